@@ -1,0 +1,271 @@
+"""Names to mixers: registration, look-up, construction, and the way from and to the authors' parameter names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from mixers.base import Grid, Linear, MixerError, MixerSpec
+
+_SPECS: dict[str, MixerSpec] = {}
+_TOKEN_LAYERS: dict[str, type[nn.Module]] = {}
+_FFN_LAYERS: dict[str, type[nn.Module]] = {"linear": Linear}
+_FROM_FILES: dict[str, MixerSpec] = {}
+
+ENTRY_POINTS = "wfbench.mixers"
+_Layer = TypeVar("_Layer", bound=type[nn.Module])
+
+
+def token_layer(name: str) -> Callable[[_Layer], _Layer]:
+    """Class decorator: make a layer available to the token-mixer slot under ``name``."""
+    return _enter(_TOKEN_LAYERS, name)
+
+
+def ffn_layer(name: str) -> Callable[[_Layer], _Layer]:
+    """Class decorator: make a layer available to the FFN-input slot under ``name``."""
+    return _enter(_FFN_LAYERS, name)
+
+
+def _enter(table: dict[str, type[nn.Module]], name: str) -> Callable[[_Layer], _Layer]:
+    def decorate(cls: _Layer) -> _Layer:
+        if name in table:
+            raise MixerError(f"layer name taken: {name!r} is {table[name].__qualname__} already; choose another name")
+        table[name] = cls
+        return cls
+
+    return decorate
+
+
+def register_spec(spec: MixerSpec) -> None:
+    """Register a mixer whose layers are registered on their own.
+
+    Raises:
+        MixerError: if the name is taken.
+    """
+    if spec.name in _SPECS:
+        raise MixerError(f"mixer name taken: got {spec.name!r} a second time, expected a new name; rename one of the two")
+    _SPECS[spec.name] = spec
+
+
+def register(spec: MixerSpec) -> Callable[[_Layer], _Layer]:
+    """Class decorator: register a mixer and, under ``spec.token``, the class as its token layer."""
+
+    def decorate(cls: _Layer) -> _Layer:
+        assert isinstance(spec.token, str)
+        register_spec(spec)
+        return token_layer(spec.token)(cls)
+
+    return decorate
+
+
+def names() -> list[str]:
+    """The registered mixers, and those of installed entry points, in alphabetical order."""
+    return sorted({*_SPECS, *(point.name for point in _entry_points())})
+
+
+def spec(name: str) -> MixerSpec:
+    """The description of a mixer: a registered name, an installed entry point, or ``path/to/file.py:ClassName``.
+
+    Raises:
+        MixerError: for an unknown name (suggesting near ones and listing all), a missing file or class.
+    """
+    if name in _SPECS:
+        return _SPECS[name]
+    if ":" in name:
+        return _from_file(name)
+    for point in _entry_points():
+        if point.name == name:
+            return _outside(name, point.load())
+    near = difflib.get_close_matches(name, names(), n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise MixerError(
+        f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName"
+    )
+
+
+def create(
+    name: str, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, active: bool = True, **options: object
+) -> nn.Module:
+    """The token mixer of an active layer (or, with ``active=False``, what stands in for it in the other layers).
+
+    Args:
+        name: as for `spec`.
+        dim: C, the channels of the tokens.
+        num_heads: heads, for a mixer that has them; others ignore the number.
+        grid: (H, W) of the tokens, for a mixer whose parameters depend on it; others ignore it.
+        active: whether the layer is one that carries the mixer (see `MixerSpec.active`).
+        options: the mixer's own typed options.
+
+    Returns:
+        A module with ``forward(x: (B, N, C), grid: (H, W)) -> (B, N, C)``.
+
+    Raises:
+        MixerError: for an unknown mixer or option, or heads that do not divide ``dim``.
+    """
+    chosen = spec(name)
+    layer = chosen.token if active else chosen.off_token
+    if layer is None:
+        raise MixerError(f"mixer {name!r} is active in every layer: it has no layer for the others")
+    cls = _TOKEN_LAYERS[layer] if isinstance(layer, str) else layer
+    return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid}, options)
+
+
+def create_ffn_in(
+    name: str, in_features: int, out_features: int, *, grid: Grid | None = None, active: bool = True, **options: object
+) -> nn.Module:
+    """The FFN's first layer in an active layer: a plain Linear unless the mixer says otherwise.
+
+    Args:
+        name: as for `spec`.
+        in_features: C.
+        out_features: D.
+        grid: (H, W) of the tokens, for a layer whose parameters depend on it.
+        active: whether the layer is one that carries the mixer.
+        options: the layer's own typed options.
+
+    Returns:
+        A module with ``forward(x: (B, N, C), grid: (H, W)) -> (B, N, D)``.
+
+    Raises:
+        MixerError: for an unknown mixer or option.
+    """
+    chosen = spec(name)
+    cls = _FFN_LAYERS[chosen.ffn_in if active else chosen.off_ffn_in]
+    return _build(name, cls, (in_features, out_features), {"grid": grid}, options)
+
+
+def from_reference(
+    name: str,
+    state_dict: Mapping[str, Tensor],
+    *,
+    slot: str = "token",
+    num_heads: int | None = None,
+    grid: Grid | None = None,
+) -> nn.Module:
+    """The module that `create` (slot "token") or `create_ffn_in` (slot "ffn_in") makes, with its authors' weights.
+
+    Args:
+        name: a mixer whose layer knows its authors' parameter names.
+        state_dict: the weights under those names; they decide the dimensions and the dtype.
+        slot: "token" or "ffn_in".
+        num_heads: heads, which no weight tells.
+        grid: (H, W), which no weight tells.
+
+    Raises:
+        MixerError: for a slot or a mixer without reference names, and for missing or unexpected weights.
+    """
+    chosen = spec(name)
+    if slot not in ("token", "ffn_in"):
+        raise MixerError(f"unknown slot: got {slot!r}, expected 'token' or 'ffn_in'")
+    layer = chosen.token if slot == "token" else chosen.ffn_in
+    table = _TOKEN_LAYERS if slot == "token" else _FFN_LAYERS
+    cls = table[layer] if isinstance(layer, str) else layer
+    known: Mapping[str, str] | None = getattr(cls, "reference_names", None)
+    if known is None:
+        raise MixerError(f"mixer {name!r} has no parameter names of its authors for slot {slot!r}: {cls.__qualname__}")
+    unexpected = sorted(set(state_dict) - set(known))
+    if unexpected:
+        raise MixerError(f"weights do not fit {name!r}: unexpected {unexpected}, expected some of {sorted(known)}")
+    try:
+        arguments = dict(cls.reference_arguments(state_dict))  # type: ignore[attr-defined]
+    except KeyError as e:
+        raise MixerError(f"weights do not fit {name!r}: missing {e}, got {sorted(state_dict)}") from e
+    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid}, arguments)
+    missing = sorted(ref for ref, own in known.items() if own in dict(module.named_parameters()) and ref not in state_dict)
+    if missing:
+        raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")
+    module.to(next(iter(state_dict.values())).dtype)
+    module.load_state_dict({known[ref]: tensor for ref, tensor in state_dict.items()})
+    return module
+
+
+def to_reference(module: nn.Module, grads: bool = False) -> dict[str, Tensor]:
+    """The module's weights (or, with ``grads``, their gradients) under the authors' parameter names.
+
+    Raises:
+        MixerError: if the module knows no such names, or a gradient is asked for that was never computed.
+    """
+    known: Mapping[str, str] | None = getattr(module, "reference_names", None)
+    if known is None:
+        raise MixerError(f"{type(module).__qualname__} has no parameter names of its authors")
+    own = dict(module.named_parameters())
+    result = {}
+    for ref, name in known.items():
+        if name not in own:
+            continue
+        value = own[name].grad if grads else own[name].detach()
+        if value is None:
+            raise MixerError(f"no gradient for {ref!r}: run backward() before asking for gradients")
+        result[ref] = value.clone()
+    return result
+
+
+def _build(
+    name: str, cls: type[nn.Module], positional: tuple[int, ...], offered: Mapping[str, object], options: Mapping[str, object]
+) -> nn.Module:
+    """Call ``cls``; an option it does not have is an error, an offer it does not take is not."""
+    signature = inspect.signature(cls)
+    accepted = [p.name for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY][len(positional) :]
+    own = [a for a in accepted if a not in offered]
+    unknown = sorted(set(options) - set(own))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], own, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise MixerError(
+            f"unknown option for mixer {name!r}: got {unknown[0]!r}; {hint}"
+            f"expected {'one of ' + ', '.join(own) if own else 'no option, it has none'}"
+        )
+    taken = {key: value for key, value in offered.items() if key in accepted}
+    return cls(*positional, **taken, **options)
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    return list(importlib.metadata.entry_points(group=ENTRY_POINTS))
+
+
+def _from_file(name: str) -> MixerSpec:
+    """Load ``path/to/file.py:ClassName``."""
+    file, _, class_name = name.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    key = f"{path}:{class_name}"
+    if key in _FROM_FILES:
+        return _FROM_FILES[key]
+    if not path.is_file():
+        raise MixerError(f"mixer file not found: got {file!r}, expected a Python file; check the path (before ':{class_name}')")
+    module_spec = importlib.util.spec_from_file_location(f"wfbench_user_mixer_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise MixerError(f"mixer file is not Python: got {file!r}, expected a file that ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as e:
+        raise MixerError(f"mixer file does not import: {file!r} raised {type(e).__name__}: {e}; run it with Python to see where") from e
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        classes = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
+        raise MixerError(f"no such mixer in {file!r}: got {class_name!r}, expected a torch.nn.Module class, one of {classes}")
+    _FROM_FILES[key] = _outside(name, cls)
+    return _FROM_FILES[key]
+
+
+def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:
+    """The spec of a class from outside the package: its own ``spec`` attribute, or what can be said without one."""
+    own = getattr(cls, "spec", None)
+    if isinstance(own, MixerSpec):
+        return own
+    return MixerSpec(
+        name=name,
+        token=cls,
+        complexity="undeclared",
+        formula=(inspect.getdoc(cls) or "undeclared").splitlines()[0],
+        source="outside the package",
+        status="unverified",
+    )
+

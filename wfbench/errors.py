@@ -1,0 +1,27 @@
+"""The one error that means "your input was wrong", as opposed to "the bench is broken"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input, said once and in full: what was wrong, what was got, what was expected, and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None) -> None:
+        lines = [what]
+        for word, value in (("got", got), ("expected", expected), ("remedy", remedy)):
+            if value is not None:
+                lines.append(f"  {word + ':':<9} {value}")
+        super().__init__("\n".join(lines))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known ones, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"

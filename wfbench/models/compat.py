@@ -1,0 +1,111 @@
+"""Weights under other names: the WeightFormer release's, and timm's for DeiT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from wfbench.errors import InputError
+from wfbench.models.skeleton import Block
+from wfbench.models.vit import VisionTransformer
+
+_RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
+_TIMM = {"mixer": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+
+
+def load_released(model: VisionTransformer, state_dict: Mapping[str, Tensor]) -> None:
+    """Load weights under the names of the WeightFormer release, or of timm's DeiT, into a model.
+
+    A position embedding of another resolution is interpolated as timm does it (bicubic, antialiased). Everything else
+    must fit exactly; nothing is loaded unless all of it does.
+
+    Raises:
+        InputError: naming the missing, unexpected or misshapen weights.
+    """
+    names = released_names(model)
+    own = model.state_dict()
+    state = dict(state_dict)
+    missing = sorted(theirs for theirs in names.values() if theirs not in state)
+    unexpected = sorted(set(state) - set(names.values()))
+    if missing or unexpected:
+        raise InputError(
+            "weights of another model",
+            got=f"missing {_some(missing)}; unexpected {_some(unexpected)}",
+            expected=f"the {len(names)} weights of {type(model).__name__} with mixer {model.config.mixer!r}",
+            remedy="create the model these weights were trained with (preset, mixer, depth, class_token, pos_embed)",
+        )
+    loaded = {ours: state[theirs] for ours, theirs in names.items()}
+    if model.pos_embed is not None and loaded["pos_embed"].shape[1] != model.pos_embed.shape[1]:
+        loaded["pos_embed"] = _resampled(model, loaded["pos_embed"])
+    misshapen = [
+        f"{names[key]} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
+        for key, tensor in loaded.items()
+        if tensor.shape != own[key].shape
+    ]
+    if misshapen:
+        raise InputError(
+            "weights of another size",
+            got=_some(misshapen),
+            expected="the shapes of the model",
+            remedy="create the model with the embed_dim, patch_size, in_channels and num_classes of the weights",
+        )
+    model.load_state_dict(loaded)
+
+
+def to_released(model: VisionTransformer, grads: bool = False) -> dict[str, Tensor]:
+    """The model's weights (or, with ``grads``, their gradients) under the release's (or timm's) names.
+
+    Raises:
+        InputError: if the model's mixer has no released names, or a gradient was never computed.
+    """
+    parameters = dict(model.named_parameters())
+    result = {}
+    for ours, theirs in released_names(model).items():
+        value = parameters[ours].grad if grads else parameters[ours].detach()
+        if value is None:
+            raise InputError("no gradient", got=theirs, remedy="run backward() before asking for gradients")
+        result[theirs] = value.clone()
+    return result
+
+
+def released_names(model: VisionTransformer) -> dict[str, str]:
+    """Our parameter names and, for each, the release's: timm's for softmax attention, WeightFormer's otherwise.
+
+    Raises:
+        InputError: if a layer in a slot has no names of its authors.
+    """
+    parts = _TIMM if model.config.mixer == "softmax" else _RELEASE
+    names = {}
+    for ours in model.state_dict():
+        if not ours.startswith("blocks."):
+            names[ours] = ours
+            continue
+        _, index, slot, rest = ours.split(".", 3)
+        if slot not in parts:
+            names[ours] = ours
+            continue
+        block = model.blocks[int(index)]
+        assert isinstance(block, Block)
+        names[ours] = f"blocks.{index}.{parts[slot]}.{_authors_name(getattr(block, slot), rest, model.config.mixer)}"
+    return names
+
+
+def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
+    known: Mapping[str, str] | None = getattr(layer, "reference_names", None)
+    if known is None:
+        if isinstance(layer, nn.Linear):
+            return own
+        raise InputError("no released names", got=f"mixer {mixer!r} ({type(layer).__name__})", expected="softmax, static or weightformer")
+    return next(theirs for theirs, ours in known.items() if ours == own)
+
+
+def _resampled(model: VisionTransformer, pos_embed: Tensor) -> Tensor:
+    grid = [side // model.config.patch_size for side in model.config.image_size]
+    return resample_abs_pos_embed(pos_embed, grid, num_prefix_tokens=model.num_prefix_tokens)
+
+
+def _some(items: list[str], most: int = 6) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return (", ".join(items[:most]) or "nothing") + more
