@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -29,7 +30,8 @@ _PACKAGES = ("wfbench", "torch", "torchvision", "timm", "fvcore", "numpy", "scik
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # "strings": by default pydantic writes NaN and infinity as null, which the reader would then refuse.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Environment(_Strict):
@@ -163,7 +165,7 @@ _ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows to a JSONL file, all of them or none that a reader would take, safe beside other writers.
+    """Append rows to a JSONL file, safe beside other writers; a reader takes each row whole or not at all.
 
     Raises:
         InputError: if the file cannot be written.
@@ -182,7 +184,9 @@ def append(path: Path, rows: Iterable[Row]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as e:
-        raise InputError("cannot write records", got=f"{path}: {e.strerror}", expected="a writable place", remedy="choose another --out") from e
+        raise InputError(
+            "cannot write records", got=f"{path}: {e.strerror}", expected="a writable place", remedy="choose another --out"
+        ) from e
 
 
 def read(path: Path) -> tuple[list[AnyRow], list[str]]:
@@ -192,7 +196,8 @@ def read(path: Path) -> tuple[list[AnyRow], list[str]]:
         InputError: for a file that cannot be read, rows of a newer schema, or a whole line that is no record.
     """
     try:
-        lines = path.read_bytes().decode(errors="replace").splitlines()
+        # Not splitlines(): a message may hold characters, such as U+2028, that it takes for line ends and JSON does not.
+        lines = path.read_bytes().decode(errors="replace").split("\n")
     except OSError as e:
         raise InputError("cannot read records", got=f"{path}: {e.strerror}", expected="a JSONL file of records") from e
     rows: list[AnyRow] = []
@@ -229,7 +234,7 @@ def read(path: Path) -> tuple[list[AnyRow], list[str]]:
 def command_line() -> str:
     """The command that runs now, as a user would type it."""
     program = Path(sys.argv[0]).name or "python"
-    return " ".join([program, *sys.argv[1:]])
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def environment(device: str = "cpu") -> Environment:

@@ -1,0 +1,238 @@
+"""Recipes: everything that decides a training run, typed, strict, in YAML.
+
+An unknown key is an error with the nearest known one. ``load("digits", ["optim.lr=1e-3"])`` reads a recipe by name or
+path and overrides single keys; what it returns is frozen, and written whole into the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wfbench.errors import InputError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which model: a preset, a mixer, and what differs from the preset (None: as the preset has it)."""
+
+    name: str = "vit-tiny"
+    mixer: str | None = None
+    image_size: int | tuple[int, int] = 224
+    patch_size: int | None = Field(None, ge=1)
+    in_channels: int | None = Field(None, ge=1)
+    embed_dim: int | None = Field(None, ge=1)
+    depth: int | None = Field(None, ge=1)
+    num_heads: int | None = Field(None, ge=1)
+    mlp_ratio: float | None = Field(None, gt=0)
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    class_token: bool | None = None
+    pos_embed: bool | None = None
+    pool: Literal["mean", "token"] | None = None
+    local_conv: Literal["none", "dwc"] | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
+        chosen = self.model_dump(exclude={"name", "mixer", "image_size"})
+        return {key: value for key, value in chosen.items() if value is not None}
+
+
+class DataSection(_Section):
+    """Which images, how they are split, augmented and normalised."""
+
+    #: "digits": scikit-learn's, inside its wheel. "folder": an ImageFolder with train/ and val/ at ``path``.
+    source: Literal["digits", "folder"] = "digits"
+    path: str | None = None
+    #: For a source without a split of its own: the share held out, stratified, and the seed of the draw.
+    holdout: float = Field(0.2, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    #: Random shift by up to this many pixels (zero padding, then a random crop).
+    crop_padding: int = Field(0, ge=0)
+    hflip: float = Field(0.0, ge=0, le=1)
+    workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSection:
+        if self.source == "folder" and not self.path:
+            raise ValueError("source 'folder' needs data.path (or --data)")
+        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError("mean and std need one positive std for each mean")
+        return self
+
+
+class OptimSection(_Section):
+    """AdamW with linear warm-up and cosine decay per step."""
+
+    lr: float = Field(gt=0)
+    warmup_lr: float = Field(0.0, ge=0)
+    min_lr: float = Field(0.0, ge=0)
+    warmup_epochs: int = Field(0, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    #: Largest norm of the whole gradient; None: no clipping.
+    clip_grad: float | None = Field(None, gt=0)
+    #: Multiply lr, warmup_lr and min_lr by batch / reference_batch.
+    scale_lr: bool = False
+    reference_batch: int = Field(512, ge=1)
+
+
+class Recipe(_Section):
+    """A whole training run, but for the machine it runs on."""
+
+    name: str = ""
+    task: Literal["classify"] = "classify"
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    optim: OptimSection
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.optim.warmup_epochs >= self.epochs and self.optim.warmup_epochs:
+            raise ValueError(f"optim.warmup_epochs ({self.optim.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+        return self
+
+
+def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: a recipe that comes with the package (``digits``), or the path of a YAML file.
+        overrides: ``key=value`` with dotted keys; the value is YAML.
+
+    Raises:
+        InputError: for an unknown recipe or key, a malformed file, or a value out of range.
+    """
+    path = _find(str(name_or_path))
+    try:
+        data = yaml.load(path.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise InputError("cannot read the recipe", got=f"{path}: {_line(e)}", expected="a YAML file of settings") from e
+    if not isinstance(data, dict):
+        raise InputError("not a recipe", got=f"{path}: {type(data).__name__}", expected="a YAML mapping of settings")
+    data.setdefault("name", path.stem)
+    for override in overrides:
+        _override(data, override)
+    return parse(data, str(path))
+
+
+def parse(data: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain data; ``where`` names its origin in errors.
+
+    Raises:
+        InputError: as `load`.
+    """
+    try:
+        return Recipe.model_validate_json(json.dumps(data), strict=True)
+    except TypeError as e:
+        raise InputError("not a recipe", got=f"{where}: {e}", expected="numbers, strings, lists and mappings") from e
+    except ValidationError as e:
+        raise _explain(e, where) from e
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load` reads it back equal."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
+
+
+def recipes_dir() -> Path:
+    """Where they lie: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def differences(a: Recipe, b: Recipe, ignore: Iterable[str] = ()) -> list[str]:
+    """The dotted keys in which two recipes differ, with both values."""
+    left, right = (dict(_flat(r.model_dump(mode="json"))) for r in (a, b))
+    return [f"{key}: {left[key]} / {right[key]}" for key in left if left[key] != right[key] and key not in set(ignore)]
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise InputError("no such recipe file", got=name, expected="a YAML file", remedy="check the path")
+    known = names()
+    if name not in known:
+        raise InputError(
+            "unknown recipe", got=repr(name), expected=f"one of {', '.join(known)}, or a path that ends in .yaml", remedy=did_you_mean(name, known)
+        )
+    return recipes_dir() / f"{name}.yaml"
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError("not an override", got=repr(text), expected="key=value, with a dotted key", remedy="for example optim.lr=1e-3")
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise InputError("no such setting", got=key, expected=f"{parent} holds a value, not settings")
+    try:
+        data[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as e:
+        raise InputError("cannot read an override", got=f"{text}: {_line(e)}", expected="a YAML value after '='") from e
+
+
+def _explain(error: ValidationError, where: str) -> InputError:
+    first, *more = error.errors()
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location) or "the recipe"
+    others = f" (and {len(more)} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(location[:-1])
+        return InputError(
+            f"unknown recipe key{others}", got=f"{key} in {where}", expected=", ".join(known), remedy=did_you_mean(location[-1], known)
+        )
+    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return InputError(f"bad recipe value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, "))
+
+
+def _fields(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return list(model.model_fields)
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3)."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
