@@ -177,9 +177,7 @@ class QKVAttention(nn.Module):
         name: name for name in ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
     }
 
-    def __init__(
-        self, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, qkv_bias: bool = True
-    ) -> None:
+    def __init__(self, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, qkv_bias: bool = True) -> None:
         super().__init__()
         self.num_heads = heads_of(dim, num_heads)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)

@@ -44,9 +44,7 @@ class Pool(nn.Module):
         """The mean of each token's neighbours, one token at a time."""
         h, w = grid
         cells = x.unflatten(1, grid)  # (B, H, W, C)
-        means = [
-            cells[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean(dim=(1, 2)) for i in range(h) for j in range(w)
-        ]
+        means = [cells[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean(dim=(1, 2)) for i in range(h) for j in range(w)]
         return torch.stack(means, dim=1) - x
 
     def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:

@@ -85,9 +85,7 @@ def spec(name: str) -> MixerSpec:
             return _outside(name, point.load())
     near = difflib.get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise MixerError(
-        f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName"
-    )
+    raise MixerError(f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName")
 
 
 def create(
@@ -246,7 +244,9 @@ def _from_file(name: str) -> MixerSpec:
     try:
         module_spec.loader.exec_module(module)
     except Exception as e:
-        raise MixerError(f"mixer file does not import: {file!r} raised {type(e).__name__}: {e}; run it with Python to see where") from e
+        raise MixerError(
+            f"mixer file does not import: {file!r} raised {type(e).__name__}: {e}; run it with Python to see where"
+        ) from e
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         classes = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
@@ -268,4 +268,3 @@ def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:
         source="outside the package",
         status="unverified",
     )
-

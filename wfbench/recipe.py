@@ -176,7 +176,10 @@ def _find(name: str) -> Path:
     known = names()
     if name not in known:
         raise InputError(
-            "unknown recipe", got=repr(name), expected=f"one of {', '.join(known)}, or a path that ends in .yaml", remedy=did_you_mean(name, known)
+            "unknown recipe",
+            got=repr(name),
+            expected=f"one of {', '.join(known)}, or a path that ends in .yaml",
+            remedy=did_you_mean(name, known),
         )
     return recipes_dir() / f"{name}.yaml"
 
@@ -184,7 +187,9 @@ def _find(name: str) -> Path:
 def _override(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InputError("not an override", got=repr(text), expected="key=value, with a dotted key", remedy="for example optim.lr=1e-3")
+        raise InputError(
+            "not an override", got=repr(text), expected="key=value, with a dotted key", remedy="for example optim.lr=1e-3"
+        )
     *parents, last = key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})
@@ -204,10 +209,15 @@ def _explain(error: ValidationError, where: str) -> InputError:
     if first["type"] == "extra_forbidden":
         known = _fields(location[:-1])
         return InputError(
-            f"unknown recipe key{others}", got=f"{key} in {where}", expected=", ".join(known), remedy=did_you_mean(location[-1], known)
+            f"unknown recipe key{others}",
+            got=f"{key} in {where}",
+            expected=", ".join(known),
+            remedy=did_you_mean(location[-1], known),
         )
     value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return InputError(f"bad recipe value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, "))
+    return InputError(
+        f"bad recipe value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, ")
+    )
 
 
 def _fields(location: list[str]) -> list[str]:
@@ -235,4 +245,6 @@ class _Loader(yaml.SafeLoader):
     """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3)."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

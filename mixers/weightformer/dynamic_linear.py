@@ -103,7 +103,9 @@ class DynamicLinear(nn.Module):
             predicted = x.new_zeros(c, self.out_features)
             for i in range(h // 2):
                 for j in range(w // 2):
-                    p = (cells[2 * i, 2 * j] + cells[2 * i, 2 * j + 1] + cells[2 * i + 1, 2 * j] + cells[2 * i + 1, 2 * j + 1]) / 4
+                    p = (
+                        cells[2 * i, 2 * j] + cells[2 * i, 2 * j + 1] + cells[2 * i + 1, 2 * j] + cells[2 * i + 1, 2 * j + 1]
+                    ) / 4
                     z = self.predictor.weight @ p + self.predictor.bias
                     z = z * torch.sigmoid(z)
                     a = z[: self.rank_in] @ self.expand_in  # (C)

@@ -98,12 +98,25 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     """
     steps = len(split) // batch_size
     if not steps:
-        raise InputError("the batch is larger than the data", got=f"batch_size {batch_size} for {len(split)} images", expected=f"at most {len(split)}", remedy="set batch_size lower")
+        raise InputError(
+            "the batch is larger than the data",
+            got=f"batch_size {batch_size} for {len(split)} images",
+            expected=f"at most {len(split)}",
+            remedy="set batch_size lower",
+        )
     return steps
 
 
 def train_batches(
-    split: Split, data: DataSection, image_size: tuple[int, int], in_channels: int, *, batch_size: int, seed: int, epochs: int, start: tuple[int, int] = (0, 0)
+    split: Split,
+    data: DataSection,
+    image_size: tuple[int, int],
+    in_channels: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    start: tuple[int, int] = (0, 0),
 ) -> Iterator[Batch]:
     """Batches (images (B, C, H, W), classes (B)) from epoch and step ``start`` to the end of training.
 
@@ -120,7 +133,9 @@ def train_batches(
     return _read(samples, keys, data.workers)
 
 
-def eval_batches(split: Split, data: DataSection, image_size: tuple[int, int], in_channels: int, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(
+    split: Split, data: DataSection, image_size: tuple[int, int], in_channels: int, *, batch_size: int
+) -> Iterator[Batch]:
     """Every sample once, in order; the last batch may be smaller.
 
     Raises:
@@ -134,7 +149,12 @@ def eval_batches(split: Split, data: DataSection, image_size: tuple[int, int], i
 
 def _normalised(steps: list, data: DataSection, in_channels: int) -> transforms.Compose:
     if len(data.mean) not in (1, in_channels):
-        raise InputError("mean and std do not fit the images", got=f"{len(data.mean)} values for {in_channels} channels", expected=f"1 or {in_channels}", remedy="set data.mean and data.std")
+        raise InputError(
+            "mean and std do not fit the images",
+            got=f"{len(data.mean)} values for {in_channels} channels",
+            expected=f"1 or {in_channels}",
+            remedy="set data.mean and data.std",
+        )
     mean, std = (list(v) * (in_channels if len(v) == 1 else 1) for v in (data.mean, data.std))
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
 
@@ -150,7 +170,12 @@ def _read(samples: _Samples, keys: object, workers: int) -> Iterator[Batch]:
     )
     for batch in loader:
         if isinstance(batch, _Unreadable):
-            raise InputError("an image cannot be read", got=f"{batch.label} ({batch.reason})", expected="an intact image file", remedy="repair or remove the file")
+            raise InputError(
+                "an image cannot be read",
+                got=f"{batch.label} ({batch.reason})",
+                expected="an intact image file",
+                remedy="repair or remove the file",
+            )
         yield batch
 
 

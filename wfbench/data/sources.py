@@ -53,9 +53,7 @@ def digits_arrays(holdout: float, split_seed: int) -> tuple[np.ndarray, np.ndarr
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    parts = train_test_split(
-        digits.images, digits.target, test_size=holdout, stratify=digits.target, random_state=split_seed
-    )
+    parts = train_test_split(digits.images, digits.target, test_size=holdout, stratify=digits.target, random_state=split_seed)
     return tuple(parts)  # type: ignore[return-value]
 
 
@@ -74,7 +72,9 @@ def _folder(root: Path) -> Dataset:
     from torchvision.datasets import ImageFolder
 
     if not root.is_dir():
-        raise InputError("the dataset path is not a folder", got=str(root), expected="a folder with train/ and val/", remedy="check --data")
+        raise InputError(
+            "the dataset path is not a folder", got=str(root), expected="a folder with train/ and val/", remedy="check --data"
+        )
     splits = {}
     for part in ("train", "val"):
         try:
@@ -88,7 +88,11 @@ def _folder(root: Path) -> Dataset:
             ) from e
     if splits["train"].classes != splits["val"].classes:
         only = sorted(set(splits["train"].classes) ^ set(splits["val"].classes))
-        raise InputError("the splits have different classes", got=f"in one split only: {', '.join(only[:6])}", expected="the same class folders in train/ and val/")
+        raise InputError(
+            "the splits have different classes",
+            got=f"in one split only: {', '.join(only[:6])}",
+            expected="the same class folders in train/ and val/",
+        )
     train, val = (_samples(splits[part].samples) for part in ("train", "val"))
     return Dataset(f"folder {root.name}", tuple(splits["train"].classes), train, val)
 

@@ -2,6 +2,6 @@
 
 from wfbench.models.compat import load_released, released_names, to_released
 from wfbench.models.presets import PRESETS, create
-from wfbench.models.vit import ViTConfig, VisionTransformer
+from wfbench.models.vit import VisionTransformer, ViTConfig
 
 __all__ = ["PRESETS", "ViTConfig", "VisionTransformer", "create", "load_released", "released_names", "to_released"]

@@ -97,7 +97,9 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
     if known is None:
         if isinstance(layer, nn.Linear):
             return own
-        raise InputError("no released names", got=f"mixer {mixer!r} ({type(layer).__name__})", expected="softmax, static or weightformer")
+        raise InputError(
+            "no released names", got=f"mixer {mixer!r} ({type(layer).__name__})", expected="softmax, static or weightformer"
+        )
     return next(theirs for theirs, ours in known.items() if ours == own)
 
 

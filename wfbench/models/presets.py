@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from mixers.base import Grid
 from wfbench.errors import InputError, did_you_mean
-from wfbench.models.vit import ViTConfig, VisionTransformer
+from wfbench.models.vit import VisionTransformer, ViTConfig
 
 # The faithful WeightFormer: its norm1 overwrites the stream, no position embedding, a LayerNorm after the patches.
 _FAITHFUL = ViTConfig(mixer="weightformer", depth=17, pos_embed=False, init_norm=True, residual="overwrite")
@@ -51,11 +51,16 @@ def create(
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
     """
     if name not in PRESETS:
-        raise InputError("unknown model", got=repr(name), expected=f"one of {', '.join(PRESETS)}", remedy=did_you_mean(name, PRESETS))
+        raise InputError(
+            "unknown model", got=repr(name), expected=f"one of {', '.join(PRESETS)}", remedy=did_you_mean(name, PRESETS)
+        )
     for key in overrides:
         if key not in _OVERRIDES:
             raise InputError(
-                f"unknown option for model {name!r}", got=repr(key), expected=", ".join(_OVERRIDES), remedy=did_you_mean(key, _OVERRIDES)
+                f"unknown option for model {name!r}",
+                got=repr(key),
+                expected=", ".join(_OVERRIDES),
+                remedy=did_you_mean(key, _OVERRIDES),
             )
     given: dict[str, object] = dict(overrides)
     if mixer is not None:
@@ -79,5 +84,7 @@ def _check_numbers(config: ViTConfig) -> None:
     choices = {"pool": ("mean", "token"), "local_conv": ("none", "dwc"), "residual": ("pre-norm", "overwrite")}
     bad |= {key: getattr(config, key) for key, allowed in choices.items() if getattr(config, key) not in allowed}
     if bad:
-        expected = f"positive sizes, num_classes >= 0, 0 <= drop_path < 1, {', '.join(f'{k} in {v}' for k, v in choices.items())}"
+        expected = (
+            f"positive sizes, num_classes >= 0, 0 <= drop_path < 1, {', '.join(f'{k} in {v}' for k, v in choices.items())}"
+        )
         raise InputError("impossible model", got=", ".join(f"{k} = {v!r}" for k, v in bad.items()), expected=expected)

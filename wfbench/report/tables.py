@@ -228,7 +228,8 @@ def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]
     shared = [f"{field} {getattr(first, field)}" for field in ("weights", "batch", "steps") if field not in varying]
     notes = [
         f"Every accuracy was measured here, none is published: top-1 of the last epoch at {_pixels(key.image_size)} px, "
-        f"{_plural(key.epochs, 'epoch')}, pretraining none{''.join(f', {part}' for part in shared)}. Lines are in alphabetical order."
+        f"{_plural(key.epochs, 'epoch')}, pretraining none{''.join(f', {part}' for part in shared)}.",
+        "Lines are in alphabetical order.",
     ]
     counts = {len(seeds) for seeds in runs.values()}
     if counts != {1}:

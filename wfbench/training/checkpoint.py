@@ -52,7 +52,12 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any]) -> None:
         part.rename(final)
         _flush(directory)
     except OSError as e:
-        raise InputError("cannot write a checkpoint", got=f"{directory}: {e.strerror or e}", expected="a writable place with room", remedy="make room, then --resume from the previous checkpoint") from e
+        raise InputError(
+            "cannot write a checkpoint",
+            got=f"{directory}: {e.strerror or e}",
+            expected="a writable place with room",
+            remedy="make room, then --resume from the previous checkpoint",
+        ) from e
     for old in _found(directory)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -71,7 +76,12 @@ def load(directory: Path) -> Checkpoint | None:
         progress = json.loads((newest / "progress.json").read_text())
         return Checkpoint(load_file(newest / "model.safetensors"), load_file(newest / "state.safetensors"), progress)
     except (OSError, ValueError, SafetensorError) as e:
-        raise InputError("the checkpoint cannot be read", got=f"{newest}: {e}", expected="a checkpoint of this run", remedy="remove it and train again") from e
+        raise InputError(
+            "the checkpoint cannot be read",
+            got=f"{newest}: {e}",
+            expected="a checkpoint of this run",
+            remedy="remove it and train again",
+        ) from e
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -82,10 +92,16 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     """
     own = model.state_dict()
     wrong = [f"missing {k}" for k in own if k not in weights] + [f"unexpected {k}" for k in weights if k not in own]
-    wrong += [f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in weights.items() if k in own and v.shape != own[k].shape]
+    wrong += [
+        f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in weights.items() if k in own and v.shape != own[k].shape
+    ]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise InputError("weights of another model", got=f"{where}: {', '.join(wrong[:4])}{more}", expected="the weights of the model in the run's config.yaml")
+        raise InputError(
+            "weights of another model",
+            got=f"{where}: {', '.join(wrong[:4])}{more}",
+            expected="the weights of the model in the run's config.yaml",
+        )
     model.load_state_dict(weights)
 
 

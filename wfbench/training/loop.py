@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -28,7 +29,7 @@ class RunError(RuntimeError):
     """The run itself failed (exit code 1), as opposed to its input."""
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """Ctrl-C: the step was finished and the state saved (exit code 130)."""
 
 
@@ -99,6 +100,10 @@ def fit(
                     checkpoint.save(run_dir / "checkpoint", state, asdict(progress))
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}")
             evaluation = evaluate()
+            if not math.isfinite(evaluation.loss):
+                raise RunError(
+                    f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept; lower optim.lr"
+                )
             progress.best_accuracy = max(progress.best_accuracy, evaluation.accuracy)
             row = {
                 "epoch": progress.epoch + 1,
@@ -131,9 +136,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def _finite(losses: list[Tensor], last_step: int) -> list[float]:
     values = [float(x) for x in torch.stack(losses).cpu()]
     for i, value in enumerate(values):
-        if value - value != 0:  # nan or infinite
+        if not math.isfinite(value):
             step = last_step - len(values) + i + 1
-            raise RunError(f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr or set optim.clip_grad")
+            raise RunError(
+                f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr or set optim.clip_grad"
+            )
     return values
 
 

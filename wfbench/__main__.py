@@ -1,0 +1,5 @@
+"""``python -m wfbench``."""
+
+from wfbench.cli import main
+
+main()

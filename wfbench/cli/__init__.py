@@ -1,0 +1,54 @@
+"""The command line. Each command lives in a file of its own and imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wfbench import __version__
+from wfbench.cli.demo import demo
+from wfbench.cli.eval import evaluate
+from wfbench.cli.mixers import mixers
+from wfbench.cli.profile import profile
+from wfbench.cli.report import report
+from wfbench.cli.train import train
+
+app = typer.Typer(
+    name="wfbench",
+    help="Which token mixer, at which resolution, on your hardware, at what accuracy, and is the difference real?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"wfbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command("mixers")(mixers)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("profile")(profile)
+app.command("report")(report)
+app.command("demo")(demo)
+
+
+def main() -> None:
+    """The console script."""
+    import warnings
+
+    # timm and fvcore use parts of PyTorch that newer versions announce to retire; a user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="(timm|fvcore|iopath).*")
+    app()

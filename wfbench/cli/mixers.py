@@ -1,0 +1,35 @@
+"""``wfbench mixers``: what there is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from wfbench.cli.errors import speaks_plainly
+
+
+@speaks_plainly
+def mixers(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """List the mixers, with complexity, formula, source and status."""
+    import mixers as zoo
+
+    specs = [zoo.spec(name) for name in zoo.names()]
+    fields = ("name", "complexity", "status", "formula", "source")
+    if as_json:
+        typer.echo(
+            json.dumps(
+                [{f: getattr(s, f) for f in (*fields, "every", "offset", "prefix_tokens")} for s in specs],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*fields)
+    for spec in specs:
+        table.add_row(*(getattr(spec, field) for field in fields))
+    Console().print(table)

@@ -1,0 +1,47 @@
+"""``wfbench train``: one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wfbench.cli.errors import speaks_plainly
+
+
+@speaks_plainly
+def train(
+    mixer: Annotated[str | None, typer.Option(help="A registered mixer, or path/to/file.py:Class.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. [default: digits]")] = None,
+    data: Annotated[str | None, typer.Option(help="'digits', or a folder with train/ and val/.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: optim.lr=1e-3")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/RECIPE-MIXER-sSEED]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it was saved.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train one mixer; without more, softmax attention on the embedded digits."""
+    from wfbench import recipe as recipes
+    from wfbench.cli.progress import watching
+    from wfbench.tasks import classify
+    from wfbench.tasks.common import choose_device, slug
+
+    overrides = list(settings or [])
+    overrides += [] if mixer is None else [f"model.mixer={mixer}"]
+    overrides += [] if seed is None else [f"seed={seed}"]
+    if data is not None:
+        overrides += ["data.source=digits"] if data == "digits" else ["data.source=folder", f"data.path={data}"]
+    if resume and out is not None and recipe is None and not overrides:
+        resolved = classify.read_recipe(out)
+    else:
+        resolved = recipes.load(recipe or "digits", overrides)
+    name = resolved.model.mixer or resolved.model.name
+    out = out or Path("runs") / f"{resolved.name}-{slug(name)}-s{resolved.seed}"
+    with watching(name, resolved.epochs) as watch:
+        row = classify.train(resolved, out, watch, device=choose_device(device), resume=resume)
+    typer.echo(
+        f"{row.mixer}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples after {row.epochs} epochs; "
+        f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, {100 * row.data_wait_share:.0f} % waiting for data"
+    )
+    typer.echo(f"run directory: {out}")

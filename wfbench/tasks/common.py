@@ -1,0 +1,63 @@
+"""What the tasks share: devices, counted models, writable places."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+
+from wfbench.errors import InputError
+from wfbench.measure import CountError, FlopCount, count_flops
+from wfbench.models import VisionTransformer
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: for another name, or CUDA where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError("unknown device", got=repr(name), expected="auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "no CUDA device", got="--device cuda", expected="a GPU that PyTorch can use", remedy="use --device cpu or auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def try_count(model: VisionTransformer, shape: tuple[int, int, int, int]) -> tuple[FlopCount | None, str | None]:
+    """The model's counts, or why there are none."""
+    try:
+        return count_flops(model, shape), None
+    except (CountError, InputError) as e:
+        return None, " ".join(str(e).split())
+
+
+def writable_dir(path: Path) -> Path:
+    """The directory, made and tried.
+
+    Raises:
+        InputError: if it cannot be made or written into.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise InputError(
+            "cannot write the output",
+            got=f"{path}: {e.strerror}",
+            expected="a writable directory",
+            remedy="choose another --out",
+        ) from e
+    return path
+
+
+def slug(name: str) -> str:
+    """A name for a directory: the class of ``path/to/file.py:Class``, else the name itself."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit(":", 1)[-1])

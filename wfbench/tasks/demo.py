@@ -1,0 +1,49 @@
+"""The main job, end to end, in minutes: train three mixers on real images, profile them, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wfbench import recipe as recipes
+from wfbench import records
+from wfbench.tasks import classify
+from wfbench.tasks.common import choose_device, writable_dir
+from wfbench.tasks.profile import ProfileRequest, profile
+from wfbench.training import Watch
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """What the demo does; the defaults are the demo."""
+
+    mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
+    overrides: tuple[str, ...] = ()
+    profile: ProfileRequest = field(default_factory=ProfileRequest)
+
+
+def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], request: DemoRequest | None = None) -> None:
+    """Train each mixer into ``out/<mixer>``, add the baselines and the profile to ``out/records.jsonl``.
+
+    Args:
+        out: a directory that holds no demo yet.
+        watch: makes the watcher of one mixer's training.
+        told: hears what is being done.
+        request: what to do.
+
+    Raises:
+        InputError: if ``out`` holds a run of one of the mixers already.
+    """
+    request = request or DemoRequest()
+    writable_dir(out)
+    device = choose_device("cpu")
+    plain = recipes.load("digits", request.overrides)
+    for mixer in request.mixers:
+        told(f"training {mixer} on the digits")
+        recipe = recipes.load("digits", [*request.overrides, f"model.mixer={mixer}"])
+        classify.train(recipe, out / mixer, watch(mixer), device=device)
+    told("logistic regression and nearest neighbour on the same split")
+    records.append(out / "records.jsonl", classify.baselines(plain))
+    told(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
+    records.append(out / "records.jsonl", profile(request.profile, told))
