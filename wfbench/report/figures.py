@@ -20,14 +20,15 @@ from wfbench.report.tables import BASELINE, Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 _DPI = 150
 _SIZE = (8.4, 5.2)
-# Okabe and Ito's palette; black is kept for the baseline, and yellow, weak on white, comes last.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-# The lengths share no factor, so that no combination comes back before 7 × 9 × 4 mixers.
-_MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">", "p")
-_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)))
+# Okabe and Ito's palette, without yellow, which is weak on white; black is kept for the baseline.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# The lengths of the three lists share no factor, so that a look comes back as late as it can.
+_MARKERS = ("s", "^", "D", "v", "P", "X", "p")
+_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (6, 1, 1, 1, 1, 1)))
 _GREY = "0.45"
 
 _Style = dict[str, Any]
@@ -55,7 +56,7 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
     timed = data[(data["status"] == "ok") & data["median_seconds"].notna()]
     if timed.empty:
         return None
-    figure, axes = _figure(table)
+    figure, axes = _figure(table, gap=44)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="latency (ms), median and interquartile range")
     # The slowest first, so that the legend stands in the order of the lines' right ends.
     curves = sorted(timed.groupby("mixer"), key=lambda item: -item[1].sort_values("tokens")["median_seconds"].iloc[-1])
@@ -71,10 +72,10 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
             alpha=0.2,
             linewidth=0,
         )
-    _failures(axes, data[data["status"] != "ok"], styles)
     _guides(axes, timed)
+    _failures(axes, data[data["status"] != "ok"], styles)
     _token_ticks(axes, data)
-    _legend(figure, axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
     return figure
 
 
@@ -84,29 +85,35 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
     if "macs" not in data or data["macs"].isna().all():
         return None
     points = data[data["macs"].notna()]
-    figure, axes = _figure(table)
-    axes.set(xlabel="GMACs of one image's forward pass", ylabel="top-1 accuracy (%), measured, last epoch")
+    figure, axes = _figure(table, gap=8)
+    axes.set(xlabel=f"GMACs of one image's forward pass{_legend_line(data)}", ylabel="top-1 accuracy (%), measured, last epoch")
     several = points["model"].nunique() > 1
     labels = []
     for point in points.to_dict("records"):
         style = styles[str(point["mixer"])] | {"linestyle": "none", "markersize": 9}
-        x, y = point["macs"] / 1e9, 100 * point["accuracy"]
-        spread = None if pd.isna(point["accuracy_ci95"]) else 100 * point["accuracy_ci95"]
-        axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], **style)
-        name = f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])
-        seeds = "" if point["seed_count"] > 1 else ", 1 seed"
-        labels.append((x, y, name + seeds))
-    axes.margins(x=0.18, y=0.15)
+        x, y, spread = point["macs"] / 1e9, 100 * point["accuracy"], None
+        if point["seed_count"] > 1:
+            spread = 100 * point["accuracy_ci95"]
+        else:
+            style |= {"markerfacecolor": "white", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
+        axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
+        labels.append((x, y, f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])))
+    axes.margins(x=0.2, y=0.15)
     _baselines(axes, data)
-    _refused(axes, data[data["macs"].isna() & data["mixer"].notna()])
-    _label_points(axes, labels)
+    _label_points(figure, axes, labels, points)
     return figure
 
 
 def _styles(tables: Sequence[Table]) -> dict[str, _Style]:
-    """One look per mixer, by its place in the alphabet among all mixers of the report."""
-    mixers = {str(mixer) for table in tables if "mixer" in table.data for mixer in table.data["mixer"].dropna()}
-    others = sorted(mixers - {BASELINE})
+    """One look per mixer: first those that have curves, which need the different colours most, then the others."""
+    mixers: set[str] = set()
+    curves: set[str] = set()
+    for table in tables:
+        if "mixer" in table.data:
+            names = {str(mixer) for mixer in table.data["mixer"].dropna()}
+            mixers |= names
+            curves |= names if table.name.startswith("profile") else set()
+    others = sorted(mixers - {BASELINE}, key=lambda name: (name not in curves, name))
     looks = zip(others, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), itertools.cycle(_DASHES), strict=False)
     styles = {name: _style(colour, marker, dashes) for name, colour, marker, dashes in looks}
     return styles | {BASELINE: _style("black", "o", "-")}
@@ -117,16 +124,21 @@ def _style(colour: str, marker: str, dashes: object) -> _Style:
     return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.8, "markersize": 7.5, **edge}
 
 
-def _figure(table: Table) -> tuple[Figure, Axes]:
+def _figure(table: Table, gap: int) -> tuple[Figure, Axes]:
+    """An empty plot under the table's title, ``gap`` points above the axes: the subject in bold, then the setting."""
     from matplotlib.figure import Figure
 
     # Not pyplot: it keeps global state, and picks a backend by what screen it finds.
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    subject, _, setting = table.title.partition(": ")
-    first, _, rest = setting.partition(", ")
-    figure.suptitle(f"{subject} of {first}" if subject == "Profile" else f"{subject}: {first}", weight="bold", fontsize=13)
-    axes.set_title(textwrap.fill(rest, 95), fontsize=9, color=_GREY)
+    subject, _, rest = table.title.partition(": ")
+    first, *setting = rest.split(", ")
+    # Spaces within a part do not break, so that lines end between parts.
+    lines = textwrap.wrap(", ".join(part.replace(" ", "\u00a0") for part in setting), 95)
+    heading = f"Latency of {first}" if subject == "Profile" else f"{subject}: {first}"
+    look: _Style = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    axes.annotate("\n".join(lines), (0, 1), (0, gap), fontsize=9, color=_GREY, **look)
+    axes.annotate(heading, (0, 1), (0, gap + 12 * len(lines) + 5), fontsize=13, weight="bold", **look)
     axes.grid(which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -134,35 +146,36 @@ def _figure(table: Table) -> tuple[Figure, Axes]:
 
 
 def _guides(axes: Axes, timed: pd.DataFrame) -> None:
-    """Dashed lines of slope 1 and 2 from below the first point, within the limits that the data have set."""
-    first, last = timed["tokens"].min(), timed["tokens"].max()
-    if first == last:
+    """Dashed lines of slope 1, below all points, and slope 2, above them, within the limits that the data have set."""
+    tokens, latency = timed["tokens"].astype(float), 1e3 * timed["median_seconds"]
+    if tokens.nunique() == 1:
         return
-    bottom = 0.7e3 * timed["median_seconds"].min()
     low, high = axes.get_ylim()
-    low = min(low, 0.85 * bottom)
-    for slope in (1, 2):
-        end = min(last, first * (0.9 * high / bottom) ** (1 / slope))
-        axes.plot(
-            [first, end], [bottom, bottom * (end / first) ** slope], color=_GREY, linewidth=1, linestyle=(0, (4, 4)), zorder=1
-        )
-        label = "∝ tokens" if slope == 1 else "∝ tokens²"
-        spot = (end, bottom * (end / first) ** slope)
-        axes.annotate(label, spot, (5, 0), textcoords="offset points", va="center", fontsize=9, color=_GREY)
+    for slope, factor in ((1, 0.8 * (latency / tokens).min()), (2, 1.35 * (latency / tokens**2).max())):
+        begin = max(tokens.min(), (low / factor) ** (1 / slope))
+        end = min(tokens.max(), (high / factor) ** (1 / slope))
+        spots = ([begin, end], [factor * begin**slope, factor * end**slope])
+        axes.plot(*spots, color=_GREY, linewidth=1.1, linestyle=(0, (5, 4)), marker="none", zorder=1)
+        # Halfway along, on the side where there are no curves.
+        middle = (math.sqrt(begin * end), factor * math.sqrt(begin * end) ** slope)
+        label, side = ("∝ tokens", 1) if slope == 1 else ("∝ tokens²", -1)
+        ha, va = ("left", "top") if slope == 1 else ("right", "bottom")
+        look: _Style = {"textcoords": "offset points", "fontsize": 9, "color": _GREY}
+        axes.annotate(label, middle, (3 * side, -3 * side), ha=ha, va=va, **look)
     axes.set_ylim(low, high)
 
 
 def _failures(axes: Axes, failed: pd.DataFrame, styles: dict[str, _Style]) -> None:
     """A cross on the upper edge for each cell that was not timed."""
-    for tokens, cells in failed.groupby("tokens"):
+    where = axes.get_xaxis_transform()
+    for _, cells in failed.groupby("tokens"):
         for place, cell in enumerate(cells.to_dict("records")):
-            height = 0.97 - 0.05 * place
+            tokens, height = float(cell["tokens"]), 0.97 - 0.05 * place
             colour = styles[str(cell["mixer"])]["color"]
-            where = axes.get_xaxis_transform()
             axes.plot([tokens], [height], transform=where, marker="x", markersize=8, markeredgewidth=2, color=colour)
             axes.annotate(
                 f"{cell['mixer']}: {cell['status']}",
-                (float(str(tokens)), height),
+                (tokens, height),
                 (-8, 0),
                 xycoords=where,
                 textcoords="offset points",
@@ -174,7 +187,7 @@ def _failures(axes: Axes, failed: pd.DataFrame, styles: dict[str, _Style]) -> No
 
 def _token_ticks(axes: Axes, data: pd.DataFrame) -> None:
     """Ticks at the measured token counts, with the image sides on top; ticks too close to be read are left out."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     sides = {
         int(cell["tokens"]): f"{cell['height']}" if cell["height"] == cell["width"] else f"{cell['height']}×{cell['width']}"
@@ -190,11 +203,22 @@ def _token_ticks(axes: Axes, data: pd.DataFrame) -> None:
     for axis, labels in ((axes.xaxis, [f"{tick:,}" for tick in ticks]), (top.xaxis, [sides[tick] for tick in ticks])):
         axis.set_ticks(ticks, labels)
         axis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, handlelength=3.6)
+def _legend_line(data: pd.DataFrame) -> str:
+    """What the looks of the points mean, and which mixers have no point."""
+    runs = data[data["mixer"].notna()]
+    means = {
+        "bars: 95% interval of the mean over seeds": (runs["seed_count"] > 1).any(),
+        "hollow: 1 seed, ranks nothing": (runs["seed_count"] == 1).any(),
+    }
+    lines = ["; ".join(text for text, holds in means.items() if holds)]
+    if refused := sorted({str(mixer) for mixer in runs.loc[runs["macs"].isna(), "mixer"]}):
+        lines.append(f"not shown, GMACs refused: {', '.join(refused)}")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _baselines(axes: Axes, data: pd.DataFrame) -> None:
@@ -211,24 +235,38 @@ def _baselines(axes: Axes, data: pd.DataFrame) -> None:
         axes.text(1.01, height, str(name), transform=axes.transAxes, va="center", fontsize=9, color=_GREY)
 
 
-def _refused(axes: Axes, data: pd.DataFrame) -> None:
-    if len(data):
-        names = ", ".join(sorted({str(mixer) for mixer in data["mixer"]}))
-        axes.text(0.01, 0.01, f"not shown, GMACs refused: {names}", transform=axes.transAxes, fontsize=9, color=_GREY)
+def _label_points(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], points: pd.DataFrame) -> None:
+    """Write each name at the first place around its point where it covers no point, error bar, or other name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
-
-def _label_points(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None:
-    """Write each name at the nearest place around its point where it covers no point and no other name."""
-    canvas = _canvas(axes)
-    taken = [_around(axes.transData.transform((x, y)), 9) for x, y, _ in labels]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # the layout settles only when it draws, and places are measured in it
+    frame = axes.get_window_extent(renderer)
+    taken = _obstacles(axes, points)
+    white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    leader = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 6}
+    look: _Style = {"textcoords": "offset points", "va": "center", "fontsize": 9.5, "bbox": white, "arrowprops": leader}
     for x, y, name in labels:
-        text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", va="center", fontsize=9.5)
-        box = None
-        for dx, dy in _places():
-            text.set_ha("left" if dx > 0 else "right" if dx < 0 else "center")
-            text.set_position((dx, dy))
-            box = text.get_window_extent(canvas.get_renderer()).padded(1)
-            if axes.bbox.fully_containsx(box.x0) and axes.bbox.fully_containsx(box.x1) and not box.count_overlaps(taken):
+        text = axes.annotate(name, (x, y), (0, 0), **look)
+        text.update_positions(renderer)
+        for up, right in itertools.product((0, 12, -12, 20, -20, 30, -30, 40, -40), (10, -10)):
+            text.set(position=(right, up), ha="left" if right > 0 else "right")
+            box = Text.get_window_extent(text, renderer)  # an annotation's own extent has the leader line in it
+            if frame.x0 < box.x0 and box.x1 < frame.x1 and not box.count_overlaps(taken):
                 break
-        if box is not None:
-            taken.append(box)
+        taken.append(box)
+
+
+def _obstacles(axes: Axes, points: pd.DataFrame) -> list[Bbox]:
+    """The boxes, in pixels, of the markers and error bars."""
+    from matplotlib.transforms import Bbox
+
+    boxes = []
+    for point in points.to_dict("records"):
+        spread = 0.0 if pd.isna(point["accuracy_ci95"]) else point["accuracy_ci95"]
+        ends = [(point["macs"] / 1e9, 100 * (point["accuracy"] + sign * spread)) for sign in (-1, 1)]
+        (left, bottom), (_, top) = axes.transData.transform(ends)
+        boxes += [Bbox.from_extents(left - 3, bottom, left + 3, top)]
+        boxes += [Bbox.from_extents(left - 10, (bottom + top) / 2 - 10, left + 10, (bottom + top) / 2 + 10)]
+    return boxes

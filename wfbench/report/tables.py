@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -28,8 +28,6 @@ _DASH = "–"
 _REFUSED = "refused"
 _DAGGER = "†"
 _LEFT_ALIGNED = frozenset({"model", "mixer", "weights", "status", "baseline", "crossover"})
-# Without this, one empty cell turns a column of whole numbers into floats, and the CSV shows 5717416.0.
-_WHOLE = frozenset({"batch", "steps", "epochs", "parameters", "samples", "seed_count"})
 
 _R = TypeVar("_R", bound=Row)
 _K = TypeVar("_K", bound=Hashable)
@@ -68,7 +66,8 @@ class Table:
         # Text objects, since Rich would take square brackets in a plain string for markup.
         grid = RichTable(box=box.SIMPLE_HEAD)
         for column in self.frame.columns:
-            grid.add_column(Text(str(column)), justify="left" if column in _LEFT_ALIGNED else "right")
+            justify: Literal["left", "right"] = "left" if column in _LEFT_ALIGNED else "right"
+            grid.add_column(Text(str(column)), justify=justify, overflow="fold", no_wrap=column in ("model", "mixer"))
         for line in self.frame.itertuples(index=False):
             grid.add_row(*(Text(str(cell)) for cell in line))
         return Group(Text(self.title, style="bold"), grid, *(Text(f"• {note}", style="dim") for note in self.notes))
@@ -444,8 +443,8 @@ def _session_notes(session: str, sessions: Mapping[str, Sequence[Row]]) -> list[
 def _crossover_tables(profiles: _Profiles, crossovers: Sequence[CrossoverRow]) -> list[Table]:
     used: dict[tuple[str, str], list[_ProfileKey]] = {}
     for key in sorted(profiles):
-        session = _latest_session(_group(profiles[key], lambda row: row.session))
-        used.setdefault((session, key.model), []).append(key)
+        sessions = _group(profiles[key], lambda row: row.session)
+        used.setdefault((_latest_session(sessions), key.model), []).append(key)
     found = _group(crossovers, lambda row: (row.session, row.model))
     places = [place for place in used if place in found]
     suffixes = _suffixes([used[place] for place in places])
@@ -457,12 +456,13 @@ def _crossover_tables(profiles: _Profiles, crossovers: Sequence[CrossoverRow]) -
 
 def _crossover_table(name: str, keys: Sequence[_ProfileKey], rows: list[CrossoverRow]) -> Table:
     notes = ["The side of a square image from which a mixer is faster than the baseline, interpolated between measured sides."]
+    session = rows[0].session
     if len(keys) == 1:
         rows = _latest(rows, lambda row: (row.mixer, row.baseline))
     else:
         rows = sorted(rows, key=lambda row: row.mixer)
         notes.append("The session holds several settings, and a crossover does not say which of them it means.")
-    notes.append(f"Session {rows[0].session}.")
+    notes.append(f"Session {session}.")
     return _table(name, f"Crossover: {_title(keys)}", [_crossover_line(keys, row) for row in rows], notes)
 
 
@@ -485,8 +485,10 @@ def _table(name: str, title: str, lines: Sequence[_Line], notes: Sequence[str]) 
     columns = list(dict.fromkeys(column for cells, _ in lines for column in cells))
     frame = pd.DataFrame([[cells.get(column, _DASH) for column in columns] for cells, _ in lines], columns=columns)
     data = pd.DataFrame([raw for _, raw in lines])
-    for column in _WHOLE & set(data.columns):
-        if pd.api.types.is_float_dtype(data[column]):
+    for column in data.columns:
+        values = [raw[column] for _, raw in lines if raw.get(column) is not None]
+        if values and all(type(value) is int for value in values):
+            # One empty cell turns a column of whole numbers into floats, and the CSV would show 5717416.0.
             data[column] = data[column].astype("Int64")
     return Table(name, title, frame, data, tuple(" ".join(note.split()) for note in notes))
 
@@ -584,7 +586,9 @@ def _label(field: str, value: object) -> str:
     text = words.get(str(value), str(value))
     if field in ("epochs", "threads") and isinstance(value, int):
         return _plural(value, field.removesuffix("s"))
-    return {"batch": f"batch {text}", "sdpa_backend": f"SDPA {text}", "path": f"{text} path"}.get(field, text)
+    return {"recipe": f"recipe {text}", "batch": f"batch {text}", "sdpa_backend": f"SDPA {text}", "path": f"{text} path"}.get(
+        field, text
+    )
 
 
 def _slug(text: str) -> str:
@@ -596,7 +600,7 @@ def _pixels(size: tuple[int, int]) -> str:
 
 
 def _macs(macs: float | None, missing: str = _REFUSED) -> str:
-    return missing if macs is None else _number(macs, 1e-9)
+    return missing if macs is None else _number(macs, 1e-9, digits=4)
 
 
 def _percent(fraction: float) -> str:

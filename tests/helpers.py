@@ -1,0 +1,128 @@
+"""What several test files share: goldens, one tolerance table, and the comparisons every layer is held to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import mixers
+from mixers.base import Grid, Linear
+
+GOLDEN = Path(__file__).parent / "golden"
+
+#: Largest absolute difference allowed, by the coarser dtype of the two sides.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+Forward = Callable[[Tensor, Grid], Tensor]
+
+
+def golden(name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a golden file."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as f:
+        return f.metadata(), {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118  (not a dict)
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def near(actual: Tensor, expected: Tensor, what: str = "result", tolerance: float | None = None) -> None:
+    """Fail unless two tensors agree everywhere; NaN agrees with nothing."""
+    if tolerance is None:
+        tolerance = max(TOLERANCE[actual.dtype], TOLERANCE[expected.dtype])
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    worst = (actual.double() - expected.double()).abs().max().item() if actual.numel() else 0.0
+    if not worst <= tolerance:
+        raise AssertionError(f"{what}: differs by {worst:.2e}, allowed {tolerance:.0e}")
+
+
+def all_near(actual: dict[str, Tensor], expected: dict[str, Tensor], what: str, tolerance: float | None = None) -> None:
+    """Fail unless two sets of named tensors have the same names and values."""
+    if actual.keys() != expected.keys():
+        raise AssertionError(f"{what}: names differ in {sorted(actual.keys() ^ expected.keys())}")
+    for name, value in expected.items():
+        near(actual[name], value, f"{what} {name}", tolerance)
+
+
+def far(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors differ by more than any rounding explains."""
+    return (a - b).abs().max().item() > 1e-3
+
+
+def layer_cases() -> list[tuple[str, str]]:
+    """(mixer, slot) of every layer there is: each mixer's token layer, each FFN layer, the plain one once."""
+    names = mixers.names()
+    plain = next(name for name in names if mixers.spec(name).ffn_in == "linear")
+    tokens = [(name, "token") for name in names]
+    return [*tokens, (plain, "ffn_in"), *((name, "ffn_in") for name in names if mixers.spec(name).ffn_in != "linear")]
+
+
+def make_layer(
+    name: str, slot: str, grid: Grid, *, dim: int = 24, heads: int = 3, dtype: torch.dtype = torch.float64
+) -> nn.Module:
+    """The layer of a slot, with weights away from the zeros that an initialisation would hide errors behind."""
+    if slot == "token":
+        layer = mixers.create(name, dim, num_heads=heads, grid=grid)
+    else:
+        layer = mixers.create_ffn_in(name, dim, 2 * dim, grid=grid)
+    return scrambled(layer.to(dtype))
+
+
+def scrambled(module: nn.Module, std: float = 0.3) -> nn.Module:
+    """Add noise to every parameter."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=std)
+    return module
+
+
+def tokens(batch: int, grid: Grid, dim: int = 24, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random tokens that fill a grid."""
+    return torch.randn(batch, grid[0] * grid[1], dim, dtype=dtype)
+
+
+def naive_of(layer: nn.Module) -> Forward:
+    """The layer's own naive form; for the plain Linear, its formula."""
+    if isinstance(layer, Linear):
+        return lambda x, grid: torch.einsum("bnc,dc->bnd", x, layer.weight) + layer.bias
+    return layer.naive
+
+
+def gradients(
+    layer: nn.Module, forward: Forward, x: Tensor, grid: Grid, grad_output: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The output, and the gradients of the input and of every parameter."""
+    x = x.detach().clone().requires_grad_()
+    y = forward(x, grid)
+    if grad_output is None:
+        grad_output = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+    wanted = {"input": x} | {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(y, list(wanted.values()), grad_output, materialize_grads=True)
+    return {"output": y.detach()} | {f"gradient of {name}": g for name, g in zip(wanted, found, strict=True)}
+
+
+def assert_equals_naive(layer: nn.Module, x: Tensor, grid: Grid) -> None:
+    """Fail unless the layer and its naive form agree in output and in every gradient."""
+    all_near(gradients(layer, layer, x, grid), gradients(layer, naive_of(layer), x, grid), type(layer).__name__)
+
+
+def assert_batch_independent(layer: nn.Module, x: Tensor, grid: Grid) -> None:
+    """Fail unless each image gives alone what it gives in the batch."""
+    whole = layer(x, grid)
+    for i in range(len(x)):
+        near(whole[i : i + 1], layer(x[i : i + 1], grid), f"image {i} of the batch")
+
+
+def run_python(code: str) -> str:
+    """The output of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from helpers import layer_cases, make_layer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mixers
+from mixers.base import Grid, to_tokens
+from mixers.softmax import SoftmaxAttention
+from wfbench import models
+from wfbench.errors import InputError
+from wfbench.measure import CountError, count_flops
+from wfbench.measure.flops import FVCORE_HANDLERS
+
+ALL_THREE = {"declared", "flop_counter", "fvcore"}
+SMALL = {"image_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "side", "macs"),
+    [
+        ("weightformer-tiny", {}, 224, 1_124_440_320),
+        ("weightformer-small", {}, 224, 4_428_059_136),
+        ("weightformer-base", {}, 448, 17_663_308_800),
+        ("vit-tiny", {"class_token": True, "pool": "token"}, 224, 1_253_683_200),
+        ("vit-tiny", {"class_token": True, "pool": "token"}, 1024, 99_699_916_800),
+    ],
+)
+def test_a_known_model_has_its_macs_by_three_counts(name: str, overrides: dict[str, object], side: int, macs: int) -> None:
+    count = count_flops(models.create(name, image_size=side, **overrides), (1, 3, side, side))
+    assert count.counts.keys() == ALL_THREE
+    assert set(count.counts.values()) == {macs}
+    assert (count.macs, count.flops) == (macs, 2 * macs)
+    assert sum(count.by_operator.values()) == macs == count.by_module[""]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (112, 32)])
+@pytest.mark.parametrize("name", mixers.names())
+def test_every_mixers_counts_agree_per_image_at_any_size(name: str, size: Grid, batch: int) -> None:
+    model = models.create("vit-tiny", mixer=name, **(SMALL | {"image_size": size}))
+    count = count_flops(model, (batch, 3, *size))
+    assert count.counts.keys() == ALL_THREE
+    n, dim, hidden = size[0] * size[1] // 256, 48, 192
+    grid = (size[0] // 16, size[1] // 16)
+    by_hand = n * 3 * 256 * dim + 10 * dim + 2 * n * hidden * dim
+    for layer in range(2):
+        active = mixers.spec(name).active(layer)
+        token = mixers.create(name, dim, num_heads=3, grid=grid, active=active)
+        by_hand += token.macs(grid) + mixers.create_ffn_in(name, dim, hidden, grid=grid, active=active).macs(grid)
+    assert set(count.counts.values()) == {by_hand}
+
+
+@pytest.mark.parametrize("name", mixers.names())
+def test_a_local_convolution_costs_nine_per_token_and_channel(name: str) -> None:
+    without, with_it = (
+        count_flops(models.create("vit-tiny", mixer=name, local_conv=local, **SMALL), (1, 3, 64, 64)).macs
+        for local in ("none", "dwc")
+    )
+    assert with_it - without == 2 * 9 * 16 * 48
+
+
+@pytest.mark.parametrize("name", [name for name in mixers.names() if mixers.spec(name).prefix_tokens])
+def test_a_class_token_is_counted(name: str) -> None:
+    with_it = count_flops(models.create("vit-tiny", mixer=name, class_token=True, **SMALL), (2, 3, 64, 64))
+    without = count_flops(models.create("vit-tiny", mixer=name, **SMALL), (2, 3, 64, 64))
+    assert with_it.macs > without.macs
+    assert with_it.counts.keys() == ALL_THREE
+
+
+def test_the_input_may_be_tensors() -> None:
+    model = models.create("vit-tiny", **SMALL)
+    assert count_flops(model, (torch.randn(2, 3, 64, 64),)).macs == count_flops(model, (1, 3, 64, 64)).macs
+
+
+@pytest.mark.parametrize("inputs", [(3, 64, 64), (1.0, 3, 64, 64), ("x",)])
+def test_an_input_that_is_no_image_batch_is_refused(inputs: tuple) -> None:
+    with pytest.raises(InputError, match="a shape"):
+        count_flops(models.create("vit-tiny", **SMALL), inputs)
+
+
+class Alone(nn.Module):
+    """One layer as a model, on images that are its tokens."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(to_tokens(x), (x.shape[2], x.shape[3]))
+
+    def declared_macs(self, image_size: Grid, batch: int = 1, path: str = "released") -> dict[str, int]:
+        return {"layer": self.layer.macs(image_size, batch, path)}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("grid", [(4, 4), (5, 7), (2, 3), (8, 9)])
+@pytest.mark.parametrize(("name", "slot"), layer_cases())
+def test_a_layers_declared_work_is_the_counted_work(name: str, slot: str, grid: Grid, batch: int) -> None:
+    layer = make_layer(name, slot, grid, dtype=torch.float32)
+    count = count_flops(Alone(layer), (batch, 24, *grid))
+    assert count.elementwise * batch == layer.elementwise(grid, batch)
+    assert count.macs * batch == layer.macs(grid, batch)
+
+
+def test_the_elementwise_work_of_a_small_layer_is_what_a_pencil_gives() -> None:
+    static = make_layer("static", "token", (3, 5), dim=8, dtype=torch.float32)
+    assert count_flops(Alone(static), (1, 8, 3, 5)).elementwise == 15 * 8
+    pool = make_layer("pool", "token", (3, 5), dim=8, dtype=torch.float32)
+    assert count_flops(Alone(pool), (1, 8, 3, 5)).elementwise == 15 * 8 * 10
+
+
+def test_plain_fvcore_misses_fused_attention() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    plain = FlopCountAnalysis(Attention(), torch.randn(1, 2, 16, 8)).unsupported_ops_warnings(False)
+    assert plain.total() == 0
+    assert "aten::scaled_dot_product_attention" in plain.unsupported_ops()
+
+
+def test_without_the_attention_handler_the_count_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FVCORE_HANDLERS, "aten::scaled_dot_product_attention")
+    with pytest.raises(CountError, match=r"unknown operator: aten::scaled_dot_product_attention in blocks\.\d\.mixer"):
+        count_flops(models.create("vit-tiny", **SMALL), (1, 3, 64, 64))
+    assert count_flops(models.create("vit-tiny", mixer="linear", **SMALL), (1, 3, 64, 64)).macs > 0
+
+
+@torch.library.custom_op("wfbench_tests::mystery", mutates_args=(), schema="(Tensor x) -> Tensor")
+def mystery(x):
+    return x.clone()
+
+
+mystery.register_fake(torch.empty_like)
+
+
+def user_mixer(tmp_path: Path, mix: str, macs: str | None = "0") -> str:
+    """A user's mixer file that returns an expression of x."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"""
+import torch
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, dim, *, num_heads=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(dim))
+    def forward(self, x, grid):
+        return {mix}
+""")
+    if macs is not None:
+        with file.open("a") as f:
+            f.write("    def macs(self, grid, batch=1, path='released'):\n        n = batch * grid[0] * grid[1]\n")
+            f.write(f"        return {macs}\n")
+    return f"{file}:Mine"
+
+
+def test_a_users_mixer_is_counted_like_any_other(tmp_path: Path) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x @ self.weight", "n * 48 * 48"), **SMALL)
+    count = count_flops(model, (2, 3, 64, 64))
+    assert count.counts.keys() == ALL_THREE
+    assert count.by_module["blocks.0.mixer"] == 16 * 48 * 48
+
+
+@pytest.mark.parametrize(
+    ("mix", "operator"),
+    [
+        ("x.cumsum(dim=1)", "aten.cumsum"),
+        ("torch.ops.wfbench_tests.mystery(x)", "wfbench_tests.mystery"),
+        ("x.erfinv()", "aten.erfinv"),
+    ],
+)
+def test_an_operator_that_nobody_knows_fails_by_name(tmp_path: Path, mix: str, operator: str) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, mix), **SMALL)
+    with pytest.raises(CountError, match=rf"unknown operator: {operator} in blocks\.0\.mixer"):
+        count_flops(model, (1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("macs", ["0", "n * 48 * 48 + 1", "2 * n * 48 * 48"])
+def test_a_wrong_formula_fails_and_names_the_module(tmp_path: Path, macs: str) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x @ self.weight", macs), **SMALL)
+    with pytest.raises(CountError, match=r"disagree: blocks\.0\.mixer: declared [\d,]+, FlopCounterMode counts 36,864"):
+        count_flops(model, (1, 3, 64, 64))
+
+
+def test_a_formula_wrong_by_one_in_one_of_ours_is_seen_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SoftmaxAttention, "attend_macs", lambda self, n, dim: 2 * n * n * dim + 1)
+    with pytest.raises(CountError, match=r"blocks\.0\.mixer"):
+        count_flops(models.create("vit-tiny", **SMALL), (1, 3, 64, 64))
+
+
+def test_work_outside_the_declared_modules_is_seen_red() -> None:
+    class Sneaky(Alone):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y @ y.mT
+
+    layer = make_layer("static", "token", (4, 4), dtype=torch.float32)
+    with pytest.raises(CountError, match="outside the declared modules"):
+        count_flops(Sneaky(layer), (1, 24, 4, 4))
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = models.create("vit-tiny", mixer="weightformer", drop_path=0.2, **SMALL).train()
+    model.blocks[1].eval()
+    model.head.bias.requires_grad_(False)
+    model(torch.randn(1, 3, 64, 64)).sum().backward()
+    flags = {name: module.training for name, module in model.named_modules()}
+    before = {name: (p.detach().clone(), p.grad, p.requires_grad, p.device) for name, p in model.named_parameters()}
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    random = torch.get_rng_state()
+    count_flops(model, (1, 3, 64, 64))
+    assert flags == {name: module.training for name, module in model.named_modules()}
+    for name, p in model.named_parameters():
+        value, grad, requires_grad, device = before[name]
+        assert torch.equal(p, value)
+        assert p.grad is grad
+        assert (p.requires_grad, p.device) == (requires_grad, device)
+        assert grad is None or torch.equal(grad, grads[name])
+    assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_the_training_flags_come_back_after_a_count_that_failed(tmp_path: Path) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x.cumsum(1)"), **SMALL).train()
+    with pytest.raises(CountError):
+        count_flops(model, (1, 3, 64, 64))
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", mixers.names())
+def test_the_count_is_the_same_in_training_under_inference_mode_and_without_gradients(name: str) -> None:
+    model = models.create("vit-tiny", mixer=name, drop_path=0.3, **SMALL)
+    expected = count_flops(model.eval(), (1, 3, 64, 64))
+    assert count_flops(model.train(), (1, 3, 64, 64)) == expected
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            assert count_flops(model, (1, 3, 64, 64)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_count_does_not_depend_on_the_dtype(dtype: torch.dtype) -> None:
+    expected = count_flops(models.create("vit-tiny", mixer="weightformer", **SMALL), (1, 3, 64, 64)).macs
+    assert count_flops(models.create("vit-tiny", mixer="weightformer", **SMALL).to(dtype), (1, 3, 64, 64)).macs == expected
+
+
+def test_4096_pixels_are_counted_twice_and_without_their_memory() -> None:
+    model = models.create("vit-tiny")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count = count_flops(model, (1, 3, 4096, 4096))
+    assert count.counts.keys() == {"declared", "flop_counter"}
+    n = 256 * 256
+    assert count.macs == n * 768 * 192 + 12 * (12 * n * 192**2 + 2 * n * n * 192) + 192 * 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a GiB; one head's scores alone take 16"
+
+
+def test_a_batch_beyond_fvcores_pixels_still_has_three_counts() -> None:
+    model = models.create("vit-tiny", mixer="linear", **(SMALL | {"image_size": 256}))
+    batch = math.ceil(1024 * 1024 / 256**2) + 1
+    count = count_flops(model, (batch, 3, 256, 256))
+    assert count.counts.keys() == ALL_THREE
+    assert len(set(count.counts.values())) == 1
+
+
+def test_a_mixer_without_macs_is_refused_by_class(tmp_path: Path) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x", macs=None), **SMALL)
+    with pytest.raises(InputError, match="a mixer declares no MACs\n.*Mine without a method macs"):
+        count_flops(model, (1, 3, 64, 64))
+
+
+def test_a_model_without_declared_macs_is_refused_by_class() -> None:
+    with pytest.raises(InputError, match="the model declares no MACs\n.*Conv2d"):
+        count_flops(nn.Conv2d(3, 8, 3), (1, 3, 64, 64))

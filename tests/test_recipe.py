@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from wfbench import models, recipe
+from wfbench.errors import InputError
+
+EVERY_KEY = {
+    "name": "other",
+    "task": "classify",
+    "epochs": 7,
+    "batch_size": 32,
+    "label_smoothing": 0.1,
+    "seed": 3,
+    "model.name": "weightformer-tiny",
+    "model.mixer": "linear",
+    "model.image_size": (8, 16),
+    "model.patch_size": 4,
+    "model.in_channels": 3,
+    "model.embed_dim": 48,
+    "model.depth": 2,
+    "model.num_heads": 6,
+    "model.mlp_ratio": 3.0,
+    "model.drop_path": 0.1,
+    "model.class_token": True,
+    "model.pos_embed": False,
+    "model.pool": "token",
+    "model.local_conv": "dwc",
+    "data.source": "digits",
+    "data.path": "somewhere/else",
+    "data.holdout": 0.3,
+    "data.split_seed": 4,
+    "data.mean": (0.25,),
+    "data.std": (0.75,),
+    "data.crop_padding": 1,
+    "data.hflip": 0.5,
+    "data.workers": 2,
+    "optim.lr": 5e-4,
+    "optim.warmup_lr": 1e-7,
+    "optim.min_lr": 1e-6,
+    "optim.warmup_epochs": 1,
+    "optim.weight_decay": 0.1,
+    "optim.betas": (0.9, 0.95),
+    "optim.eps": 1e-6,
+    "optim.clip_grad": 1.0,
+    "optim.scale_lr": True,
+    "optim.reference_batch": 1024,
+}
+
+
+def leaves(data: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def as_yaml(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_digits_loads_and_fits_a_model() -> None:
+    digits = recipe.load("digits")
+    assert (digits.name, digits.task, digits.epochs, digits.batch_size) == ("digits", "classify", 30, 64)
+    assert (digits.optim.lr, digits.optim.warmup_lr, digits.optim.clip_grad) == (2e-3, 1e-5, 5.0)
+    section = digits.model
+    model = models.create(section.name, image_size=section.image_size, num_classes=10, **section.overrides())
+    assert (model.config.embed_dim, model.config.depth, model.config.image_size) == (64, 4, (8, 8))
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_recipe_that_comes_with_the_package_loads(name: str) -> None:
+    assert recipe.load(name).name == name
+
+
+@pytest.mark.parametrize(("key", "value"), EVERY_KEY.items())
+def test_a_key_is_overridden_alone(key: str, value: object) -> None:
+    plain = recipe.load("digits")
+    changed = recipe.load("digits", [f"{key}={as_yaml(value)}"])
+    assert dict(leaves(changed.model_dump())) == dict(leaves(plain.model_dump())) | {key: value}
+
+
+def test_the_keys_above_are_all_there_are() -> None:
+    assert dict(leaves(recipe.load("digits").model_dump())).keys() == EVERY_KEY.keys()
+
+
+def test_model_overrides_are_what_the_recipe_says_and_nothing_more() -> None:
+    section = recipe.load("digits", ["model.pool=token", "model.class_token=true", "model.drop_path=0.0"]).model
+    assert section.overrides() == {
+        "patch_size": 2,
+        "in_channels": 1,
+        "embed_dim": 64,
+        "depth": 4,
+        "num_heads": 4,
+        "pool": "token",
+        "class_token": True,
+        "drop_path": 0.0,
+    }
+
+
+def test_null_takes_an_override_back() -> None:
+    assert recipe.load("digits", ["optim.clip_grad=null"]).optim.clip_grad is None
+
+
+def test_later_overrides_win() -> None:
+    assert recipe.load("digits", ["epochs=5", "epochs=6"]).epochs == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", r"unknown recipe key\n.*optim\.lrr in .*digits\.yaml\n(.*\n)*.*did you mean .*\blr\b"),
+        ("epohcs=3", r"unknown recipe key\n.*epohcs(.*\n)*.*did you mean epochs"),
+        ("optimm.lr=1", r"unknown recipe key\n.*optimm(.*\n)*.*did you mean optim"),
+        ("model.mixr=linear", r"unknown recipe key\n.*model\.mixr(.*\n)*.*did you mean mixer"),
+    ],
+)
+def test_an_unknown_key_suggests_the_near_one(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load("digits", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=-1", r"epochs = -1 .*\n.*greater than or equal to 1"),
+        ("epochs=0", "epochs = 0"),
+        ("epochs=2.5", r"epochs = 2\.5"),
+        ("epochs=true", "epochs = True"),
+        ("epochs=many", "epochs = 'many'"),
+        ("epochs='30'", "epochs = '30'"),
+        ("optim.lr=0", r"optim\.lr = 0"),
+        ("optim.lr=-1e-3", r"optim\.lr = -0\.001"),
+        ("optim.lr=.nan", r"optim\.lr = nan"),
+        ("optim.lr=.inf", r"optim\.lr = inf"),
+        ("optim.lr=fast", r"optim\.lr = 'fast'"),
+        ("optim.betas=[0.9]", r"optim\.betas"),
+        ("optim.scale_lr=1", r"optim\.scale_lr = 1"),
+        ("optim.clip_grad=0", r"optim\.clip_grad = 0"),
+        ("optim.warmup_epochs=30", r"warmup_epochs \(30\) must be fewer than epochs \(30\)"),
+        ("optim=fast", "optim = 'fast'"),
+        ("model.pool=max", r"model\.pool = 'max'.*\n.*'mean' or 'token'"),
+        ("model.drop_path=1", r"model\.drop_path = 1"),
+        ("model.image_size=big", r"model\.image_size"),
+        ("model.image_size=0", r"model\.image_size"),
+        ("data.source=folder", r"needs data\.path"),
+        ("data.std=[0.0]", "positive std"),
+        ("data.mean=[0.1, 0.2]", "one positive std for each mean"),
+        ("data.holdout=1.0", r"data\.holdout = 1\.0"),
+        ("task=sing", "task = 'sing'"),
+        ("seed=-1", "seed = -1"),
+        ("name=2020-01-01", "date"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_key_and_value(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load("digits", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr", r"not an override\n.*'optim\.lr'"),
+        ("=3", r"not an override\n.*'=3'"),
+        ("", "not an override"),
+        ("optim.betas=[0.9", "cannot read an override"),
+        ("epochs.lr=1", r"no such setting\n.*epochs\.lr\n.*epochs holds a value"),
+        ("optim.lr.x=1", "no such setting"),
+    ],
+)
+def test_an_override_that_is_none_is_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load("digits", [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lr: 1", r"cannot read the recipe\n.*mine\.yaml"),
+        ("- a\n- b", r"not a recipe\n.*list"),
+        ("", r"not a recipe\n.*NoneType"),
+        ("epochs: 3\nbatch_size: 8", r"bad recipe value\n.*optim.*\n.*required"),
+        ("epochs: 3\nbatch_size: 8\noptim:\n", "optim"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot read the recipe"),
+    ],
+)
+def test_a_malformed_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load(write(tmp_path, text))
+
+
+def test_a_recipe_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        recipe.load(tmp_path / "mine.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_the_near_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'digit'(.*\n)*.*did you mean digits"):
+        recipe.load("digit")
+    with pytest.raises(InputError, match=r"no such recipe file\n.*absent\.yaml"):
+        recipe.load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("2E-4", 2e-4), ("1.5e-3", 1.5e-3), (".5e-2", 5e-3), ("1e+1", 10.0), ("1e1", 10.0), ("1", 1.0)],
+)
+def test_yaml_reads_a_number_as_python_would(tmp_path: Path, text: str, value: float) -> None:
+    assert recipe.load("digits", [f"optim.lr={text}"]).optim.lr == value
+    loaded = recipe.load(write(tmp_path, f"epochs: 3\nbatch_size: 8\noptim:\n  lr: {text}\n"))
+    assert loaded.optim.lr == value
+    assert isinstance(loaded.optim.lr, float)
+    assert loaded.name == "mine"
+
+
+def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
+    changed = recipe.load("digits", [f"{key}={as_yaml(value)}" for key, value in EVERY_KEY.items()])
+    for original in (recipe.load("digits"), changed):
+        assert recipe.load(write(tmp_path, recipe.dump(original))) == original
+    assert recipe.load("digits") != changed
+
+
+@pytest.mark.parametrize("change", [lambda r: setattr(r, "epochs", 1), lambda r: setattr(r.optim, "lr", 1.0)])
+def test_a_recipe_is_frozen(change) -> None:
+    digits = recipe.load("digits")
+    with pytest.raises(ValidationError, match="frozen"):
+        change(digits)
+    assert digits == recipe.load("digits")
+
+
+def test_differences_name_the_keys_with_both_values() -> None:
+    one, two = recipe.load("digits"), recipe.load("digits", ["epochs=31", "optim.lr=1e-3"])
+    assert recipe.differences(one, one) == []
+    assert sorted(recipe.differences(one, two)) == ["epochs: 30 / 31", "optim.lr: 0.002 / 0.001"]
+    assert recipe.differences(two, one, ignore=["epochs"]) == ["optim.lr: 0.001 / 0.002"]
