@@ -180,6 +180,14 @@ def from_reference(
     if missing:
         raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")
     module.to(next(iter(state_dict.values())).dtype)
+    own = module.state_dict()
+    misshapen = [
+        f"{ref} {tuple(t.shape)} for {tuple(own[known[ref]].shape)}"
+        for ref, t in state_dict.items()
+        if t.shape != own[known[ref]].shape
+    ]
+    if misshapen:
+        raise MixerError(f"weights do not fit {name!r}: got {', '.join(misshapen)}")
     module.load_state_dict({known[ref]: tensor for ref, tensor in state_dict.items()})
     return module
 

@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wfbench.errors import InputError, did_you_mean
 
+_Side = Annotated[int, Field(ge=1)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -27,7 +29,7 @@ class ModelSection(_Section):
 
     name: str = "vit-tiny"
     mixer: str | None = None
-    image_size: int | tuple[int, int] = 224
+    image_size: _Side | tuple[_Side, _Side] = 224
     patch_size: int | None = Field(None, ge=1)
     in_channels: int | None = Field(None, ge=1)
     embed_dim: int | None = Field(None, ge=1)
@@ -37,6 +39,7 @@ class ModelSection(_Section):
     drop_path: float | None = Field(None, ge=0, lt=1)
     class_token: bool | None = None
     pos_embed: bool | None = None
+    pos_init_std: float | None = Field(None, gt=0)
     pool: Literal["mean", "token"] | None = None
     local_conv: Literal["none", "dwc"] | None = None
 

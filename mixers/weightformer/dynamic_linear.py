@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.base import Grid, check_path, check_tokens, init_linear_, to_map, to_tokens
+from mixers.base import Grid, MixerError, check_path, check_tokens, init_linear_, to_map, to_tokens
 from mixers.registry import ffn_layer
 from mixers.weightformer.common import check_dynamic_grid
 
@@ -54,7 +54,7 @@ class DynamicLinear(nn.Module):
     last row or column still reaches Y but, as in the release, not the summary P.
 
     Raises:
-        MixerError: for a grid under 2×2, which has no 2×2 cell, or fewer than 4 channels in or out.
+        MixerError: for a grid under 2×2, which has no 2×2 cell, or fewer channels in or out than the reduction.
     """
 
     #: The release's parameter names and ours.
@@ -69,6 +69,11 @@ class DynamicLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, grid: Grid | None = None, reduction: int = 4) -> None:
         super().__init__()
+        if reduction < 1 or min(in_features, out_features) < reduction:
+            raise MixerError(
+                f"too few channels for a dynamic Linear: got {in_features} in, {out_features} out, reduction {reduction}, "
+                f"expected a reduction of at least 1 and as many channels; use more channels"
+            )
         self.in_features, self.out_features = in_features, out_features
         self.rank_in, self.rank_out = in_features // reduction, out_features // reduction
         self.weight = nn.Parameter(torch.empty(in_features, out_features))

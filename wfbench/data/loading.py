@@ -58,7 +58,7 @@ def _drawn(transform: transforms.Compose, image: Image.Image, key: tuple[int, in
     draw = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(draw[0]))
     np.random.seed(int(draw[1]))
-    torch.manual_seed(int(draw[2]))
+    torch.default_generator.manual_seed(int(draw[2]))
     try:
         return transform(image)
     finally:

@@ -13,21 +13,34 @@ from torch import Tensor
 
 #: Pointwise operators: 1 per output element. In-place variants (a trailing underscore) count the same.
 POINTWISE = frozenset(
-    ["abs", "add", "sub", "rsub", "mul", "div", "neg", "exp", "exp2", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "square", "pow", "reciprocal", "sigmoid", "tanh", "sin", "cos", "erf", "gelu", "silu", "relu", "elu", "celu", "selu", "leaky_relu", "hardswish", "hardsigmoid", "hardtanh", "mish", "softplus", "log_sigmoid", "threshold", "relu6", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "where", "masked_fill", "floor", "ceil", "round", "sign", "remainder", "addcmul", "addcdiv", "lerp", "eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or", "bernoulli", "uniform", "normal", "isnan", "isinf", "isfinite", "tril", "triu", "glu"]
+    "abs add sub rsub mul div neg exp exp2 expm1 log log1p log2 sqrt rsqrt square pow reciprocal sigmoid tanh sin cos erf "
+    "gelu silu relu elu celu selu leaky_relu hardswish hardsigmoid hardtanh mish softplus log_sigmoid threshold relu6 "
+    "clamp clamp_min clamp_max maximum minimum where masked_fill floor ceil round sign remainder addcmul addcdiv lerp "
+    "eq ne lt le gt ge logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or "
+    "bernoulli uniform normal isnan isinf isfinite tril triu glu".split()
 )
 #: Reductions: per input element.
 REDUCTIONS = {"sum": 1, "mean": 1, "amax": 1, "amin": 1, "linalg_vector_norm": 2, "norm": 2, "var": 3, "std": 3, "var_mean": 3}
 #: Normalisations: 5 per element.
 NORMALISATIONS = frozenset(
-    ["native_layer_norm", "native_batch_norm", "native_group_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_fused_rms_norm", "_softmax", "_safe_softmax", "_log_softmax"]
+    "native_layer_norm native_batch_norm native_group_norm _native_batch_norm_legit_no_training cudnn_batch_norm "
+    "_fused_rms_norm _softmax _safe_softmax _log_softmax".split()
 )
 #: Moves of data, shapes and constants: free.
 FREE = frozenset(
-    ["view", "_unsafe_view", "reshape", "_reshape_alias", "transpose", "t", "permute", "expand", "slice", "select", "unbind", "split", "split_with_sizes", "chunk", "narrow", "squeeze", "unsqueeze", "flatten", "unflatten", "cat", "stack", "clone", "copy", "contiguous", "alias", "detach", "lift_fresh", "as_strided", "_to_copy", "to", "type_as", "empty", "empty_like", "empty_strided", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "arange", "linspace", "scalar_tensor", "fill", "zero", "index", "index_select", "gather", "scatter", "repeat", "repeat_interleave", "roll", "flip", "constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d", "im2col", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "meshgrid", "movedim", "expand_as", "view_as", "size", "numel", "_assert_async", "sym_size"]
+    "view _unsafe_view reshape _reshape_alias transpose t permute expand slice select unbind split split_with_sizes chunk "
+    "narrow squeeze unsqueeze flatten unflatten cat stack clone copy contiguous alias detach lift_fresh as_strided "
+    "_to_copy to type_as empty empty_like empty_strided zeros zeros_like ones ones_like full full_like new_empty new_zeros "
+    "new_ones new_full new_empty_strided arange linspace scalar_tensor fill zero index index_select gather scatter "
+    "repeat repeat_interleave roll flip constant_pad_nd pad reflection_pad2d replication_pad2d im2col unfold diagonal "
+    "pixel_shuffle pixel_unshuffle meshgrid movedim expand_as view_as size numel _assert_async sym_size".split()
 )
 #: Names that only the tracer (fvcore's) shows, of operators above that have been decomposed elsewhere.
 TRACED = frozenset(
-    ["layer_norm", "softmax", "log_softmax", "batch_norm", "group_norm", "rms_norm", "dropout", "feature_dropout", "adaptive_avg_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "Int", "ScalarImplicit", "NumToTensor", "floor_divide", "item", "tensor_split", "swapaxes", "rand", "rand_like", "broadcast_tensors", "unsafe_split", "unsafe_chunk", "tensor", "mT", "numpy_T", "dim", "is_floating_point", "adaptive_max_pool2d", "linalg_norm", "frobenius_norm"]
+    "layer_norm softmax log_softmax batch_norm group_norm rms_norm dropout feature_dropout adaptive_avg_pool2d avg_pool2d "
+    "_adaptive_avg_pool2d upsample_bicubic2d _upsample_bicubic2d_aa Int ScalarImplicit NumToTensor floor_divide item "
+    "tensor_split swapaxes rand rand_like broadcast_tensors unsafe_split unsafe_chunk tensor mT numpy_T dim is_floating_point "
+    "adaptive_max_pool2d linalg_norm frobenius_norm".split()
 )
 
 #: Every operator without a MAC, under its bare name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from timm.layers import resample_abs_pos_embed
@@ -104,6 +105,16 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
 
 
 def _resampled(model: VisionTransformer, pos_embed: Tensor) -> Tensor:
+    """Interpolate a position embedding of a square grid; the weights do not tell any other grid."""
+    tokens = pos_embed.shape[1] - model.num_prefix_tokens
+    side = math.isqrt(max(tokens, 0))
+    if not tokens > 0 or side * side != tokens:
+        raise InputError(
+            "cannot tell the grid of the position embedding",
+            got=f"{tokens} positions, which no square grid has",
+            expected="the positions of a square grid, or of the model's own",
+            remedy="create the model at the image_size the weights were trained at",
+        )
     grid = [side // model.config.patch_size for side in model.config.image_size]
     return resample_abs_pos_embed(pos_embed, grid, num_prefix_tokens=model.num_prefix_tokens)
 

@@ -41,7 +41,7 @@ def create(
         image_size: side in pixels, or (height, width); None for the preset's own.
         num_classes: outputs of the head; 0 for no head; None for the preset's own.
         overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, drop_path, in_channels, class_token, pos_embed,
-            pool, local_conv, init_norm, residual, mixer_options.
+            pos_init_std, pool, local_conv, init_norm, residual, mixer_options.
 
     Returns:
         A model with freshly initialised weights; `torch.manual_seed` decides them.

@@ -32,6 +32,7 @@ class ViTConfig:
     drop_path: float = 0.0
     class_token: bool = False
     pos_embed: bool = True
+    pos_init_std: float = 0.02
     pool: Literal["mean", "token"] = "mean"
     local_conv: LocalConv = "none"
     init_norm: bool = False
@@ -91,7 +92,7 @@ class VisionTransformer(nn.Module):
     def _init_own_weights(self) -> None:
         """The skeleton's own parameters only: a mixer initialises its own."""
         if self.pos_embed is not None:
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            nn.init.trunc_normal_(self.pos_embed, std=self.config.pos_init_std)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         if isinstance(self.head, nn.Linear):
@@ -197,4 +198,4 @@ def _check(config: ViTConfig) -> None:
 
 def _near_multiples(image_size: Grid, patch: int) -> list[int]:
     side = max(image_size)
-    return sorted({max(patch, side // patch * patch), -(-side // patch) * patch})
+    return sorted({max(patch, side // patch * patch), max(patch, -(-side // patch) * patch)})

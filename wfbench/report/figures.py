@@ -56,7 +56,7 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
     timed = data[(data["status"] == "ok") & data["median_seconds"].notna()]
     if timed.empty:
         return None
-    figure, axes = _figure(table, gap=44)
+    figure, axes = _figure(table, gap=38)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="latency (ms), median and interquartile range")
     # The slowest first, so that the legend stands in the order of the lines' right ends.
     curves = sorted(timed.groupby("mixer"), key=lambda item: -item[1].sort_values("tokens")["median_seconds"].iloc[-1])
@@ -99,6 +99,7 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
         axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
         labels.append((x, y, f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])))
     axes.margins(x=0.2, y=0.15)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # the interval of two seeds may reach far beyond all there is
     _baselines(axes, data)
     _label_points(figure, axes, labels, points)
     return figure

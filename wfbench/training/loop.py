@@ -101,9 +101,7 @@ def fit(
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}")
             evaluation = evaluate()
             if not math.isfinite(evaluation.loss):
-                raise RunError(
-                    f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept; lower optim.lr"
-                )
+                raise RunError(f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept")
             progress.best_accuracy = max(progress.best_accuracy, evaluation.accuracy)
             row = {
                 "epoch": progress.epoch + 1,
@@ -138,9 +136,7 @@ def _finite(losses: list[Tensor], last_step: int) -> list[float]:
     for i, value in enumerate(values):
         if not math.isfinite(value):
             step = last_step - len(values) + i + 1
-            raise RunError(
-                f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr or set optim.clip_grad"
-            )
+            raise RunError(f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr")
     return values
 
 

@@ -1,0 +1,308 @@
+"""Training as its users run it: resume, interruption, failure, data, evaluation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from wfbench import recipe as recipes
+from wfbench.data import eval_batches, open_dataset, steps_per_epoch, train_batches
+from wfbench.errors import InputError
+from wfbench.tasks import classify
+from wfbench.tasks.common import choose_device
+from wfbench.training import Interrupted, RunError, checkpoint
+
+SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=2", "optim.warmup_epochs=0"]
+
+
+class Silent:
+    def step(self, epoch, step, loss):
+        pass
+
+    def epoch(self, row):
+        pass
+
+
+def train(out, *overrides, resume=False, watch=None):
+    recipe = recipes.load("digits", [*SMALL, *overrides])
+    return classify.train(recipe, out, watch or Silent(), device=choose_device("cpu"), resume=resume)
+
+
+# Augmentation, drop-path and two workers: all that draws at random is on.
+KILLED = [*SMALL, "epochs=6", "model.mixer=weightformer", "model.drop_path=0.2", "data.crop_padding=1", "data.workers=2"]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--out", str(out), *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def settings() -> list[str]:
+    return [word for setting in KILLED for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = start(out, *settings())
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_run_stopped_in_the_middle_resumes_to_bit_equal_weights(number, code, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, *settings())
+    deadline = time.monotonic() + 200
+    while len((out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no second epoch"
+        time.sleep(0.01)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == code, text
+    assert not (out / "result.json").exists(), "it was over before it was stopped"
+    again = start(out, "--resume")
+    text, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, text
+    assert (out / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+    assert (out / "predictions.safetensors").read_bytes() == (uninterrupted / "predictions.safetensors").read_bytes()
+    ours, theirs = (
+        [{k: v for k, v in json.loads(line).items() if k != "train_seconds"} for line in (d / "metrics.jsonl").open()]
+        for d in (out, uninterrupted)
+    )
+    assert ours == theirs
+    assert len(ours) == 6
+
+
+def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
+    class PressesCtrlC(Silent):
+        def step(self, epoch, step, loss):
+            if (epoch, step) == (1, 7):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    more = ["model.drop_path=0.2", "data.crop_padding=1", "data.hflip=0.5"]
+    train(tmp_path / "whole", *more)
+    with pytest.raises(Interrupted, match=r"epoch 2 after step [78] of 22"):
+        train(tmp_path / "stopped", *more, watch=PressesCtrlC())
+    saved = checkpoint.load(tmp_path / "stopped" / "checkpoint")
+    assert saved.progress["epoch"] == 1
+    assert saved.progress["step"] in (7, 8)
+    train(tmp_path / "stopped", *more, resume=True)
+    whole, stopped = (load_file(tmp_path / d / "model.safetensors") for d in ("whole", "stopped"))
+    assert all(torch.equal(whole[k], stopped[k]) for k in whole)
+
+
+def test_another_seed_or_no_augmentation_changes_the_weights(tmp_path):
+    weights = []
+    for i, more in enumerate((["seed=0"], ["seed=1"], ["seed=0", "data.crop_padding=1"], ["seed=0"])):
+        train(tmp_path / str(i), *more, "epochs=1")
+        weights.append((tmp_path / str(i) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[3]
+    assert len(set(weights)) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    train(tmp_path / "run", "epochs=2")
+    kept = sorted(p.name for p in (tmp_path / "run" / "checkpoint").iterdir())
+    recipe = recipes.load("digits", [*SMALL, "epochs=2", "optim.lr=1e30", "optim.clip_grad=null"])
+    with pytest.raises(RunError, match=r"not finite: (nan|inf) at step \d+"):
+        classify.train(recipe, tmp_path / "broken", Silent(), device=choose_device("cpu"))
+    assert not (tmp_path / "broken" / "result.json").exists()
+    assert kept == ["step-00000044"]
+
+
+def test_the_step_that_is_named_is_the_first_one_with_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+    from wfbench.training.state import TrainState
+
+    step = TrainState.step
+
+    def poisoned(self, inputs, targets):
+        metrics = step(self, inputs, targets)
+        bad = self.step_count == 29
+        return type(metrics)(metrics.loss * float("nan"), metrics.grad_norm, metrics.lr) if bad else metrics
+
+    monkeypatch.setattr(TrainState, "step", poisoned)
+    with pytest.raises(RunError, match="nan at step 29;"):
+        train(tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / "checkpoint").progress["epoch"] == 1
+
+
+def test_result_and_evaluation_agree_and_are_complete(tmp_path):
+    row = train(tmp_path / "run", "model.mixer=weightformer")
+    again, recorded = classify.evaluate_run(tmp_path / "run", device=choose_device("cpu"))
+    assert recorded == row
+    assert (again.accuracy, again.samples, again.loss) == (row.accuracy, 360, row.loss)
+    kept = load_file(tmp_path / "run" / "predictions.safetensors")
+    assert float((kept["predictions"] == kept["targets"]).double().mean()) == row.accuracy
+    assert row.steps == 44
+    assert row.macs is not None
+    assert 0 <= row.data_wait_share <= 1
+    assert row.images_per_second == pytest.approx(44 * 64 / row.train_seconds)
+    assert row.accuracy == json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["accuracy"]
+    assert row.environment.versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_training_refuses_what_would_lose_or_mix_runs(tmp_path):
+    train(tmp_path / "run", "epochs=1")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        train(tmp_path / "run", "epochs=1")
+    with pytest.raises(InputError, match=r"another recipe[\s\S]*optim.lr: 0.002 / 0.001"):
+        train(tmp_path / "run", "epochs=1", "optim.lr=1e-3", resume=True)
+    with pytest.raises(InputError, match="not a run directory"):
+        train(tmp_path / "nothing", resume=True)
+    with pytest.raises(InputError, match="not finished"):
+        (tmp_path / "half").mkdir()
+        (tmp_path / "half" / "config.yaml").write_text((tmp_path / "run" / "config.yaml").read_text())
+        classify.read_result(tmp_path / "half")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert train(tmp_path / "run", "epochs=1", "data.workers=1", resume=True).samples == 360  # finished: nothing to do
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    train(tmp_path / "a", "epochs=1")
+    train(tmp_path / "b", "epochs=1", "model.mixer=static")
+    (tmp_path / "a" / "model.safetensors").write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"another model[\s\S]*blocks.0.mixer"):
+        classify.evaluate_run(tmp_path / "a", device=choose_device("cpu"))
+
+
+def test_every_predictor_learns_and_matters(tmp_path):
+    recipe = recipes.load("digits", [*SMALL, "model.mixer=weightformer", "model.embed_dim=32", "epochs=3"])
+    fresh = classify.prepare(recipe).model.state_dict()
+    classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    predictors = [k for k in trained if "blocks.1." in k and ("predictor" in k or "expand" in k)]
+    assert len(predictors) == 7
+    decayed = {k: fresh[k] * 0 for k in predictors}
+    for k in predictors:
+        assert (trained[k] - fresh[k]).abs().max() > 1e-3, k
+    moments = checkpoint.load(tmp_path / "run" / "checkpoint").state
+    assert all(
+        moments[f"optim.{k}:exp_avg_sq"].abs().min() >= 0 and moments[f"optim.{k}:exp_avg_sq"].max() > 0 for k in predictors
+    )
+    run = classify.prepare(recipe)
+    run.model.load_state_dict(trained)
+    whole = run.evaluate(torch.device("cpu"))
+    run.model.load_state_dict(trained | decayed)
+    assert run.evaluate(torch.device("cpu")).loss != whole.loss
+
+
+@pytest.mark.slow
+def test_the_three_demo_mixers_reach_94_percent_and_predictors_decide_classes(tmp_path):
+    for mixer in ("softmax", "linear", "weightformer"):
+        recipe = recipes.load("digits", [f"model.mixer={mixer}"])
+        row = classify.train(recipe, tmp_path / mixer, Silent(), device=choose_device("cpu"))
+        assert row.accuracy >= 0.94, mixer
+    run = classify.prepare(recipe)
+    trained = load_file(tmp_path / "weightformer" / "model.safetensors")
+    run.model.load_state_dict(trained)
+    whole = run.evaluate(torch.device("cpu")).predictions
+    without = {k: v * 0 if "predictor" in k or "expand" in k else v for k, v in trained.items()}
+    run.model.load_state_dict(without)
+    assert (run.evaluate(torch.device("cpu")).predictions != whole).any()
+
+
+# Data
+
+
+def test_digits_are_split_by_class_without_overlap_and_the_recipe_knows_their_mean():
+    recipe = recipes.load("digits")
+    data = open_dataset(recipe.data)
+    assert (len(data.train), len(data.val)) == (1437, 360)
+    shares = [sum(t == c for t in data.val.targets) for c in range(10)]
+    assert max(shares) - min(shares) <= 2
+    whole = {data.train.load(i).tobytes() + bytes([data.train.targets[i]]) for i in range(len(data.train))}
+    held = {data.val.load(i).tobytes() + bytes([data.val.targets[i]]) for i in range(len(data.val))}
+    assert not whole & held
+    pixels = (
+        torch.cat([torch.frombuffer(bytearray(data.train.load(i).tobytes()), dtype=torch.uint8) for i in range(1437)]) / 255
+    )
+    assert float(pixels.mean()) == pytest.approx(recipe.data.mean[0], abs=1e-3)
+    assert float(pixels.std()) == pytest.approx(recipe.data.std[0], abs=1e-3)
+
+
+def test_batches_are_a_function_of_seed_epoch_and_index_whatever_the_workers():
+    recipe = recipes.load("digits", ["data.crop_padding=2", "data.hflip=0.5"])
+    split = open_dataset(recipe.data).train
+
+    def batches(workers, start=(0, 0)):
+        data = recipe.data.model_copy(update={"workers": workers})
+        return list(train_batches(split, data, (8, 8), 1, batch_size=300, seed=3, epochs=2, start=start))
+
+    plain, two, tail = batches(0), batches(2), batches(2, start=(1, 1))
+    assert len(plain) == 2 * steps_per_epoch(split, 300) == 8
+    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(plain, two, strict=True))
+    assert all(torch.equal(a, c) for (a, _), (c, _) in zip(plain[5:], tail, strict=True))
+    assert not torch.equal(plain[0][0], plain[4][0])
+
+
+def test_loading_leaves_the_random_state_of_the_model_alone():
+    recipe = recipes.load("digits", ["data.crop_padding=2"])
+    split = open_dataset(recipe.data).train
+    before = torch.get_rng_state()
+    list(train_batches(split, recipe.data, (8, 8), 1, batch_size=700, seed=0, epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_sees_every_sample_once_in_order():
+    recipe = recipes.load("digits")
+    split = open_dataset(recipe.data).val
+    targets = torch.cat([y for _, y in eval_batches(split, recipe.data, (8, 8), 1, batch_size=77)])
+    assert tuple(targets.tolist()) == split.targets
+
+
+def folder(root: Path) -> Path:
+    for part in ("train", "val"):
+        for c, shade in (("dark", 20), ("light", 230)):
+            (root / part / c).mkdir(parents=True)
+            for i in range(6):
+                Image.new("RGB", (12, 10), (shade + i, shade, shade)).save(root / part / c / f"{i}.png")
+    return root
+
+
+FOLDER = [
+    "data.source=folder",
+    "model.in_channels=3",
+    "data.mean=[0.5]",
+    "data.std=[0.5]",
+    "batch_size=4",
+    "model.embed_dim=16",
+]
+
+
+def test_a_folder_of_images_trains(tmp_path):
+    root = folder(tmp_path / "images")
+    recipe = recipes.load("digits", [*SMALL, *FOLDER, f"data.path={root}", "epochs=8"])
+    row = classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+    assert row.samples == 12
+    assert row.dataset == "folder images"
+    assert row.accuracy == 1.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_named(tmp_path, workers):
+    root = folder(tmp_path / "images")
+    bad = root / "val" / "dark" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    recipe = recipes.load("digits", [*SMALL, *FOLDER, f"data.path={root}", f"data.workers={workers}"])
+    with pytest.raises(InputError, match=r"cannot be read[\s\S]*val/dark/3.png"):
+        classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+
+
+def test_a_torn_checkpoint_is_never_taken_for_a_whole_one(tmp_path):
+    train(tmp_path / "run", "epochs=1")
+    directory = tmp_path / "run" / "checkpoint"
+    (directory / ".step-00000099.part").mkdir()
+    (directory / ".step-00000099.part" / "model.safetensors").write_bytes(b"half")
+    assert checkpoint.load(directory).progress["epoch"] == 1
