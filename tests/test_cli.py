@@ -153,7 +153,7 @@ def test_a_mixer_of_ones_own_trains_and_profiles(tmp_path, monkeypatch):
     words = ["--model", "vit-tiny", "--resolution", 32, "--resolution", 64, "--rounds", 2, "--out", "profile"]
     result = run("profile", "--mixer", "mine.py:Mean", "--mixer", "softmax", *words)
     assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in Path("profile/records.jsonl").open()]
+    rows = [json.loads(line) for line in Path("profile/records.jsonl").read_text().splitlines()]
     assert {r["mixer"] for r in rows if r["kind"] == "profile"} == {"mine.py:Mean", "softmax"}
     assert all(r["status"] == "ok" and r["macs"] for r in rows if r["kind"] == "profile")
 
@@ -187,7 +187,7 @@ def test_a_wheel_carries_the_recipes(tmp_path):
 def test_the_demo_does_the_whole_job(tmp_path):
     result = run("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for f in (tmp_path / "demo").rglob("records.jsonl") for line in f.open()]
+    rows = [json.loads(line) for f in (tmp_path / "demo").rglob("records.jsonl") for line in f.read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
     assert kinds.count("train") == 3
     assert kinds.count("baseline") == 2

@@ -136,9 +136,7 @@ def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch):
 
 
 def test_a_mixer_without_macs_is_refused_a_number_not_given_zero(tmp_path):
-    (tmp_path / "m.py").write_text(
-        "from torch import nn\nclass M(nn.Identity):\n    def __init__(s, dim): super().__init__()\n    def forward(s, x, grid): return x\n"
-    )
+    (tmp_path / "m.py").write_text(SILENT)
     rows = profile(ProfileRequest(mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,), rounds=2))
     assert rows[0].macs is None
     assert "declares no MACs" in rows[0].macs_error
@@ -150,3 +148,15 @@ def test_bad_requests_are_refused_before_anything_is_measured():
         with pytest.raises(InputError):
             profile(request)
     assert issubclass(CountError, RuntimeError)
+
+
+SILENT = """
+from torch import nn
+
+class M(nn.Identity):
+    def __init__(self, dim):
+        super().__init__()
+
+    def forward(self, x, grid):
+        return x
+"""

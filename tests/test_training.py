@@ -161,9 +161,9 @@ def test_training_refuses_what_would_lose_or_mix_runs(tmp_path):
         train(tmp_path / "run", "epochs=1", "optim.lr=1e-3", resume=True)
     with pytest.raises(InputError, match="not a run directory"):
         train(tmp_path / "nothing", resume=True)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.yaml").write_text((tmp_path / "run" / "config.yaml").read_text())
     with pytest.raises(InputError, match="not finished"):
-        (tmp_path / "half").mkdir()
-        (tmp_path / "half" / "config.yaml").write_text((tmp_path / "run" / "config.yaml").read_text())
         classify.read_result(tmp_path / "half")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert train(tmp_path / "run", "epochs=1", "data.workers=1", resume=True).samples == 360  # finished: nothing to do

@@ -77,6 +77,9 @@ class DynamicDepthwiseConv(nn.Module):
         rows, columns = (_windows(side) for side in grid)
         pooled = torch.stack([maps[:, :, i:j, k:m].mean(dim=(2, 3)) for i, j in rows for k, m in columns], dim=-1)  # (B, C, 9)
         first, second = self.predictor[0], self.predictor[2]
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(second, nn.Conv2d)
+        assert first.bias is not None
         hidden = F.gelu(torch.einsum("oc,bck->bok", first.weight.flatten(1), pooled) + first.bias[:, None])
         kernels = torch.einsum("oc,bck->bok", second.weight.flatten(1), hidden)
         kernels = kernels / ((kernels**2).sum(dim=-1, keepdim=True).sqrt() + 1)

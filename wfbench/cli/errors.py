@@ -22,20 +22,34 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (KeyboardInterrupt, *_named("wfbench.training", "Interrupted")) as e:
-            typer.echo(f"interrupted: {e}" if str(e) else "interrupted", err=True)
-            raise typer.Exit(130) from e
-        except (InputError, *_named("mixers.base", "MixerError")) as e:
-            typer.echo(f"error: {e}", err=True)
-            raise typer.Exit(2) from e
-        except _named("wfbench.training", "RunError") as e:
-            typer.echo(f"failed: {e}", err=True)
-            raise typer.Exit(1) from e
+        except (Exception, KeyboardInterrupt) as e:
+            word, code = _verdict(e)
+            if code is None:
+                raise
+            typer.echo(f"{word}: {e}" if str(e) else word, err=True)
+            raise typer.Exit(code) from e
 
     return run
 
 
-def _named(module: str, name: str) -> tuple[type[Exception], ...]:
-    """An exception class of a module, if that is loaded: looking must not load torch."""
-    found = getattr(sys.modules.get(module), name, None)
-    return (found,) if found is not None else ()
+def _verdict(error: BaseException) -> tuple[str, int | None]:
+    """The word and the exit code for an error; None for one that was not expected.
+
+    Looking must not load torch: an error of a module that is not loaded cannot have been raised.
+    """
+    if isinstance(error, (KeyboardInterrupt, _named("wfbench.training", "Interrupted"))):
+        return "interrupted", 130
+    if isinstance(error, (InputError, _named("mixers.base", "MixerError"))):
+        return "error", 2
+    if isinstance(error, _named("wfbench.training", "RunError")):
+        return "failed", 1
+    return "", None
+
+
+def _named(module: str, name: str) -> type[BaseException]:
+    """An exception class of a module if that is loaded, else one that nothing raises."""
+    return getattr(sys.modules.get(module), name, _NeverRaised)
+
+
+class _NeverRaised(Exception):
+    pass

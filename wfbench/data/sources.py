@@ -54,12 +54,12 @@ def digits_arrays(holdout: float, split_seed: int) -> tuple[np.ndarray, np.ndarr
 
     digits = load_digits()
     parts = train_test_split(digits.images, digits.target, test_size=holdout, stratify=digits.target, random_state=split_seed)
-    return tuple(parts)  # type: ignore[return-value]
+    return tuple(parts)
 
 
 def _digits(holdout: float, split_seed: int) -> Dataset:
     train_images, val_images, train_classes, val_classes = digits_arrays(holdout, split_seed)
-    name = f"digits (held out {holdout:.0%}, split seed {split_seed})"
+    name = f"digits ({holdout:.0%} held out by split seed {split_seed})"
     return Dataset(name, tuple("0123456789"), _arrays(train_images, train_classes), _arrays(val_images, val_classes))
 
 

@@ -105,7 +105,7 @@ def _as_tensors(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...]) ->
         return tuple(x.detach().cpu() for x in inputs if isinstance(x, Tensor))
     if all(isinstance(x, int) for x in inputs) and len(inputs) == 4:
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        return (torch.zeros(*inputs, dtype=dtype),)  # type: ignore[arg-type]
+        return (torch.zeros(*inputs, dtype=dtype),)
     raise InputError("cannot count for these inputs", got=repr(inputs), expected="a shape (B, C, H, W) or a tuple of tensors")
 
 

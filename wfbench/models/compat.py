@@ -111,7 +111,7 @@ def _resampled(model: VisionTransformer, pos_embed: Tensor) -> Tensor:
     if not tokens > 0 or side * side != tokens:
         raise InputError(
             "cannot tell the grid of the position embedding",
-            got=f"{tokens} positions, which no square grid has",
+            got=f"pos_embed with {tokens} positions, which no square grid has",
             expected="the positions of a square grid, or of the model's own",
             remedy="create the model at the image_size the weights were trained at",
         )

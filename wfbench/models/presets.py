@@ -69,7 +69,7 @@ def create(
         given["image_size"] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if num_classes is not None:
         given["num_classes"] = num_classes
-    config = ViTConfig(**(asdict(PRESETS[name]) | given))  # type: ignore[arg-type]
+    config = ViTConfig(**(asdict(PRESETS[name]) | given))
     _check_numbers(config)
     return VisionTransformer(config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates, resample_abs_pos_embed
@@ -69,7 +69,7 @@ class VisionTransformer(nn.Module):
         n = grid[0] * grid[1] + self.num_prefix_tokens
         self.pos_embed = nn.Parameter(torch.zeros(1, n, dim)) if config.pos_embed else None
         self.init_norm = nn.LayerNorm(dim, eps=1e-6) if config.init_norm else nn.Identity()
-        rates = calculate_drop_path_rates(config.drop_path, config.depth)
+        rates = cast("list[float]", calculate_drop_path_rates(config.drop_path, config.depth))
         self.blocks = nn.ModuleList(
             Block(
                 config.mixer,

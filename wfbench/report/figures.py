@@ -36,7 +36,7 @@ _Style = dict[str, Any]
 
 def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
     """Write the plot of each table that has one, and yield its path with the table."""
-    styles = _styles(tables)
+    styles = mixer_styles(tables)
     for table in tables:
         kind, suffix = table.name.partition("-")[0], table.name.partition("-")[2]
         suffix = f"-{suffix}" if suffix else ""
@@ -75,6 +75,8 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
     _guides(axes, timed)
     _failures(axes, data[data["status"] != "ok"], styles)
     _token_ticks(axes, data)
+    # Many mixers need a taller plot: a legend that is higher than the figure would squeeze the axes to nothing.
+    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * timed["mixer"].nunique()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
     return figure
 
@@ -98,14 +100,17 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
             style |= {"markerfacecolor": "white", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
         axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
         labels.append((x, y, f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])))
+    simple = data[data["baseline"].notna()].sort_values("accuracy") if "baseline" in data else data.head(0)
+    for value in simple["accuracy"]:
+        axes.axhline(100 * value, color=_GREY, linestyle=":", linewidth=1.4, zorder=1)
     axes.margins(x=0.2, y=0.15)
     axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # the interval of two seeds may reach far beyond all there is
-    _baselines(axes, data)
+    _name_baselines(axes, simple)
     _label_points(figure, axes, labels, points)
     return figure
 
 
-def _styles(tables: Sequence[Table]) -> dict[str, _Style]:
+def mixer_styles(tables: Sequence[Table]) -> dict[str, _Style]:
     """One look per mixer: first those that have curves, which need the different colours most, then the others."""
     mixers: set[str] = set()
     curves: set[str] = set()
@@ -222,16 +227,13 @@ def _legend_line(data: pd.DataFrame) -> str:
     return "".join(f"\n{line}" for line in lines)
 
 
-def _baselines(axes: Axes, data: pd.DataFrame) -> None:
-    """Dotted lines for the simple classifiers, named on the right, where names are moved apart if they would touch."""
-    if "baseline" not in data:
+def _name_baselines(axes: Axes, simple: pd.DataFrame) -> None:
+    """The names of the dotted lines, on the right; names that would touch are moved apart, upwards."""
+    if simple.empty:
         return
-    lines = data[data["baseline"].notna()].sort_values("accuracy")
-    for value in lines["accuracy"]:
-        axes.axhline(100 * value, color=_GREY, linestyle=":", linewidth=1.4, zorder=1)
     low, high = axes.get_ylim()
     height = -math.inf
-    for name, value in zip(lines["baseline"], lines["accuracy"], strict=True):
+    for name, value in zip(simple["baseline"], simple["accuracy"], strict=True):
         height = max((100 * value - low) / (high - low), height + 0.045)
         axes.text(1.01, height, str(name), transform=axes.transAxes, va="center", fontsize=9, color=_GREY)
 

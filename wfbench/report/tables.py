@@ -358,9 +358,7 @@ def _profile_line(key: _ProfileKey, row: ProfileRow, softmax: float | None, expo
         "GFLOPs": _macs(doubled, missing) + doubt,
         "elementwise (G)": _number(row.elementwise, 1e-9),
         "latency (ms)": _number(median, 1e3),
-        "IQR (ms)": f"{_number(row.p25, 1e3)}–{_number(row.p75, 1e3)}"
-        if row.p25 is not None and row.p75 is not None
-        else _DASH,
+        "IQR (ms)": _quartiles(row),
         f"speed-up over {BASELINE}": _DASH if speedup is None else f"{_number(speedup)}×",
         "latency exponent": _DASH if latency_exponent is None else f"{latency_exponent:.2f}",
         "MACs exponent": _DASH if macs_exponent is None else f"{macs_exponent:.2f}",
@@ -390,6 +388,12 @@ def _profile_line(key: _ProfileKey, row: ProfileRow, softmax: float | None, expo
         "macs_exponent": macs_exponent,
     }
     return cells, raw
+
+
+def _quartiles(row: ProfileRow) -> str:
+    if row.status != "ok" or row.p25 is None or row.p75 is None:
+        return _DASH
+    return f"{_number(row.p25, 1e3)}–{_number(row.p75, 1e3)}"
 
 
 def _needs_macs(row: ProfileRow) -> bool:

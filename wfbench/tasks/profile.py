@@ -133,7 +133,7 @@ def _row(cell: _Cell, timed: Timed, request: ProfileRequest, session: str) -> Pr
         path="released",
         protocol=PROTOCOL,
         order_seed=request.order_seed,
-        status=timed.status,  # type: ignore[arg-type]
+        status=timed.status,
         message=timed.message,
         parameters=None if cell.model is None else sum(p.numel() for p in cell.model.parameters()),
         macs=None if cell.count is None else cell.count.macs,

@@ -1,0 +1,636 @@
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+from scipy import stats
+
+from wfbench import records, report
+from wfbench.errors import InputError
+from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, ProfileRow, ScalingRow, TrainRow
+from wfbench.report import Table, figures
+from wfbench.report.tables import mean_interval
+
+CPU = Environment(
+    device="Test CPU",
+    device_type="cpu",
+    threads=2,
+    tf32=False,
+    platform="Linux x86_64",
+    python="3.11.7",
+    versions={"torch": "2.9.0"},
+    git_revision="abc123",
+    git_dirty=False,
+)
+GPU = CPU.model_copy(update={"device": "Test GPU", "device_type": "cuda"})
+THREE = ("declared", "meta", "fvcore")
+SPEEDUP = "speed-up over softmax"
+ACCURACY = "accuracy (%, measured)"
+
+
+def train(mixer: str = "softmax", seed: int = 0, accuracy: float = 0.9, minute: int = 0, **changes: object) -> TrainRow:
+    fields: dict[str, object] = {
+        "created": f"2025-01-01T00:{minute:02}:00+00:00",
+        "command": f"wfbench train --mixer {mixer} --seed {seed}",
+        "environment": CPU,
+        "recipe": "small",
+        "dataset": "digits",
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "seed": seed,
+        "image_size": (32, 32),
+        "epochs": 20,
+        "steps": 460,
+        "batch": 64,
+        "dtype": "float32",
+        "parameters": 1_234_567,
+        "macs": 3.21e9,
+        "accuracy": accuracy,
+        "samples": 360,
+        "loss": 0.1234,
+        "best_accuracy": 0.999,
+        "train_seconds": 12.5,
+        "images_per_second": 2345.6,
+        "data_wait_share": 0.034,
+    }
+    return TrainRow(**(fields | changes))
+
+
+def baseline(name: str = "nearest neighbour", accuracy: float = 0.98, **changes: object) -> BaselineRow:
+    fields = {"environment": CPU, "name": name, "dataset": "digits", "accuracy": accuracy, "samples": 360}
+    return BaselineRow(**(fields | changes))
+
+
+def cell(
+    mixer: str = "softmax", side: int = 224, median: float | None = 0.02, minute: int = 0, **changes: object
+) -> ProfileRow:
+    fields: dict[str, object] = {
+        "created": f"2025-01-01T00:{minute:02}:00+00:00",
+        "command": "wfbench profile --mixer softmax",
+        "environment": CPU,
+        "session": "first",
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "resolution": (side, side),
+        "tokens": (side // 16) ** 2,
+        "batch": 1,
+        "mode": "infer",
+        "dtype": "float32",
+        "sdpa_backend": "math",
+        "path": "released",
+        "protocol": "constant batch",
+        "order_seed": 0,
+        "status": "ok",
+        "parameters": 5_717_416,
+        "macs": 1.2537e9 * side / 224,
+        "elementwise": 2.5e7,
+        "counted_by": THREE,
+        "samples": () if median is None else (median, median * 1.1),
+        "median": median,
+        "p25": None if median is None else median * 0.9,
+        "p75": None if median is None else median * 1.2,
+    }
+    return ProfileRow(**(fields | changes))
+
+
+def failed(mixer: str = "softmax", side: int = 448, status: str = "oom", message: str = "wanted 3 GiB") -> ProfileRow:
+    nothing = {"parameters": None, "macs": None, "elementwise": None, "counted_by": ()}
+    return cell(mixer, side, None, status=status, message=message, **nothing)
+
+
+def exponent(mixer: str = "linear", low: int = 224, high: int = 448, latency: float = 1.07, **changes: object) -> ScalingRow:
+    fields: dict[str, object] = {
+        "environment": CPU,
+        "session": "first",
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "low": (low, low),
+        "high": (high, high),
+        "tokens": ((low // 16) ** 2, (high // 16) ** 2),
+        "latency_exponent": latency,
+        "macs_exponent": 1.0,
+    }
+    return ScalingRow(**(fields | changes))
+
+
+def crossover(mixer: str, verdict: str, side: float | None = None, **changes: object) -> CrossoverRow:
+    fields: dict[str, object] = {
+        "environment": CPU,
+        "session": "first",
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "baseline": "softmax",
+        "verdict": verdict,
+        "side": side,
+        "smallest_side": 224,
+        "largest_side": 896,
+    }
+    return CrossoverRow(**(fields | changes))
+
+
+def only(rows: list[AnyRow]) -> Table:
+    (table,) = report.tables(rows)
+    return table
+
+
+def lines(table: Table, column: str = "mixer") -> list[str]:
+    return list(table.frame[column])
+
+
+def notes(table: Table) -> str:
+    return "\n".join(table.notes)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 31])
+def test_the_interval_is_the_t_interval(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.9, 0.01, count).tolist()
+    mean, half = mean_interval(values)
+    low, high = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert mean == pytest.approx(np.mean(values), rel=1e-13)
+    assert half == pytest.approx((high - low) / 2, rel=1e-10)
+
+
+def test_one_value_has_no_interval_and_equal_values_a_zero_one() -> None:
+    assert mean_interval([0.3]) == (0.3, None)
+    assert mean_interval([0.25, 0.25, 0.25]) == (0.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"environment": GPU},
+        {"dtype": "bfloat16"},
+        {"epochs": 21},
+        {"image_size": (32, 64)},
+        {"recipe": "other"},
+        {"dataset": "fashion"},
+    ],
+)
+def test_accuracies_that_do_not_compare_are_in_different_tables(changes: dict[str, object]) -> None:
+    made = report.tables([train("softmax"), train("linear", **changes), train("pool")])
+    assert sorted(map(lines, made)) == [["linear"], ["pool", "softmax"]]
+    assert len({table.name for table in made}) == len({table.title for table in made}) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"environment": GPU},
+        {"environment": CPU.model_copy(update={"threads": 1})},
+        {"environment": CPU.model_copy(update={"tf32": True})},
+        {"dtype": "bfloat16"},
+        {"batch": 8},
+        {"protocol": "constant tokens"},
+        {"mode": "train"},
+        {"compiled": True},
+        {"sdpa_backend": "flash"},
+        {"path": "core"},
+        {"model": "vit-small"},
+    ],
+)
+def test_a_profile_never_mixes_settings(changes: dict[str, object]) -> None:
+    made = report.tables([cell("softmax"), cell("linear", **changes), cell("pool")])
+    assert sorted(map(lines, made)) == [["linear"], ["pool", "softmax"]]
+    assert len({table.name for table in made}) == len({table.title for table in made}) == 2
+    alone = next(table for table in made if lines(table) == ["linear"])
+    assert list(alone.frame[SPEEDUP]) == ["–"]
+
+
+def test_settings_that_differ_only_in_odd_characters_get_different_files() -> None:
+    names = [table.name for table in report.tables([cell(protocol="a b"), cell(protocol="a/b"), cell(protocol="a b ")])]
+    assert len(set(names)) == 3
+    assert all("/" not in name for name in names)
+
+
+def test_of_a_seed_that_ran_twice_the_latest_row_counts_in_whatever_order_they_come() -> None:
+    early, late = train(accuracy=0.5, minute=1), train(accuracy=0.75, minute=2)
+    for rows in ([early, late], [late, early]):
+        table = only(rows)
+        assert list(table.frame[ACCURACY]) == ["75.00"]
+        assert list(table.frame["seeds"]) == ["1 seed"]
+        assert "1 earlier row of the same cell was left out" in notes(table)
+
+
+def test_of_rows_of_one_second_the_last_recorded_counts() -> None:
+    assert list(only([train(accuracy=0.5), train(accuracy=0.75)]).data["accuracy"]) == [0.75]
+    assert list(only([cell(median=0.5), cell(median=0.75)]).data["median_seconds"]) == [0.75]
+
+
+def test_seeds_give_a_mean_and_its_interval() -> None:
+    values = [0.90, 0.92, 0.97]
+    table = only([train(seed=seed, accuracy=value) for seed, value in enumerate(values)])
+    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    assert table.frame[ACCURACY][0] == f"{100 * np.mean(values):.2f} ± {100 * half:.2f}"
+    assert table.frame["seeds"][0] == "3 seeds"
+    assert table.data["accuracy_ci95"][0] == pytest.approx(half)
+    assert table.data["accuracy_by_seed"][0].split() == [repr(value) for value in values]
+    assert "95% t-interval" in notes(table)
+    assert "single seed" not in notes(table)
+
+
+def test_a_single_seed_is_marked_and_nothing_is_ranked() -> None:
+    table = only([train("pool", accuracy=0.9), train("linear", accuracy=0.1), train("softmax", accuracy=0.5)])
+    assert lines(table) == ["linear", "pool", "softmax"]
+    assert lines(table, "seeds") == ["1 seed"] * 3
+    assert all("±" not in value for value in table.frame[ACCURACY])
+    assert "ranks nothing" in notes(table)
+    assert table.data["accuracy_ci95"].isna().all()
+
+
+@pytest.mark.parametrize("change", [{"weights": "ema"}, {"batch": 32}, {"steps": 920}, {"parameters": 5}, {"samples": 359}])
+def test_a_mean_is_over_runs_that_differ_in_their_seed_only(change: dict[str, object]) -> None:
+    table = only([train(seed=0, accuracy=0.5), train(seed=1, accuracy=1.0, **change)])
+    assert sorted(table.frame[ACCURACY]) == ["100.00", "50.00"]
+    (field, value), *_ = change.items()
+    if field in ("weights", "batch", "steps"):
+        assert str(value) in lines(table, field)
+
+
+def test_the_final_accuracy_stands_in_the_table_with_its_circumstances() -> None:
+    table = only([train(accuracy=0.9, best_accuracy=0.999)])
+    assert "99.9" not in table.to_markdown()
+    assert table.frame["samples"][0] == "360"
+    for part in ("measured", "last epoch", "32 px", "20 epochs", "pretraining none", "raw"):
+        assert part in table.notes[0]
+
+
+def test_every_cell_of_an_accuracy_line() -> None:
+    table = only([train()])
+    assert table.frame.iloc[0].to_dict() == {
+        "model": "vit-tiny",
+        "mixer": "softmax",
+        "params (M)": "1.23",
+        "GMACs": "3.210",
+        ACCURACY: "90.00",
+        "seeds": "1 seed",
+        "samples": "360",
+        "loss": "0.123",
+        "images/s": "2,346",
+        "data wait (%)": "3.4",
+        "train (s)": "12.5",
+    }
+
+
+def test_baselines_stand_under_the_mixers_of_their_data_set() -> None:
+    rows = [baseline("b", 0.98), baseline("a", 0.97, samples=359), baseline("c", dataset="fashion"), train("zeta")]
+    made = report.tables(rows)
+    table = next(table for table in made if "zeta" in lines(table))
+    assert lines(table) == ["zeta", "a", "b"]
+    shown = table.frame.iloc[1].to_dict()
+    assert (shown.pop("mixer"), shown.pop(ACCURACY), shown.pop("samples")) == ("a", "97.00", "359")
+    assert set(shown.values()) == {"–"}
+    assert "sample counts differ" in notes(table)
+    assert [lines(table) for table in made if table is not made[0]] == [["c"]]
+
+
+def test_digits_rank_nothing() -> None:
+    for dataset, expected in (("digits", True), ("digits-8x8", True), ("imagenet", False)):
+        table = only([train(dataset=dataset)])
+        assert ("check the machinery and rank nothing" in notes(table)) is expected
+
+
+def test_what_the_environments_of_one_table_do_not_share_is_said() -> None:
+    newer = CPU.model_copy(update={"git_revision": "def456", "versions": {"torch": "2.10.0"}})
+    table = only([train("linear"), train("softmax", environment=newer)])
+    assert "git revision: abc123, def456" in notes(table)
+    assert "torch: 2.9.0, 2.10.0" in notes(table)
+    assert "threads" not in notes(table)
+    assert "environments" not in notes(only([train("linear"), train("softmax")]))
+
+
+def test_refused_macs_are_said_with_the_reason() -> None:
+    table = only([train("pool", macs=None, macs_error="no count knows aten::odd")])
+    assert table.frame["GMACs"][0] == "refused"
+    assert "GMACs refused (pool): no count knows aten::odd" in table.notes
+    table = only([cell("pool", macs=None, macs_error="counts disagree: 1 | 2", counted_by=()), cell("linear")])
+    assert lines(table, "GMACs") == ["1.254", "refused"]
+    assert lines(table, "GFLOPs") == ["2.507", "refused"]
+    assert "GMACs refused (pool): counts disagree: 1 | 2" in table.notes
+    assert r"1 \| 2" in table.to_markdown()
+
+
+def test_a_failed_cell_is_a_line_with_its_status_and_message() -> None:
+    table = only([cell("softmax"), failed("softmax", 448, "oom", "wanted\n3 GiB"), failed("pool", 224, "error", "odd <op>")])
+    assert list(zip(lines(table), lines(table, "px"), lines(table, "status"), strict=True)) == [
+        ("pool", "224", "error"),
+        ("softmax", "224", "ok"),
+        ("softmax", "448", "oom"),
+    ]
+    assert lines(table, "latency (ms)") == ["–", "20.0", "–"]
+    assert lines(table, "GMACs") == ["–", "1.254", "–"]
+    assert "softmax at 448 px: oom: wanted 3 GiB" in table.notes
+    assert "pool at 224 px: error: odd <op>" in table.notes
+    assert "odd &lt;op>" in table.to_markdown()
+    assert "refused" not in notes(table)
+
+
+def test_every_cell_of_a_profile_line() -> None:
+    rows = [cell("softmax", 448, 0.1), cell("linear", 224, 0.03), cell("linear", 448, 0.05), exponent("linear")]
+    table = only([*rows, exponent("softmax", macs_exponent=None, latency=1.5)])
+    assert lines(table) == ["linear", "linear", "softmax"]
+    assert table.frame.iloc[1].to_dict() == {
+        "mixer": "linear",
+        "px": "448",
+        "tokens": "784",
+        "params (M)": "5.72",
+        "GMACs": "2.507",
+        "GFLOPs": "5.015",
+        "elementwise (G)": "0.0250",
+        "latency (ms)": "50.0",
+        "IQR (ms)": "45.0–60.0",
+        SPEEDUP: "2.00×",
+        "latency exponent": "1.07",
+        "MACs exponent": "1.00",
+        "status": "ok",
+    }
+    assert lines(table, "latency exponent") == ["–", "1.07", "1.50"]
+    assert lines(table, "MACs exponent") == ["–", "1.00", "–"]
+    assert lines(table, SPEEDUP) == ["–", "2.00×", "1.00×"]
+
+
+def test_a_speed_up_needs_softmax_to_have_run() -> None:
+    table = only([failed("softmax", 448), cell("linear", 448)])
+    assert lines(table, SPEEDUP) == ["–", "–"]
+
+
+def test_macs_that_fewer_than_three_counts_give_carry_a_dagger() -> None:
+    table = only([cell("linear", counted_by=("declared", "meta")), cell("pool", counted_by=()), cell("softmax")])
+    assert lines(table, "GMACs") == ["1.254†", "1.254†", "1.254"]
+    assert "counted by declared and meta only" in notes(table)
+    assert "linear at 224 px" in notes(table)
+    assert "counted by no named count only" in notes(table)
+    assert "†" not in notes(only([cell("softmax")]))
+
+
+def test_the_latest_session_of_a_setting_is_used_and_the_others_are_named() -> None:
+    old = [cell("softmax", median=0.5, minute=5), cell("pool", median=0.1, minute=5), exponent("softmax", 112, 224, 9.0)]
+    new = [cell("softmax", median=0.25, minute=6, session="second"), crossover("pool", "always", session="second")]
+    other = [cell("softmax", median=0.75, minute=1, batch=8)]
+    made = report.tables([*new, *old, crossover("linear", "none")])
+    assert [lines(t) for t in made] == [["softmax"], ["pool"]]
+    assert list(made[0].data["median_seconds"]) == [0.25]
+    assert lines(made[0], "latency exponent") == ["–"]
+    assert "Earlier sessions of the same setting were left out: first (2 cells)." in made[0].notes
+    profiles = [t for t in report.tables([*new, *old, *other]) if t.name.startswith("profile")]
+    assert sorted(t.data["session"].iloc[0] for t in profiles) == ["first", "second"]
+
+
+def test_exponents_that_could_mean_two_settings_are_left_out() -> None:
+    rows = [cell("linear", side, mode=mode) for side in (224, 448) for mode in ("infer", "train")]
+    made = report.tables([*rows, exponent("linear"), crossover("linear", "at", 400.0)])
+    profiles = [table for table in made if table.name.startswith("profile")]
+    assert [lines(table, "latency exponent") for table in profiles] == [["–", "–"]] * 2
+    assert all("Some exponents are left out" in notes(table) for table in profiles)
+    (crossed,) = [table for table in made if table.name.startswith("crossover")]
+    assert lines(crossed, "crossover") == ["from 400 px"]
+    assert "several settings" in notes(crossed)
+    assert "inference/training step" in crossed.title
+
+
+def test_crossovers_in_words() -> None:
+    rows = [crossover("b", "at", 437.2), crossover("a", "always"), crossover("c", "none")]
+    made = report.tables([cell(), *rows, crossover("d", "always", session="unknown")])
+    assert [table.name for table in made] == ["profile", "crossover"]
+    assert lines(made[1]) == ["a", "b", "c"]
+    assert lines(made[1], "crossover") == ["faster at every measured side (224–896 px)", "from 437 px", "none up to 896 px"]
+    assert list(made[1].data["verdict"]) == ["always", "at", "none"]
+    assert made[1].data["side"][1] == 437.2
+
+
+def small_report() -> list[AnyRow]:
+    rows: list[AnyRow] = [baseline(), baseline("logistic regression", 0.97)]
+    for step, mixer in enumerate(("linear", "pool", "softmax")):
+        rows += [train(mixer, seed, 0.9 + 0.01 * step + 0.003 * seed, macs=1e9 * (step + 1)) for seed in range(1 + step)]
+        rows += [cell(mixer, side, (step + 1) * side**2 / 3e6) for side in (224, 448, 672)]
+        rows.append(exponent(mixer))
+    return [*rows, failed("softmax", 896), crossover("linear", "at", 300.0)]
+
+
+def test_csv_numbers_are_the_rows_numbers(tmp_path: Path) -> None:
+    rows = [
+        train("linear", seed=3, accuracy=1 / 3, loss=0.1 + 0.2, macs=1e9 / 7),
+        baseline(accuracy=2 / 3),
+        cell("linear", median=0.1 / 3, samples=(0.1 / 3, 0.2)),
+        cell("pool", macs=None),
+        failed(),
+    ]
+    report.write(rows, tmp_path)
+    accuracy, simple = cells(tmp_path / "accuracy.csv")
+    assert isinstance(rows[0], TrainRow)
+    for field in ("parameters", "macs", "accuracy", "samples", "loss", "images_per_second", "train_seconds"):
+        assert accuracy[field] == repr(getattr(rows[0], field))
+    assert simple["accuracy"] == repr(2 / 3)
+    assert simple["parameters"] == simple["macs"] == ""
+    assert isinstance(rows[2], ProfileRow)
+    timed, uncounted, oom = cells(tmp_path / "profile.csv")
+    for column, field in (("median_seconds", "median"), ("p25_seconds", "p25"), ("p75_seconds", "p75"), ("macs", "macs")):
+        assert timed[column] == repr(getattr(rows[2], field))
+    assert float(timed["flops"]) == 2 * float(timed["macs"])
+    assert (uncounted["macs"], oom["median_seconds"], oom["parameters"]) == ("", "", "")
+    assert timed["parameters"] == str(rows[2].parameters)
+    assert [line["status"] for line in (timed, uncounted, oom)] == ["ok", "ok", "oom"]
+
+
+def cells(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
+    rows = small_report()
+    paths = report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"])
+    names = {path.name for path in paths}
+    stems = {"accuracy", "profile", "crossover"}
+    assert names == {"tables.md", "accuracy.png", "latency.png"} | {f"{s}.{e}" for s in stems for e in ("md", "csv")}
+    assert all(path.is_file() for path in paths)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == names
+    page = (tmp_path / "new" / "tables.md").read_text()
+    for stem in stems:
+        assert (tmp_path / "new" / f"{stem}.md").read_text() in page
+    for part in ("runs/a/records.jsonl:7", "Test CPU", "2 threads", "torch 2.9.0", "abc123", "](latency.png)"):
+        assert part in page
+    assert "wfbench train --mixer pool --seed 1  # 1 row" in page
+    assert "uncommitted" not in page
+    before = {path: path.read_bytes() for path in paths if path.suffix != ".png"}
+    assert report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"]) == paths
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_uncommitted_changes_and_several_environments_are_said(tmp_path: Path) -> None:
+    dirty = GPU.model_copy(update={"git_dirty": True, "tf32": True})
+    report.write([train(), train(environment=dirty)], tmp_path)
+    page = (tmp_path / "tables.md").read_text()
+    assert "Environment 2: Test GPU" in page
+    assert "abc123, with uncommitted changes" in page
+    assert "TF32 on" in page
+
+
+def test_an_unwritable_place_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "tables.md").mkdir(parents=True)
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "taken"):
+        with pytest.raises(InputError, match="cannot write the report"):
+            report.write([train(), cell()], place)
+
+
+def colours(path: Path) -> dict[tuple[int, int, int], int]:
+    """How many pixels there are of each colour."""
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) > 600
+        return {colour: count for count, colour in image.convert("RGB").getcolors(maxcolors=1 << 24) or []}
+
+
+def test_plots_are_real_pictures(tmp_path: Path) -> None:
+    rows = small_report()
+    report.write(rows, tmp_path)
+    styles = figures.mixer_styles(report.tables(rows))
+    for name in ("latency.png", "accuracy.png"):
+        seen = colours(tmp_path / name)
+        assert len(seen) > 150
+        for style in styles.values():
+            assert seen.get(tuple(round(255 * part) for part in to_rgb(style["color"])), 0) > 50
+
+
+def test_curves_are_the_rows_numbers() -> None:
+    made = {table.name: table for table in report.tables(small_report())}
+    styles = figures.mixer_styles(list(made.values()))
+    figure = figures.latency(made["profile"], styles)
+    assert figure is not None
+    curves = {str(line.get_label()): line for line in figure.axes[0].lines}
+    for step, mixer in enumerate(("linear", "pool", "softmax")):
+        assert list(curves[mixer].get_xdata()) == [196, 784, 1764]
+        assert list(curves[mixer].get_ydata()) == [1e3 * ((step + 1) * side**2 / 3e6) for side in (224, 448, 672)]
+    assert "softmax: oom" in [text.get_text() for text in figure.axes[0].texts]
+    figure = figures.accuracy(made["accuracy"], styles)
+    assert figure is not None
+    data = made["accuracy"].data
+    bars = {bar[0].get_xdata()[0]: bar for bar in figure.axes[0].containers}
+    for macs, accuracy, interval in data.loc[data["macs"].notna(), ["macs", "accuracy", "accuracy_ci95"]].to_numpy(float):
+        bar = bars[macs / 1e9]
+        assert bar[0].get_ydata()[0] == 100 * accuracy
+        assert bar.has_yerr is not math.isnan(interval)
+        if bar.has_yerr:
+            (low, high) = bar[2][0].get_segments()[0][:, 1]
+            assert (low, high) == pytest.approx((100 * (accuracy - interval), 100 * (accuracy + interval)))
+    shown = {text.get_text() for text in figure.axes[0].texts}
+    assert {"linear", "pool", "softmax", "nearest neighbour", "logistic regression"} <= shown
+
+
+def test_no_two_mixers_look_the_same() -> None:
+    styles = figures.mixer_styles(report.tables([cell(f"mixer-{number}") for number in range(60)]))
+    assert len({(style["color"], style["marker"], str(style["linestyle"])) for style in styles.values()}) == 61
+    for first, second in itertools.combinations(list(styles)[:6], 2):
+        assert all(styles[first][part] != styles[second][part] for part in ("color", "marker"))
+
+
+def test_each_table_has_its_plot_and_empty_plots_are_not_drawn(tmp_path: Path) -> None:
+    rows = [cell(batch=1), cell(batch=8), failed().model_copy(update={"batch": 32}), train(macs=None, macs_error="odd")]
+    report.write(rows, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["latency-batch-1.png", "latency-batch-8.png"]
+    assert "](latency-batch-8.png)" in (tmp_path / "tables.md").read_text()
+
+
+def test_plots_of_the_smallest_and_of_odd_data(tmp_path: Path) -> None:
+    tall = cell("linear", resolution=(224, 448), tokens=392)
+    sparse = cell("softmax", 448, p25=None, p75=None)
+    many = [cell(f"mixer-{number}", 224, 0.01 + number / 1000) for number in range(40)]
+    report.write([tall, sparse, *many, cell("softmax", batch=8), train(), train(dataset="other", macs=0.0)], tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert all(len(colours(path)) > 50 for path in tmp_path.glob("*.png"))
+
+
+def test_rich_shows_brackets_and_every_cell() -> None:
+    from rich.console import Console
+
+    table = only([failed(message="cannot [bold]alloc[/nothing]"), cell("linear")])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.to_rich())
+    text = console.export_text()
+    for part in ("cannot [bold]alloc[/nothing]", "linear", "1.254", "oom", table.title):
+        assert part in text
+
+
+def test_markdown_is_a_table() -> None:
+    text = only([cell("linear"), cell("softmax")]).to_markdown().splitlines()
+    rows = [line for line in text if line.startswith("|")]
+    assert text[0].startswith("## Profile: vit-tiny, Test CPU, float32, 2 threads, batch 1, inference")
+    assert len(rows) == 4
+    assert len({line.count("|") for line in rows}) == 1
+
+
+def test_no_rows_give_no_tables(tmp_path: Path) -> None:
+    assert report.tables([]) == []
+    assert [path.name for path in report.write([], tmp_path)] == ["tables.md"]
+
+
+def test_collect_reads_files_and_searches_directories(tmp_path: Path) -> None:
+    rows = {name: train(name) for name in ("a", "b", "c")}
+    records.append(tmp_path / "runs" / "z" / "deep" / "records.jsonl", [rows["b"]])
+    records.append(tmp_path / "runs" / "a" / "records.jsonl", [rows["a"]])
+    records.append(tmp_path / "runs" / "a" / "metrics.jsonl", [train("not asked for")])
+    records.append(tmp_path / "single.jsonl", [rows["c"]])
+    assert report.collect([tmp_path / "single.jsonl", tmp_path / "runs"]) == ([rows["a"], rows["b"], rows["c"]], [])
+    assert report.collect([tmp_path / "runs", tmp_path / "single.jsonl"]) == ([rows["a"], rows["b"], rows["c"]], [])
+
+
+def test_an_identical_row_counts_once_and_a_similar_one_does_not(tmp_path: Path) -> None:
+    row, similar = train(accuracy=math.nan), train(accuracy=0.5)
+    records.append(tmp_path / "run" / "records.jsonl", [row])
+    records.append(tmp_path / "copy" / "records.jsonl", [row, similar])
+    rows, _ = report.collect([tmp_path, tmp_path / "run", tmp_path / "run" / "records.jsonl"])
+    assert [found.model_dump_json() for found in rows] == [row.model_dump_json(), similar.model_dump_json()]
+
+
+def test_collect_hands_on_torn_lines_once(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records.append(path, [train()])
+    with path.open("a") as file:
+        file.write('{"kind": "tra')
+    rows, torn = report.collect([tmp_path, path])
+    assert len(rows) == 1
+    assert len(torn) == 1
+    assert f"{path}:2" in torn[0]
+
+
+def test_collect_refuses_what_holds_no_records(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "torn.jsonl").write_text('{"kind"')
+    (tmp_path / "config.yaml").write_text("")
+    records.append(tmp_path / "good.jsonl", [train()])
+    cases = [
+        ("absent", "no such file or directory"),
+        ("empty", "no records"),
+        ("empty.jsonl", "no records"),
+        ("torn.jsonl", "torn"),
+        ("config.yaml", "not a file of records"),
+    ]
+    for name, what in cases:
+        with pytest.raises(InputError) as caught:
+            report.collect([tmp_path / "good.jsonl", tmp_path / name])
+        assert what in str(caught.value)
+        assert name in str(caught.value)
+        assert "expected:" in str(caught.value)
+    with pytest.raises(InputError, match="nothing to report on"):
+        report.collect([])
+
+
+def test_the_report_loads_neither_torch_nor_the_rest_of_the_bench() -> None:
+    code = (
+        "import sys, wfbench.report, wfbench.report.figures\n"
+        "bad = {'torch', 'mixers', 'timm', 'matplotlib', 'rich', 'wfbench.measure', 'wfbench.models'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
