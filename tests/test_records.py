@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import multiprocessing
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,23 @@ def test_two_processes_appending_at_once_lose_nothing(tmp_path: Path) -> None:
     for writer_name in ("one", "two"):
         own = [name for name in names if name.startswith(writer_name)]
         assert own == [f"{writer_name}-{n}-{p}" for n in range(count) for p in "ab"]
+
+
+def test_append_waits_for_a_writer_in_the_middle_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    first, second = baseline("first"), baseline("second")
+    text = first.model_dump_json() + "\n"
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(text[:20])
+        file.flush()
+        other = threading.Thread(target=records.append, args=(path, [second]))
+        other.start()
+        other.join(timeout=0.2)
+        assert other.is_alive()
+        file.write(text[20:])
+    other.join(timeout=60)
+    assert records.read(path) == ([first, second], [])
 
 
 @pytest.mark.parametrize("keep", [1, 40, -2])

@@ -223,6 +223,7 @@ def test_of_a_seed_that_ran_twice_the_latest_row_counts_in_whatever_order_they_c
 def test_of_rows_of_one_second_the_last_recorded_counts() -> None:
     assert list(only([train(accuracy=0.5), train(accuracy=0.75)]).data["accuracy"]) == [0.75]
     assert list(only([cell(median=0.5), cell(median=0.75)]).data["median_seconds"]) == [0.75]
+    assert list(only([cell(median=0.5), cell(median=0.75, session="later")]).data["median_seconds"]) == [0.75]
 
 
 def test_seeds_give_a_mean_and_its_interval() -> None:
@@ -360,6 +361,9 @@ def test_every_cell_of_a_profile_line() -> None:
 def test_a_speed_up_needs_softmax_to_have_run() -> None:
     table = only([failed("softmax", 448), cell("linear", 448)])
     assert lines(table, SPEEDUP) == ["–", "–"]
+    table = only([cell("softmax", status="error", message="killed after timing"), cell("linear")])
+    assert lines(table, SPEEDUP) == ["–", "–"]
+    assert lines(table, "IQR (ms)") == ["18.0–24.0", "–"]
 
 
 def test_macs_that_fewer_than_three_counts_give_carry_a_dagger() -> None:

@@ -188,9 +188,7 @@ def test_every_predictor_learns_and_matters(tmp_path):
     for k in predictors:
         assert (trained[k] - fresh[k]).abs().max() > 1e-3, k
     moments = checkpoint.load(tmp_path / "run" / "checkpoint").state
-    assert all(
-        moments[f"optim.{k}:exp_avg_sq"].abs().min() >= 0 and moments[f"optim.{k}:exp_avg_sq"].max() > 0 for k in predictors
-    )
+    assert all(moments[f"optim.{k}:exp_avg_sq"].max() > 0 for k in predictors)
     run = classify.prepare(recipe)
     run.model.load_state_dict(trained)
     whole = run.evaluate(torch.device("cpu"))

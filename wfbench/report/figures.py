@@ -69,11 +69,11 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
             1e3 * curve["p25_seconds"].to_numpy(float),
             1e3 * curve["p75_seconds"].to_numpy(float),
             color=style["color"],
-            alpha=0.2,
+            alpha=0.15,
             linewidth=0,
         )
-    _guides(axes, timed)
     _failures(axes, data[data["status"] != "ok"], styles)
+    _guides(axes, timed)
     _token_ticks(axes, data)
     # Many mixers need a taller plot: a legend that is higher than the figure would squeeze the axes to nothing.
     figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * timed["mixer"].nunique()))
@@ -97,7 +97,7 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
         if point["seed_count"] > 1:
             spread = 100 * point["accuracy_ci95"]
         else:
-            style |= {"markerfacecolor": "white", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
+            style |= {"markerfacecolor": "none", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
         axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
         labels.append((x, y, f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])))
     simple = data[data["baseline"].notna()].sort_values("accuracy") if "baseline" in data else data.head(0)
@@ -172,11 +172,17 @@ def _guides(axes: Axes, timed: pd.DataFrame) -> None:
 
 
 def _failures(axes: Axes, failed: pd.DataFrame, styles: dict[str, _Style]) -> None:
-    """A cross on the upper edge for each cell that was not timed."""
+    """A cross in a strip above the curves for each cell that was not timed."""
+    if failed.empty:
+        return
+    most = failed["tokens"].value_counts().max()
+    step = min(0.05, 0.5 / most)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, low * (high / low) ** (1 / (1 - step * most)))
     where = axes.get_xaxis_transform()
     for _, cells in failed.groupby("tokens"):
         for place, cell in enumerate(cells.to_dict("records")):
-            tokens, height = float(cell["tokens"]), 0.97 - 0.05 * place
+            tokens, height = float(cell["tokens"]), 1 - step * (place + 0.6)
             colour = styles[str(cell["mixer"])]["color"]
             axes.plot([tokens], [height], transform=where, marker="x", markersize=8, markeredgewidth=2, color=colour)
             axes.annotate(
@@ -201,8 +207,8 @@ def _token_ticks(axes: Axes, data: pd.DataFrame) -> None:
     }
     span = math.log(max(sides) / min(sides)) or 1.0
     ticks: list[int] = []
-    for tokens in sorted(sides):
-        if not ticks or math.log(tokens / ticks[-1]) > 0.06 * span:
+    for tokens in sorted(sides, reverse=True):
+        if not ticks or math.log(ticks[-1] / tokens) > 0.09 * span:
             ticks.append(tokens)
     top = axes.secondary_xaxis("top")
     top.set_xlabel("image side (px)")

@@ -84,31 +84,14 @@ def tables(rows: Iterable[AnyRow]) -> list[Table]:
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
     """The mean and the half-width of its two-sided t-interval; no half-width for a single value."""
+    from scipy.stats import t as student
+
     count = len(values)
     mean = math.fsum(values) / count
     if count == 1:
         return mean, None
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, _t_quantile(level, count - 1) * deviation / math.sqrt(count)
-
-
-def _t_quantile(level: float, freedom: int) -> float:
-    """The t for which a t-distributed number lies in [-t, t] with probability ``level``, by bisection of the angle."""
-    low, high = 0.0, math.pi / 2
-    while (angle := (low + high) / 2) not in (low, high):
-        low, high = (angle, high) if _t_mass(angle, freedom) < level else (low, angle)
-    return math.sqrt(freedom) * math.tan(angle)
-
-
-def _t_mass(angle: float, freedom: int) -> float:
-    """P(|T| < sqrt(freedom) tan(angle)) in closed form: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    cosine, odd = math.cos(angle), freedom % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for step in range(freedom // 2):
-        total += term
-        term *= cosine**2 * ((2 * step + 2) / (2 * step + 3) if odd else (2 * step + 1) / (2 * step + 2))
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
+    return mean, float(student.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
 
 
 class _AccuracyKey(NamedTuple):
