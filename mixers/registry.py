@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.metadata
 import importlib.util
@@ -116,7 +117,14 @@ def create(
 
 
 def create_ffn_in(
-    name: str, in_features: int, out_features: int, *, grid: Grid | None = None, active: bool = True, **options: object
+    name: str,
+    in_features: int,
+    out_features: int,
+    *,
+    num_heads: int | None = None,
+    grid: Grid | None = None,
+    active: bool = True,
+    **options: object,
 ) -> nn.Module:
     """The FFN's first layer in an active layer: a plain Linear unless the mixer says otherwise.
 
@@ -124,6 +132,7 @@ def create_ffn_in(
         name: as for `spec`.
         in_features: C.
         out_features: D.
+        num_heads: heads, for a layer that has them.
         grid: (H, W) of the tokens, for a layer whose parameters depend on it.
         active: whether the layer is one that carries the mixer.
         options: the layer's own typed options.
@@ -136,7 +145,7 @@ def create_ffn_in(
     """
     chosen = spec(name)
     cls = _FFN_LAYERS[chosen.ffn_in if active else chosen.off_ffn_in]
-    return _build(name, cls, (in_features, out_features), {"grid": grid}, options)
+    return _build(name, cls, (in_features, out_features), {"num_heads": num_heads, "grid": grid}, options)
 
 
 def from_reference(
@@ -267,7 +276,14 @@ def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:
     """The spec of a class from outside the package: its own ``spec`` attribute, or what can be said without one."""
     own = getattr(cls, "spec", None)
     if isinstance(own, MixerSpec):
-        return own
+        for table, layer in ((_FFN_LAYERS, own.ffn_in), (_FFN_LAYERS, own.off_ffn_in), (_TOKEN_LAYERS, own.off_token)):
+            if layer is not None and layer not in table:
+                raise MixerError(
+                    f"unknown layer in the spec of {name!r}: got {layer!r}, expected one of {', '.join(sorted(table))}"
+                )
+        # In its own body a class cannot name itself: a token layer that nobody registered is the class.
+        known = not isinstance(own.token, str) or own.token in _TOKEN_LAYERS
+        return own if known else dataclasses.replace(own, token=cls)
     return MixerSpec(
         name=name,
         token=cls,

@@ -91,6 +91,12 @@ BAD = {
     "batch too large": (lambda t: ["train", "--set", "batch_size=5000"], ["5000", "1437 images"]),
     "mixer file": (lambda t: ["train", "--mixer", t / "no.py:Mixer"], ["no.py", "not found"]),
     "malformed set": (lambda t: ["train", "--set", "epochs"], ["'epochs'", "key=value"]),
+    "betas": (lambda t: ["train", "--set", "optim.betas=[1.5,0.9]"], ["optim.betas", "1.5"]),
+    "holdout": (lambda t: ["train", "--set", "data.holdout=0.001"], ["0.001", "some of each class"]),
+    "channels": (lambda t: ["train", "--set", "model.in_channels=2"], ["model.in_channels", "1 or 3"]),
+    "seed": (lambda t: ["train", "--seed", 10**20], ["seed", "less than"]),
+    "a mixer called null": (lambda t: ["train", "--mixer", "null"], ["'null'", "softmax"]),
+    "an empty mixer": (lambda t: ["train", "--mixer", ""], ["model.mixer"]),
     "grid too small": (lambda t: ["train", "--mixer", "weightformer", "--set", "model.patch_size=8"], ["1x1", "at least 2x2"]),
 }
 
@@ -156,6 +162,25 @@ def test_a_mixer_of_ones_own_trains_and_profiles(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in Path("profile/records.jsonl").read_text().splitlines()]
     assert {r["mixer"] for r in rows if r["kind"] == "profile"} == {"mine.py:Mean", "softmax"}
     assert all(r["status"] == "ok" and r["macs"] for r in rows if r["kind"] == "profile")
+
+
+def test_a_mixer_that_cannot_be_counted_still_trains_and_its_row_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE.replace("return self.proj(", "float(x.sum().item())\n        return self.proj("))
+    result = run("train", "--mixer", "mine.py:Mean", *SMALL, "--out", "run")
+    assert result.exit_code == 0, result.output
+    row = json.loads(Path("run/result.json").read_text())
+    assert row["macs"] is None
+    assert "cannot be counted" in row["macs_error"]
+
+
+def test_a_disk_that_fills_up_is_one_message_and_keeps_the_run_resumable(tmp_path):
+    limited = f"ulimit -f 60; exec {sys.executable} -W ignore -m wfbench train --out {tmp_path}/run " + " ".join(SMALL)
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run("train", "--resume", "--out", tmp_path / "run").exit_code == 0
 
 
 MINE = """

@@ -280,3 +280,13 @@ def test_a_mixer_without_macs_is_refused_by_class(tmp_path: Path) -> None:
 def test_a_model_without_declared_macs_is_refused_by_class() -> None:
     with pytest.raises(InputError, match="the model declares no MACs\n.*Conv2d"):
         count_flops(nn.Conv2d(3, 8, 3), (1, 3, 64, 64))
+
+
+def test_local_convolution_and_class_token_go_together_and_are_counted() -> None:
+    small = {"image_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+    model = models.create("vit-tiny", class_token=True, pool="token", local_conv="dwc", **small)
+    assert model(torch.zeros(2, 3, 24, 24)).shape == (2, 5)
+    with_conv = count_flops(model, (2, 3, 24, 24))
+    without = count_flops(models.create("vit-tiny", class_token=True, pool="token", **small), (2, 3, 24, 24))
+    assert len(with_conv.counts) == 3
+    assert with_conv.macs - without.macs == 2 * 9 * 36 * 16

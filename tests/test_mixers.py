@@ -573,3 +573,22 @@ def test_the_comparison_refuses_nan_and_anything_beyond_the_tolerance(wrong: flo
     near(x, x)
     with pytest.raises(AssertionError, match="differs"):
         near(x + torch.tensor([0.0, wrong, 0.0]), x)
+
+
+@pytest.mark.parametrize(("c", "d"), [(10, 40), (6, 24), (16, 64), (9, 7)])
+def test_a_dynamic_linear_of_any_width_goes_to_its_authors_names_and_back(c: int, d: int) -> None:
+    layer = mixers.create_ffn_in("weightformer", c, d, num_heads=2)
+    again = mixers.from_reference("weightformer", mixers.to_reference(layer), slot="ffn_in")
+    x = torch.randn(2, 35, c)
+    assert torch.equal(again(x, (5, 7)), layer(x, (5, 7)))
+
+
+def test_a_class_with_a_spec_in_its_own_body_is_found(tmp_path) -> None:
+    (tmp_path / "m.py").write_text(
+        "from torch import nn\nfrom mixers import MixerSpec\n\n\nclass M(nn.Identity):\n"
+        "    spec = MixerSpec(name='m', token='m', complexity='linear', formula='X', source='none', status='certain')\n\n"
+        "    def __init__(self, dim):\n        super().__init__()\n\n    def forward(self, x, grid):\n        return x\n"
+    )
+    x = torch.randn(1, 4, 8)
+    assert torch.equal(mixers.create(f"{tmp_path}/m.py:M", 8)(x, (2, 2)), x)
+    assert mixers.spec(f"{tmp_path}/m.py:M").formula == "X"

@@ -36,6 +36,7 @@ def one_of_each() -> list[Row]:
     train = TrainRow(
         environment=ENVIRONMENT,
         recipe="digits",
+        recipe_digest="0123456789ab",
         dataset="digits",
         model="vit-tiny",
         mixer="softmax",

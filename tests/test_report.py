@@ -43,6 +43,7 @@ def train(mixer: str = "softmax", seed: int = 0, accuracy: float = 0.9, minute: 
         "command": f"wfbench train --mixer {mixer} --seed {seed}",
         "environment": CPU,
         "recipe": "small",
+        "recipe_digest": "0123456789ab",
         "dataset": "digits",
         "model": "vit-tiny",
         "mixer": mixer,
@@ -247,7 +248,10 @@ def test_a_single_seed_is_marked_and_nothing_is_ranked() -> None:
     assert table.data["accuracy_ci95"].isna().all()
 
 
-@pytest.mark.parametrize("change", [{"weights": "ema"}, {"batch": 32}, {"steps": 920}, {"parameters": 5}, {"samples": 359}])
+@pytest.mark.parametrize(
+    "change",
+    [{"recipe_digest": "other"}, {"weights": "ema"}, {"batch": 32}, {"steps": 920}, {"parameters": 5}, {"samples": 359}],
+)
 def test_a_mean_is_over_runs_that_differ_in_their_seed_only(change: dict[str, object]) -> None:
     table = only([train(seed=0, accuracy=0.5), train(seed=1, accuracy=1.0, **change)])
     assert sorted(table.frame[ACCURACY]) == ["100.00", "50.00"]

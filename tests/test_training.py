@@ -304,3 +304,20 @@ def test_a_torn_checkpoint_is_never_taken_for_a_whole_one(tmp_path):
     (directory / ".step-00000099.part").mkdir()
     (directory / ".step-00000099.part" / "model.safetensors").write_bytes(b"half")
     assert checkpoint.load(directory).progress["epoch"] == 1
+
+
+def test_samples_travel_to_worker_processes_however_these_start():
+    import pickle
+
+    split = open_dataset(recipes.load("digits").data).train
+    again = pickle.loads(pickle.dumps(split))
+    assert again.targets == split.targets
+    assert again.load(3).tobytes() == split.load(3).tobytes()
+
+
+def test_runs_are_trained_alike_only_if_all_but_mixer_seed_and_workers_agrees():
+    plain = recipes.digest(recipes.load("digits"))
+    for same in ("model.mixer=static", "seed=3", "data.workers=2"):
+        assert recipes.digest(recipes.load("digits", [same])) == plain
+    for other in ("optim.lr=1e-3", "model.num_heads=2", "data.crop_padding=1", "label_smoothing=0.1"):
+        assert recipes.digest(recipes.load("digits", [other])) != plain

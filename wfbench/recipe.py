@@ -6,6 +6,7 @@ path and overrides single keys; what it returns is frozen, and written whole int
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from wfbench.errors import InputError, did_you_mean
 
 _Side = Annotated[int, Field(ge=1)]
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -28,10 +30,10 @@ class ModelSection(_Section):
     """Which model: a preset, a mixer, and what differs from the preset (None: as the preset has it)."""
 
     name: str = "vit-tiny"
-    mixer: str | None = None
+    mixer: str | None = Field(None, min_length=1)
     image_size: _Side | tuple[_Side, _Side] = 224
     patch_size: int | None = Field(None, ge=1)
-    in_channels: int | None = Field(None, ge=1)
+    in_channels: Literal[1, 3] | None = None
     embed_dim: int | None = Field(None, ge=1)
     depth: int | None = Field(None, ge=1)
     num_heads: int | None = Field(None, ge=1)
@@ -57,7 +59,7 @@ class DataSection(_Section):
     path: str | None = None
     #: For a source without a split of its own: the share held out, stratified, and the seed of the draw.
     holdout: float = Field(0.2, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, lt=2**32)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     #: Random shift by up to this many pixels (zero padding, then a random crop).
@@ -82,7 +84,7 @@ class OptimSection(_Section):
     min_lr: float = Field(0.0, ge=0)
     warmup_epochs: int = Field(0, ge=0)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     #: Largest norm of the whole gradient; None: no clipping.
     clip_grad: float | None = Field(None, gt=0)
@@ -102,7 +104,7 @@ class Recipe(_Section):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -162,6 +164,12 @@ def recipes_dir() -> Path:
     """Where they lie: inside the package when installed from a wheel, beside it in a checkout."""
     inside = Path(__file__).parent / "recipes"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def digest(recipe: Recipe) -> str:
+    """A short hash of all that decides a run but mixer and seed: runs with the same one were trained alike."""
+    data = recipe.model_dump(mode="json", exclude={"seed": True, "model": {"mixer"}, "data": {"workers"}})
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(a: Recipe, b: Recipe, ignore: Iterable[str] = ()) -> list[str]:

@@ -52,7 +52,8 @@ class Row(_Strict):
     """What every row carries."""
 
     schema_version: int = SCHEMA
-    created: str = Field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    #: When the work began.
+    created: str = Field(default_factory=lambda: now())
     command: str = Field(default_factory=lambda: command_line())
     environment: Environment
 
@@ -62,6 +63,8 @@ class TrainRow(Row):
 
     kind: Literal["train"] = "train"
     recipe: str
+    #: Hash of the resolved recipe but for mixer and seed: rows with different ones are never averaged.
+    recipe_digest: str
     dataset: str
     model: str
     mixer: str
@@ -231,6 +234,11 @@ def read(path: Path) -> tuple[list[AnyRow], list[str]]:
     return rows, torn
 
 
+def now() -> str:
+    """The time, in UTC, as rows carry it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def command_line() -> str:
     """The command that runs now, as a user would type it."""
     program = Path(sys.argv[0]).name or "python"
@@ -247,7 +255,7 @@ def environment(device: str = "cpu") -> Environment:
         device=torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         device_type="cuda" if cuda else "cpu",
         threads=torch.get_num_threads(),
-        tf32=cuda and torch.get_float32_matmul_precision() != "highest",
+        tf32=cuda and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         versions={name: metadata.version(name) for name in _PACKAGES if _installed(name)},

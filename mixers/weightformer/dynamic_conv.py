@@ -24,7 +24,8 @@ class DynamicDepthwiseConv(nn.Module):
         K̂ = K̂ / (‖K̂‖_F + 1)               for each channel, over its 3×3 entries
 
     Shapes: X, Y (B, N, C) on a grid H×W; P and K̂ (B, C, 3, 3); K₀ (C, 1, 3, 3); b₀ (C).
-    Cost: time 9NC + 18C² MACs per image, NC for the bias and about NC + 59C elementwise; memory O(NC).
+    Cost: time 9NC + 18C² MACs per image, and elementwise NC for the bias, the pooling windows
+    (NC, and the rows and columns where they overlap) and 55C; memory O(NC).
     Source: WeightFormer (arXiv 2605.01711), dynamic depthwise convolution, strategy adaptive, and its released code.
     Status: certain (outputs and gradients equal the released code's); the initialisation of K₀ and b₀ is that of
     `torch.nn.Conv2d`, as in the static layers, and is a reconstruction.

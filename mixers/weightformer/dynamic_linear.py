@@ -88,8 +88,13 @@ class DynamicLinear(nn.Module):
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
         """Constructor arguments that fit a state dict under the release's names."""
-        c, d = state["w"].shape
-        return {"in_features": c, "out_features": d, "reduction": c // state["w1"].shape[0]}
+        (c, d), ranks = state["w"].shape, (state["w1"].shape[0], state["w2"].shape[0])
+        fitting = [r for r in (4, *range(1, min(c, d) + 1)) if (c // r, d // r) == ranks]
+        if not fitting:
+            raise MixerError(
+                f"no reduction gives ranks {ranks[0]} and {ranks[1]} for {c} in, {d} out: not weights of this layer"
+            )
+        return {"in_features": c, "out_features": d, "reduction": fitting[0]}
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply the layer to tokens (B, N, C) of a grid H×W: (B, N, D)."""

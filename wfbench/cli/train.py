@@ -22,16 +22,18 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train one mixer; without more, softmax attention on the embedded digits."""
+    import json
+
     from wfbench import recipe as recipes
     from wfbench.cli.progress import watching
     from wfbench.tasks import classify
     from wfbench.tasks.common import choose_device, slug
 
     overrides = list(settings or [])
-    overrides += [] if mixer is None else [f"model.mixer={mixer}"]
+    overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
     overrides += [] if seed is None else [f"seed={seed}"]
     if data is not None:
-        overrides += ["data.source=digits"] if data == "digits" else ["data.source=folder", f"data.path={data}"]
+        overrides += ["data.source=digits"] if data == "digits" else ["data.source=folder", f"data.path={json.dumps(data)}"]
     if resume and out is not None and recipe is None and not overrides:
         resolved = classify.read_recipe(out)
     else:

@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split: ``load(i)`` gives the i-th PIL image, ``targets[i]`` its class, ``label(i)`` a name for errors."""
+class Split(Protocol):
+    """One split. It travels to worker processes, so it must pickle."""
 
     targets: tuple[int, ...]
-    load: Callable[[int], Image.Image]
-    label: Callable[[int], str]
+
+    def __len__(self) -> int: ...
+
+    def load(self, i: int) -> Image.Image:
+        """The i-th image, whose class is ``targets[i]``."""
+        ...
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image in an error."""
+        ...
+
+
+class _Pictures:
+    """A split in memory."""
+
+    def __init__(self, images: np.ndarray, classes: np.ndarray) -> None:
+        self.pictures = [Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)) for image in images]
+        self.targets = tuple(int(c) for c in classes)
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def load(self, i: int) -> Image.Image:
+        return self.pictures[i]
+
+    def label(self, i: int) -> str:
+        return f"digit {i}"
+
+
+class _Files:
+    """A split of image files."""
+
+    def __init__(self, samples: list[tuple[str, int]]) -> None:
+        self.paths = [path for path, _ in samples]
+        self.targets = tuple(target for _, target in samples)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def load(self, i: int) -> Image.Image:
+        with Image.open(self.paths[i]) as image:
+            image.load()
+            return image.copy()
+
+    def label(self, i: int) -> str:
+        return self.paths[i]
 
 
 @dataclass(frozen=True)
@@ -53,19 +93,24 @@ def digits_arrays(holdout: float, split_seed: int) -> tuple[np.ndarray, np.ndarr
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    parts = train_test_split(digits.images, digits.target, test_size=holdout, stratify=digits.target, random_state=split_seed)
+    try:
+        parts = train_test_split(
+            digits.images, digits.target, test_size=holdout, stratify=digits.target, random_state=split_seed
+        )
+    except ValueError as e:
+        raise InputError(
+            "the digits cannot be split so",
+            got=f"data.holdout = {holdout}: {e}",
+            expected="some of each class on both sides",
+            remedy="use 0.2",
+        ) from e
     return tuple(parts)
 
 
 def _digits(holdout: float, split_seed: int) -> Dataset:
     train_images, val_images, train_classes, val_classes = digits_arrays(holdout, split_seed)
     name = f"digits ({holdout:.0%} held out by split seed {split_seed})"
-    return Dataset(name, tuple("0123456789"), _arrays(train_images, train_classes), _arrays(val_images, val_classes))
-
-
-def _arrays(images: np.ndarray, classes: np.ndarray) -> Split:
-    pictures = [Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)) for image in images]
-    return Split(tuple(int(c) for c in classes), pictures.__getitem__, lambda i: f"digit {i}")
+    return Dataset(name, tuple("0123456789"), _Pictures(train_images, train_classes), _Pictures(val_images, val_classes))
 
 
 def _folder(root: Path) -> Dataset:
@@ -93,20 +138,9 @@ def _folder(root: Path) -> Dataset:
             got=f"in one split only: {', '.join(only[:6])}",
             expected="the same class folders in train/ and val/",
         )
-    train, val = (_samples(splits[part].samples) for part in ("train", "val"))
+    train, val = (_Files(splits[part].samples) for part in ("train", "val"))
     return Dataset(f"folder {root.name}", tuple(splits["train"].classes), train, val)
 
 
-def _samples(samples: list[tuple[str, int]]) -> Split:
-    paths = [path for path, _ in samples]
-
-    def load(i: int) -> Image.Image:
-        with Image.open(paths[i]) as image:
-            image.load()
-            return image.copy()
-
-    return Split(tuple(target for _, target in samples), load, paths.__getitem__)
-
-
 #: What reading a damaged image raises.
-UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

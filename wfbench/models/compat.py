@@ -12,6 +12,8 @@ from wfbench.errors import InputError
 from wfbench.models.skeleton import Block
 from wfbench.models.vit import VisionTransformer
 
+#: Mixers whose models have been released under names of their own.
+_RELEASED = ("softmax", "static", "weightformer")
 _RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
 _TIMM = {"mixer": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
@@ -77,6 +79,8 @@ def released_names(model: VisionTransformer) -> dict[str, str]:
     Raises:
         InputError: if a layer in a slot has no names of its authors.
     """
+    if model.config.mixer not in _RELEASED:
+        raise InputError("no released names", got=f"mixer {model.config.mixer!r}", expected=f"one of {', '.join(_RELEASED)}")
     parts = _TIMM if model.config.mixer == "softmax" else _RELEASE
     names = {}
     for ours in model.state_dict():

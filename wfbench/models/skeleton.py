@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, cast
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -75,7 +76,8 @@ class Block(nn.Module):
             x = h
         mixed = self.mixer(h, grid)
         if self.local is not None:
-            mixed = mixed + self.local(h, grid)
+            prefix = h.shape[1] - grid[0] * grid[1]  # a class token has no neighbours
+            mixed = torch.cat([mixed[:, :prefix], mixed[:, prefix:] + self.local(h[:, prefix:], grid)], dim=1)
         x = x + self.drop_path1(mixed)
         return x + self.drop_path2(self.fc2(self.act(self.fc1(self.norm2(x), grid))))
 
@@ -87,7 +89,7 @@ class Block(nn.Module):
         """
         n = grid[0] * grid[1] + prefix_tokens
         extra = {"prefix_tokens": prefix_tokens} if prefix_tokens else {}
-        parts = {"mixer": self.mixer, "fc1": self.fc1} | ({"local": self.local} if self.local is not None else {})
+        parts = {"mixer": self.mixer, "fc1": self.fc1}
         for part in parts.values():
             if not hasattr(part, "macs"):
                 raise InputError(
@@ -97,4 +99,6 @@ class Block(nn.Module):
                     remedy="add the method, so that the counters have something to agree with",
                 )
         counts = {name: cast(_Counted, part).macs(grid, batch, path, **extra) for name, part in parts.items()}
+        if self.local is not None:
+            counts["local"] = cast(_Counted, self.local).macs(grid, batch, path)
         return counts | {"fc2": batch * n * self.fc2.in_features * self.fc2.out_features}

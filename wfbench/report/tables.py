@@ -110,6 +110,7 @@ class _RunKey(NamedTuple):
 
     model: str
     mixer: str
+    recipe_digest: str
     weights: str
     batch: int
     steps: int
@@ -122,7 +123,7 @@ def _accuracy_key(row: TrainRow) -> _AccuracyKey:
 
 
 def _run_key(row: TrainRow) -> _RunKey:
-    return _RunKey(row.model, row.mixer, row.weights, row.batch, row.steps, row.parameters, row.samples)
+    return _RunKey(row.model, row.mixer, row.recipe_digest, row.weights, row.batch, row.steps, row.parameters, row.samples)
 
 
 def _accuracy_tables(rows: Sequence[AnyRow]) -> list[Table]:
@@ -140,7 +141,9 @@ def _accuracy_tables(rows: Sequence[AnyRow]) -> list[Table]:
 def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baselines: list[BaselineRow]) -> Table:
     runs = {run: _latest(seeds, lambda row: row.seed) for run, seeds in sorted(_group(rows, _run_key).items())}
     used = [row for seeds in runs.values() for row in seeds]
-    varying = [field for field in ("weights", "batch", "steps") if len({getattr(row, field) for row in used}) > 1]
+    varying = [
+        field for field in ("recipe_digest", "weights", "batch", "steps") if len({getattr(row, field) for row in used}) > 1
+    ]
     simple = _latest(baselines, lambda row: row.name)
     lines = [_accuracy_line(key, run, seeds, varying) for run, seeds in runs.items()]
     lines += [_baseline_line(row) for row in simple]

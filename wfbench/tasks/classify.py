@@ -18,7 +18,7 @@ from wfbench.data import Dataset, digits_arrays, eval_batches, open_dataset, ste
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
-from wfbench.records import BaselineRow, TrainRow
+from wfbench.records import BaselineRow, Environment, TrainRow
 from wfbench.tasks.common import try_count, writable_dir
 from wfbench.training import Evaluation, Progress, TrainState, Watch, checkpoint, evaluate, fit
 
@@ -77,6 +77,7 @@ def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resu
         return read_result(out)
     run = prepare(recipe)
     run.model.to(device)
+    environment, began = records.environment(device.type), records.now()  # of the code that runs, not of a later commit
     steps = steps_per_epoch(run.dataset.train, recipe.batch_size)
     state, progress = TrainState(run.model, recipe, steps), Progress()
     writable_dir(out)
@@ -97,13 +98,8 @@ def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resu
         start=(progress.epoch, progress.step),
     )
     final = fit(state, batches, lambda: run.evaluate(device), out, progress, watch, device)
-    save_file(checkpoint.contiguous(run.model.state_dict()), out / "model.safetensors")
-    save_file({"predictions": final.predictions, "targets": final.targets}, out / "predictions.safetensors")
-    row = _result(run, state, progress, final, device)
-    records.append(out / "records.jsonl", [row])
-    part = out / "result.part"
-    part.write_text(row.model_dump_json(indent=2) + "\n")
-    os.replace(part, out / "result.json")
+    row = _result(run, state, progress, final, environment, began)
+    _write_result(run, final, row, out)
     return row
 
 
@@ -213,12 +209,34 @@ def _check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
         )
 
 
-def _result(run: Run, state: TrainState, progress: Progress, final: Evaluation, device: torch.device) -> TrainRow:
+def _write_result(run: Run, final: Evaluation, row: TrainRow, out: Path) -> None:
+    """The final weights, predictions and record; result.json comes last and says that all of it is there."""
+    try:
+        save_file(checkpoint.contiguous(run.model.state_dict()), out / "model.safetensors")
+        save_file({"predictions": final.predictions, "targets": final.targets}, out / "predictions.safetensors")
+        records.append(out / "records.jsonl", [row])
+        part = out / "result.part"
+        part.write_text(row.model_dump_json(indent=2) + "\n")
+        os.replace(part, out / "result.json")
+    except (OSError, SafetensorError) as e:
+        raise InputError(
+            "cannot write the result",
+            got=f"{out}: {e}",
+            expected="a writable place with room",
+            remedy="make room, then --resume: training is over and saved",
+        ) from e
+
+
+def _result(
+    run: Run, state: TrainState, progress: Progress, final: Evaluation, environment: Environment, began: str
+) -> TrainRow:
     count, error = try_count(run.model.cpu(), (1, run.in_channels, *run.image_size))
     seconds = max(progress.train_seconds, 1e-9)
     return TrainRow(
-        environment=records.environment(device.type),
+        environment=environment,
+        created=began,
         recipe=run.recipe.name,
+        recipe_digest=recipes.digest(run.recipe),
         dataset=run.dataset.name,
         model=run.recipe.model.name,
         mixer=run.model.config.mixer,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from mixers import MixerError
 from wfbench.errors import InputError
-from wfbench.measure import CountError, FlopCount, count_flops
+from wfbench.measure import CountError, FlopCount, count_flops, is_out_of_memory
 from wfbench.models import VisionTransformer
 
 
@@ -34,8 +35,12 @@ def try_count(model: VisionTransformer, shape: tuple[int, int, int, int]) -> tup
     """The model's counts, or why there are none."""
     try:
         return count_flops(model, shape), None
-    except (CountError, InputError) as e:
+    except (CountError, InputError, MixerError) as e:
         return None, " ".join(str(e).split())
+    except Exception as e:  # a mixer that cannot be counted (on the meta device, by the tracer) may still run
+        if is_out_of_memory(e):
+            raise
+        return None, f"it cannot be counted: {type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
 
 def writable_dir(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], 
     plain = recipes.load("digits", request.overrides)
     for mixer in request.mixers:
         told(f"training {mixer} on the digits")
-        recipe = recipes.load("digits", [*request.overrides, f"model.mixer={mixer}"])
+        recipe = recipes.load("digits", [*request.overrides, f"model.mixer={json.dumps(mixer)}"])
         classify.train(recipe, out / mixer, watch(mixer), device=device)
     told("logistic regression and nearest neighbour on the same split")
     records.append(out / "records.jsonl", classify.baselines(plain))

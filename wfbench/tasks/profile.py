@@ -15,7 +15,7 @@ from wfbench import models, records
 from wfbench.errors import InputError
 from wfbench.measure import PROTOCOL, FlopCount, Timed, crossover, is_out_of_memory, local_exponents, time_interleaved
 from wfbench.models import VisionTransformer
-from wfbench.records import AnyRow, CrossoverRow, ProfileRow, ScalingRow
+from wfbench.records import AnyRow, CrossoverRow, Environment, ProfileRow, ScalingRow
 from wfbench.tasks.common import try_count
 
 BASELINE = "softmax"
@@ -63,6 +63,7 @@ def profile(request: ProfileRequest, told: Callable[[str], None] = lambda line: 
     """
     cells = [_Cell(m, r) for m in dict.fromkeys(request.mixers) for r in sorted(set(request.resolutions))]
     _check(request)
+    environment, began = records.environment(request.device), records.now()
     for cell in cells:
         _build(cell, request)
         told(f"{cell.key}: built and counted")
@@ -72,7 +73,7 @@ def profile(request: ProfileRequest, told: Callable[[str], None] = lambda line: 
         calls, rounds=request.rounds, order_seed=request.order_seed, done=lambda key, stage: told(f"{key}: {stage}")
     )
     session = uuid.uuid4().hex[:12]
-    rows = [_row(cell, cell.failure or timed[cell.key], request, session) for cell in cells]
+    rows = [_row(cell, cell.failure or timed[cell.key], request, session, environment, began) for cell in cells]
     return [*rows, *_scaling(rows), *_crossovers(rows)]
 
 
@@ -116,11 +117,12 @@ def _call(model: VisionTransformer, batch: int, device: torch.device) -> Callabl
     return forward
 
 
-def _row(cell: _Cell, timed: Timed, request: ProfileRequest, session: str) -> ProfileRow:
+def _row(cell: _Cell, timed: Timed, request: ProfileRequest, session: str, environment: Environment, began: str) -> ProfileRow:
     quartiles = statistics.quantiles(timed.samples, method="inclusive") if len(timed.samples) > 1 else timed.samples * 3
     patch = models.PRESETS[request.model].patch_size
     return ProfileRow(
-        environment=records.environment(request.device),
+        environment=environment,
+        created=began,
         session=session,
         model=request.model,
         mixer=cell.mixer,
@@ -157,6 +159,7 @@ def _scaling(rows: Sequence[ProfileRow]) -> list[ScalingRow]:
             result.append(
                 ScalingRow(
                     environment=high.environment,
+                    created=high.created,
                     session=high.session,
                     model=high.model,
                     mixer=mixer,
@@ -184,6 +187,7 @@ def _crossovers(rows: Sequence[ProfileRow]) -> list[CrossoverRow]:
         result.append(
             CrossoverRow(
                 environment=common[0].environment,
+                created=common[0].created,
                 session=common[0].session,
                 model=common[0].model,
                 mixer=mixer,

@@ -51,10 +51,10 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any]) -> None:
             shutil.rmtree(final)
         part.rename(final)
         _flush(directory)
-    except OSError as e:
+    except (OSError, SafetensorError) as e:
         raise InputError(
             "cannot write a checkpoint",
-            got=f"{directory}: {e.strerror or e}",
+            got=f"{directory}: {getattr(e, 'strerror', None) or e}",
             expected="a writable place with room",
             remedy="make room, then --resume from the previous checkpoint",
         ) from e
