@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.benchmark import Timer
 
 PROTOCOL = "interleaved-v1"
 _BLOCK_SECONDS = 0.05
@@ -49,6 +48,8 @@ def time_interleaved(
     Returns:
         An outcome for every cell: one that runs out of memory is "oom", one that raises is "error".
     """
+    from torch.utils.benchmark import Timer  # looks for compilers when imported, and says so
+
     threads = threads or torch.get_num_threads()
     timers = {key: Timer("call()", globals={"call": call}, num_threads=threads) for key, call in cells.items()}
     outcome = {key: Timed() for key in cells}
