@@ -321,3 +321,16 @@ def test_runs_are_trained_alike_only_if_all_but_mixer_seed_and_workers_agrees():
         assert recipes.digest(recipes.load("digits", [same])) == plain
     for other in ("optim.lr=1e-3", "model.num_heads=2", "data.crop_padding=1", "label_smoothing=0.1"):
         assert recipes.digest(recipes.load("digits", [other])) != plain
+
+
+def test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stays(tmp_path, monkeypatch):
+    file = tmp_path / "config.yaml"
+    checkpoint.write_whole(file, "old")
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match=r"cannot write config.yaml[\s\S]*No space left"):
+        checkpoint.write_whole(file, "new")
+    assert file.read_text() == "old"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
 
 
 class InputError(ValueError):
@@ -25,3 +28,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+
+
+@contextmanager
+def writing(what: str, where: object, *, expected: str, remedy: str) -> Iterator[None]:
+    """Work that writes to disk: its failure becomes one message.
+
+    Raises:
+        InputError: "cannot write ``what``", for a full disk, a missing permission, or whatever the system says.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        raise InputError(
+            f"cannot write {what}", got=f"{where}: {getattr(e, 'strerror', None) or e}", expected=expected, remedy=remedy
+        ) from e

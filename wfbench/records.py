@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from wfbench.errors import InputError
+from wfbench.errors import InputError, writing
 
 #: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
 SCHEMA = 1
@@ -174,7 +174,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
         InputError: if the file cannot be written.
     """
     text = "".join(row.model_dump_json() + "\n" for row in rows)
-    try:
+    with writing("records", path, expected="a writable place", remedy="choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -186,10 +186,6 @@ def append(path: Path, rows: Iterable[Row]) -> None:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-    except OSError as e:
-        raise InputError(
-            "cannot write records", got=f"{path}: {e.strerror}", expected="a writable place", remedy="choose another --out"
-        ) from e
 
 
 def read(path: Path) -> tuple[list[AnyRow], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from wfbench import models, records
 from wfbench import recipe as recipes
 from wfbench.data import Dataset, digits_arrays, eval_batches, open_dataset, steps_per_epoch, train_batches
-from wfbench.errors import InputError
+from wfbench.errors import InputError, writing
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import BaselineRow, Environment, TrainRow
@@ -81,7 +80,7 @@ def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resu
     steps = steps_per_epoch(run.dataset.train, recipe.batch_size)
     state, progress = TrainState(run.model, recipe, steps), Progress()
     writable_dir(out)
-    (out / "config.yaml").write_text(recipes.dump(recipe))
+    checkpoint.write_whole(out / "config.yaml", recipes.dump(recipe))
     saved = checkpoint.load(out / "checkpoint") if resume else None
     if saved is not None:
         progress = Progress(**saved.progress)
@@ -211,20 +210,12 @@ def _check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
 
 def _write_result(run: Run, final: Evaluation, row: TrainRow, out: Path) -> None:
     """The final weights, predictions and record; result.json comes last and says that all of it is there."""
-    try:
+    remedy = "make room, then --resume: training is over and saved"
+    with writing("the result", out, expected="a writable place with room", remedy=remedy):
         save_file(checkpoint.contiguous(run.model.state_dict()), out / "model.safetensors")
         save_file({"predictions": final.predictions, "targets": final.targets}, out / "predictions.safetensors")
-        records.append(out / "records.jsonl", [row])
-        part = out / "result.part"
-        part.write_text(row.model_dump_json(indent=2) + "\n")
-        os.replace(part, out / "result.json")
-    except (OSError, SafetensorError) as e:
-        raise InputError(
-            "cannot write the result",
-            got=f"{out}: {e}",
-            expected="a writable place with room",
-            remedy="make room, then --resume: training is over and saved",
-        ) from e
+    records.append(out / "records.jsonl", [row])
+    checkpoint.write_whole(out / "result.json", row.model_dump_json(indent=2) + "\n")
 
 
 def _result(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mixers import MixerError
-from wfbench.errors import InputError
+from wfbench.errors import InputError, writing
 from wfbench.measure import CountError, FlopCount, count_flops, is_out_of_memory
 from wfbench.models import VisionTransformer
 
@@ -49,17 +49,10 @@ def writable_dir(path: Path) -> Path:
     Raises:
         InputError: if it cannot be made or written into.
     """
-    try:
+    with writing("the output", path, expected="a writable directory", remedy="choose another --out"):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as e:
-        raise InputError(
-            "cannot write the output",
-            got=f"{path}: {e.strerror}",
-            expected="a writable directory",
-            remedy="choose another --out",
-        ) from e
     return path
 
 

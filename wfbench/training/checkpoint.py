@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wfbench.errors import InputError
+from wfbench.errors import InputError, writing
 from wfbench.training.state import TrainState
 
 
@@ -39,7 +39,8 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any]) -> None:
     """
     final = directory / f"step-{state.step_count:08d}"
     part = directory / f".{final.name}.part"
-    try:
+    remedy = "make room, then --resume from the previous checkpoint"
+    with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(contiguous(state.model.state_dict()), part / "model.safetensors")
@@ -51,13 +52,6 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any]) -> None:
             shutil.rmtree(final)
         part.rename(final)
         _flush(directory)
-    except (OSError, SafetensorError) as e:
-        raise InputError(
-            "cannot write a checkpoint",
-            got=f"{directory}: {getattr(e, 'strerror', None) or e}",
-            expected="a writable place with room",
-            remedy="make room, then --resume from the previous checkpoint",
-        ) from e
     for old in _found(directory)[:-1]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -103,6 +97,18 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
             expected="the weights of the model in the run's config.yaml",
         )
     model.load_state_dict(weights)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a resume after a kill, finds the old one or the new one.
+
+    Raises:
+        InputError: if it cannot be written; the old one is then still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+        part.write_text(text)
+        os.replace(part, path)
 
 
 def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

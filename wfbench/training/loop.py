@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -116,19 +115,13 @@ def fit(
             }
             progress.rows.append(row)
             progress.losses, progress.step, progress.epoch = [], 0, progress.epoch + 1
-            write_rows(run_dir / "metrics.jsonl", progress.rows)
+            lines = "".join(json.dumps(past) + "\n" for past in progress.rows)
+            checkpoint.write_whole(run_dir / "metrics.jsonl", lines)
             checkpoint.save(run_dir / "checkpoint", state, asdict(progress))
             watch.epoch(row)
             if interrupted and progress.epoch < epochs:
                 raise Interrupted(f"stopped after epoch {progress.epoch} of {epochs}")
     return evaluation if evaluation is not None else evaluate()
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a JSONL file whole: a reader sees the old one or the new one."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(part, path)
 
 
 def _finite(losses: list[Tensor], last_step: int) -> list[float]:
