@@ -6,7 +6,8 @@ A **MAC** is one multiply-add inside a matmul, bmm, einsum contraction, SDPA or 
 - 1 per output element of a pointwise operation (an addition, an exponential, an activation, a bias),
 - 1 per input element of a sum or mean, 2 per input element of a 2-norm,
 - 5 per element of a normalisation or a softmax,
-- 1 per element inside each window of a pooling.
+- 1 per element inside each window of a pooling,
+- 5 n log₂ n for a Fourier transform of n elements, rounded to an integer.
 
 Reshapes, copies and indexing are free in both. Standard symbols: B batch, N tokens, C channels, H×W grid, h heads,
 d = C/h head dimension, D output features.
@@ -14,18 +15,21 @@ d = C/h head dimension, D output features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Grid = tuple[int, int]
+#: Turns (B, h, N, d) by position, or leaves it alone.
+Turn = Callable[[Tensor], Tensor]
 
 #: Named orders of evaluation. "auto" is the one that runs; a mixer with a single order ignores the name.
-PATHS = ("released", "auto")
+PATHS = ("released", "core", "rank", "auto")
 
 
 class MixerError(ValueError):
@@ -56,6 +60,18 @@ class MixerSpec:
     Layer i is active when ``i % every == offset``. ``token`` and ``ffn_in`` name the layers that fill the token-mixer
     slot and the FFN's first Linear in an active layer, ``off_token`` and ``off_ffn_in`` those of the other layers. A
     token layer may also be given as the class itself, which is how a mixer from outside the package comes in.
+    ``token_options`` and ``ffn_options`` go to the two layers of an active layer, unless the caller says otherwise.
+
+    What the checks hold a mixer to:
+
+    - ``complexity``: "linear", "N log N" or "quadratic" in the number of tokens; no cost may grow faster.
+    - ``layout``: what the tokens are to the token layer, with its default options. "set": their order does not matter
+      (permuted tokens give the permuted output). "sequence": their order does, the shape of the grid does not. "grid":
+      their place on the grid does.
+    - ``as_set``: options that make it a function of a set, where it is none by default and can be; None otherwise.
+    - ``doubling``: what becomes of that function of a set when every token comes twice: "invariant" (weights that sum to
+      one do not notice) or "sensitive" (a sum does).
+    - ``rotary``: has q and k, and takes ``rope=True`` to turn them by their place on the grid.
     """
 
     name: str
@@ -71,6 +87,12 @@ class MixerSpec:
     offset: int = 0
     prefix_tokens: bool = False
     needs_grid: bool = False
+    token_options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    ffn_options: Mapping[str, object] = field(default_factory=dict, hash=False)
+    layout: Literal["set", "sequence", "grid"] | None = None
+    as_set: Mapping[str, object] | None = field(default=None, hash=False)
+    doubling: Literal["invariant", "sensitive"] | None = None
+    rotary: bool = False
 
     def active(self, layer: int) -> bool:
         """Whether layer ``layer`` (from 0) carries the mixer."""
@@ -102,6 +124,30 @@ def check_tokens(x: Tensor, grid: Grid, *, prefix_tokens: bool = False) -> None:
         f"tokens do not fill the grid: got N = {n} tokens for a {h}x{w} grid, expected {allowed}; "
         "pass the grid the tokens came from, without prefix tokens where the mixer takes none"
     )
+
+
+def check_built_grid(grid: Grid, built: Grid, what: str) -> None:
+    """Refuse another grid than the one a mixer's parameters were made for.
+
+    Raises:
+        MixerError: naming both grids.
+    """
+    if tuple(grid) != tuple(built):
+        raise MixerError(
+            f"{what} is made for one grid: got {grid[0]}x{grid[1]}, expected {built[0]}x{built[1]}; "
+            "create the mixer (or the model, by its image_size) for the grid it will see"
+        )
+
+
+def needed_grid(grid: Grid | None, what: str) -> Grid:
+    """The grid a mixer is built for.
+
+    Raises:
+        MixerError: if there is none.
+    """
+    if grid is None:
+        raise MixerError(f"{what} has parameters for one grid: got grid = None, expected (H, W); pass grid=(H, W)")
+    return grid
 
 
 def heads_of(dim: int, num_heads: int | None) -> int:
@@ -163,23 +209,83 @@ class Linear(nn.Linear):
         return batch * (grid[0] * grid[1] + prefix_tokens) * self.out_features
 
 
+def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
+    """Turn features by their token's place on the grid: rotary position in two dimensions.
+
+    Features 2k and 2k + 1 are a point in the plane. For k < d/4 it is turned by row · base^(-k/(d/4)), for the others,
+    k' = k - d/4, by column · base^(-k'/(d/4)). The product of two turned vectors depends on the difference of places only.
+
+    Shapes: x (..., N, d), result the same; N = H·W, or more, with prefix tokens, which are not turned.
+    Cost: 3 elementwise per turned element, and 3 (H + W) d/4 for the angles.
+    Source: RoFormer (arXiv 2104.09864), equation 34, along two axes as in MILA (arXiv 2405.16605).
+
+    Raises:
+        MixerError: if 4 does not divide d.
+    """
+    d, prefix = x.shape[-1], x.shape[-2] - grid[0] * grid[1]
+    if d % 4:
+        raise MixerError(
+            f"rotary position needs a dimension that 4 divides: got {d}; choose num_heads so that dim / num_heads is one"
+        )
+    exact = torch.promote_types(x.dtype, torch.float32)
+    speed = torch.tensor([base ** (-4 * k / d) for k in range(d // 4)], dtype=exact, device=x.device)
+    parts = []
+    for axis, side in enumerate(grid):
+        angle = torch.arange(side, dtype=exact, device=x.device).unsqueeze(1) * speed  # (side, d/4)
+        table = torch.stack([angle.cos(), angle.sin()]).to(x.dtype).unsqueeze(2 - axis)  # (2, H, 1, d/4) or (2, 1, W, d/4)
+        parts.append(table.expand(2, *grid, d // 4))
+    cos, sin = torch.cat(parts, dim=-1).flatten(1, 2)  # (N, d/2) each
+    even, odd = x[..., prefix:, :].unflatten(-1, (-1, 2)).unbind(-1)  # (..., N, d/2)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    return torch.cat([x[..., :prefix, :], turned], dim=-2) if prefix else turned
+
+
+def naive_rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
+    """The same as `rotary_2d`, token by token, as a product of complex numbers: the naive reference."""
+    d, (h, w) = x.shape[-1], grid
+    points = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())  # (..., N, d/2)
+    prefix, turned = x.shape[-2] - h * w, []
+    for n in range(x.shape[-2]):
+        row, column = divmod(n - prefix, w) if n >= prefix else (0, 0)
+        angles = [place * base ** (-k / (d // 4)) for place in (row, column) for k in range(d // 4)]
+        angle = torch.tensor(angles, dtype=x.dtype, device=x.device)
+        turned.append(points[..., n, :] * torch.polar(torch.ones_like(angle), angle))
+    return torch.view_as_real(torch.stack(turned, dim=-2)).flatten(-2)
+
+
+def rotary_elementwise(grid: Grid, batch: int, width: int, dim: int) -> int:
+    """Elementwise operations of one `rotary_2d` of (batch, ..., H·W, dim), ``width`` features to a token in all."""
+    return 3 * batch * grid[0] * grid[1] * width + 3 * (grid[0] + grid[1]) * (dim // 4)
+
+
+def stay(x: Tensor) -> Tensor:
+    """No rotation: the `Turn` of a mixer without rotary position."""
+    return x
+
+
 class QKVAttention(nn.Module):
     """The frame of every attention: one Linear to q, k and v, heads, a core, one Linear out.
 
     A subclass supplies the core as functions of tensors: ``attend`` (fast), ``naive_attend`` (obvious), and their
     closed forms ``attend_macs`` and ``attend_elementwise`` for one image of n tokens. Parameters carry timm's names.
 
+    With ``rope``, the core gets a ``turn`` to rotate q and k by their place on the grid (`rotary_2d`); without, one that
+    leaves them alone. A core with a feature map turns the features, and in the numerator only, so that its weights' sum
+    stays positive (RoFormer, arXiv 2104.09864, equation 19). The rotation's own cost is added here.
+
     Raises:
-        MixerError: if the heads do not divide the dimension.
+        MixerError: if the heads do not divide the dimension, or, with ``rope``, 4 does not divide d.
     """
 
     reference_names: ClassVar[Mapping[str, str]] = {
         name: name for name in ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")
     }
 
-    def __init__(self, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, qkv_bias: bool = True, rope: bool = False
+    ) -> None:
         super().__init__()
-        self.num_heads = heads_of(dim, num_heads)
+        self.num_heads, self.rope = heads_of(dim, num_heads), rope
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         init_linear_(self.qkv, self.proj)
@@ -189,11 +295,11 @@ class QKVAttention(nn.Module):
         """Constructor arguments that fit a state dict under the reference names."""
         return {"dim": state["proj.weight"].shape[0], "qkv_bias": "qkv.bias" in state}
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """The core: q, k, v (B, h, N, d) to (B, h, N, d)."""
         raise NotImplementedError
 
-    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """The core, written the slow and obvious way."""
         raise NotImplementedError
 
@@ -209,7 +315,8 @@ class QKVAttention(nn.Module):
         check_tokens(x, grid, prefix_tokens=True)
         b, n, c = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
-        y = self.naive_attend(q, k, v) if naive else self.attend(q, k, v)
+        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
+        y = self.naive_attend(q, k, v, turn) if naive else self.attend(q, k, v, turn)
         return self.proj(y.transpose(1, 2).reshape(b, n, c))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -230,25 +337,28 @@ class QKVAttention(nn.Module):
         """Exact elementwise operations of one forward pass over the batch: the biases, and the core's."""
         n, c = grid[0] * grid[1] + prefix_tokens, self.proj.in_features
         biases = n * c * (4 if self.qkv.bias is not None else 1)
-        return batch * (biases + self.attend_elementwise(n, c))
+        turns = 2 * rotary_elementwise(grid, batch, c, c // self.num_heads) if self.rope else 0
+        return batch * (biases + self.attend_elementwise(n, c)) + turns
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0, turn: Turn = stay) -> Tensor:
     """Normalised attention without softmax, in linear time: q (kᵀv) / (q Σk + eps).
 
     Shapes: non-negative features q, k and values v, all (B, h, N, d); result (B, h, N, d).
-    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps.
+    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps. ``turn`` acts on the q and k
+    of the numerator alone.
     Source: Katharopoulos et al. 2020, arXiv 2006.16236, equation 5.
     """
-    kv = k.transpose(-2, -1) @ v  # (B, h, d, d)
+    kv = turn(k).transpose(-2, -1) @ v  # (B, h, d, d)
     norm = q @ k.sum(dim=-2, keepdim=True).transpose(-2, -1)  # (B, h, N, 1)
-    return (q @ kv) / (norm + eps if eps else norm)
+    return (turn(q) @ kv) / (norm + eps if eps else norm)
 
 
-def quadratic_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0) -> Tensor:
+def quadratic_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0, turn: Turn = stay) -> Tensor:
     """The same as `linear_attention`, by its N×N weights: the naive reference, O(N²)."""
     weights = torch.einsum("bhnd,bhmd->bhnm", q, k)  # (B, h, N, N)
-    return torch.einsum("bhnm,bhmd->bhnd", weights / (weights.sum(dim=-1, keepdim=True) + eps), v)
+    turned = torch.einsum("bhnd,bhmd->bhnm", turn(q), turn(k))
+    return torch.einsum("bhnm,bhmd->bhnd", turned / (weights.sum(dim=-1, keepdim=True) + eps), v)
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.base import MixerSpec, QKVAttention, linear_attention, quadratic_linear_attention
+from mixers.base import MixerSpec, QKVAttention, Turn, linear_attention, quadratic_linear_attention, stay
 from mixers.registry import register
 
 
@@ -18,6 +18,9 @@ from mixers.registry import register
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
         status="certain",
         prefix_tokens=True,
+        layout="set",
+        doubling="invariant",
+        rotary=True,
     )
 )
 class LinearAttention(QKVAttention):
@@ -31,13 +34,13 @@ class LinearAttention(QKVAttention):
     φ > 0 makes the denominator positive. The weights of a token sum to exactly 1.
     """
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """In linear time; (B, h, N, d)."""
-        return linear_attention(F.elu(q) + 1, F.elu(k) + 1, v)
+        return linear_attention(F.elu(q) + 1, F.elu(k) + 1, v, turn=turn)
 
-    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """By the N×N weights."""
-        return quadratic_linear_attention(F.elu(q) + 1, F.elu(k) + 1, v)
+        return quadratic_linear_attention(F.elu(q) + 1, F.elu(k) + 1, v, turn=turn)
 
     def attend_macs(self, n: int, dim: int) -> int:
         """φ(K)ᵀV, φ(Q)(φ(K)ᵀV) and the denominator."""

@@ -18,6 +18,7 @@ from mixers.registry import register
         formula="avg_pool3×3(X) − X",
         source="Yu et al. 2022 (PoolFormer), arXiv 2111.11418",
         status="certain",
+        layout="grid",
     )
 )
 class Pool(nn.Module):

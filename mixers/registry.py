@@ -113,7 +113,8 @@ def create(
     if layer is None:
         raise MixerError(f"mixer {name!r} is active in every layer: it has no layer for the others")
     cls = _TOKEN_LAYERS[layer] if isinstance(layer, str) else layer
-    return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid}, options)
+    own = chosen.token_options if active else {}
+    return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid}, {**own, **options})
 
 
 def create_ffn_in(
@@ -145,7 +146,8 @@ def create_ffn_in(
     """
     chosen = spec(name)
     cls = _FFN_LAYERS[chosen.ffn_in if active else chosen.off_ffn_in]
-    return _build(name, cls, (in_features, out_features), {"num_heads": num_heads, "grid": grid}, options)
+    own = chosen.ffn_options if active else {}
+    return _build(name, cls, (in_features, out_features), {"num_heads": num_heads, "grid": grid}, {**own, **options})
 
 
 def from_reference(
@@ -184,7 +186,10 @@ def from_reference(
         arguments = dict(cls.reference_arguments(state_dict))  # type: ignore[attr-defined]
     except KeyError as e:
         raise MixerError(f"weights do not fit {name!r}: missing {e}, got {sorted(state_dict)}") from e
-    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid}, arguments)
+    options = chosen.token_options if slot == "token" else chosen.ffn_options
+    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid}, {**options, **arguments})
+    if getattr(module, "reference_names", None) is None:
+        raise MixerError(f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(options)}")
     missing = sorted(ref for ref, own in known.items() if own in dict(module.named_parameters()) and ref not in state_dict)
     if missing:
         raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixers.base import MixerSpec, QKVAttention, linear_attention, quadratic_linear_attention
+from mixers.base import MixerSpec, QKVAttention, Turn, linear_attention, quadratic_linear_attention, stay
 from mixers.registry import register
 
 
@@ -18,6 +18,9 @@ from mixers.registry import register
         source="Cai et al. 2022 (EfficientViT), arXiv 2205.14756",
         status="certain",
         prefix_tokens=True,
+        layout="set",
+        doubling="invariant",
+        rotary=True,
     )
 )
 class ReLULinearAttention(QKVAttention):
@@ -32,13 +35,13 @@ class ReLULinearAttention(QKVAttention):
     that has no 1e-15, keeps that 0 from being 0/0.
     """
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """In linear time; (B, h, N, d)."""
-        return linear_attention(q.relu(), k.relu(), v, eps=_eps(q))
+        return linear_attention(q.relu(), k.relu(), v, eps=_eps(q), turn=turn)
 
-    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """By the N×N weights."""
-        return quadratic_linear_attention(q.relu(), k.relu(), v, eps=_eps(q))
+        return quadratic_linear_attention(q.relu(), k.relu(), v, eps=_eps(q), turn=turn)
 
     def attend_macs(self, n: int, dim: int) -> int:
         """φ(K)ᵀV, φ(Q)(φ(K)ᵀV) and the denominator."""

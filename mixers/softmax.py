@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.base import MixerSpec, QKVAttention
+from mixers.base import MixerSpec, QKVAttention, Turn, stay
 from mixers.registry import register
 
 
@@ -19,6 +19,9 @@ from mixers.registry import register
         source="Vaswani et al. 2017, arXiv 1706.03762; as in DeiT, arXiv 2012.12877",
         status="certain",
         prefix_tokens=True,
+        layout="set",
+        doubling="invariant",
+        rotary=True,
     )
 )
 class SoftmaxAttention(QKVAttention):
@@ -32,13 +35,13 @@ class SoftmaxAttention(QKVAttention):
     Deviations: none; `scaled_dot_product_attention` chooses the kernel.
     """
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """PyTorch's fused attention; (B, h, N, d)."""
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(turn(q), turn(k), v)
 
-    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """The explicit N×N weights."""
-        scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5  # (B, h, N, N)
+        scores = torch.einsum("bhnd,bhmd->bhnm", turn(q), turn(k)) / q.shape[-1] ** 0.5  # (B, h, N, N)
         weights = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
         return torch.einsum("bhnm,bhmd->bhnd", weights, v)
 

@@ -20,6 +20,7 @@ from mixers.registry import register
         formula="X ∗ K₀ + b₀, depthwise 3×3",
         source="the static baseline of WeightFormer, arXiv 2605.01711, figure 3",
         status="certain",
+        layout="grid",
     )
 )
 class DepthwiseConv(nn.Module):
