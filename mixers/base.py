@@ -15,7 +15,8 @@ d = C/h head dimension, D output features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -29,7 +30,7 @@ Grid = tuple[int, int]
 Turn = Callable[[Tensor], Tensor]
 
 #: Named orders of evaluation. "auto" is the one that runs; a mixer with a single order ignores the name.
-PATHS = ("released", "core", "rank", "auto")
+PATHS = ("released", "core", "rank", "fold", "auto")
 
 
 class MixerError(ValueError):
@@ -109,6 +110,25 @@ def check_path(path: str) -> None:
         raise MixerError(f"unknown evaluation path: got {path!r}, expected one of {', '.join(PATHS)}; choose one of these")
 
 
+@contextmanager
+def evaluated_by(module: nn.Module, path: str) -> Iterator[None]:
+    """Let every layer of ``module`` that has several exact orders of evaluation take the named one, for a while.
+
+    Raises:
+        MixerError: naming the paths there are.
+    """
+    check_path(path)
+    layers = [layer for layer in module.modules() if getattr(layer, "path", None) in PATHS]
+    before = [layer.path for layer in layers]
+    try:
+        for layer in layers:
+            layer.path = path  # type: ignore[assignment]
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.path = own
+
+
 def check_tokens(x: Tensor, grid: Grid, *, prefix_tokens: bool = False) -> None:
     """Refuse tokens that do not fill the grid: N must be H·W (or H·W + 1 where ``prefix_tokens``).
 
@@ -168,12 +188,13 @@ def heads_of(dim: int, num_heads: int | None) -> int:
 
 def to_map(x: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, H·W, C), row by row, as a feature map (B, C, H, W)."""
-    return x.transpose(1, 2).unflatten(2, grid)
+    # Not transpose and unflatten: at batch 1 the strides of that no longer say "channels last", and kernels copy.
+    return x.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def to_tokens(x: Tensor) -> Tensor:
     """A feature map (B, C, H, W) as tokens (B, H·W, C)."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def init_linear_(*layers: nn.Module) -> None:
@@ -209,6 +230,11 @@ class Linear(nn.Linear):
         return batch * (grid[0] * grid[1] + prefix_tokens) * self.out_features
 
 
+def at_least_float32(x: Tensor) -> torch.dtype:
+    """The dtype for steps that a half-precision tensor is too coarse for."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
     """Turn features by their token's place on the grid: rotary position in two dimensions.
 
@@ -227,7 +253,7 @@ def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
         raise MixerError(
             f"rotary position needs a dimension that 4 divides: got {d}; choose num_heads so that dim / num_heads is one"
         )
-    exact = torch.promote_types(x.dtype, torch.float32)
+    exact = at_least_float32(x)
     speed = torch.tensor([base ** (-4 * k / d) for k in range(d // 4)], dtype=exact, device=x.device)
     parts = []
     for axis, side in enumerate(grid):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -58,11 +58,19 @@ def far(a: Tensor, b: Tensor) -> bool:
 
 
 def layer_cases() -> list[tuple[str, str]]:
-    """(mixer, slot) of every layer there is: each mixer's token layer, each FFN layer, the plain one once."""
-    names = mixers.names()
-    plain = next(name for name in names if mixers.spec(name).ffn_in == "linear")
-    tokens = [(name, "token") for name in names]
-    return [*tokens, (plain, "ffn_in"), *((name, "ffn_in") for name in names if mixers.spec(name).ffn_in != "linear")]
+    """(mixer, slot) of every layer there is, each once: token layers, FFN layers, the plain FFN layer."""
+    cases: dict[object, tuple[str, str]] = {}
+    # The longest name last to claim a layer: "static" and "weightformer" name theirs, not "wf-linear-gap".
+    for name in sorted(mixers.names(), key=lambda name: (name.startswith("wf-"), name)):
+        spec = mixers.spec(name)
+        cases.setdefault((spec.token, _settings(spec.token_options)), (name, "token"))
+        cases.setdefault((spec.ffn_in, _settings(spec.ffn_options)), (name, "ffn_in"))
+    return sorted(cases.values())
+
+
+def _settings(options: Mapping[str, object]) -> tuple[object, ...]:
+    """Options as a key; the strategies that were released are the defaults."""
+    return tuple(item for item in sorted(options.items()) if item[1] not in ("bilateral", "adaptive"))
 
 
 def make_layer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from mixers.base import Grid, MixerError
 
 
@@ -16,3 +18,15 @@ def check_dynamic_grid(grid: Grid) -> None:
             f"the grid is too small for a dynamic layer: got {grid[0]}x{grid[1]} tokens, expected at least 2x2; "
             "use larger images or smaller patches"
         )
+
+
+def check_strategy(got: str, known: tuple[str, ...], what: str) -> None:
+    """Refuse a strategy that a layer does not have.
+
+    Raises:
+        MixerError: naming the near one and all there are.
+    """
+    if got not in known:
+        near = difflib.get_close_matches(str(got), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise MixerError(f"unknown strategy of the {what}: got {got!r}; {hint}expected one of {', '.join(known)}")

@@ -3,40 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from contextlib import nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.base import Grid, MixerError, check_path, check_tokens, init_linear_, to_map, to_tokens
+from mixers.base import Grid, MixerError, at_least_float32, check_path, check_tokens, init_linear_, to_map, to_tokens
 from mixers.registry import ffn_layer
-from mixers.weightformer.common import check_dynamic_grid
+from mixers.weightformer.common import check_dynamic_grid, check_strategy
+
+Strategy = Literal["gap", "linear", "nonlinear", "deep", "bilateral"]
+
+# --- four exact evaluations of Y = X (W₀ + Ŵ) + b₀, with Ŵ the normalised (E Wa)ᵀ (F Wb) · scale
+#
+# Symbols: codes E (B, M, p) and F (B, M, q); expansions Wa (p, C) and Wb (q, D); W₀ (C, D); b₀ (D).
+# The scale multiplies E, before the sum over the M cells: after it, float16 would overflow.
 
 
-def predict_bilateral(summary: Tensor, predictor: nn.Linear, expand_in: Tensor, expand_out: Tensor, n: int) -> Tensor:
-    """The predicted weight Ŵ of strategy *bilateral*, normalised: (B, M, C) → (B, C, D).
+def released(x: Tensor, e: Tensor, f: Tensor, wa: Tensor, wb: Tensor, w0: Tensor, b0: Tensor, scale: float) -> Tensor:
+    """The authors' order: both sides are expanded to M×C and M×D, then multiplied."""
+    weight = (e @ wa * scale).transpose(1, 2) @ (f @ wb)  # (B, C, D)
+    weight = weight / (torch.linalg.vector_norm(weight, dim=1, keepdim=True) + 1)
+    return torch.baddbmm(b0, x, w0 + weight)
 
-    Args:
-        summary: P, the pooled tokens, (B, M, C).
-        predictor: the Linear Wp, bp from C to C/r + D/r.
-        expand_in: W₁ (C/r, C).
-        expand_out: W₂ (D/r, D).
-        n: N, the number of tokens before pooling; the release divides by it, not by M.
+
+def core(x: Tensor, e: Tensor, f: Tensor, wa: Tensor, wb: Tensor, w0: Tensor, b0: Tensor, scale: float) -> Tensor:
+    """Ŵ = Waᵀ T with the small core T = (Eᵀ F) Wb: the C×D weight is formed once, whatever the number of cells."""
+    weight = wa.mT @ core_factor(e, f, wb, scale)  # (B, C, D)
+    norm = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+    return torch.baddbmm(b0, x, torch.addcdiv(w0, weight, norm + 1))
+
+
+def fold(x: Tensor, t: Tensor, wa: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
+    """W₀ + Waᵀ T' by one product that accumulates: nothing elementwise touches a C×D weight."""
+    weight = torch.baddbmm(w0, wa.mT.expand(len(x), -1, -1), shortened(t, wa))  # (B, C, D)
+    return torch.baddbmm(b0, x, weight)
+
+
+def rank(x: Tensor, t: Tensor, wa: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
+    """X W₀ + b₀ + (X Waᵀ) T': no C×D weight for an image; one product for the batch, and one of rank p for each image."""
+    static, reduced = F.linear(x, w0.mT, b0), x @ wa.mT  # (B, N, D), (B, N, p)
+    if torch.is_grad_enabled():
+        return torch.baddbmm(static, reduced, shortened(t, wa))
+    return static.baddbmm_(reduced, shortened(t, wa))  # saves a pass over the output, which autograd would not allow
+
+
+def core_factor(e: Tensor, f: Tensor, wb: Tensor, scale: float, *, expand_first: bool = False) -> Tensor:
+    """T = scale · (Eᵀ F) Wb, (B, p, D); with ``expand_first``, scale · Eᵀ (F Wb), which is cheaper for few cells."""
+    e = (e if scale == 1 else e * scale).transpose(1, 2)  # (B, p, M)
+    return e @ (f @ wb) if expand_first else (e @ f) @ wb
+
+
+def shortened(t: Tensor, wa: Tensor) -> Tensor:
+    """T' = T / (n + 1), where nⱼ² = tⱼᵀ (Wa Waᵀ) tⱼ is the squared norm of column j of Waᵀ T, which need not be formed.
+
+    The norms are computed in float32 at least, under autocast too: n² leaves the range of float16 long before n does.
     """
-    z_in, z_out = predictor(summary).split([expand_in.shape[0], expand_out.shape[0]], dim=-1)
-    # The factor C^-1/2 / N goes in before the sum over M: after it, float16 would overflow.
-    a = F.silu(z_in) @ expand_in * (summary.shape[-1] ** -0.5 / n)  # (B, M, C)
-    b = F.silu(z_out) @ expand_out  # (B, M, D)
-    weight = a.transpose(1, 2) @ b  # (B, C, D)
-    return weight / (torch.linalg.vector_norm(weight, dim=1, keepdim=True) + 1)
+    exact = at_least_float32(t)
+    with _without_autocast(t.device.type):
+        full, wide = t.to(exact), wa.to(exact)
+        squared = ((wide @ wide.mT) @ full * full).sum(dim=1, keepdim=True)  # (B, 1, D)
+        # The clamp is for rounding below 0; it also keeps the root's gradient finite at 0.
+        norm = squared.clamp_min(1e-30).sqrt()
+    return t / (norm + 1).to(t.dtype)
+
+
+def _without_autocast(device: str) -> torch.autocast | nullcontext:
+    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
+
+
+def rank_is_cheaper(n: int, c: int, d: int, training: bool) -> bool:
+    """The measured rule of path "auto" between *rank* (True) and *fold* (False).
+
+    Rank spends p·N·(C + D) MACs where fold spends p·C·D, and it saves writing a C×D weight for each image. On 2 CPU cores
+    (`benchmarks/dynamic_layers.py`, whose table stands in results/benchmarks) the two take the same time where the
+    first is about 1.5 times the second in inference; and about equal in training, where the larger products of rank
+    are done three times.
+    """
+    return n * (c + d) <= (1.0 if training else 1.5) * c * d
 
 
 @ffn_layer("dynamic-linear")
 class DynamicLinear(nn.Module):
-    """Y = X (W₀ + Ŵ) + b₀, where Ŵ is predicted from all tokens of the same image; strategy *bilateral*.
+    """Y = X (W₀ + Ŵ) + b₀, where Ŵ is predicted from all tokens of the same image.
 
-    With reduction r = 4 and P = avg_pool2×2(X), the tokens averaged over whole 2×2 cells of the grid::
+    Strategy *bilateral*, with reduction r = 4 and P = avg_pool2×2(X), the tokens averaged over whole 2×2 cells::
 
         Z  = P Wp + bp                    one Linear, split in two: Z = [Za, Zb]
         A  = silu(Za) W₁                  the input side
@@ -44,21 +97,38 @@ class DynamicLinear(nn.Module):
         Ŵ  = Aᵀ B · C^-1/2 / N            a sum over the cells of outer products
         Ŵⱼ = Ŵⱼ / (‖Ŵⱼ‖₂ + 1)             column by column: every predicted column stays shorter than 1
 
-    Shapes: X (B, N, C) on a grid H×W; M = ⌊H/2⌋⌊W/2⌋ cells; P (B, M, C); Za (B, M, C/r), Zb (B, M, D/r);
-    W₁ (C/r, C), W₂ (D/r, D); A (B, M, C), B (B, M, D); Ŵ (B, C, D); W₀ (C, D); b₀ (D); Y (B, N, D).
-    Cost, order "released": per image NCD + MCD + MC(C + D)/r + M(C² + D²)/r MACs, 6.375·NC² for D = 4C on an even
-    grid; 4CD + O(M(C + D) + ND) elementwise. Memory O(CD) for each image, beside the tokens.
-    Source: WeightFormer (arXiv 2605.01711), dynamic Linear, strategy bilateral, and its released code.
-    Status: certain (outputs and gradients equal the released code's).
+    The other strategies change the codes E = silu(Za) and F = silu(Zb), and nothing else (p and q are their widths):
+
+    ============  =========================================================  ==========================  ==============
+    strategy      codes                                                      parameters of prediction    status
+    ============  =========================================================  ==========================  ==============
+    bilateral     E = silu(Za), F = silu(Zb)                                 (C+1)(p+q) + pC + qD        certain
+    linear        E = Za, F = Zb                                             (C+1)(p+q) + pC + qD        reconstruction
+    nonlinear     E = silu(Za), F = Zb                                       (C+1)(p+q) + pC + qD        reconstruction
+    deep          E = silu(silu(Za) W' + b'), F = Zb                         the same + p² + p           reconstruction
+    gap           E = F = gelu(g U), g the mean token; no C^-1/2 / N: M = 1  Cp + pC + pD                reconstruction
+    ============  =========================================================  ==========================  ==============
+
+    Shapes: X (B, N, C) on a grid H×W; M = ⌊H/2⌋⌊W/2⌋ cells; P (B, M, C); E, Za (B, M, p), F, Zb (B, M, q), p = C/r and
+    q = D/r (gap: M = 1, q = p); W₁ (p, C), W₂ (q, D); W' (p, p); U (C, p); A (B, M, C), B (B, M, D); Ŵ (B, C, D);
+    W₀ (C, D); b₀ (D); Y (B, N, D).
+    Cost: per image, D = 4C, even grid, bilateral: *released* 6.375 NC² MACs; *core* 4.375 NC² + 2 C³; *rank*
+    5.625 NC² + 1.25 C³, and C³/16 for the batch; *fold* as core, + C³/4, and C³/16 for the batch. Elementwise
+    O(N(C + D)) and, but for rank, a few CD. Memory beside the tokens: CD for each image, pD with rank.
+    "auto" takes the cheaper of fold and rank (`rank_is_cheaper`), and the cheaper order of (Eᵀ F) Wb.
+    Source: WeightFormer (arXiv 2605.01711), dynamic Linear, figure 3 for the strategies, and the released code.
+    Status: bilateral certain (outputs and gradients equal the released code's); the others are reconstructions from the
+    paper's figure 3 and its names for them: correct them in `_codes`.
     Deviations: the grid is passed (the release guesses √N × √N, and so refuses or mangles a non-square one); an odd
     last row or column still reaches Y but, as in the release, not the summary P.
 
     Raises:
-        MixerError: for a grid under 2×2, which has no 2×2 cell, or fewer channels in or out than the reduction.
+        MixerError: for a grid under 2×2, which has no 2×2 cell, fewer channels in or out than the reduction, or an
+            unknown strategy.
     """
 
-    #: The release's parameter names and ours.
-    reference_names: ClassVar[Mapping[str, str]] = {
+    #: The release's parameter names and ours; a strategy that was not released has none.
+    reference_names: Mapping[str, str] | None = {
         "w": "weight",
         "b": "bias",
         "wfm.weight": "predictor.weight",
@@ -67,23 +137,39 @@ class DynamicLinear(nn.Module):
         "w2": "expand_out",
     }
 
-    def __init__(self, in_features: int, out_features: int, *, grid: Grid | None = None, reduction: int = 4) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        grid: Grid | None = None,
+        strategy: Strategy = "bilateral",
+        reduction: int = 4,
+    ) -> None:
         super().__init__()
+        check_strategy(strategy, get_args(Strategy), "dynamic Linear")
         if reduction < 1 or min(in_features, out_features) < reduction:
             raise MixerError(
                 f"too few channels for a dynamic Linear: got {in_features} in, {out_features} out, reduction {reduction}, "
                 f"expected a reduction of at least 1 and as many channels; use more channels"
             )
-        self.in_features, self.out_features = in_features, out_features
-        self.rank_in, self.rank_out = in_features // reduction, out_features // reduction
+        self.in_features, self.out_features, self.strategy = in_features, out_features, strategy
+        #: The order of evaluation that `forward` takes: one of `mixers.base.PATHS`.
+        self.path = "auto"
+        gap = strategy == "gap"
+        self.rank_in = in_features // reduction
+        self.rank_out = self.rank_in if gap else out_features // reduction
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
         self.bias = nn.Parameter(torch.empty(out_features))
-        self.predictor = nn.Linear(in_features, self.rank_in + self.rank_out)
+        self.predictor = nn.Linear(in_features, self.rank_in if gap else self.rank_in + self.rank_out, bias=not gap)
+        self.deepen = nn.Linear(self.rank_in, self.rank_in) if strategy == "deep" else None
         self.expand_in = nn.Parameter(torch.empty(self.rank_in, in_features))
         self.expand_out = nn.Parameter(torch.empty(self.rank_out, out_features))
         for parameter in (self.weight, self.bias, self.expand_in, self.expand_out):
             nn.init.trunc_normal_(parameter, std=0.02)
-        init_linear_(self.predictor)
+        init_linear_(self.predictor, *([self.deepen] if self.deepen is not None else []))
+        if strategy != "bilateral":
+            self.reference_names = None
 
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
@@ -96,47 +182,115 @@ class DynamicLinear(nn.Module):
             )
         return {"in_features": c, "out_features": d, "reduction": fitting[0]}
 
+    def _codes(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """E (B, M, p) and F (B, M, q) from the tokens (B, N, C)."""
+        if self.strategy == "gap":
+            code = F.gelu(self.predictor(x.mean(dim=1, keepdim=True)))  # (B, 1, p)
+            return code, code
+        z = self.predictor(to_tokens(F.avg_pool2d(to_map(x, grid), 2)))  # (B, M, p + q)
+        if self.strategy == "bilateral":
+            z = F.silu(z)
+        z_in, z_out = z.split([self.rank_in, self.rank_out], dim=-1)
+        if self.strategy in ("nonlinear", "deep"):
+            z_in = F.silu(z_in)
+        return (z_in if self.deepen is None else F.silu(self.deepen(z_in))), z_out
+
+    def _scale(self, n: int) -> float:
+        """The release divides by N, not by the number of cells; a rank-1 prediction has no sum to divide."""
+        return 1.0 if self.strategy == "gap" else self.in_features**-0.5 / n
+
+    def _cells(self, grid: Grid) -> int:
+        return 1 if self.strategy == "gap" else (grid[0] // 2) * (grid[1] // 2)
+
+    def _expands_first(self, m: int, path: str) -> bool:
+        """Whether path "auto" computes Eᵀ (F Wb): M·D·(p + q) MACs instead of p·q·(M + D)."""
+        return path == "auto" and m * self.out_features * (self.rank_in + self.rank_out) < (
+            self.rank_in * self.rank_out * (m + self.out_features)
+        )
+
+    def _form(self, n: int, path: str, training: bool) -> str:
+        if path != "auto":
+            return path
+        return "rank" if rank_is_cheaper(n, self.in_features, self.out_features, training) else "fold"
+
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply the layer to tokens (B, N, C) of a grid H×W: (B, N, D)."""
         check_tokens(x, grid)
         check_dynamic_grid(grid)
-        summary = to_tokens(F.avg_pool2d(to_map(x, grid), 2))  # (B, M, C)
-        predicted = predict_bilateral(summary, self.predictor, self.expand_in, self.expand_out, x.shape[1])
-        return torch.baddbmm(self.bias, x, self.weight + predicted)
+        check_path(self.path)
+        (e, f), n = self._codes(x, grid), x.shape[1]
+        form = self._form(n, self.path, torch.is_grad_enabled())
+        wa, wb, w0, b0, scale = self.expand_in, self.expand_out, self.weight, self.bias, self._scale(n)
+        if form == "released":
+            return released(x, e, f, wa, wb, w0, b0, scale)
+        if form == "core":
+            return core(x, e, f, wa, wb, w0, b0, scale)
+        t = core_factor(e, f, wb, scale, expand_first=self._expands_first(e.shape[1], self.path))
+        return rank(x, t, wa, w0, b0) if form == "rank" else fold(x, t, wa, w0, b0)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """The formula, image by image and cell by cell."""
-        (h, w), c = grid, self.in_features
-        outputs = []
+        c, wp, outputs = self.in_features, self.predictor.weight, []
         for tokens in x:  # (N, C)
-            cells = tokens.unflatten(0, grid)
             predicted = x.new_zeros(c, self.out_features)
-            for i in range(h // 2):
-                for j in range(w // 2):
-                    p = (
-                        cells[2 * i, 2 * j] + cells[2 * i, 2 * j + 1] + cells[2 * i + 1, 2 * j] + cells[2 * i + 1, 2 * j + 1]
-                    ) / 4
-                    z = self.predictor.weight @ p + self.predictor.bias
-                    z = z * torch.sigmoid(z)
-                    a = z[: self.rank_in] @ self.expand_in  # (C)
-                    b = z[self.rank_in :] @ self.expand_out  # (D)
-                    predicted = predicted + torch.outer(a, b) / (c**0.5 * h * w)
+            for p in [tokens.sum(dim=0) / len(tokens)] if self.strategy == "gap" else _cell_means(tokens, grid):
+                z = wp @ p if self.predictor.bias is None else wp @ p + self.predictor.bias
+                e, f = z[: self.rank_in], z[-self.rank_out :]
+                if self.strategy == "gap":
+                    e = f = z * (1 + torch.erf(z / 2**0.5)) / 2
+                if self.strategy in ("nonlinear", "deep", "bilateral"):
+                    e = e * torch.sigmoid(e)
+                if self.deepen is not None:
+                    e = self.deepen.weight @ e + self.deepen.bias
+                    e = e * torch.sigmoid(e)
+                if self.strategy == "bilateral":
+                    f = f * torch.sigmoid(f)
+                outer = torch.outer(e @ self.expand_in, f @ self.expand_out)
+                predicted = predicted + (outer if self.strategy == "gap" else outer / (c**0.5 * len(tokens)))
             predicted = predicted / ((predicted**2).sum(dim=0).sqrt() + 1)
             outputs.append(tokens @ (self.weight + predicted) + self.bias)
         return torch.stack(outputs)
 
     def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
-        """Exact MACs of one forward pass over the batch: predictor, A, B, AᵀB, and the layer itself."""
+        """Exact MACs of one forward pass over the batch; for "auto", of the inference path."""
         check_path(path)
         check_dynamic_grid(grid)
-        n, m = grid[0] * grid[1], (grid[0] // 2) * (grid[1] // 2)
-        c, d, rc, rd = self.in_features, self.out_features, self.rank_in, self.rank_out
-        return batch * (m * c * (rc + rd) + m * rc * c + m * rd * d + m * c * d + n * c * d)
+        n, m = grid[0] * grid[1], self._cells(grid)
+        c, d, p, q = self.in_features, self.out_features, self.rank_in, self.rank_out
+        codes = m * c * (p if self.strategy == "gap" else p + q) + (m * p * p if self.deepen is not None else 0)
+        form = self._form(n, path, training=False)
+        if form == "released":
+            return batch * (codes + m * p * c + m * q * d + m * c * d + n * c * d)
+        factor = m * q * d + m * p * d if self._expands_first(m, path) else m * p * q + p * q * d
+        if form == "core":
+            return batch * (codes + factor + p * c * d + n * c * d)
+        norms = p * p * d
+        product = n * c * p + n * p * d if form == "rank" else p * c * d
+        return batch * (codes + factor + norms + product + n * c * d) + p * p * c
 
-    def elementwise(self, grid: Grid, batch: int = 1) -> int:
-        """Exact elementwise operations of one forward pass over the batch."""
-        n, m = grid[0] * grid[1], (grid[0] // 2) * (grid[1] // 2)
-        c, d, rc, rd = self.in_features, self.out_features, self.rank_in, self.rank_out
-        prediction = 4 * m * c + 2 * m * (rc + rd) + m * c  # pooling; predictor bias and silu; the scale
-        weight = 2 * c * d + d + c * d + c * d  # column norms; + 1; the division; W0 + Ŵ
-        return batch * (prediction + weight + n * d)
+    def elementwise(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
+        """Exact elementwise operations of one forward pass over the batch; for "auto", of the inference path."""
+        check_path(path)
+        n, m = grid[0] * grid[1], self._cells(grid)
+        c, d, p, q = self.in_features, self.out_features, self.rank_in, self.rank_out
+        codes = {
+            "gap": n * c + p,  # mean; gelu
+            "linear": 4 * m * c + m * (p + q),  # pooling; bias
+            "nonlinear": 4 * m * c + m * (p + q) + m * p,  # silu
+            "deep": 4 * m * c + m * (p + q) + 3 * m * p,  # silu; bias; silu
+            "bilateral": 4 * m * c + 2 * m * (p + q),
+        }[self.strategy]
+        form, scaled = self._form(n, path, training=False), 0 if self.strategy == "gap" else m * p
+        if form == "released":
+            return batch * (codes + m * c + 2 * c * d + d + c * d + c * d + n * d)  # scale; norms; + 1; division; W0; b0
+        if form == "core":
+            return batch * (codes + scaled + 2 * c * d + d + c * d + n * d)  # scale; norms; + 1; W0 + quotient; b0
+        norms = 2 * p * d + 3 * d + p * d  # squares and their sum; clamp, root, + 1; division
+        return batch * (codes + scaled + norms + (n * d if form == "rank" else c * d) + n * d)
+
+
+def _cell_means(tokens: Tensor, grid: Grid) -> list[Tensor]:
+    """The mean of each whole 2×2 cell: tokens (N, C) to a list of (C)."""
+    cells = tokens.unflatten(0, grid)
+    starts = [(2 * i, 2 * j) for i in range(grid[0] // 2) for j in range(grid[1] // 2)]
+    return [(cells[i, j] + cells[i, j + 1] + cells[i + 1, j] + cells[i + 1, j + 1]) / 4 for i, j in starts]

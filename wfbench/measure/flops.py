@@ -27,8 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
+from mixers.base import evaluated_by
 from wfbench.errors import InputError
-from wfbench.measure.operators import NO_MACS, bare_name, elementwise_of
+from wfbench.measure.operators import MAC_OPERATORS, NO_MACS, bare_name, elementwise_of
 
 #: fvcore runs the model on real tensors; beyond this many input pixels it does not run, and two counts have to do.
 FVCORE_MOST_PIXELS = 1024 * 1024
@@ -71,7 +72,7 @@ def count_flops(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], pa
         model: a model with ``declared_macs(image_size, batch, path)``, such as `wfbench.models.create` makes; it is left
             as it was.
         inputs: the shape of the image batch, (B, C, H, W), or a tuple of tensors, the first of that shape.
-        path: the evaluation path.
+        path: the evaluation path (see `mixers.base.PATHS`): that is the one that runs, and the one declared.
 
     Raises:
         CountError: if the counts differ, naming module and operators, or an operator is unknown, naming it.
@@ -80,7 +81,7 @@ def count_flops(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], pa
     tensors = _as_tensors(model, inputs)
     batch, height, width = tensors[0].shape[0], *tensors[0].shape[-2:]
     declared = _declared(model, (height, width), batch, path)
-    with _as_in_evaluation(model):
+    with _as_in_evaluation(model), evaluated_by(model, path):
         counted = _flop_counter(model, tensors)
         _compare(declared, counted.macs, "FlopCounterMode", counted.operators)
         counts = {"declared": sum(declared.values()) / batch, "flop_counter": counted.macs[""] / batch}
@@ -140,6 +141,16 @@ def _whole(x: float) -> float:
 # --- count 1: FlopCounterMode on the meta device, audited
 
 
+def _product_flops(added: Any, a: Any, b: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    """FLOPs of added + a @ b, from shapes."""
+    return 2 * math.prod(out_shape) * a[-1]
+
+
+#: In-place variants, which PyTorch's counter does not know and reads as 0.
+_IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
+_COUNTED = {*flop_registry, *_IN_PLACE}
+
+
 class _Audit(TorchDispatchMode):
     """Adds up elementwise work, and notes every operator that neither table nor counter knows."""
 
@@ -162,6 +173,8 @@ class _Audit(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = str(func._overloadpacket)
         work = elementwise_of(name, args, out) if name.startswith("aten.") else None
+        if bare_name(name) in MAC_OPERATORS and func._overloadpacket not in _COUNTED:
+            work = None  # a variant (in place, say) that the counter would read as 0
         if work is None:
             module = max(self.tracker.parents, key=len).partition(".")[2] or "the model itself"
             self.unknown.setdefault(name, module)
@@ -180,10 +193,10 @@ class _Counted:
 def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...]) -> _Counted:
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inputs = tuple(t.to("meta") for t in tensors)
-    with FlopCounterMode(display=False) as counter, _Audit() as audit:
+    with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter, _Audit() as audit:
         torch.func.functional_call(model, state, inputs)
     # A MAC operator may lack an elementwise entry only if the counter knows it.
-    known = {str(op) for op in flop_registry}
+    known = {str(op) for op in _COUNTED}
     if audit.unknown:
         listed = ", ".join(
             f"{name} in {module}{'' if name not in known else ' (its MACs are known, its elementwise work is not)'}"
@@ -233,7 +246,9 @@ FVCORE_HANDLERS: dict[str, Callable[[list[Any], list[Any]], Any]] = {
     "aten::mm": _matmul,
     "aten::bmm": _matmul,
     "aten::matmul": _matmul,
+    "aten::addmm_": _baddbmm,
     "aten::baddbmm": _baddbmm,
+    "aten::baddbmm_": _baddbmm,
     "aten::_convolution": conv_flop_jit,
     "aten::einsum": einsum_flop_jit,
     "aten::scaled_dot_product_attention": _attention,

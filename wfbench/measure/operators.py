@@ -43,6 +43,13 @@ TRACED = frozenset(
     "adaptive_max_pool2d linalg_norm frobenius_norm".split()
 )
 
+#: Operators with MACs that also have an entry for elementwise work below. A variant of one, in place for instance, that
+#: no MAC counter knows is an unknown operator, though its bare name is here.
+MAC_OPERATORS = frozenset(
+    "addmm baddbmm convolution mm bmm _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention".split()
+)
+
 #: Every operator without a MAC, under its bare name.
 NO_MACS = POINTWISE | set(REDUCTIONS) | NORMALISATIONS | FREE | TRACED
 
