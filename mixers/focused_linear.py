@@ -135,8 +135,7 @@ class FocusedLinearAttention(nn.Module):
 
     def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
         check_tokens(x, grid)
-        if self.built is not None:
-            check_built_grid(grid, self.built, "focused linear attention with a positional encoding")
+        self._check_grid(grid)
         q, (k, v) = self.q(x), self.kv(x).chunk(2, dim=-1)  # (B, N, C) each
         if self.positional_encoding is not None:
             k = k + self.positional_encoding
@@ -173,14 +172,20 @@ class FocusedLinearAttention(nn.Module):
         """By the N×N weights, the paper's φ, and the neighbours one by one."""
         return self._mix(x, grid, naive=True)
 
+    def _check_grid(self, grid: Grid) -> None:
+        if self.built is not None:
+            check_built_grid(grid, self.built, "focused linear attention with a positional encoding")
+
     def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
         """Exact MACs of one forward pass over the batch: projections, the attention, the DWC."""
         check_path(path)
+        self._check_grid(grid)
         n, c = grid[0] * grid[1], self.proj.in_features
         return batch * n * c * (4 * c + 2 * (c // self.num_heads) + 1 + (25 if self.dwc is not None else 0))
 
     def elementwise(self, grid: Grid, batch: int = 1) -> int:
         """Exact elementwise operations of one forward pass over the batch; softplus(s) is shared by the images."""
+        self._check_grid(grid)
         n, c = grid[0] * grid[1], self.proj.in_features
         biases = n * c * (4 if self.q.bias is not None else 1)
         extras = n * c * ((2 if self.dwc is not None else 0) + (1 if self.positional_encoding is not None else 0))
