@@ -235,6 +235,18 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def check_rotary(d: int) -> None:
+    """Refuse a dimension that `rotary_2d` cannot turn, before there is anything to turn.
+
+    Raises:
+        MixerError: if 4 does not divide d.
+    """
+    if d % 4:
+        raise MixerError(
+            f"rotary position needs a dimension that 4 divides: got {d}; choose num_heads so that dim / num_heads is one"
+        )
+
+
 def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
     """Turn features by their token's place on the grid: rotary position in two dimensions.
 
@@ -249,10 +261,7 @@ def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
         MixerError: if 4 does not divide d.
     """
     d, prefix = x.shape[-1], x.shape[-2] - grid[0] * grid[1]
-    if d % 4:
-        raise MixerError(
-            f"rotary position needs a dimension that 4 divides: got {d}; choose num_heads so that dim / num_heads is one"
-        )
+    check_rotary(d)
     exact = at_least_float32(x)
     speed = torch.tensor([base ** (-4 * k / d) for k in range(d // 4)], dtype=exact, device=x.device)
     parts = []
@@ -312,6 +321,8 @@ class QKVAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.rope = heads_of(dim, num_heads), rope
+        if rope:
+            check_rotary(dim // self.num_heads)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         init_linear_(self.qkv, self.proj)

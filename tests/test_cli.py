@@ -29,9 +29,9 @@ def test_importing_the_command_line_does_not_import_torch():
 def test_the_commands_and_their_flags_are_what_users_rely_on():
     flags = {
         "mixers": ["--json"],
-        "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device"],
+        "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"],
         "eval": ["--device"],
-        "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device"],
+        "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"],
         "report": ["--out"],
         "demo": ["--out"],
     }

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import torch
+from typer.testing import CliRunner
 
 import mixers
 import wfbench.models as models
+from wfbench.cli import app
 from wfbench.measure import count_flops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,3 +40,38 @@ def test_files_that_the_readme_points_to_exist():
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []
+
+
+def example(tmp_path):
+    """The mixer that CONTRIBUTING shows, in a file."""
+    source = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.S)[0]
+    assert len(source.splitlines()) <= 30
+    (tmp_path / "my_mixer.py").write_text(source)
+    return f"{tmp_path}/my_mixer.py:MeanGate"
+
+
+def test_the_contributors_mixer_is_verified_trained_profiled_and_reported(tmp_path):
+    name = example(tmp_path)
+    judged = CliRunner().invoke(app, ["verify", name])
+    assert judged.exit_code == 0, judged.output
+    assert "FAILS" not in judged.output
+    settings = ["model.embed_dim=16", "model.depth=2", "epochs=1", "optim.warmup_epochs=0"]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    out = tmp_path / "runs"
+    trained = CliRunner().invoke(app, ["train", "--mixer", name, "--out", str(out / "train"), *overrides])
+    assert trained.exit_code == 0, trained.output
+    measure = ["profile", "--mixer", "softmax", "--mixer", name, "--resolution", "32", "--resolution", "64", "--rounds", "2"]
+    profiled = CliRunner().invoke(app, [*measure, "--out", str(out / "profile")])
+    assert profiled.exit_code == 0, profiled.output
+    reported = CliRunner().invoke(app, ["report", str(out)])
+    assert reported.exit_code == 0, reported.output
+    assert "MeanGate" in (out / "tables.md").read_text()
+
+
+def test_the_contributors_mixer_is_refuted_once_a_line_is_wrong(tmp_path):
+    name = example(tmp_path)
+    file = tmp_path / "my_mixer.py"
+    file.write_text(file.read_text().replace("x.mean(dim=1, keepdim=True)", "x.mean(dim=(0, 1), keepdim=True)"))
+    judged = CliRunner().invoke(app, ["verify", name])
+    assert judged.exit_code == 1
+    assert "batch independence" in judged.output

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from helpers import all_near, far, gradients, make_layer, near, scrambled, tokens
+from helpers import all_near, far, gradients, near, scrambled, tokens
 from torch import Tensor, nn
 
 import mixers

@@ -27,7 +27,7 @@ EVERY_KEY = {
     "model.mlp_ratio": 3.0,
     "model.drop_path": 0.1,
     "model.class_token": True,
-    "model.pos_embed": False,
+    "model.pos_embed": "sincos",
     "model.pos_init_std": 0.05,
     "model.pool": "token",
     "model.local_conv": "dwc",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wfbench.errors import InputError, did_you_mean
 
@@ -40,10 +40,16 @@ class ModelSection(_Section):
     mlp_ratio: float | None = Field(None, gt=0)
     drop_path: float | None = Field(None, ge=0, lt=1)
     class_token: bool | None = None
-    pos_embed: bool | None = None
+    #: True is read as "learned", False as "none".
+    pos_embed: Literal["none", "learned", "sincos", "rope2d"] | None = None
     pos_init_std: float | None = Field(None, gt=0)
     pool: Literal["mean", "token"] | None = None
     local_conv: Literal["none", "dwc"] | None = None
+
+    @field_validator("pos_embed", mode="before")
+    @classmethod
+    def _position_name(cls, value: object) -> object:
+        return {True: "learned", False: "none"}[value] if isinstance(value, bool) else value
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
@@ -167,8 +173,12 @@ def recipes_dir() -> Path:
 
 
 def digest(recipe: Recipe) -> str:
-    """A short hash of all that decides a run but mixer and seed: runs with the same one were trained alike."""
-    data = recipe.model_dump(mode="json", exclude={"seed": True, "model": {"mixer"}, "data": {"workers"}})
+    """A short hash of all that decides a run but its seed and what is compared: mixer, local convolution, position.
+
+    Runs with the same one were trained alike.
+    """
+    compared = {"mixer", "local_conv", "pos_embed"}
+    data = recipe.model_dump(mode="json", exclude={"seed": True, "model": compared, "data": {"workers"}})
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from wfbench.errors import InputError, writing
 
@@ -58,16 +58,31 @@ class Row(_Strict):
     environment: Environment
 
 
-class TrainRow(Row):
+class _ModelRow(Row):
+    """What every row about a model carries: the model, its mixer, and the factors of the skeleton that vary beside it."""
+
+    model: str
+    mixer: str
+    local_conv: Literal["none", "dwc"] = "none"
+    pos_embed: Literal["none", "learned", "sincos", "rope2d"] = "learned"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_there_were_positions(cls, data: Any) -> Any:
+        """A row that names no position was written when each model had its preset's own."""
+        if isinstance(data, dict) and "pos_embed" not in data and str(data.get("model")).startswith("weightformer-"):
+            return data | {"pos_embed": "none"}
+        return data
+
+
+class TrainRow(_ModelRow):
     """One finished training run: the accuracy of its last epoch, never the best one."""
 
     kind: Literal["train"] = "train"
     recipe: str
-    #: Hash of the resolved recipe but for mixer and seed: rows with different ones are never averaged.
+    #: Hash of the resolved recipe but for seed, mixer and the factors: rows with different ones are never averaged.
     recipe_digest: str
     dataset: str
-    model: str
-    mixer: str
     seed: int
     image_size: tuple[int, int]
     epochs: int
@@ -102,13 +117,11 @@ class BaselineRow(Row):
     samples: int
 
 
-class ProfileRow(Row):
+class ProfileRow(_ModelRow):
     """One cell of a profile: one model with one mixer at one resolution. A failed cell is a row too."""
 
     kind: Literal["profile"] = "profile"
     session: str
-    model: str
-    mixer: str
     resolution: tuple[int, int]
     tokens: int
     batch: int
@@ -134,13 +147,11 @@ class ProfileRow(Row):
     p75: float | None = None
 
 
-class ScalingRow(Row):
+class ScalingRow(_ModelRow):
     """The local exponent d log t / d log N between two neighbouring resolutions of one profile."""
 
     kind: Literal["scaling"] = "scaling"
     session: str
-    model: str
-    mixer: str
     low: tuple[int, int]
     high: tuple[int, int]
     tokens: tuple[int, int]
@@ -148,13 +159,12 @@ class ScalingRow(Row):
     macs_exponent: float | None
 
 
-class CrossoverRow(Row):
+class CrossoverRow(_ModelRow):
     """The image side from which a mixer is faster than the baseline, in one profile."""
 
     kind: Literal["crossover"] = "crossover"
     session: str
-    model: str
-    mixer: str
+    #: A mixer too, with the same factors.
     baseline: str
     #: "at": between two measured sides, interpolated; "always": faster at every side; "none": at none up to the last.
     verdict: Literal["at", "always", "none"]

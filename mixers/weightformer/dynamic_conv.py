@@ -150,15 +150,13 @@ class DynamicDepthwiseConv(nn.Module):
             maps = to_map(shifted_depthwise_conv(x, self.detail.weight[None, :, 0], self.detail.bias, grid), grid)
         kernels = x.new_zeros(())
         if self.predictor is not None:
-            v1, v2 = self.predictor[0], self.predictor[2]
+            v1, c1, v2, _ = _two_layers(self.predictor)
             rows, columns = (_windows(side) for side in grid)
             pooled = [maps[:, :, i:j, k:m].mean(dim=(2, 3)) for i, j in rows for k, m in columns]  # nine of (B, C)
-            hidden = [F.gelu(p @ v1.weight.flatten(1).mT + v1.bias) for p in pooled]
-            kernels = torch.stack([t @ v2.weight.flatten(1).mT for t in hidden], dim=-1)  # (B, C, 9)
+            kernels = torch.stack([F.gelu(p @ v1.mT + c1) @ v2.mT for p in pooled], dim=-1)  # (B, C, 9)
         if self.global_predictor is not None:
-            u1, u2 = self.global_predictor[0], self.global_predictor[2]
-            mean = x.sum(dim=1) / x.shape[1]
-            from_mean = F.gelu(mean @ u1.weight.mT + u1.bias) @ u2.weight.mT + u2.bias
+            u1, b1, u2, b2 = _two_layers(self.global_predictor)
+            from_mean = F.gelu(x.sum(dim=1) / x.shape[1] @ u1.mT + b1) @ u2.mT + b2
             if self.strategy == "gap":
                 kernels = from_mean.unflatten(1, (-1, 9))
             else:
@@ -201,6 +199,15 @@ def _conv_parameters(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
     conv = nn.Conv2d(dim, dim, 3, groups=dim)
     assert conv.bias is not None
     return nn.Parameter(conv.weight.detach()), nn.Parameter(conv.bias.detach())
+
+
+def _two_layers(predictor: nn.Sequential) -> tuple[Tensor, ...]:
+    """Weights as matrices, and biases (0 for none), of the first and the last of three layers."""
+    found: list[Tensor] = []
+    for layer in (predictor[0], predictor[2]):
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        found += [layer.weight.flatten(1), layer.weight.new_zeros(()) if layer.bias is None else layer.bias]
+    return tuple(found)
 
 
 def _windows(side: int) -> list[tuple[int, int]]:

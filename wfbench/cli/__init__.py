@@ -13,6 +13,7 @@ from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
 from wfbench.cli.train import train
+from wfbench.cli.verify import verify
 
 app = typer.Typer(
     name="wfbench",
@@ -41,6 +42,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("profile")(profile)
 app.command("report")(report)
+app.command("verify")(verify)
 app.command("demo")(demo)
 
 

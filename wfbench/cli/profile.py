@@ -17,6 +17,12 @@ def profile(
     resolution: Annotated[
         list[int] | None, typer.Option(help="A side in pixels; repeat it. [default: 224 448 672 896]")
     ] = None,
+    local_conv: Annotated[
+        str | None, typer.Option(help="none or dwc: a depthwise convolution beside every mixer. Without it: as in the model.")
+    ] = None,
+    pos: Annotated[
+        str | None, typer.Option(help="Position of every mixer: none, learned, sincos or rope2d. Without it: as in the model.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 1,
     rounds: Annotated[int, typer.Option(help="Timing samples for each cell.")] = 10,
     order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.")] = 0,
@@ -33,7 +39,8 @@ def profile(
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
     chosen = choose_device(device).type
-    request = ProfileRequest(model=model, batch=batch, rounds=rounds, order_seed=order_seed, device=chosen, **given)  # type: ignore[arg-type]
+    factors = {"local_conv": local_conv, "pos_embed": pos}
+    request = ProfileRequest(model, batch=batch, rounds=rounds, order_seed=order_seed, device=chosen, **factors, **given)  # type: ignore[arg-type]
     writable_dir(out)
     told = Told()
     rows = measure(request, told)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+
+if TYPE_CHECKING:
+    from wfbench.recipe import ModelSection
 
 
 @speaks_plainly
@@ -15,6 +18,12 @@ def train(
     mixer: Annotated[str | None, typer.Option(help="A registered mixer, or path/to/file.py:Class.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. [default: digits]")] = None,
     data: Annotated[str | None, typer.Option(help="'digits', or a folder with train/ and val/.")] = None,
+    local_conv: Annotated[
+        str | None, typer.Option(help="none or dwc: a depthwise convolution beside the mixer. Without it: as in the recipe.")
+    ] = None,
+    pos: Annotated[
+        str | None, typer.Option(help="Position: none, learned, sincos or rope2d. Without it: as in the recipe.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: optim.lr=1e-3")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/RECIPE-MIXER-sSEED]")] = None,
@@ -30,7 +39,8 @@ def train(
     from wfbench.tasks.common import choose_device, slug
 
     overrides = list(settings or [])
-    overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
+    short = {"mixer": mixer, "local_conv": local_conv, "pos_embed": pos}
+    overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
     if data is not None:
         overrides += ["data.source=digits"] if data == "digits" else ["data.source=folder", f"data.path={json.dumps(data)}"]
@@ -39,7 +49,7 @@ def train(
     else:
         resolved = recipes.load(recipe or "digits", overrides)
     name = resolved.model.mixer or resolved.model.name
-    out = out or Path("runs") / f"{resolved.name}-{slug(name)}-s{resolved.seed}"
+    out = out or Path("runs") / f"{resolved.name}-{slug(name)}{_factors(resolved.model)}-s{resolved.seed}"
     with watching(name, resolved.epochs) as watch:
         row = classify.train(resolved, out, watch, device=choose_device(device), resume=resume)
     typer.echo(
@@ -47,3 +57,9 @@ def train(
         f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, {100 * row.data_wait_share:.0f} % waiting for data"
     )
     typer.echo(f"run directory: {out}")
+
+
+def _factors(section: ModelSection) -> str:
+    """The factors that the recipe chooses, for the name of the run directory."""
+    chosen = {"local": section.local_conv, "pos": section.pos_embed}
+    return "".join(f"-{key}-{value}" for key, value in chosen.items() if value is not None)

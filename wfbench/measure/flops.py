@@ -147,8 +147,8 @@ def _product_flops(added: Any, a: Any, b: Any, *rest: Any, out_shape: Any = None
 
 
 #: In-place variants, which PyTorch's counter does not know and reads as 0.
-_IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
-_COUNTED = {*flop_registry, *_IN_PLACE}
+IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
+COUNTED = {*flop_registry, *IN_PLACE}
 
 
 class _Audit(TorchDispatchMode):
@@ -173,7 +173,7 @@ class _Audit(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = str(func._overloadpacket)
         work = elementwise_of(name, args, out) if name.startswith("aten.") else None
-        if bare_name(name) in MAC_OPERATORS and func._overloadpacket not in _COUNTED:
+        if bare_name(name) in MAC_OPERATORS and func._overloadpacket not in COUNTED:
             work = None  # a variant (in place, say) that the counter would read as 0
         if work is None:
             module = max(self.tracker.parents, key=len).partition(".")[2] or "the model itself"
@@ -193,10 +193,10 @@ class _Counted:
 def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...]) -> _Counted:
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inputs = tuple(t.to("meta") for t in tensors)
-    with FlopCounterMode(display=False, custom_mapping=_IN_PLACE) as counter, _Audit() as audit:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, _Audit() as audit:
         torch.func.functional_call(model, state, inputs)
     # A MAC operator may lack an elementwise entry only if the counter knows it.
-    known = {str(op) for op in _COUNTED}
+    known = {str(op) for op in COUNTED}
     if audit.unknown:
         listed = ", ".join(
             f"{name} in {module}{'' if name not in known else ' (its MACs are known, its elementwise work is not)'}"

@@ -6,6 +6,7 @@ The units are those of `mixers.base`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,14 +34,16 @@ FREE = frozenset(
     "_to_copy to type_as empty empty_like empty_strided zeros zeros_like ones ones_like full full_like new_empty new_zeros "
     "new_ones new_full new_empty_strided arange linspace scalar_tensor fill zero index index_select gather scatter "
     "repeat repeat_interleave roll flip constant_pad_nd pad reflection_pad2d replication_pad2d im2col unfold diagonal "
-    "pixel_shuffle pixel_unshuffle meshgrid movedim expand_as view_as size numel _assert_async sym_size".split()
+    "pixel_shuffle pixel_unshuffle meshgrid movedim expand_as view_as size numel _assert_async sym_size "
+    "view_as_real view_as_complex real imag complex".split()
 )
 #: Names that only the tracer (fvcore's) shows, of operators above that have been decomposed elsewhere.
 TRACED = frozenset(
     "layer_norm softmax log_softmax batch_norm group_norm rms_norm dropout feature_dropout adaptive_avg_pool2d avg_pool2d "
     "_adaptive_avg_pool2d upsample_bicubic2d _upsample_bicubic2d_aa Int ScalarImplicit NumToTensor floor_divide item "
     "tensor_split swapaxes rand rand_like broadcast_tensors unsafe_split unsafe_chunk tensor mT numpy_T dim is_floating_point "
-    "adaptive_max_pool2d linalg_norm frobenius_norm".split()
+    "adaptive_max_pool2d linalg_norm frobenius_norm fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 "
+    "fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn".split()
 )
 
 #: Operators with MACs that also have an entry for elementwise work below. A variant of one, in place for instance, that
@@ -90,6 +93,13 @@ def _bias(index: int) -> Callable[[Sequence[Any], Any], int]:
     return count
 
 
+def _fourier(args: Sequence[Any], out: Any) -> int:
+    """5 n log₂ n, rounded, for each transform; n counts real elements, of which a half spectrum does not show all."""
+    full = max(args[0], out, key=_numel)
+    n = math.prod(full.shape[dim] for dim in args[1])
+    return full.numel() // n * round(5 * n * math.log2(n))
+
+
 def _attention(args: Sequence[Any], out: Any) -> int:
     """A fused attention does the work of the explicit one: softmax of the scores, and scaling q and k."""
     q, k = args[0], args[1]
@@ -107,6 +117,9 @@ SPECIAL: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "_adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "_upsample_bicubic2d_aa": lambda args, out: 16 * _numel(out),
     "upsample_bicubic2d": lambda args, out: 16 * _numel(out),
+    "_fft_r2c": _fourier,
+    "_fft_c2c": _fourier,
+    "_fft_c2r": _fourier,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention": _attention,
     "_scaled_dot_product_efficient_attention": _attention,

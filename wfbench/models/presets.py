@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from mixers.base import Grid
 from wfbench.errors import InputError, did_you_mean
-from wfbench.models.vit import VisionTransformer, ViTConfig
+from wfbench.models.vit import VisionTransformer, ViTConfig, check
 
 # The faithful WeightFormer: its norm1 overwrites the stream, no position embedding, a LayerNorm after the patches.
-_FAITHFUL = ViTConfig(mixer="weightformer", depth=17, pos_embed=False, init_norm=True, residual="overwrite")
+_FAITHFUL = ViTConfig(mixer="weightformer", depth=17, pos_embed="none", init_norm=True, residual="overwrite")
 
 PRESETS = MappingProxyType(
     {
@@ -40,8 +40,9 @@ def create(
         mixer: any mixer (registered, installed, or ``file.py:Class``); None for the preset's own.
         image_size: side in pixels, or (height, width); None for the preset's own.
         num_classes: outputs of the head; 0 for no head; None for the preset's own.
-        overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, drop_path, in_channels, class_token, pos_embed,
-            pos_init_std, pool, local_conv, init_norm, residual, mixer_options.
+        overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, drop_path, in_channels, class_token, pos_embed
+            (none, learned, sincos, rope2d; or True for learned, False for none), pos_init_std, pool, local_conv,
+            init_norm, residual, mixer_options.
 
     Returns:
         A model with freshly initialised weights; `torch.manual_seed` decides them.
@@ -49,6 +50,21 @@ def create(
     Raises:
         InputError: for an unknown preset or override, or values that do not go together.
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
+    """
+    return VisionTransformer(configure(name, mixer, image_size, num_classes, **overrides))
+
+
+def configure(
+    name: str,
+    mixer: str | None = None,
+    image_size: int | Grid | None = None,
+    num_classes: int | None = None,
+    **overrides: object,
+) -> ViTConfig:
+    """What `create` would build from the same arguments; nothing is built.
+
+    Raises:
+        InputError, MixerError: as `create`, but for what only a mixer itself can tell.
     """
     if name not in PRESETS:
         raise InputError(
@@ -71,7 +87,8 @@ def create(
         given["num_classes"] = num_classes
     config = ViTConfig(**(asdict(PRESETS[name]) | given))
     _check_numbers(config)
-    return VisionTransformer(config)
+    check(config)
+    return config
 
 
 def _check_numbers(config: ViTConfig) -> None:

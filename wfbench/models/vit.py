@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates, resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import mixers
-from mixers.base import Grid, init_linear_
+from mixers.base import Grid, at_least_float32, init_linear_
 from wfbench.errors import InputError
 from wfbench.models.skeleton import Block, LocalConv, Residual
+
+#: How a model knows where a token is. "none": not at all, but for what its mixer knows. "learned": an embedding, added
+#: once, interpolated at another resolution. "sincos": `sincos_2d`, added once. "rope2d": nothing is added; every active
+#: mixer turns its q and k by their place (`mixers.base.rotary_2d`).
+Position = Literal["none", "learned", "sincos", "rope2d"]
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """What a `VisionTransformer` is made of; every preset is one of these."""
+    """What a `VisionTransformer` is made of; every preset is one of these.
+
+    ``pos_embed`` may be given as a bool: True is "learned", False is "none".
+    """
 
     mixer: str = "softmax"
     image_size: Grid = (224, 224)
@@ -31,13 +40,17 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
     class_token: bool = False
-    pos_embed: bool = True
+    pos_embed: Position = "learned"
     pos_init_std: float = 0.02
     pool: Literal["mean", "token"] = "mean"
     local_conv: LocalConv = "none"
     init_norm: bool = False
     residual: Residual = "pre-norm"
     mixer_options: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pos_embed, bool):
+            object.__setattr__(self, "pos_embed", "learned" if self.pos_embed else "none")
 
 
 class VisionTransformer(nn.Module):
@@ -48,14 +61,14 @@ class VisionTransformer(nn.Module):
     ``residual="overwrite"``. Method names are timm's, so that timm's tools work on it.
 
     Raises:
-        InputError: for an image size that the patch does not divide, a class token where the mixer takes none, or a pool
-            that needs the token that is not there.
+        InputError: for an image size that the patch does not divide, a class token where the mixer takes none, a pool
+            that needs the token that is not there, or a position that the mixer or the width cannot have.
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
     """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        _check(config)
+        check(config)
         self.config = config
         self.num_classes, self.embed_dim = config.num_classes, config.embed_dim
         self.num_features = self.head_hidden_size = config.embed_dim
@@ -67,8 +80,9 @@ class VisionTransformer(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.class_token else None
         n = grid[0] * grid[1] + self.num_prefix_tokens
-        self.pos_embed = nn.Parameter(torch.zeros(1, n, dim)) if config.pos_embed else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, n, dim)) if config.pos_embed == "learned" else None
         self.init_norm = nn.LayerNorm(dim, eps=1e-6) if config.init_norm else nn.Identity()
+        rotary = {"rope": True} if config.pos_embed == "rope2d" else {}
         rates = cast("list[float]", calculate_drop_path_rates(config.drop_path, config.depth))
         self.blocks = nn.ModuleList(
             Block(
@@ -81,7 +95,7 @@ class VisionTransformer(nn.Module):
                 drop_path=rates[layer],
                 local_conv=config.local_conv,
                 residual=config.residual,
-                mixer_options=config.mixer_options,
+                mixer_options=config.mixer_options | rotary,
             )
             for layer in range(config.depth)
         )
@@ -121,6 +135,9 @@ class VisionTransformer(nn.Module):
         if self.pos_embed is not None:
             built = self._grid(self.config.image_size)
             x = x + resample_abs_pos_embed(self.pos_embed, list(grid), list(built), self.num_prefix_tokens)
+        if self.config.pos_embed == "sincos":
+            table = sincos_2d(grid, self.embed_dim, like=self.norm.weight)  # in the weights' dtype, as if it were one
+            x = x + F.pad(table, (0, 0, self.num_prefix_tokens, 0))  # a class token has no place
         return self.init_norm(x), grid
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -181,8 +198,52 @@ class VisionTransformer(nn.Module):
             init_linear_(self.head)
 
 
-def _check(config: ViTConfig) -> None:
-    if config.class_token and not mixers.spec(config.mixer).prefix_tokens:
+def sincos_2d(grid: Grid, dim: int, *, like: Tensor, base: float = 10000.0) -> Tensor:
+    """The fixed position embedding of a grid: sines and cosines of each token's column and row.
+
+    With ω_k = base^(-k/(C/4)), k < C/4, a token in row i and column j gets, in this order, sin(j ω), cos(j ω), sin(i ω)
+    and cos(i ω), C/4 channels each.
+
+    Shapes: result (H·W, C), row by row, in the dtype and on the device of ``like``; 4 divides C.
+    Source: MAE (arXiv 2111.06377) and DiT (arXiv 2212.09748), whose code puts the column before the row.
+    """
+    exact, (h, w) = at_least_float32(like), grid
+    speed = base ** (torch.arange(dim // 4, dtype=exact, device=like.device) / (-dim / 4))
+    halves = []
+    for side, shape in ((w, (1, w, -1)), (h, (h, 1, -1))):
+        angle = torch.arange(side, dtype=exact, device=like.device).unsqueeze(1) * speed  # (side, C/4)
+        halves.append(torch.cat([angle.sin(), angle.cos()], dim=1).view(shape).expand(h, w, dim // 2))
+    return torch.cat(halves, dim=-1).flatten(0, 1).to(like.dtype)
+
+
+def check(config: ViTConfig) -> None:
+    """Refuse what cannot be built, before any of it is.
+
+    Raises:
+        InputError: for a class token or a position that the mixer does not take, or a pool without its token.
+        MixerError: for an unknown mixer.
+    """
+    spec = mixers.spec(config.mixer)
+    if config.pos_embed not in get_args(Position):
+        raise InputError(
+            "unknown position", got=f"pos_embed = {config.pos_embed!r}", expected=f"one of {', '.join(get_args(Position))}"
+        )
+    if config.pos_embed == "sincos" and config.embed_dim % 4:
+        raise InputError(
+            "sine and cosine positions need a width that 4 divides",
+            got=f"embed_dim = {config.embed_dim} with pos_embed = 'sincos'",
+            expected="a multiple of 4",
+            remedy=f"use embed_dim = {config.embed_dim // 4 * 4 + 4}, or another position",
+        )
+    if config.pos_embed == "rope2d" and not spec.rotary:
+        rotary = [name for name in mixers.names() if mixers.spec(name).rotary]
+        raise InputError(
+            "rotary position needs a mixer with q and k to turn",
+            got=f"pos_embed = 'rope2d' with mixer {config.mixer!r}",
+            expected=f"one of the mixers {', '.join(rotary)}",
+            remedy="use one of these, or another position: none, learned, sincos",
+        )
+    if config.class_token and not spec.prefix_tokens:
         takers = [name for name in mixers.names() if mixers.spec(name).prefix_tokens]
         raise InputError(
             "the mixer takes no class token",

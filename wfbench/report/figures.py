@@ -1,7 +1,7 @@
 """Plots of the tables' raw numbers, as PNG files.
 
-Mixers are told apart by colour, marker and line style alike, so that the plots hold in grey and for colour-blind eyes.
-A mixer looks the same in every plot of a report.
+Lines are told apart by colour, marker and line style alike, so that the plots hold in grey and for colour-blind eyes.
+A mixer with the same factors looks the same in every plot of a report.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
     figure, axes = _figure(table, gap=38)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="latency (ms), median and interquartile range")
     # The slowest first, so that the legend stands in the order of the lines' right ends.
-    curves = sorted(timed.groupby("mixer"), key=lambda item: -item[1].sort_values("tokens")["median_seconds"].iloc[-1])
-    for mixer, curve in curves:
+    curves = sorted(timed.groupby("label"), key=lambda item: -item[1].sort_values("tokens")["median_seconds"].iloc[-1])
+    for name, curve in curves:
         curve = curve.sort_values("tokens")
-        style = styles[str(mixer)]
-        axes.plot(curve["tokens"], 1e3 * curve["median_seconds"], label=str(mixer), **style)
+        style = styles[str(name)]
+        axes.plot(curve["tokens"], 1e3 * curve["median_seconds"], label=str(name), **style)
         axes.fill_between(
             curve["tokens"].to_numpy(float),
             1e3 * curve["p25_seconds"].to_numpy(float),
@@ -76,7 +76,7 @@ def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
     _guides(axes, timed)
     _token_ticks(axes, data)
     # Many mixers need a taller plot: a legend that is higher than the figure would squeeze the axes to nothing.
-    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * timed["mixer"].nunique()))
+    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * timed["label"].nunique()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
     return figure
 
@@ -92,14 +92,14 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
     several = points["model"].nunique() > 1
     labels = []
     for point in points.to_dict("records"):
-        style = styles[str(point["mixer"])] | {"linestyle": "none", "markersize": 9}
+        style = styles[str(point["label"])] | {"linestyle": "none", "markersize": 9}
         x, y, spread = point["macs"] / 1e9, 100 * point["accuracy"], None
         if point["seed_count"] > 1:
             spread = 100 * point["accuracy_ci95"]
         else:
             style |= {"markerfacecolor": "none", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
         axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
-        labels.append((x, y, f"{point['mixer']} ({point['model']})" if several else str(point["mixer"])))
+        labels.append((x, y, f"{point['label']} ({point['model']})" if several else str(point["label"])))
     simple = data[data["baseline"].notna()].sort_values("accuracy") if "baseline" in data else data.head(0)
     for value in simple["accuracy"]:
         axes.axhline(100 * value, color=_GREY, linestyle=":", linewidth=1.4, zorder=1)
@@ -111,12 +111,12 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
 
 
 def mixer_styles(tables: Sequence[Table]) -> dict[str, _Style]:
-    """One look per mixer: first those that have curves, which need the different colours most, then the others."""
+    """One look per line, a mixer with its factors: first those that have curves, which need the different colours most."""
     mixers: set[str] = set()
     curves: set[str] = set()
     for table in tables:
-        if "mixer" in table.data:
-            names = {str(mixer) for mixer in table.data["mixer"].dropna()}
+        if "label" in table.data:
+            names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
             curves |= names if table.name.startswith("profile") else set()
     others = sorted(mixers - {BASELINE}, key=lambda name: (name not in curves, name))
@@ -183,10 +183,10 @@ def _failures(axes: Axes, failed: pd.DataFrame, styles: dict[str, _Style]) -> No
     for _, cells in failed.groupby("tokens"):
         for place, cell in enumerate(cells.to_dict("records")):
             tokens, height = float(cell["tokens"]), 1 - step * (place + 0.6)
-            colour = styles[str(cell["mixer"])]["color"]
+            colour = styles[str(cell["label"])]["color"]
             axes.plot([tokens], [height], transform=where, marker="x", markersize=8, markeredgewidth=2, color=colour)
             axes.annotate(
-                f"{cell['mixer']}: {cell['status']}",
+                f"{cell['label']}: {cell['status']}",
                 (tokens, height),
                 (-8, 0),
                 xycoords=where,
@@ -222,13 +222,13 @@ def _token_ticks(axes: Axes, data: pd.DataFrame) -> None:
 
 def _legend_line(data: pd.DataFrame) -> str:
     """What the looks of the points mean, and which mixers have no point."""
-    runs = data[data["mixer"].notna()]
+    runs = data[data["label"].notna()]
     means = {
         "bars: 95% interval of the mean over seeds": (runs["seed_count"] > 1).any(),
         "hollow: 1 seed, ranks nothing": (runs["seed_count"] == 1).any(),
     }
     lines = ["; ".join(text for text, holds in means.items() if holds)]
-    if refused := sorted({str(mixer) for mixer in runs.loc[runs["macs"].isna(), "mixer"]}):
+    if refused := sorted({str(name) for name in runs.loc[runs["macs"].isna(), "label"]}):
         lines.append(f"not shown, GMACs refused: {', '.join(refused)}")
     return "".join(f"\n{line}" for line in lines)
 

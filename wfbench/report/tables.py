@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, Prof
 if TYPE_CHECKING:
     from rich.console import Group
 
-#: The mixer that speed-ups are measured against.
+#: The mixer that speed-ups are measured against, with the same factors.
 BASELINE = "softmax"
 
 _FULL_COUNTS = 3  # so many counts of MACs have to agree before a number stands without a dagger
@@ -27,6 +27,7 @@ _SMALL_SIDE = 64  # up to this image side, a table says that small images reward
 _DASH = "–"
 _REFUSED = "refused"
 _DAGGER = "†"
+_FACTORS = ("mixer", "local_conv", "pos_embed")
 _LEFT_ALIGNED = frozenset({"model", "mixer", "weights", "status", "baseline", "crossover"})
 
 _R = TypeVar("_R", bound=Row)
@@ -73,11 +74,42 @@ class Table:
         return Group(Text(self.title, style="bold"), grid, *(Text(f"• {note}", style="dim") for note in self.notes))
 
 
+class _HasFactors(Protocol):
+    """What names a line: a row about a model, or the key of such rows."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def mixer(self) -> str: ...
+    @property
+    def local_conv(self) -> str: ...
+    @property
+    def pos_embed(self) -> str: ...
+
+
+def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
+    """What was chosen beside the mixer, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
+
+    A position is named where it is not the model's usual one (of weightformer-* none, of the others the learned one), and
+    with ``all_positions`` wherever it is not the learned one.
+    """
+    usual = "none" if row.model.startswith("weightformer-") else "learned"
+    named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
+    position = "no position" if row.pos_embed == "none" else row.pos_embed
+    return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])
+
+
+def label(row: _HasFactors, *, all_positions: bool = False) -> str:
+    """The name of a mixer's line: "softmax", "softmax + DWC", "softmax, rope2d", "softmax + DWC, rope2d"."""
+    chosen = factors(row, all_positions=all_positions)
+    return row.mixer + (" + " if row.local_conv == "dwc" else ", " if chosen else "") + chosen
+
+
 def tables(rows: Iterable[AnyRow]) -> list[Table]:
     """All tables that the rows give: accuracy, then profiles, then crossovers."""
     rows = list(rows)
     profiles = _group((row for row in rows if isinstance(row, ProfileRow)), _profile_key)
-    scaling = _group((row for row in rows if isinstance(row, ScalingRow)), lambda row: (row.session, row.model))
+    scaling = _group((row for row in rows if isinstance(row, ScalingRow)), _place)
     crossovers = [row for row in rows if isinstance(row, CrossoverRow)]
     return [*_accuracy_tables(rows), *_profile_tables(profiles, scaling), *_crossover_tables(profiles, crossovers)]
 
@@ -110,6 +142,8 @@ class _RunKey(NamedTuple):
 
     model: str
     mixer: str
+    local_conv: str
+    pos_embed: str
     recipe_digest: str
     weights: str
     batch: int
@@ -123,7 +157,7 @@ def _accuracy_key(row: TrainRow) -> _AccuracyKey:
 
 
 def _run_key(row: TrainRow) -> _RunKey:
-    return _RunKey(row.model, row.mixer, row.recipe_digest, row.weights, row.batch, row.steps, row.parameters, row.samples)
+    return _RunKey(*(getattr(row, field) for field in _RunKey._fields))
 
 
 def _accuracy_tables(rows: Sequence[AnyRow]) -> list[Table]:
@@ -139,19 +173,25 @@ def _accuracy_tables(rows: Sequence[AnyRow]) -> list[Table]:
 
 
 def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baselines: list[BaselineRow]) -> Table:
-    runs = {run: _latest(seeds, lambda row: row.seed) for run, seeds in sorted(_group(rows, _run_key).items())}
+    groups = _group(rows, _run_key)
+    # Where positions differ all are named, but for the learned one.
+    differ = len({run.pos_embed for run in groups}) > 1
+    labels = {run: label(run, all_positions=differ) for run in groups}
+    runs = {
+        run: _latest(groups[run], lambda row: row.seed) for run in sorted(groups, key=lambda run: (run.model, labels[run], run))
+    }
     used = [row for seeds in runs.values() for row in seeds]
     varying = [
         field for field in ("recipe_digest", "weights", "batch", "steps") if len({getattr(row, field) for row in used}) > 1
     ]
     simple = _latest(baselines, lambda row: row.name)
-    lines = [_accuracy_line(key, run, seeds, varying) for run, seeds in runs.items()]
+    lines = [_accuracy_line(key, run, labels[run], seeds, varying) for run, seeds in runs.items()]
     lines += [_baseline_line(row) for row in simple]
     notes = [
         *_accuracy_notes(key, runs, varying),
         *_baseline_notes(simple, {row.samples for row in used}),
         *_digits_note(key.dataset),
-        *_refused_notes((row.mixer, row.macs, row.macs_error) for row in used),
+        *_refused_notes((labels[_run_key(row)], row.macs, row.macs_error) for row in used),
         *_left_out_note(len(rows) - len(used)),
         *_environment_notes(row.environment for row in used),
     ]
@@ -165,7 +205,7 @@ def _baseline_table(dataset: str, rows: list[BaselineRow]) -> Table:
     return _table(name, f"Accuracy of simple classifiers: {dataset}", [_baseline_line(row) for row in simple], notes)
 
 
-def _accuracy_line(key: _AccuracyKey, run: _RunKey, seeds: list[TrainRow], varying: Sequence[str]) -> _Line:
+def _accuracy_line(key: _AccuracyKey, run: _RunKey, name: str, seeds: list[TrainRow], varying: Sequence[str]) -> _Line:
     seeds = sorted(seeds, key=lambda row: row.seed)
     last = max(seeds, key=lambda row: row.created)
     accuracy, interval = mean_interval([row.accuracy for row in seeds])
@@ -175,7 +215,7 @@ def _accuracy_line(key: _AccuracyKey, run: _RunKey, seeds: list[TrainRow], varyi
     }
     cells = {
         "model": run.model,
-        "mixer": run.mixer,
+        "mixer": name,
         **{field: str(getattr(run, field)) for field in varying},
         "params (M)": _number(run.parameters / 1e6),
         "GMACs": _macs(last.macs),
@@ -189,6 +229,7 @@ def _accuracy_line(key: _AccuracyKey, run: _RunKey, seeds: list[TrainRow], varyi
     }
     raw = {
         **_flat(key),
+        "label": name,
         **run._asdict(),
         "macs": last.macs,
         "macs_error": last.macs_error,
@@ -248,6 +289,7 @@ class _ProfileKey(NamedTuple):
     """What the lines of one profile table share."""
 
     model: str
+    factors: str
     device: str
     dtype: str
     threads: int
@@ -262,13 +304,15 @@ class _ProfileKey(NamedTuple):
 
 _Key = _AccuracyKey | _ProfileKey
 _Profiles = Mapping[_ProfileKey, list[ProfileRow]]
-_Scaling = Mapping[tuple[str, str], list[ScalingRow]]
+_Place = tuple[str, str, str]
+_Scaling = Mapping[_Place, list[ScalingRow]]
 
 
 def _profile_key(row: ProfileRow) -> _ProfileKey:
     place = row.environment
     return _ProfileKey(
         row.model,
+        factors(row),
         place.device,
         row.dtype,
         place.threads,
@@ -282,6 +326,11 @@ def _profile_key(row: ProfileRow) -> _ProfileKey:
     )
 
 
+def _place(row: ScalingRow | CrossoverRow) -> _Place:
+    """What an exponent or a crossover says of where it comes from."""
+    return row.session, row.model, factors(row)
+
+
 def _profile_tables(profiles: _Profiles, scaling: _Scaling) -> list[Table]:
     keys = sorted(profiles)
     suffixes = _suffixes([[key] for key in keys])
@@ -293,7 +342,7 @@ def _profile_table(name: str, key: _ProfileKey, profiles: _Profiles, scaling: _S
     session = _latest_session(sessions)
     repeated = len(sessions[session])
     cells = _latest(sessions[session], lambda row: (row.mixer, row.tokens, row.resolution))
-    ours = scaling.get((session, key.model), [])
+    ours = scaling.get((session, key.model, key.factors), [])
     clear = [row for row in ours if len(_owners(row, profiles)) == 1]
     exponents = {(row.mixer, row.high): row for row in _latest(clear, lambda row: (row.mixer, row.high))}
     softmax = {row.resolution: row.median for row in cells if row.mixer == BASELINE and row.status == "ok"}
@@ -301,7 +350,7 @@ def _profile_table(name: str, key: _ProfileKey, profiles: _Profiles, scaling: _S
     notes = [
         _unit_note(key),
         *_failure_notes(cells),
-        *_refused_notes((row.mixer, row.macs, row.macs_error) for row in cells if _needs_macs(row)),
+        *_refused_notes((label(row), row.macs, row.macs_error) for row in cells if _needs_macs(row)),
         *_dagger_notes(cells),
         *_left_out_note(repeated - len(cells)),
         *_session_notes(session, sessions),
@@ -318,8 +367,12 @@ def _latest_session(sessions: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _owners(row: ScalingRow, profiles: _Profiles) -> list[_ProfileKey]:
-    """The settings in whose table an exponent may stand; its row names the session, the model and the cell only."""
-    return [key for key, cells in profiles.items() if any(_is_upper_end(row, cell) for cell in cells)]
+    """The settings in whose table an exponent may stand; its row names the session, model, factors and cell only."""
+    return [
+        key
+        for key, cells in profiles.items()
+        if key.factors == factors(row) and any(_is_upper_end(row, cell) for cell in cells)
+    ]
 
 
 def _is_upper_end(row: ScalingRow, cell: ProfileRow) -> bool:
@@ -336,7 +389,7 @@ def _profile_line(key: _ProfileKey, row: ProfileRow, softmax: float | None, expo
     doubt = _DAGGER if _in_doubt(row) else ""
     missing = _REFUSED if _needs_macs(row) else _DASH
     cells = {
-        "mixer": row.mixer,
+        "mixer": label(row),
         "px": _pixels(row.resolution),
         "tokens": f"{row.tokens:,}",
         "params (M)": _number(row.parameters, 1e-6),
@@ -354,7 +407,8 @@ def _profile_line(key: _ProfileKey, row: ProfileRow, softmax: float | None, expo
         "session": row.session,
         "created": row.created,
         **_flat(key),
-        "mixer": row.mixer,
+        "label": label(row),
+        **{field: getattr(row, field) for field in _FACTORS},
         **_sides(row.resolution),
         "tokens": row.tokens,
         "status": row.status,
@@ -393,16 +447,17 @@ def _in_doubt(row: ProfileRow) -> bool:
 
 def _unit_note(key: _ProfileKey) -> str:
     timed = "one training step" if key.mode == "train" else "one forward pass"
+    baseline = f", over {BASELINE} with the same {key.factors}" if key.factors else ""
     return (
         f"Latency is the median time of {timed} of the whole batch ({key.batch}), IQR its 25th to 75th percentile; GMACs, "
         f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass. Speed-ups are ratios within this "
-        "session. Exponents are local: d log / d log tokens from the next smaller resolution."
+        f"session{baseline}. Exponents are local: d log / d log tokens from the next smaller resolution."
     )
 
 
 def _failure_notes(cells: Iterable[ProfileRow]) -> list[str]:
     return [
-        f"{row.mixer} at {_pixels(row.resolution)} px: {row.status}: {row.message or 'no message'}"
+        f"{label(row)} at {_pixels(row.resolution)} px: {row.status}: {row.message or 'no message'}"
         for row in cells
         if row.status != "ok"
     ]
@@ -412,7 +467,7 @@ def _dagger_notes(cells: Iterable[ProfileRow]) -> list[str]:
     doubted = _group((row for row in cells if _in_doubt(row)), lambda row: row.counted_by)
     return [
         f"{_DAGGER} counted by {' and '.join(counts) or 'no named count'} only, not by {_FULL_COUNTS} counts that agree: "
-        + ", ".join(f"{mixer} at {_sizes(rows)} px" for mixer, rows in _group(group, lambda row: row.mixer).items())
+        + ", ".join(f"{name} at {_sizes(rows)} px" for name, rows in _group(group, label).items())
         for counts, group in sorted(doubted.items())
     ]
 
@@ -431,11 +486,11 @@ def _session_notes(session: str, sessions: Mapping[str, Sequence[Row]]) -> list[
 
 
 def _crossover_tables(profiles: _Profiles, crossovers: Sequence[CrossoverRow]) -> list[Table]:
-    used: dict[tuple[str, str], list[_ProfileKey]] = {}
+    used: dict[_Place, list[_ProfileKey]] = {}
     for key in sorted(profiles):
         sessions = _group(profiles[key], lambda row: row.session)
-        used.setdefault((_latest_session(sessions), key.model), []).append(key)
-    found = _group(crossovers, lambda row: (row.session, row.model))
+        used.setdefault((_latest_session(sessions), key.model, key.factors), []).append(key)
+    found = _group(crossovers, _place)
     places = [place for place in used if place in found]
     suffixes = _suffixes([used[place] for place in places])
     return [
@@ -458,9 +513,10 @@ def _crossover_table(name: str, keys: Sequence[_ProfileKey], rows: list[Crossove
 
 def _crossover_line(keys: Sequence[_ProfileKey], row: CrossoverRow) -> _Line:
     setting = {field: "/".join(dict.fromkeys(str(getattr(key, field)) for key in keys)) for field in _ProfileKey._fields}
-    kept = row.model_dump(include={"mixer", "baseline", "verdict", "side", "smallest_side", "largest_side"})
-    cells = {"mixer": row.mixer, "baseline": row.baseline, "crossover": _verdict(row)}
-    return cells, {"session": row.session, "created": row.created, **setting, **kept}
+    kept = row.model_dump(include={*_FACTORS, "baseline", "verdict", "side", "smallest_side", "largest_side"})
+    names = {"label": label(row), "baseline_label": label(row.model_copy(update={"mixer": row.baseline}))}
+    cells = {"mixer": names["label"], "baseline": names["baseline_label"], "crossover": _verdict(row)}
+    return cells, {"session": row.session, "created": row.created, **setting, **names, **kept}
 
 
 def _verdict(row: CrossoverRow) -> str:

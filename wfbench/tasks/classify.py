@@ -231,6 +231,8 @@ def _result(
         dataset=run.dataset.name,
         model=run.recipe.model.name,
         mixer=run.model.config.mixer,
+        local_conv=run.model.config.local_conv,
+        pos_embed=run.model.config.pos_embed,
         seed=run.recipe.seed,
         image_size=run.image_size,
         epochs=run.recipe.epochs,

@@ -31,10 +31,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def try_count(model: VisionTransformer, shape: tuple[int, int, int, int]) -> tuple[FlopCount | None, str | None]:
-    """The model's counts, or why there are none."""
+def try_count(
+    model: VisionTransformer, shape: tuple[int, int, int, int], path: str = "released"
+) -> tuple[FlopCount | None, str | None]:
+    """The model's counts on an evaluation path, or why there are none."""
     try:
-        return count_flops(model, shape), None
+        return count_flops(model, shape, path), None
     except (CountError, InputError, MixerError) as e:
         return None, " ".join(str(e).split())
     except Exception as e:  # a mixer that cannot be counted (on the meta device, by the tracer) may still run

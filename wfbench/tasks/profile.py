@@ -6,10 +6,10 @@ import statistics
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-import mixers
 from mixers import MixerError
 from wfbench import models, records
 from wfbench.errors import InputError
@@ -19,11 +19,16 @@ from wfbench.records import AnyRow, CrossoverRow, Environment, ProfileRow, Scali
 from wfbench.tasks.common import try_count
 
 BASELINE = "softmax"
+#: What is counted is what is timed: the evaluation path that runs.
+PATH = "auto"
 
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What to measure: a model with each mixer at each resolution (sides in pixels), in inference."""
+    """What to measure: a model with each mixer at each resolution (sides in pixels), in inference.
+
+    ``local_conv`` and ``pos_embed`` hold for every mixer; None is what the model's preset has.
+    """
 
     model: str = "vit-tiny"
     mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
@@ -32,6 +37,14 @@ class ProfileRequest:
     rounds: int = 10
     order_seed: int = 0
     device: str = "cpu"
+    local_conv: str | None = None
+    pos_embed: str | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
+        chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed}
+        return {key: value for key, value in chosen.items() if value is not None}
 
 
 @dataclass
@@ -86,18 +99,18 @@ def _check(request: ProfileRequest) -> None:
         if value < 1:
             raise InputError(f"{name} must be positive", got=value, expected="1 or more")
     for mixer in request.mixers:
-        mixers.spec(mixer)
+        models.configure(request.model, mixer, **request.overrides)
     for resolution in request.resolutions:  # one cheap layer finds what is wrong with the model or the resolution
         with torch.device("meta"):
-            models.create(request.model, request.mixers[0], resolution, depth=1)
+            models.create(request.model, request.mixers[0], resolution, depth=1, **request.overrides)
 
 
 def _build(cell: _Cell, request: ProfileRequest) -> None:
     torch.manual_seed(0)
     try:
-        model = models.create(request.model, cell.mixer, cell.resolution).eval()
+        model = models.create(request.model, cell.mixer, cell.resolution, **request.overrides).eval()
         shape = (request.batch, model.config.in_channels, cell.resolution, cell.resolution)
-        cell.count, cell.count_error = try_count(model, shape)
+        cell.count, cell.count_error = try_count(model, shape, PATH)
         cell.model = model.to(request.device)
     except (InputError, MixerError):
         raise
@@ -119,20 +132,22 @@ def _call(model: VisionTransformer, batch: int, device: torch.device) -> Callabl
 
 def _row(cell: _Cell, timed: Timed, request: ProfileRequest, session: str, environment: Environment, began: str) -> ProfileRow:
     quartiles = statistics.quantiles(timed.samples, method="inclusive") if len(timed.samples) > 1 else timed.samples * 3
-    patch = models.PRESETS[request.model].patch_size
+    config = models.configure(request.model, cell.mixer, **request.overrides)
     return ProfileRow(
         environment=environment,
         created=began,
         session=session,
         model=request.model,
         mixer=cell.mixer,
+        local_conv=config.local_conv,
+        pos_embed=config.pos_embed,
         resolution=(cell.resolution, cell.resolution),
-        tokens=(cell.resolution // patch) ** 2,
+        tokens=(cell.resolution // config.patch_size) ** 2,
         batch=request.batch,
         mode="infer",
         dtype="float32",
         sdpa_backend="chosen by PyTorch",
-        path="released",
+        path=PATH,
         protocol=PROTOCOL,
         order_seed=request.order_seed,
         status=timed.status,
@@ -150,6 +165,7 @@ def _row(cell: _Cell, timed: Timed, request: ProfileRequest, session: str, envir
 
 
 def _scaling(rows: Sequence[ProfileRow]) -> list[ScalingRow]:
+    """Of the rows of one request: their factors are the same."""
     result = []
     for mixer in dict.fromkeys(row.mixer for row in rows):
         done = [row for row in rows if row.mixer == mixer and row.median is not None]
@@ -163,6 +179,8 @@ def _scaling(rows: Sequence[ProfileRow]) -> list[ScalingRow]:
                     session=high.session,
                     model=high.model,
                     mixer=mixer,
+                    local_conv=high.local_conv,
+                    pos_embed=high.pos_embed,
                     low=low.resolution,
                     high=high.resolution,
                     tokens=tokens,
@@ -191,6 +209,8 @@ def _crossovers(rows: Sequence[ProfileRow]) -> list[CrossoverRow]:
                 session=common[0].session,
                 model=common[0].model,
                 mixer=mixer,
+                local_conv=common[0].local_conv,
+                pos_embed=common[0].pos_embed,
                 baseline=BASELINE,
                 verdict=found.verdict,
                 side=None if found.tokens is None else found.tokens**0.5 * pixels_per_token,

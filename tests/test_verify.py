@@ -1,0 +1,727 @@
+"""The judge: every registered mixer holds; each deliberately broken one is refuted by the check meant for it, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import mixers
+from wfbench.cli import app
+from wfbench.measure.growth import work_of
+from wfbench.tasks import verify as package
+from wfbench.tasks.verify import CHECKS, QUICK, Report, verify
+from wfbench.tasks.verify.subject import Subject, gap, names_grid
+
+REPRESENTATIVE = ["softmax", "linear", "relu-linear", "pool", "static", "weightformer"]
+REQUIRED = {check.name for check in CHECKS if check.required}
+
+
+def refuted(report: Report) -> dict[str, str]:
+    return {f.name: f.measured for f in report.refuted}
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_a_registered_mixer_holds(name: str) -> None:
+    report = verify(name, sizes=QUICK)
+    assert refuted(report) == {}
+    assert {f.slot for f in report.checks} == ({"token", "ffn_in"} if name == "weightformer" else {"token"})
+    assert [f.name for f in report.checks if f.slot == "token"] == [check.name for check in CHECKS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mixers.names())
+def test_every_registered_mixer_holds_at_full_size(name: str) -> None:
+    assert refuted(verify(name)) == {}
+
+
+# --- broken mixers: a good one, and what is changed in it
+
+GOOD = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+from mixers import MixerSpec
+from mixers.base import check_tokens, to_map, to_tokens
+
+
+class Mine(nn.Module):
+    """A depthwise convolution, then a product with a matrix."""
+
+    spec = MixerSpec(name="mine", token="mine", complexity="linear", formula="(X * K) W", source="none", status="certain",
+                     layout="grid")
+
+    def __init__(self, dim, *, num_heads=None, grid=None):
+        super().__init__()
+        self.dim, self.built = dim, grid
+        self.kernel = nn.Parameter(torch.randn(dim, 1, 3, 3) / 3)
+        self.weight = nn.Parameter(torch.randn(dim, dim) / dim**0.5)
+        self.more(dim)
+
+    def more(self, dim):
+        pass
+
+    def conv(self, x, grid):
+        return to_tokens(F.conv2d(to_map(x, grid), self.kernel, padding=1, groups=x.shape[2]))
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid) @ self.weight
+
+    def macs(self, grid, batch=1, path="released"):
+        return batch * grid[0] * grid[1] * self.dim * (9 + self.dim)
+
+    def elementwise(self, grid, batch=1):
+        return 0
+'''
+
+#: name: (changed or added methods, the checks that must refute it, and those that may)
+BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
+    "a reshape that mixes the images of a batch": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        b, n, c = x.shape
+        x = x.transpose(0, 1).reshape(b, n, c)
+        return self.conv(x, grid) @ self.weight
+""",
+        {"batch independence"},
+        set(),
+    ),
+    "statistics over the batch": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (self.conv(x, grid) + x.mean(dim=0, keepdim=True)) @ self.weight
+
+    def elementwise(self, grid, batch=1):
+        return batch * 2 * grid[0] * grid[1] * self.dim
+""",
+        {"batch independence"},
+        set(),
+    ),
+    "quadratic work written as products and sums, declared linear": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        x = self.conv(x, grid)
+        return x @ self.weight + (x[:, :, None] * x[:, None]).sum(-1).mean(-1, keepdim=True)
+
+    def elementwise(self, grid, batch=1):
+        n = grid[0] * grid[1]
+        return batch * (2 * n * n * self.dim + n * n + n * self.dim)
+""",
+        {"growth of elementwise work"},
+        {"growth of bytes moved", "growth of live memory", "time"},
+    ),
+    "quadratic memory without counted work": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        table = x.new_zeros(x.shape[0], x.shape[1], x.shape[1])
+        return self.conv(x, grid) @ self.weight + table[:, :, :1]
+
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0] * grid[1] * self.dim
+""",
+        {"growth of live memory"},
+        {"growth of bytes moved", "time"},
+    ),
+    "a copy of all tokens for every row": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        for _ in range(grid[0]):
+            x = x.clone()
+        return self.conv(x, grid) @ self.weight
+""",
+        {"growth of bytes moved"},
+        set(),
+    ),
+    "quadratic MACs, declared linear": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        x = self.conv(x, grid)
+        return (x @ x.mT) @ x @ self.weight
+
+    def macs(self, grid, batch=1, path="released"):
+        n = grid[0] * grid[1]
+        return batch * (n * self.dim * (9 + self.dim) + 2 * n * n * self.dim)
+""",
+        {"growth of MACs"},
+        {"growth of bytes moved", "growth of live memory", "time", "float16 range"},
+    ),
+    "a wrong formula of MACs": (
+        """
+    def macs(self, grid, batch=1, path="released"):
+        return batch * grid[0] * grid[1] * self.dim * (8 + self.dim)
+""",
+        {"declared MACs"},
+        set(),
+    ),
+    "a formula of MACs that forgets the batch": (
+        """
+    def macs(self, grid, batch=1, path="released"):
+        return grid[0] * grid[1] * self.dim * (9 + self.dim)
+""",
+        {"declared MACs"},
+        set(),
+    ),
+    "MACs that are no int": (
+        """
+    def macs(self, grid, batch=1, path="released"):
+        return float(batch * grid[0] * grid[1] * self.dim * (9 + self.dim))
+""",
+        {"declared MACs"},
+        set(),
+    ),
+    "no MACs": ("\n    macs = property()\n", {"declared MACs"}, set()),
+    "an operator that no count knows": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid).cumsum(dim=1) @ self.weight
+""",
+        {"declared MACs", "declared elementwise"},
+        set(),
+    ),
+    "no elementwise work": ("\n    elementwise = property()\n", {"declared elementwise"}, set()),
+    "a wrong formula of elementwise work": (
+        """
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0]
+""",
+        {"declared elementwise"},
+        set(),
+    ),
+    "a grid that is guessed from N": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        side = int(x.shape[1] ** 0.5)
+        return self.conv(x, (side, side)) @ self.weight
+""",
+        {"grids", "uses the grid"},
+        {"layout"},
+    ),
+    "a grid that is remembered": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, self.built) @ self.weight
+""",
+        {"grids", "uses the grid"},
+        {"layout"},
+    ),
+    "rows and columns swapped": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        side = max(grid)
+        return self.conv(x, (side, x.shape[1] // side)) @ self.weight
+""",
+        {"uses the grid"},
+        set(),
+    ),
+    "an obscure error at one grid": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        if grid == (7, 5):
+            raise RuntimeError("Expected size 4 but got size 3")
+        return self.conv(x, grid) @ self.weight
+""",
+        {"grids"},
+        set(),
+    ),
+    "a refusal that does not name the grid": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        if grid[0] % 2:
+            raise ValueError("odd grids are not supported")
+        return self.conv(x, grid) @ self.weight
+""",
+        {"grids"},
+        set(),
+    ),
+    "any number of tokens accepted": (
+        """
+    def forward(self, x, grid):
+        h, w = grid
+        x = F.pad(x, (0, 0, 0, h * w - x.shape[1]))[:, : h * w]
+        return self.conv(x, grid) @ self.weight
+""",
+        {"wrong token number"},
+        set(),
+    ),
+    "a parameter without a gradient": (
+        """
+    def more(self, dim):
+        self.unused = nn.Parameter(torch.zeros(dim))
+""",
+        {"gradients"},
+        set(),
+    ),
+    "an input that is cut off": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x.detach(), grid) @ self.weight
+""",
+        {"gradients"},
+        {"gradcheck"},
+    ),
+    "half of the gradient cut off": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid) @ self.weight + x.detach()
+
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0] * grid[1] * self.dim
+""",
+        {"gradcheck"},
+        set(),
+    ),
+    "an input that is written to": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x.mul_(2), grid) @ self.weight
+
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0] * grid[1] * self.dim
+""",
+        {"contract"},
+        set(),
+    ),
+    "an output of another dtype": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (self.conv(x, grid) @ self.weight).float()
+""",
+        {"contract"},
+        {"gradcheck", "half precision"},
+    ),
+    "dropout left on in evaluation": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return F.dropout(self.conv(x, grid), 0.5, training=True) @ self.weight
+""",
+        {"determinism"},
+        {"declared elementwise"},
+    ),
+    "a state kept between calls": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        self.calls = getattr(self, "calls", 0) + 1
+        return self.conv(x, grid) @ self.weight * (1 if self.calls < 3 else 2)
+
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0] * grid[1] * self.dim
+""",
+        {"determinism"},
+        {"batch independence", "gradcheck", "time", "half precision", "layout", "state dict"},
+    ),
+    "a cast to float32 inside": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (self.conv(x, grid).float() @ self.weight.float()).to(x.dtype)
+""",
+        {"gradcheck"},
+        {"batch independence", "layout"},
+    ),
+    "a cast to bfloat16 inside": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid) @ self.weight + 2e3 * x.bfloat16().to(x.dtype) - 2e3 * x
+
+    def elementwise(self, grid, batch=1):
+        return batch * 4 * grid[0] * grid[1] * self.dim
+""",
+        {"gradcheck"},
+        {"float32", "half precision"},
+    ),
+    "a difference of large numbers": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (self.conv(x, grid) + 3e5 - 3e5) @ self.weight
+
+    def elementwise(self, grid, batch=1):
+        return batch * 2 * grid[0] * grid[1] * self.dim
+""",
+        {"float32", "half precision", "float16 range"},
+        {"gradcheck", "layout"},
+    ),
+    "a sum that overflows in float16": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid) @ self.weight + x.square().sum(dim=1, keepdim=True) * 200 / x.shape[1]
+
+    def elementwise(self, grid, batch=1):
+        n = grid[0] * grid[1]
+        return batch * (3 * n * self.dim + 2 * self.dim)
+""",
+        {"float16 range"},
+        set(),
+    ),
+    "a random tensor that is not in the state dict": (
+        """
+    def more(self, dim):
+        self.register_buffer("table", torch.randn(dim), persistent=False)
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x + self.table, grid) @ self.weight
+
+    def elementwise(self, grid, batch=1):
+        return batch * grid[0] * grid[1] * self.dim
+""",
+        {"state dict"},
+        set(),
+    ),
+    "a layout declared wrongly": (
+        """
+    spec = MixerSpec(name="mine", token="mine", complexity="linear", formula="(X * K) W", source="none", status="certain",
+                     layout="set")
+""",
+        {"layout", "as a set"},
+        set(),
+    ),
+    "a doubling declared wrongly": (
+        """
+    spec = MixerSpec(name="mine", token="mine", complexity="linear", formula="W ΣX", source="none", status="certain",
+                     layout="set", doubling="invariant")
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (x + x.sum(dim=1, keepdim=True)) @ self.weight * self.kernel.flatten(1).sum(dim=1)
+
+    def macs(self, grid, batch=1, path="released"):
+        return batch * grid[0] * grid[1] * self.dim**2
+
+    def elementwise(self, grid, batch=1):
+        return batch * 3 * grid[0] * grid[1] * self.dim + 9 * self.dim
+""",
+        {"as a set"},
+        {"declared elementwise"},
+    ),
+    "a prefix token that is declared and refused": (
+        """
+    spec = MixerSpec(name="mine", token="mine", complexity="linear", formula="(X * K) W", source="none", status="certain",
+                     layout="grid", prefix_tokens=True)
+""",
+        {"wrong token number"},
+        {"declared MACs", "declared elementwise"},
+    ),
+    "a changed grid that is accepted though needs_grid": (
+        """
+    spec = MixerSpec(name="mine", token="mine", complexity="linear", formula="(X * K) W", source="none", status="certain",
+                     layout="grid", needs_grid=True)
+""",
+        {"grids"},
+        set(),
+    ),
+    "a naive form that differs": (
+        """
+    def naive(self, x, grid):
+        return self.forward(x, grid) + 1e-8
+""",
+        {"naive agreement"},
+        set(),
+    ),
+    "a naive form with other gradients": (
+        """
+    def naive(self, x, grid):
+        return self.conv(x, grid) @ self.weight + (x - x.detach())
+""",
+        {"naive agreement"},
+        set(),
+    ),
+    "a wrong shape": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return (self.conv(x, grid) @ self.weight)[..., :-1]
+""",
+        {"contract"},
+        {"grids"},
+    ),
+    "a list instead of a tensor": ("\n    def forward(self, x, grid):\n        return [x]\n", {"contract"}, set()),
+    "an exception everywhere": (
+        "\n    def forward(self, x, grid):\n        raise KeyError('no')\n",
+        {"contract"},
+        set(),
+    ),
+    "a constructor with an argument of its own": (
+        "\n    def __init__(self, dim, mandatory, *, num_heads=None):\n        super().__init__()\n",
+        {"contract"},
+        set(),
+    ),
+}
+
+
+def written(folder: Path, changed: str = "") -> str:
+    """A user's file with the good mixer, or one that a change has broken."""
+    file = folder / "mine.py"
+    body = GOOD if not changed else f"{GOOD}\n\nclass Broken(Mine):{changed}"
+    file.write_text(body)
+    return f"{file}:{'Broken' if changed else 'Mine'}"
+
+
+def judge(folder: Path, changed: str = "") -> Report:
+    return verify(written(folder, changed), dim=12, sizes=QUICK)
+
+
+def test_the_mixer_that_the_broken_ones_come_from_holds(tmp_path: Path) -> None:
+    report = judge(tmp_path)
+    assert refuted(report) == {}
+    assert [f.name for f in report.checks if f.verdict == "n.a."] == ["naive agreement", "as a set"]
+
+
+@pytest.mark.parametrize("case", list(BROKEN))
+def test_a_broken_mixer_is_refuted_by_the_check_meant_for_it_and_no_other(case: str, tmp_path: Path) -> None:
+    changed, must, may = BROKEN[case]
+    found = refuted(judge(tmp_path, changed))
+    assert must <= found.keys(), found
+    assert found.keys() <= must | may, found
+
+
+def test_every_required_check_has_a_broken_mixer_that_it_refutes() -> None:
+    assert set().union(*(must for _, must, _ in BROKEN.values())) == REQUIRED - {"time"}  # which has a test of its own
+
+
+UNDECLARED = """
+from torch import nn
+from mixers.base import check_tokens
+
+class Mine(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False)
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x.mT).mT
+
+    def macs(self, grid, batch=1, path="released"):
+        return batch * 3 * grid[0] * grid[1] * self.conv.in_channels
+
+    def elementwise(self, grid, batch=1):
+        return 0
+"""
+
+
+def by_name(report: Report) -> dict[str, package.Finding]:
+    return {f.name: f for f in report.checks}
+
+
+def test_a_mixer_without_a_spec_is_judged_as_far_as_can_be_and_told_what_to_declare(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNDECLARED)
+    found = by_name(report := verify(f"{tmp_path}/mine.py:Mine", sizes=QUICK))
+    assert refuted(report).keys() == {"uses the grid"}
+    assert 'MixerSpec(..., layout="sequence")' in found["uses the grid"].detail
+    assert found["layout"].measured == "measured sequence; none is declared"
+    for name in ("growth of MACs", "growth of bytes moved", "growth of live memory", "time"):
+        assert found[name].verdict == "n.a."
+        assert re.match(r"N\^[01]\.\d+ from", found[name].measured)
+        assert "MixerSpec(..., complexity=...)" in found[name].detail
+    assert found["growth of elementwise work"].measured == "none"
+
+
+def test_what_would_fill_the_memory_is_not_timed(tmp_path: Path) -> None:
+    changed = BROKEN["quadratic work written as products and sums, declared linear"][0]
+    subject = Subject(written(tmp_path, changed), "token", 48, 3, 0)
+    assert dict(subject.growth())[64 * 64].live > 2**30
+    assert subject.affordable((16, 32, 64)) == [16, 32]
+    assert Subject("linear", "token", 48, 3, 0).affordable((16, 32, 64)) == [16, 32, 64]
+
+
+def test_a_declared_sequence_mixer_may_ignore_the_shape_of_the_grid(tmp_path: Path) -> None:
+    spec = 'MixerSpec("s", "s", "linear", "X * k", "none", "certain", layout="sequence")'
+    (tmp_path / "mine.py").write_text(f"{UNDECLARED}\nfrom mixers import MixerSpec\nMine.spec = {spec}\n")
+    report = verify(f"{tmp_path}/mine.py:Mine", sizes=QUICK)
+    assert refuted(report) == {}
+    assert by_name(report)["layout"].expected == "sequence, as declared"
+
+
+def test_a_mixer_that_looks_at_values_is_counted_for_real_and_reported_as_not_compiling(tmp_path: Path) -> None:
+    changed = """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.conv(x, grid) @ self.weight if float(x.detach().flatten()[0]) > -1e9 else x
+"""
+    found = by_name(judge(tmp_path, changed))
+    assert found["growth of bytes moved"].measured.endswith("from 1,024 to 4,096 tokens")
+    assert found["growth of bytes moved"].verdict == "holds"
+    assert (found["compile"].verdict, found["compile"].required) == ("FAILS", False)
+
+
+def test_what_is_random_is_not_compared(tmp_path: Path) -> None:
+    found = by_name(judge(tmp_path, BROKEN["dropout left on in evaluation"][0]))
+    assert found["determinism"].verdict == "FAILS"
+    assert {found[n].measured for n in ("gradcheck", "layout", "state dict")} == {"two calls differ: see determinism"}
+
+
+def test_what_does_not_run_is_not_judged_further(tmp_path: Path) -> None:
+    report = judge(tmp_path, BROKEN["an exception everywhere"][0])
+    assert report.checks[0].measured == "KeyError: 'no'"
+    assert {f.measured for f in report.checks[1:]} == {"it does not run: see contract"}
+
+
+def test_a_check_that_raises_is_a_failure_with_its_message_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(layer: nn.Module, x: torch.Tensor, grid: tuple[int, int], naive: bool = False) -> None:
+        raise ZeroDivisionError("three\nlines\nlong")
+
+    monkeypatch.setattr(package.behaviour, "gradients", burst)
+    report = verify("pool", sizes=QUICK)
+    assert refuted(report) == dict.fromkeys(("gradients", "naive agreement"), "ZeroDivisionError: three lines long")
+    assert len(report.checks) == len(CHECKS)
+
+
+def test_slow_time_alone_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package.cost, "_times", lambda subject: {64: 1e-3, 256: 1e-3, 1024: 1e-3 * 4**1.7})
+    assert refuted(verify("pool", sizes=QUICK)) == {"time": "N^1.70 from 256 to 1,024 tokens (10.56 ms)"}
+
+
+def test_a_verdict_is_a_function_of_the_seed_but_for_the_time() -> None:
+    first, again, other = (by_name(verify("linear", sizes=QUICK, seed=seed)) for seed in (0, 0, 1))
+    assert {k: v for k, v in first.items() if k != "time"} == {k: v for k, v in again.items() if k != "time"}
+    assert [f.measured for f in first.values() if f.name != "time"] != [f.measured for f in other.values() if f.name != "time"]
+
+
+def test_verifying_leaves_the_random_state_and_the_threads_alone() -> None:
+    before, number = torch.get_rng_state(), torch.get_num_threads()
+    verify("pool", sizes=QUICK)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == number
+
+
+# --- the meter
+
+
+def test_the_meter_counts_bytes_and_what_is_alive() -> None:
+    x = torch.empty(10, 100, device="meta")  # 4,000 bytes
+
+    def call() -> torch.Tensor:
+        y = x + 1  # reads 4,000, writes 4,000
+        z = y.T.reshape(10, 100)  # a copy: the same again; x, y and z are alive
+        del y
+        return z[:5] * z[:5]  # reads 2,000 twice, writes 2,000
+
+    work = work_of(call, [x])
+    assert work.moved == 8000 + 8000 + 6000
+    assert work.live == 12000
+    assert (work.macs, work.elementwise) == (0, 1000 + 500)
+
+
+def test_the_meter_takes_views_and_expanded_tensors_for_what_they_hold() -> None:
+    x = torch.empty(1, 100, device="meta")
+    assert work_of(lambda: x.expand(50, 100).T.unsqueeze(0)).moved == 0
+    assert work_of(lambda: x.expand(50, 100).sum()).moved == 400 + 4
+    assert work_of(lambda: x.add_(1)).moved == 800
+
+
+def test_the_meter_counts_multiply_adds_and_names_what_it_does_not_know() -> None:
+    x = torch.empty(3, 4, 5, device="meta")
+    assert work_of(lambda: x @ x.mT).macs == 3 * 4 * 4 * 5
+    assert work_of(lambda: x.cumsum(0)).unknown == ("aten.cumsum",)
+
+
+def test_nan_is_infinitely_far() -> None:
+    x = torch.zeros(3)
+    assert gap(x, x) == 0
+    assert gap(x.fill_(float("nan")), x) == float("inf")
+    assert gap(torch.tensor([11.0]), torch.tensor([10.0])) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("words", "named"), [("a 5x7 grid", True), ("(5, 7)", True), ("35 tokens", False), ("7x5", False)])
+def test_an_error_names_a_grid(words: str, named: bool) -> None:
+    assert names_grid(ValueError(words), (5, 7)) is named
+
+
+def test_the_layer_on_trial_is_as_the_skeleton_makes_it() -> None:
+    assert type(Subject("softmax", "token", 48, 3, 0).build((4, 4))) is type(mixers.create("softmax", 48))
+    assert Subject("softmax", "token", 48, 3, 0).build((4, 4)).num_heads == 3
+    assert not Subject("pool", "token", 48, 3, 0).build((4, 4)).training
+
+
+# --- the command
+
+
+def command(*words: object):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["verify", *map(str, words)])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = package.verify
+    monkeypatch.setattr(package, "verify", lambda mixer, **given: whole(mixer, sizes=QUICK, **given))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_table_shows_every_check_and_the_totals() -> None:
+    result = command("pool")
+    assert result.exit_code == 0, result.output
+    assert all(check.name in result.output for check in CHECKS)
+    assert re.search(r"pool: \d+ hold, 0 fail, \d+ not applicable; no required check fails", result.output)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_refuted_mixer_is_exit_code_1_with_the_remedy(tmp_path: Path) -> None:
+    result = command(written(tmp_path, BROKEN["a wrong formula of MACs"][0]), "--dim", 12)
+    assert result.exit_code == 1, result.output
+    assert "the MAC counts disagree" in " ".join(result.output.split())
+    assert "declared MACs (token): count again" in result.output
+    assert "it FAILS 1 required" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_is_for_machines(tmp_path: Path) -> None:
+    result = command(written(tmp_path, BROKEN["a parameter without a gradient"][0]), "--json", "--dim", 12, "--seed", 3)
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["verdict"], found["dim"], found["num_heads"], found["seed"]) == ("FAILS", 12, 3, 3)
+    assert found["mixer"].endswith("mine.py:Broken")
+    fields = {"name", "slot", "required", "verdict", "measured", "expected", "detail"}
+    assert all(each.keys() == fields for each in found["checks"])
+    bad = [each["measured"] for each in found["checks"] if each["verdict"] == "FAILS"]
+    assert bad == ["none for unused"]
+    assert "torch" in found["environment"]["versions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sotfmax"], "did you mean softmax"),
+        (["softmax", "--heads", 5], "num_heads = 5"),
+        (["softmax", "--dim", 0], "--dim"),
+        (["nowhere.py:Mixer"], "not found"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(words: list[object], expected: str) -> None:
+    result = command(*words)
+    assert result.exit_code == 2, result.output
+    assert expected in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_documented_table_is_the_list_of_checks() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "VERIFY.md").read_text()
+    rows = [f"| {c.name} | {'required' if c.required else 'reported'} | {c.meaning} |" for c in CHECKS]
+    assert [line for line in text.splitlines() if re.match(r"\| .* \| (required|reported) \|", line)] == rows

@@ -1,0 +1,79 @@
+"""``wfbench verify``: what holds for a mixer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wfbench.cli.errors import speaks_plainly
+
+if TYPE_CHECKING:
+    from wfbench.tasks.verify import Report
+
+
+@speaks_plainly
+def verify(
+    mixer: Annotated[str, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    dim: Annotated[int, typer.Option(help="Channels of the tokens.")] = 48,
+    heads: Annotated[int, typer.Option(help="Heads, for a mixer that has them.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
+) -> None:
+    """Hold a mixer to the oracles that hold for every mixer, and print what holds. Exit code 1 if a required one fails."""
+    from wfbench.cli.progress import Told
+    from wfbench.tasks import verify as task
+
+    told = Told()
+    report = task.verify(mixer, dim=dim, num_heads=heads, seed=seed, told=(lambda line: None) if as_json else told)
+    if as_json:
+        typer.echo(as_text(report))
+    else:
+        told.end()
+        show(report)
+    if report.refuted:
+        raise typer.Exit(1)
+
+
+def as_text(report: Report) -> str:
+    """The report as JSON, with what it was made on."""
+    from wfbench import records
+
+    found = dataclasses.asdict(report)
+    environment = records.environment("cpu").model_dump(mode="json")
+    first = {"mixer": found.pop("mixer"), "verdict": report.verdict}
+    return json.dumps(first | found | {"environment": environment}, indent=2, ensure_ascii=False)
+
+
+def show(report: Report) -> None:
+    """The report as a table, then the remedies and what is left to declare, then one line with the totals."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("check", "slot", "verdict", "measured", "expected")
+    colours = {"holds": "green", "FAILS": "bold red", "n.a.": "dim"}
+    for f in report.checks:
+        name = f.name if f.required else f"{f.name} (reported)"
+        verdict = f"[{colours[f.verdict]}]{f.verdict}[/]"
+        table.add_row(name, f.slot, verdict, escape(f.measured), escape(f.expected))
+    console.print(table)
+    remedies: dict[str, list[str]] = {}
+    for f in report.checks:
+        if f.detail:
+            remedies.setdefault(f.detail, []).append(f"{f.name} ({f.slot})")
+    for remedy, names in remedies.items():
+        console.print(f"{', '.join(names)}: {escape(remedy)}")
+    console.print(escape(totals(report)))
+
+
+def totals(report: Report) -> str:
+    """One line: how many checks hold, fail, and have nothing to judge."""
+    words = [f.verdict for f in report.checks]
+    failed, reported = words.count("FAILS"), words.count("FAILS") - len(report.refuted)
+    noted = f" ({reported} of them only reported)" if reported else ""
+    end = f"it FAILS {len(report.refuted)} required" if report.refuted else "no required check fails"
+    return f"{report.mixer}: {words.count('holds')} hold, {failed} fail{noted}, {words.count('n.a.')} not applicable; {end}"

@@ -1,0 +1,192 @@
+"""Checks of what a mixer costs: what it declares against what is counted, and how both grow with the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mixers.base import PATHS, Grid, to_tokens
+from wfbench.measure import CountError, count_flops, local_exponents, time_interleaved
+from wfbench.measure.growth import Work
+from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable
+from wfbench.tasks.verify.subject import EXPONENTS, TOLERANCE, Subject, run, shown, takes
+
+COUNT_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (2, 3))
+UNDECLARED = "declare MixerSpec(..., complexity=...): linear, N log N or quadratic"
+
+
+class _AsModel(nn.Module):
+    """One layer as a model, on images whose pixels are its tokens."""
+
+    def __init__(self, layer: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.layer, self.prefix = layer, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = to_tokens(x)  # (B, N, C)
+        if self.prefix:
+            tokens = torch.cat([tokens[:, : self.prefix], tokens], dim=1)
+        return self.layer(tokens, (int(x.shape[2]), int(x.shape[3])))
+
+    def declared_macs(self, image_size: Grid, batch: int = 1, path: str = "released") -> dict[str, int]:
+        extra = {"prefix_tokens": self.prefix} if self.prefix else {}
+        return {"layer": self.layer.macs(image_size, batch, path, **extra)}  # type: ignore[operator]
+
+
+def _cases(subject: Subject) -> list[tuple[Grid, int, int]]:
+    """(grid, batch, prefix tokens)."""
+    grids = subject.working(COUNT_GRIDS) or [subject.grid]
+    cases = [(grid, batch, 0) for grid in grids for batch in (1, 3)]
+    if subject.spec.prefix_tokens and subject.slot == "token":
+        cases += [(grids[-1], 3, 1)]
+    return cases
+
+
+def _case(grid: Grid, batch: int, prefix: int, path: str) -> str:
+    words = [shown(grid), f"batch {batch}", *(["a prefix token"] if prefix else [])]
+    return ", ".join(words + ([f"path {path}"] if path != "released" else []))
+
+
+@check(
+    "declared MACs",
+    meaning="macs(grid, batch, path) is exactly what FlopCounterMode and fvcore count; an operator that they do not know"
+    " fails by name.",
+    expected="three equal counts",
+)
+def declared_macs(subject: Subject) -> Outcome:
+    """On several grids and batches, for every evaluation path that the layer offers."""
+    layer = subject.build(subject.grid)
+    if not hasattr(layer, "macs"):
+        return fails(
+            f"{type(layer).__qualname__} has no method macs",
+            "add macs(grid, batch=1, path='released') -> int, the closed form of its multiply-adds",
+        )
+    bad = []
+    for grid, batch, prefix in _cases(subject):
+        bad += _miscounted(subject, grid, batch, prefix, "released")
+    for path in PATHS:
+        bad += _miscounted(subject, subject.grid, 2, 0, path)
+    done = f"{layer.macs(subject.grid):,} at {shown(subject.grid)}, three counts each in {len(_cases(subject))} cases"  # type: ignore[operator]
+    remedy = "count again: one multiply-add is 1, elementwise work is 0, the batch is included"
+    return judged(not bad, bad[0] if bad else done, remedy)
+
+
+def _miscounted(subject: Subject, grid: Grid, batch: int, prefix: int, path: str) -> list[str]:
+    """What is wrong with one count, in a list of none or one."""
+    layer = subject.build(grid)
+    declared = layer.macs(grid, batch, path)  # type: ignore[operator]
+    if type(declared) is not int:
+        return [f"macs returns {type(declared).__name__} instead of int"]
+    try:
+        count_flops(_AsModel(layer, prefix), (batch, subject.dim, *grid), path)
+    except CountError as e:
+        return [f"{_case(grid, batch, prefix, path)}: {e}"]
+    return []
+
+
+@check(
+    "declared elementwise",
+    meaning="elementwise(grid, batch) is exactly what the operators that run add up to, in the units of mixers.base.",
+    expected="equal counts",
+)
+def declared_elementwise(subject: Subject) -> Outcome:
+    """On the same cases, and for every evaluation path where the method takes one."""
+    layer = subject.build(subject.grid)
+    if not hasattr(layer, "elementwise"):
+        return fails(
+            f"{type(layer).__qualname__} has no method elementwise",
+            "add elementwise(grid, batch=1) -> int, in the units that mixers/base.py states",
+        )
+    cases = [(*case, "released") for case in _cases(subject)]
+    if takes(layer.elementwise, "path"):
+        cases += [(subject.grid, 2, 0, path) for path in PATHS]
+    wrong = next((found for case in cases if (found := _misdeclared(subject, *case))), None)
+    done = f"{layer.elementwise(subject.grid):,} at {shown(subject.grid)}, equal in {len(cases)} cases"  # type: ignore[operator]
+    remedy = "the units stand in mixers/base.py: 1 for each pointwise output, 5 for each element of a softmax, ..."
+    return judged(wrong is None, wrong or done, remedy)
+
+
+def _misdeclared(subject: Subject, grid: Grid, batch: int, prefix: int, path: str) -> str | None:
+    """What is wrong with one declaration of elementwise work."""
+    layer = subject.build(grid)
+    extra = ({"prefix_tokens": prefix} if prefix else {}) | ({"path": path} if takes(layer.elementwise, "path") else {})
+    declared = layer.elementwise(grid, batch, **extra)  # type: ignore[operator]
+    work = subject.work(grid, batch, prefix, path)
+    if work.unknown:
+        return f"unknown operator: {', '.join(work.unknown)}; no table says what it costs"
+    if type(declared) is not int:
+        return f"elementwise returns {type(declared).__name__} instead of int"
+    if declared != work.elementwise:
+        return f"{_case(grid, batch, prefix, path)}: declared {declared:,}, counted {work.elementwise:,}"
+    return None
+
+
+def _growth(name: str, what: str, cost: Callable[[Work], int], counted: bool) -> None:
+    @check(
+        f"growth of {name}",
+        meaning=f"{what} grow with the tokens no faster than the declared complexity.",
+        expected="a local exponent up to 1.05 (linear), 1.15 (N log N), 2.05 (quadratic)",
+    )
+    def grow(subject: Subject) -> Outcome:
+        found = subject.growth()
+        unknown = sorted({op for _, work in found for op in work.unknown})
+        if counted and unknown:
+            return not_applicable(f"an operator without a count ({', '.join(unknown)}): see declared MACs and elementwise")
+        return _judge_growth(subject, [n for n, _ in found[-2:]], [cost(work) for _, work in found[-2:]])
+
+
+_growth("MACs", "Multiply-adds that FlopCounterMode counts", lambda work: work.macs, counted=True)
+_growth("elementwise work", "Counted elementwise operations", lambda work: work.elementwise, counted=True)
+_growth("bytes moved", "Bytes that its operators read and write", lambda work: work.moved, counted=False)
+_growth("live memory", "Bytes alive at the same time", lambda work: work.live, counted=False)
+
+
+def _judge_growth(subject: Subject, tokens: list[int], values: list[int]) -> Outcome:
+    if not values[-1]:
+        return holds("none")
+    exponent = local_exponents(tokens, values)[0] if values[0] else math.inf
+    measured = f"N^{exponent:.3f} from {tokens[0]:,} to {tokens[1]:,} tokens"
+    allowed = EXPONENTS.get(subject.spec.complexity)
+    if allowed is None:
+        return not_applicable(f"{measured}; no complexity is declared", UNDECLARED)
+    declared = subject.spec.complexity
+    remedy = f"it is not {declared} in the number of tokens: declare what it is, or find the operator that grows"
+    return judged(exponent <= allowed, measured, remedy, f"N^{allowed} at most ({declared})")
+
+
+@check(
+    "time",
+    meaning="Measured CPU time grows with the tokens no faster than declared; only a gross excess fails.",
+    expected=f"an exponent up to {TOLERANCE.time} above the declared one",
+)
+def measured_time(subject: Subject) -> Outcome:
+    """The least of interleaved rounds on one thread, between the two largest grids."""
+    allowed = EXPONENTS.get(subject.spec.complexity, math.inf) + TOLERANCE.time
+    best: dict[int, float] = {}
+    for _ in range(2):  # a busy machine gets a second chance
+        best = {n: min(seconds, best.get(n, math.inf)) for n, seconds in _times(subject).items()}
+        sizes = sorted(best)[-2:]
+        exponent = local_exponents(sizes, [best[n] for n in sizes])[0]
+        if exponent <= allowed:
+            break
+    measured = f"N^{exponent:.2f} from {sizes[0]:,} to {sizes[1]:,} tokens ({1e3 * best[sizes[1]]:.2f} ms)"
+    if math.isinf(allowed):
+        return not_applicable(f"{measured}; no complexity is declared", UNDECLARED)
+    return judged(exponent <= allowed, measured, "it takes longer than its counts tell", f"N^{allowed:.2f} at most")
+
+
+def _times(subject: Subject) -> dict[int, float]:
+    """Seconds by tokens."""
+    cells: dict[str, Callable[[], object]] = {}
+    for side in subject.affordable(subject.sizes.time):
+        grid = (side, side)
+        layer, x = subject.build(grid, noise=0.02), subject.tokens(1, grid, torch.float32)
+        cells[str(side * side)] = lambda layer=layer, x=x, grid=grid: run(layer, x, grid)  # type: ignore[misc]
+    timed = time_interleaved(cells, rounds=subject.sizes.rounds, order_seed=subject.seed, threads=1)
+    failed = [f"{n} tokens: {cell.message}" for n, cell in timed.items() if cell.status != "ok"]
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return {int(n): min(cell.samples) for n, cell in timed.items()}

@@ -1,0 +1,259 @@
+"""The mixer on trial: how its layers are made and run, always in the same way; tolerances and sizes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+import mixers
+from mixers import MixerError, MixerSpec
+from mixers.base import PATHS, Grid, evaluated_by
+from wfbench.measure.growth import Work, work_of
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest difference allowed, relative to the scale of the output where that is above 1."""
+
+    exact: float = 1e-9  # float64 against float64
+    float32: float = 1e-4  # against float64
+    bfloat16: float = 3e-2  # norm of the error by norm of the output
+    float16: float = 5e-3
+    time: float = 0.6  # exponent of measured time above the declared one
+
+
+#: The greatest exponent that each complexity allows to a counted cost.
+EXPONENTS: dict[str, float] = {"linear": 1.05, "N log N": 1.15, "quadratic": 2.05}
+TOLERANCE = Tolerance()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the measured cases are: sides of square grids."""
+
+    growth: tuple[int, ...] = (16, 32, 64, 128, 256)  # counted, on the meta device
+    time: tuple[int, ...] = (16, 32, 64)
+    rounds: int = 5
+    half: tuple[int, ...] = (128, 64, 32)  # float16; the first that fits into the budget
+
+
+FULL = Sizes()
+QUICK = Sizes(growth=(32, 64, 128), time=(8, 16, 32), rounds=2, half=(32,))
+
+#: Without the meta device, counting runs for real, up to this side.
+REAL_MOST = 64
+#: What runs for real, to be timed or counted, stays below so many bytes.
+MOST_BYTES = 2**30
+#: Seconds after which counting goes to no larger grid.
+GROWTH_SECONDS = 4.0
+#: Grids at which a mixer may be at home: square, even, so that all but the strangest mixers work there.
+HOMES: tuple[Grid, ...] = ((6, 6), (4, 6), (8, 8), (14, 14))
+
+
+def slots(mixer: str) -> list[str]:
+    """What there is to judge: the token layer, and the FFN-input layer where it is not the plain Linear.
+
+    Raises:
+        MixerError: for an unknown mixer.
+    """
+    return ["token"] if mixers.spec(mixer).ffn_in == "linear" else ["token", "ffn_in"]
+
+
+class Subject:
+    """One layer of a mixer on trial."""
+
+    def __init__(self, mixer: str, slot: str, dim: int, heads: int, seed: int, sizes: Sizes = FULL) -> None:
+        self.mixer, self.slot, self.dim, self.heads, self.seed, self.sizes = mixer, slot, dim, heads, seed, sizes
+        self.spec: MixerSpec = mixers.spec(mixer)
+        self.out_dim = dim if slot == "token" else 2 * dim
+        self._works: list[tuple[int, Work]] | Exception | None = None
+
+    def check_arguments(self) -> None:
+        """Refuse what the mixer itself refuses, whatever the grid.
+
+        Raises:
+            MixerError: for heads that do not divide the dimension, and the like.
+        """
+        try:
+            self._make(HOMES[0], {})
+        except MixerError as e:
+            if not names_grid(e, HOMES[0]):
+                raise
+        except Exception:  # judged by the check of the contract
+            return
+
+    def _make(self, grid: Grid, options: Mapping[str, object]) -> nn.Module:
+        if self.slot == "token":
+            return mixers.create(self.mixer, self.dim, num_heads=self.heads, grid=grid, active=True, **options)
+        return mixers.create_ffn_in(self.mixer, self.dim, self.out_dim, num_heads=None, grid=grid, active=True, **options)
+
+    def build(
+        self,
+        grid: Grid,
+        dtype: torch.dtype = torch.float32,
+        *,
+        noise: float = 0.3,
+        other: int = 0,
+        options: Mapping[str, object] | None = None,
+    ) -> nn.Module:
+        """The layer for a grid, as in evaluation, as the skeleton makes it.
+
+        Args:
+            grid: what it is built for.
+            dtype: of its weights.
+            noise: added to every parameter: an initialisation's zeros hide errors.
+            other: another number gives other weights.
+            options: the mixer's own.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + 1000 * other)
+            layer = self._make(grid, options or {})
+            with torch.no_grad():
+                for p in layer.parameters():
+                    if p.is_floating_point():
+                        p.add_(torch.randn_like(p), alpha=noise)
+        return layer.to(dtype).eval()
+
+    def tokens(self, batch: int, grid: Grid, dtype: torch.dtype = torch.float64, other: int = 0) -> Tensor:
+        """Random tokens that fill a grid; (B, N, C)."""
+        generator = torch.Generator().manual_seed(self.seed + 1 + 1000 * other)
+        return torch.randn(batch, grid[0] * grid[1], self.dim, dtype=torch.float64, generator=generator).to(dtype)
+
+    @cached_property
+    def home(self) -> Grid | None:
+        """The first grid at which the layer works, where all is judged that needs one grid only."""
+        return next(iter(self.working(HOMES)), None)
+
+    @property
+    def grid(self) -> Grid:
+        """`home`, which there is."""
+        assert self.home is not None
+        return self.home
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether two calls give the same bits: what is random cannot be compared."""
+        layer, x = self.build(self.grid), self.tokens(2, self.grid, torch.float32)
+        return torch.equal(run(layer, x, self.grid), run(layer, x, self.grid))
+
+    def working(self, grids: Iterable[Grid]) -> list[Grid]:
+        """Those of the grids at which the layer works: the check of grids speaks of the others."""
+        return [grid for grid in grids if self._works_at(grid)]
+
+    def _works_at(self, grid: Grid) -> bool:
+        try:
+            return run(self.build(grid), self.tokens(2, grid, torch.float32), grid).shape[:2] == (2, grid[0] * grid[1])
+        except Exception:
+            return False
+
+    def work(self, grid: Grid, batch: int = 1, prefix: int = 0, path: str = "auto") -> Work:
+        """The counted work of one forward pass: on the meta device, or for real where the mixer does not run there."""
+        try:
+            return self._work("meta", grid, batch, prefix, path)
+        except Exception:
+            return self._work("cpu", grid, batch, prefix, path)
+
+    def _work(self, device: str, grid: Grid, batch: int, prefix: int = 0, path: str = "auto") -> Work:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            layer = self._make(grid, {}).eval()
+            x = torch.zeros(batch, grid[0] * grid[1] + prefix, self.dim)
+        with evaluated_by(layer, path):
+            return work_of(lambda: layer(x, grid), [x, *layer.parameters(), *layer.buffers()])
+
+    def affordable(self, sides: Iterable[int]) -> list[int]:
+        """Those of the square grids whose counted memory a small machine has; two at least."""
+        try:
+            live = {n: work.live for n, work in self.growth()}
+        except Exception:  # what cannot be counted is tried where it is surely cheap
+            live = {}
+        sides = sorted(sides)
+        return [side for i, side in enumerate(sides) if i < 2 or live.get(side * side, MOST_BYTES) < MOST_BYTES]
+
+    def growth(self) -> list[tuple[int, Work]]:
+        """(N, work) at growing square grids; fewer of them where counting is slow."""
+        if self._works is None:
+            try:
+                self._works = self._growth("meta", self.sizes.growth)
+            except Exception:
+                try:
+                    self._works = self._growth("cpu", [side for side in self.sizes.growth if side <= REAL_MOST])
+                except Exception as e:
+                    self._works = e
+        if isinstance(self._works, Exception):
+            raise self._works
+        return self._works
+
+    def _growth(self, device: str, sides: Iterable[int]) -> list[tuple[int, Work]]:
+        found: list[tuple[int, Work]] = []
+        for side in sides:
+            began = time.monotonic()
+            found.append((side * side, self._work(device, (side, side), 1)))
+            slow = time.monotonic() - began > GROWTH_SECONDS / 4
+            large = device != "meta" and 16 * found[-1][1].live > MOST_BYTES
+            if len(found) > 1 and (slow or large):
+                break
+        return found
+
+
+def run(layer: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    """The output, without gradients, for a copy of the input: a layer that writes into its input spoils no other check."""
+    with torch.no_grad():
+        return layer(x.clone(), grid)
+
+
+def paths_of(layer: nn.Module) -> tuple[str, ...]:
+    """The exact orders of evaluation that a layer has; "auto" is the one that runs."""
+    return PATHS if getattr(layer, "path", None) in PATHS else ("auto",)
+
+
+def takes(method: object, argument: str) -> bool:
+    """Whether a method has an argument of that name."""
+    return callable(method) and argument in inspect.signature(method).parameters
+
+
+def gap(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the scale of what was expected where that is above 1; NaN is infinitely far."""
+    if actual.shape != expected.shape:
+        return math.inf
+    if not actual.numel():
+        return 0.0
+    difference, scale = (actual.double() - expected.double()).abs().max().item(), expected.double().abs().max().item()
+    return math.inf if math.isnan(difference) else difference / max(1.0, scale)
+
+
+def gradients(layer: nn.Module, x: Tensor, grid: Grid, *, naive: bool = False) -> dict[str, Tensor | None]:
+    """The output, and the gradients of the input and of every parameter for one random gradient of the output."""
+    x = x.detach().clone().requires_grad_()
+    forward = layer.naive if naive else layer
+    y: Tensor = forward(x.clone(), grid)  # type: ignore[operator]
+    wanted = {"the input": x} | {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    if not y.requires_grad:
+        return {"the output": y} | dict.fromkeys(wanted)
+    grad_output = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+    found: dict[str, Tensor | None] = {"the output": y.detach()}
+    found.update(zip(wanted, torch.autograd.grad(y, list(wanted.values()), grad_output, allow_unused=True), strict=True))
+    return found
+
+
+def names_grid(error: BaseException, grid: Grid) -> bool:
+    """Whether an error says which grid it is about."""
+    h, w = grid
+    return any(form in str(error) for form in (f"{h}x{w}", f"{h}×{w}", f"{h} x {w}", f"{h} × {w}", f"({h}, {w})"))
+
+
+def shown(grid: Grid) -> str:
+    """A grid in words."""
+    return f"{grid[0]}x{grid[1]}"
+
+
+def in_double(layer: nn.Module) -> nn.Module:
+    """A copy of the layer in float64, with the very same weights."""
+    return copy.deepcopy(layer).double()
