@@ -63,7 +63,7 @@ class AgentAttention(nn.Module):
     with fewer tokens than √n as many as tokens.
 
     Shapes: X, Y (B, N, C) on a grid H×W, N = H·W; Q, K, V, O (B, h, N, d), d = C/h; A (B, h, n, d); kernels (C, 1, 3, 3).
-    Cost: time 4NC² + 4NnC + 9NC MACs, 9NC + 10hNn + 2nC elementwise and 1 for each element in each window of the pooling
+    Cost: time 4NC² + 4NnC + 9NC MACs, 8NC + 10hNn + 2nC elementwise and 1 for each element in each window of the pooling
     (NC, more where windows overlap); memory O(NC) with a fused kernel, O(hNn) otherwise.
     Source: Han et al. 2023 (Agent Attention: On the Integration of Softmax and Linear Attention, arXiv 2312.08874): the agent
     attention module; n = 49 as in its DeiT models.

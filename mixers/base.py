@@ -16,7 +16,7 @@ d = C/h head dimension, D output features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -233,6 +233,12 @@ class Linear(nn.Linear):
 def at_least_float32(x: Tensor) -> torch.dtype:
     """The dtype for steps that a half-precision tensor is too coarse for."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Steps on tensors of ``x``'s device that autocast must leave in their dtype."""
+    kind = x.device.type  # autocast knows no meta device
+    return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else nullcontext()
 
 
 def check_rotary(d: int) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.base import Grid, MixerError, MixerSpec, at_least_float32, check_path, check_tokens, heads_of, init_linear_
+from mixers.base import (
+    Grid,
+    MixerError,
+    MixerSpec,
+    at_least_float32,
+    check_path,
+    check_tokens,
+    heads_of,
+    init_linear_,
+    without_autocast,
+)
 from mixers.registry import register
 
 #: τ: gates are the sigmoid to the power 1/τ, so that they begin near 1.
@@ -92,7 +100,7 @@ class BiGLA(nn.Module):
 
     Shapes: X, Y (B, N, C); q, k, v, α, o (B, h, N, d), d = C/h; S (B, h, d, d); W₁ (r, C), W₂ (C, r), b (C).
     Cost, with c = the chunk and P = N padded to T chunks: time 4NC² + 4NCr + 2PC(c − 1) + 4(T − 1)cCd MACs, and elementwise
-    about 3PC log₂ c + 30NC + 4TCd; memory O(NC(log c + d/c)).
+    about 3PC log₂ c + 31NC + 4TCd; memory O(NC(log c + d/c)).
     Source: Yang et al. 2023 (Gated Linear Attention, arXiv 2312.06635): the recurrence and gates in section 4; Liao et al.
     2024 (ViG, arXiv 2405.18425): both directions with gates of their own, section 3.
     Status: reconstruction (chunks equal the recurrence; gates of 1 give unnormalised linear attention). From the papers:
@@ -149,7 +157,7 @@ class BiGLA(nn.Module):
         earlier, later = (
             (F.softplus(-self._heads(gate(x))) * (-1 / TEMPERATURE)).exp() for gate in (self.forward_gate, self.backward_gate)
         )
-        with _without_autocast(x.device.type):
+        with without_autocast(x):
             y = bidirectional(q * q.shape[-1] ** -0.5, k, v, earlier, later, self.chunk)
         return self._output(y, x.dtype)
 
@@ -187,7 +195,3 @@ class BiGLA(nn.Module):
         between = states + (count - 1) * chunk * c
         norm = 5 * n * c if self.norm is not None else 0
         return batch * (biases + gates + itself + rest + 2 * (within + between) + norm)
-
-
-def _without_autocast(device: str) -> torch.autocast | nullcontext:
-    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()

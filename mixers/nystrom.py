@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -22,6 +21,7 @@ from mixers.base import (
     rotary_2d,
     rotary_elementwise,
     stay,
+    without_autocast,
 )
 from mixers.registry import register
 
@@ -50,7 +50,7 @@ def nystrom_attention(q: Tensor, k: Tensor, v: Tensor, landmarks: int, iteration
     d, exact = q.shape[-1], at_least_float32(q)
     q_means, k_means = (F.adaptive_avg_pool2d(t, (landmarks, d)) for t in (q, k))  # (B, h, L, d): windows of N only
     gathered = F.scaled_dot_product_attention(q_means, k, v)  # (B, h, L, d)
-    with _without_autocast(q.device.type):  # an inverse is large where the matrix is small: 16 bits would not do
+    with without_autocast(q):  # an inverse is large where the matrix is small: 16 bits would not do
         middle = ((q_means.to(exact) * d**-0.5) @ k_means.to(exact).mT).softmax(dim=-1)  # (B, h, L, L)
         spread = (pseudo_inverse(middle, iterations) @ gathered.to(exact)).to(v.dtype)
     return F.scaled_dot_product_attention(q, k_means, spread)
@@ -175,7 +175,3 @@ class NystromAttention(nn.Module):
         local = n * c if self.conv is not None else 0
         turns = 2 * rotary_elementwise(grid, batch, c, c // h) if self.rope else 0
         return batch * (biases + means + attention + inverse + local) + turns
-
-
-def _without_autocast(device: str) -> torch.autocast | nullcontext:
-    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()

@@ -53,8 +53,9 @@ class PerformerAttention(QKVAttention):
     Status: certain (equals its own quadratic form, and comes to softmax attention as m grows).
     Deviations: the authors' code keeps φ in range by subtracting maxima and adds a constant to it. Here each feature's
     maximum over the keys of an image goes over to the queries, and then each query's maximum over the features is
-    subtracted. All of that cancels in the quotient, as exp(−‖q‖²/2) does, which is left out; the denominator is no
-    underflow, and nothing needs adding. W is drawn at construction from torch's generator, and not redrawn in training.
+    subtracted. All of that cancels in the quotient, as exp(−‖q‖²/2) does, which is left out; some product of features
+    is then 1, so that the denominator cannot vanish and nothing needs adding. W is drawn at construction from torch's
+    generator, and not redrawn in training.
 
     Raises:
         MixerError: if the heads do not divide the dimension, without a feature, or, with ``rope``, if 4 does not divide d.

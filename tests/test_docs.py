@@ -45,7 +45,7 @@ def test_files_that_the_readme_points_to_exist():
 def example(tmp_path):
     """The mixer that CONTRIBUTING shows, in a file."""
     source = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.S)[0]
-    assert len(source.splitlines()) <= 30
+    assert len([line for line in source.splitlines() if line.strip()]) <= 25
     (tmp_path / "my_mixer.py").write_text(source)
     return f"{tmp_path}/my_mixer.py:MeanGate"
 

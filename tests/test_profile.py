@@ -111,7 +111,7 @@ def test_a_profile_has_a_row_for_every_cell_with_its_exponents_and_crossover():
 
 
 def test_a_count_that_is_refused_leaves_a_row_with_the_reason_and_the_latency(monkeypatch):
-    def refuse(model, shape):
+    def refuse(model, shape, path):
         return None, "the MAC counts disagree: somewhere"
 
     monkeypatch.setattr(task, "try_count", refuse)

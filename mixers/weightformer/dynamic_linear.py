@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.base import Grid, MixerError, at_least_float32, check_path, check_tokens, init_linear_, to_map, to_tokens
+from mixers.base import (
+    Grid,
+    MixerError,
+    at_least_float32,
+    check_path,
+    check_tokens,
+    init_linear_,
+    to_map,
+    to_tokens,
+    without_autocast,
+)
 from mixers.registry import ffn_layer
 from mixers.weightformer.common import check_dynamic_grid, check_strategy
 
@@ -62,16 +71,12 @@ def shortened(t: Tensor, wa: Tensor) -> Tensor:
     The norms are computed in float32 at least, under autocast too: n² leaves the range of float16 long before n does.
     """
     exact = at_least_float32(t)
-    with _without_autocast(t.device.type):
+    with without_autocast(t):
         full, wide = t.to(exact), wa.to(exact)
         squared = ((wide @ wide.mT) @ full * full).sum(dim=1, keepdim=True)  # (B, 1, D)
         # The clamp is for rounding below 0; it also keeps the root's gradient finite at 0.
         norm = squared.clamp_min(1e-30).sqrt()
     return t / (norm + 1).to(t.dtype)
-
-
-def _without_autocast(device: str) -> torch.autocast | nullcontext:
-    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
 def rank_is_cheaper(n: int, c: int, d: int, training: bool) -> bool:
