@@ -1,6 +1,6 @@
 """The dynamic layers' exact orders of evaluation, against one another and against a plain static layer.
 
-    .venv/bin/python benchmarks/dynamic_layers.py --out results/benchmarks      (about 6 minutes on 2 CPU cores)
+    .venv/bin/python benchmarks/dynamic_layers.py --out results/benchmarks      (about 10 minutes on 2 CPU cores)
 
 For each shape (B, N, C), with D = 4C for the Linear, every order is timed in one process, interleaved in random order
 (`wfbench.measure.time_interleaved`): inference, and forward + backward with the gradients of input and parameters. The
@@ -216,7 +216,7 @@ def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true", help="leave the memory tables out")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -94,20 +94,18 @@ def test_the_macs_are_those_of_the_papers_algebra() -> None:
     assert layer.macs((16, 16), 5, path="fold") == 5 * (4.375 * n * c**2 + 2.25 * c**3) + c**3 / 16
 
 
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
-def test_auto_runs_what_the_rule_says(monkeypatch: pytest.MonkeyPatch, grid: Grid, c: int, d: int, training: bool) -> None:
+def test_auto_runs_what_the_rule_says(monkeypatch: pytest.MonkeyPatch, grid: Grid, c: int, d: int) -> None:
     ran = []
     for form in ("rank", "fold"):
         real = getattr(dynamic_linear, form)
         monkeypatch.setattr(dynamic_linear, form, lambda *a, form=form, real=real: (ran.append(form), real(*a))[1])
-    with torch.set_grad_enabled(training):
-        linear("bilateral", c, d)(tokens(1, grid, c), grid)
-    assert ran == ["rank" if rank_is_cheaper(grid[0] * grid[1], c, d, training) else "fold"]
+    linear("bilateral", c, d)(tokens(1, grid, c), grid)
+    assert ran == ["rank" if rank_is_cheaper(grid[0] * grid[1], c, d) else "fold"]
 
 
 def test_the_shapes_of_these_tests_reach_both_forms_and_both_orders() -> None:
-    assert {rank_is_cheaper(g[0] * g[1], c, d, mode) for g, c, d in SHAPES for mode in (True, False)} == {True, False}
+    assert {rank_is_cheaper(g[0] * g[1], c, d) for g, c, d in SHAPES} == {True, False}
     layers = [(DynamicLinear(c, d), (g[0] // 2) * (g[1] // 2)) for g, c, d in SHAPES]
     assert {layer._expands_first(m, "auto") for layer, m in layers} == {True, False}
 

@@ -79,15 +79,14 @@ def shortened(t: Tensor, wa: Tensor) -> Tensor:
     return t / (norm + 1).to(t.dtype)
 
 
-def rank_is_cheaper(n: int, c: int, d: int, training: bool) -> bool:
+def rank_is_cheaper(n: int, c: int, d: int) -> bool:
     """The measured rule of path "auto" between *rank* (True) and *fold* (False).
 
-    Rank spends p·N·(C + D) MACs where fold spends p·C·D, and it saves writing a C×D weight for each image. On 2 CPU cores
-    (`benchmarks/dynamic_layers.py`, whose table stands in results/benchmarks) the two take the same time where the
-    first is about 1.5 times the second in inference; and about equal in training, where the larger products of rank
-    are done three times.
+    Rank spends p·N·(C + D) MACs where fold spends p·C·D and writes a C×D weight for each image. On 2 CPU cores
+    (`benchmarks/dynamic_layers.py`; its tables stand in results/benchmarks) the two take the same time, within noise,
+    where the first is 1.3 to 1.7 times the second, in inference and in training; there rank needs less memory.
     """
-    return n * (c + d) <= (1.0 if training else 1.5) * c * d
+    return n * (c + d) <= 1.5 * c * d
 
 
 @ffn_layer("dynamic-linear")
@@ -213,10 +212,10 @@ class DynamicLinear(nn.Module):
             self.rank_in * self.rank_out * (m + self.out_features)
         )
 
-    def _form(self, n: int, path: str, training: bool) -> str:
+    def _form(self, n: int, path: str) -> str:
         if path != "auto":
             return path
-        return "rank" if rank_is_cheaper(n, self.in_features, self.out_features, training) else "fold"
+        return "rank" if rank_is_cheaper(n, self.in_features, self.out_features) else "fold"
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply the layer to tokens (B, N, C) of a grid H×W: (B, N, D)."""
@@ -224,7 +223,7 @@ class DynamicLinear(nn.Module):
         check_dynamic_grid(grid)
         check_path(self.path)
         (e, f), n = self._codes(x, grid), x.shape[1]
-        form = self._form(n, self.path, torch.is_grad_enabled())
+        form = self._form(n, self.path)
         wa, wb, w0, b0, scale = self.expand_in, self.expand_out, self.weight, self.bias, self._scale(n)
         if form == "released":
             return released(x, e, f, wa, wb, w0, b0, scale)
@@ -257,13 +256,13 @@ class DynamicLinear(nn.Module):
         return torch.stack(outputs)
 
     def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
-        """Exact MACs of one forward pass over the batch; for "auto", of the inference path."""
+        """Exact MACs of one forward pass over the batch."""
         check_path(path)
         check_dynamic_grid(grid)
         n, m = grid[0] * grid[1], self._cells(grid)
         c, d, p, q = self.in_features, self.out_features, self.rank_in, self.rank_out
         codes = m * c * (p if self.strategy == "gap" else p + q) + (m * p * p if self.deepen is not None else 0)
-        form = self._form(n, path, training=False)
+        form = self._form(n, path)
         if form == "released":
             return batch * (codes + m * p * c + m * q * d + m * c * d + n * c * d)
         factor = m * q * d + m * p * d if self._expands_first(m, path) else m * p * q + p * q * d
@@ -274,7 +273,7 @@ class DynamicLinear(nn.Module):
         return batch * (codes + factor + norms + product + n * c * d) + p * p * c
 
     def elementwise(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
-        """Exact elementwise operations of one forward pass over the batch; for "auto", of the inference path."""
+        """Exact elementwise operations of one forward pass over the batch."""
         check_path(path)
         n, m = grid[0] * grid[1], self._cells(grid)
         c, d, p, q = self.in_features, self.out_features, self.rank_in, self.rank_out
@@ -285,7 +284,7 @@ class DynamicLinear(nn.Module):
             "deep": 4 * m * c + m * (p + q) + 3 * m * p,  # silu; bias; silu
             "bilateral": 4 * m * c + 2 * m * (p + q),
         }[self.strategy]
-        form, scaled = self._form(n, path, training=False), 0 if self.strategy == "gap" else m * p
+        form, scaled = self._form(n, path), 0 if self.strategy == "gap" else m * p
         if form == "released":
             return batch * (codes + m * c + 2 * c * d + d + c * d + c * d + n * d)  # scale; norms; + 1; division; W0; b0
         if form == "core":
