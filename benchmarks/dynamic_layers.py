@@ -185,16 +185,17 @@ def table(layer: str, mode: str, rows: list[dict[str, object]], memory: list[dic
     return lines
 
 
-def write(out: Path, rows: list[dict[str, object]], memory: list[dict[str, object]], rounds: int) -> str:
+def write(
+    out: Path, environment: records.Environment, rows: list[dict[str, object]], memory: list[dict[str, object]], rounds: int
+) -> str:
     """Write the tables and the samples; return the tables."""
-    environment = records.environment("cpu")
     titles = {"linear": "Dynamic Linear (bilateral), C → 4C", "conv": "Dynamic depthwise convolution (adaptive)"}
     lines = [
         "# The dynamic layers, by order of evaluation",
         "",
         f"{environment.device}, {environment.threads} threads, float32, torch {environment.versions['torch']}, revision "
         f"{environment.git_revision}{' (changed)' if environment.git_dirty else ''}; medians of {rounds} interleaved rounds.",
-        f"Made by `python {records.command_line()}`.",
+        f"Made by `python benchmarks/{records.command_line()}`.",
         "",
         "Ratios are baseline / order within this run: above 1 is faster (or smaller) than the order of the release. `auto` is",
         "what runs by default; `static` is a plain layer of the same shape, which predicts nothing.",
@@ -223,9 +224,10 @@ def main() -> None:
     if given.peak:
         peak(given.peak[0], given.peak[1], int(given.peak[2]))
         return
+    environment = records.environment("cpu")  # of the revision that is measured, whatever changes meanwhile
     rows = [row for layer in FORMS for row in timings(layer, given.rounds)]
     memory = [] if given.no_memory else [row for layer in FORMS for row in peaks(layer)]
-    print(write(given.out, rows, memory, given.rounds))
+    print(write(given.out, environment, rows, memory, given.rounds))
 
 
 if __name__ == "__main__":
