@@ -43,7 +43,7 @@ SHAPES = (
     (4, (28, 28), 384),
 )
 FORMS = {
-    "linear": ("baseline", "released", "core", "rank", "fold", "auto", "static"),
+    "linear": ("baseline", "released", "core", "rank", "token", "fold", "auto", "static"),
     "conv": ("baseline", "released", "auto", "static"),
 }
 BASELINE = "baseline"

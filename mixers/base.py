@@ -30,7 +30,7 @@ Grid = tuple[int, int]
 Turn = Callable[[Tensor], Tensor]
 
 #: Named orders of evaluation. "auto" is the one that runs; a mixer with a single order ignores the name.
-PATHS = ("released", "core", "rank", "fold", "auto")
+PATHS = ("released", "core", "rank", "token", "fold", "auto")
 
 
 class MixerError(ValueError):

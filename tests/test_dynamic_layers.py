@@ -11,7 +11,7 @@ import mixers
 from mixers.base import PATHS, Grid, evaluated_by
 from mixers.weightformer import dynamic_conv, dynamic_linear
 from mixers.weightformer.dynamic_conv import DynamicDepthwiseConv
-from mixers.weightformer.dynamic_linear import DynamicLinear, rank_is_cheaper
+from mixers.weightformer.dynamic_linear import DynamicLinear, cheapest
 from wfbench import models
 from wfbench.measure import count_flops
 
@@ -35,8 +35,8 @@ def conv(strategy: str = "adaptive", dim: int = 24, path: str = "auto") -> Dynam
     return layer
 
 
-#: Grids and widths that send "auto" to rank and to fold, in training and in inference, and expand first or not.
-SHAPES = [((4, 6), 24, 48), ((5, 7), 24, 48), ((2, 3), 24, 96), ((9, 12), 8, 32), ((8, 8), 16, 16)]
+#: Grids and widths that send "auto" to token, to rank and to fold.
+SHAPES = [((4, 6), 24, 48), ((5, 7), 24, 48), ((2, 3), 24, 96), ((9, 12), 8, 32), ((8, 8), 64, 256)]
 
 
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
@@ -91,7 +91,12 @@ def test_the_macs_are_those_of_the_papers_algebra() -> None:
     assert layer.macs((16, 16)) == 6.375 * n * c**2
     assert layer.macs((16, 16), path="core") == 4.375 * n * c**2 + 2 * c**3
     assert layer.macs((16, 16), 5, path="rank") == 5 * (5.625 * n * c**2 + 1.25 * c**3) + c**3 / 16
+    assert layer.macs((16, 16), path="token") == 5.375 * n * c**2 + 1.25 * n**2 * c + 5 * (n / 4) ** 2 * c
     assert layer.macs((16, 16), 5, path="fold") == 5 * (4.375 * n * c**2 + 2.25 * c**3) + c**3 / 16
+
+
+def chosen(grid: Grid, c: int, d: int) -> str:
+    return cheapest(grid[0] * grid[1], (grid[0] // 2) * (grid[1] // 2), c, d, c // 4, d // 4)
 
 
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
@@ -99,20 +104,37 @@ def test_auto_runs_what_the_rule_says(monkeypatch: pytest.MonkeyPatch, grid: Gri
     ran = []
     for form in ("rank", "fold"):
         real = getattr(dynamic_linear, form)
-        monkeypatch.setattr(dynamic_linear, form, lambda *a, form=form, real=real: (ran.append(form), real(*a))[1])
+
+        def spy(x: Tensor, t: Tensor, wa: Tensor, *rest: Tensor, form: str = form, real: object = real) -> Tensor:
+            ran.append("token" if wa.ndim == 3 else form)
+            return real(x, t, wa, *rest)
+
+        monkeypatch.setattr(dynamic_linear, form, spy)
     linear("bilateral", c, d)(tokens(1, grid, c), grid)
-    assert ran == ["rank" if rank_is_cheaper(grid[0] * grid[1], c, d) else "fold"]
+    assert ran == [chosen(grid, c, d)]
 
 
-def test_the_shapes_of_these_tests_reach_both_forms_and_both_orders() -> None:
-    assert {rank_is_cheaper(g[0] * g[1], c, d) for g, c, d in SHAPES} == {True, False}
-    layers = [(DynamicLinear(c, d), (g[0] // 2) * (g[1] // 2)) for g, c, d in SHAPES]
-    assert {layer._expands_first(m, "auto") for layer, m in layers} == {True, False}
+def test_the_shapes_of_these_tests_reach_every_form() -> None:
+    assert {chosen(*shape) for shape in SHAPES} == {"rank", "token", "fold"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "c", "form"),
+    [
+        ((14, 14), 192, "rank"),
+        ((14, 14), 384, "token"),
+        ((28, 28), 192, "fold"),
+        ((56, 56), 192, "fold"),
+        ((28, 28), 384, "fold"),
+    ],
+)
+def test_the_rule_at_the_shapes_of_the_benchmark(grid: Grid, c: int, form: str) -> None:
+    assert chosen(grid, c, 4 * c) == form
 
 
 def test_an_unknown_path_or_strategy_is_refused() -> None:
     layer = linear(path="corr")
-    with pytest.raises(mixers.MixerError, match="'corr', expected one of released, core, rank, fold, auto"):
+    with pytest.raises(mixers.MixerError, match="'corr', expected one of released, core, rank, token, fold, auto"):
         layer(tokens(1, (4, 6)), (4, 6))
     with pytest.raises(mixers.MixerError, match="'bilatral'; did you mean 'bilateral'"):
         DynamicLinear(24, 48, strategy="bilatral")

@@ -404,6 +404,35 @@ def test_exponents_that_could_mean_two_settings_are_left_out() -> None:
     assert "inference/training step" in crossed.title
 
 
+def test_accuracy_and_cost_stand_on_one_line_where_there_is_one_table_of_each() -> None:
+    rows = [*small_report(), train("hydra"), cell("static"), cell("linear", 896, 0.4), exponent("linear", 672, 896, 1.23)]
+    overview, accuracy, profile, _ = report.tables(rows)
+    assert (overview.name, lines(overview)) == ("overview", ["linear", "pool", "softmax"]), "who has both"
+    first = overview.frame.iloc[0]
+    assert first[ACCURACY] == accuracy.frame.iloc[lines(accuracy).index("linear")][ACCURACY]
+    assert first["params (M) at 224 px"] == "5.72"
+    assert first["GMACs at 224 px"] == profile.frame.iloc[0]["GMACs"]
+    assert list(overview.frame["latency exponent at 896 px"]) == ["1.23", "–", "–"], "no cell, and a cell that failed"
+    assert overview.data["last.status"].tolist() == ["ok", None, "oom"]
+    assert "A single seed has no interval" in notes(overview)
+    assert accuracy.title in notes(overview)
+    assert profile.title in notes(overview)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [[cell("softmax", batch=2)], [train("softmax", recipe="other")], [cell("softmax", local_conv="dwc")]],
+    ids=["two profiles", "two recipes", "two factors"],
+)
+def test_nothing_is_joined_where_it_is_not_clear_what_to_join(more: list[AnyRow]) -> None:
+    assert "overview" not in [table.name for table in report.tables([*small_report(), *more])]
+
+
+def test_mixers_that_were_not_both_trained_and_profiled_are_not_joined() -> None:
+    names = [table.name for table in report.tables([train("softmax"), cell("linear"), baseline()])]
+    assert names == ["accuracy", "profile"]
+
+
 def test_crossovers_in_words() -> None:
     rows = [crossover("b", "at", 437.2), crossover("a", "always"), crossover("c", "none")]
     made = report.tables([cell(), *rows, crossover("d", "always", session="unknown")])

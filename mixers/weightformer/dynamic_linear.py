@@ -25,7 +25,7 @@ from mixers.weightformer.common import check_dynamic_grid, check_strategy
 
 Strategy = Literal["gap", "linear", "nonlinear", "deep", "bilateral"]
 
-# --- four exact evaluations of Y = X (W₀ + Ŵ) + b₀, with Ŵ the normalised (E Wa)ᵀ (F Wb) · scale
+# --- five exact evaluations of Y = X (W₀ + Ŵ) + b₀, with Ŵ the normalised (E Wa)ᵀ (F Wb) · scale
 #
 # Symbols: codes E (B, M, p) and F (B, M, q); expansions Wa (p, C) and Wb (q, D); W₀ (C, D); b₀ (D).
 # The scale multiplies E, before the sum over the M cells: after it, float16 would overflow.
@@ -52,21 +52,30 @@ def fold(x: Tensor, t: Tensor, wa: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
 
 
 def rank(x: Tensor, t: Tensor, wa: Tensor, w0: Tensor, b0: Tensor) -> Tensor:
-    """X W₀ + b₀ + (X Waᵀ) T': no C×D weight for an image; one product for the batch, and one of rank p for each image."""
+    """X W₀ + b₀ + (X Waᵀ) T': no C×D weight for an image; one product for the batch, and one of rank p for each image.
+
+    With the expanded sides A (B, M, C) for Wa and F Wb (B, M, D) for T it is the order *token*: (X Aᵀ) B', of rank M.
+    """
     static, reduced = F.linear(x, w0.mT, b0), x @ wa.mT  # (B, N, D), (B, N, p)
     if torch.is_grad_enabled():
         return torch.baddbmm(static, reduced, shortened(t, wa))
     return static.baddbmm_(reduced, shortened(t, wa))  # saves a pass over the output, which autograd would not allow
 
 
-def core_factor(e: Tensor, f: Tensor, wb: Tensor, scale: float, *, expand_first: bool = False) -> Tensor:
-    """T = scale · (Eᵀ F) Wb, (B, p, D); with ``expand_first``, scale · Eᵀ (F Wb), which is cheaper for few cells."""
-    e = (e if scale == 1 else e * scale).transpose(1, 2)  # (B, p, M)
-    return e @ (f @ wb) if expand_first else (e @ f) @ wb
+def core_factor(e: Tensor, f: Tensor, wb: Tensor, scale: float) -> Tensor:
+    """T = scale · (Eᵀ F) Wb, (B, p, D)."""
+    return (scaled(e, scale).transpose(1, 2) @ f) @ wb
+
+
+def scaled(e: Tensor, scale: float) -> Tensor:
+    """The codes of the input side, scaled; a rank-1 prediction has scale 1."""
+    return e if scale == 1 else e * scale
 
 
 def shortened(t: Tensor, wa: Tensor) -> Tensor:
     """T' = T / (n + 1), where nⱼ² = tⱼᵀ (Wa Waᵀ) tⱼ is the squared norm of column j of Waᵀ T, which need not be formed.
+
+    Shapes: T (B, k, D), Wa (k, C) or (B, k, C); result (B, k, D).
 
     The norms are computed in float32 at least, under autocast too: n² leaves the range of float16 long before n does.
     """
@@ -79,14 +88,20 @@ def shortened(t: Tensor, wa: Tensor) -> Tensor:
     return t / (norm + 1).to(t.dtype)
 
 
-def rank_is_cheaper(n: int, c: int, d: int) -> bool:
-    """The measured rule of path "auto" between *rank* (True) and *fold* (False).
+def cheapest(n: int, m: int, c: int, d: int, p: int, q: int) -> str:
+    """The measured rule of path "auto": of *fold*, *rank* and *token*, the one with the fewest MACs beside X W₀.
 
-    Rank spends p·N·(C + D) MACs where fold spends p·C·D and writes a C×D weight for each image. On 2 CPU cores
-    (`benchmarks/dynamic_layers.py`; its tables stand in results/benchmarks) the two take the same time, within noise,
-    where the first is 1.3 to 1.7 times the second, in inference and in training; there rank needs less memory.
+    But fold's MACs for Waᵀ T' count 1.5 times, since it writes a C×D weight for each image. On 2 CPU cores
+    (`benchmarks/dynamic_layers.py`; its tables stand in results/benchmarks) fold and rank take the same time, within noise,
+    where rank has 1.3 to 1.7 times the MACs there, in inference and in training; and rank needs less memory.
     """
-    return n * (c + d) <= 1.5 * c * d
+    core = p * q * (m + d) + p * p * d  # T, and its norms
+    costs = {
+        "fold": core + 1.5 * p * c * d,
+        "rank": core + p * n * (c + d),
+        "token": m * (p * c + q * d) + m * (m + n) * (c + d),
+    }
+    return min(costs, key=lambda form: costs[form])
 
 
 @ffn_layer("dynamic-linear")
@@ -117,9 +132,10 @@ class DynamicLinear(nn.Module):
     q = D/r (gap: M = 1, q = p); W₁ (p, C), W₂ (q, D); W' (p, p); U (C, p); A (B, M, C), B (B, M, D); Ŵ (B, C, D);
     W₀ (C, D); b₀ (D); Y (B, N, D).
     Cost: per image, D = 4C, even grid, bilateral: *released* 6.375 NC² MACs; *core* 4.375 NC² + 2 C³; *rank*
-    5.625 NC² + 1.25 C³, and C³/16 for the batch; *fold* as core, + C³/4, and C³/16 for the batch. Elementwise
-    O(N(C + D)) and, but for rank, a few CD. Memory beside the tokens: CD for each image, pD with rank.
-    "auto" takes the cheaper of fold and rank (`rank_is_cheaper`), and the cheaper order of (Eᵀ F) Wb.
+    5.625 NC² + 1.25 C³, and C³/16 for the batch; *fold* as core, + C³/4, and C³/16 for the batch; *token*
+    5.375 NC² + 1.25 N²C + 5 (N/4)² C, good for few tokens. Elementwise O(N(C + D)) and, but for rank and token, a few CD.
+    Memory beside the tokens: CD for each image, pD with rank, MD with token.
+    "auto" takes the cheapest of fold, rank and token (`cheapest`).
     Source: WeightFormer (arXiv 2605.01711), dynamic Linear, figure 3 for the strategies, and the released code.
     Status: bilateral certain (outputs and gradients equal the released code's); the others are reconstructions from the
     paper's figure 3 and its names for them: correct them in `_codes`.
@@ -206,16 +222,10 @@ class DynamicLinear(nn.Module):
     def _cells(self, grid: Grid) -> int:
         return 1 if self.strategy == "gap" else (grid[0] // 2) * (grid[1] // 2)
 
-    def _expands_first(self, m: int, path: str) -> bool:
-        """Whether path "auto" computes Eᵀ (F Wb): M·D·(p + q) MACs instead of p·q·(M + D)."""
-        return path == "auto" and m * self.out_features * (self.rank_in + self.rank_out) < (
-            self.rank_in * self.rank_out * (m + self.out_features)
-        )
-
-    def _form(self, n: int, path: str) -> str:
+    def _form(self, n: int, m: int, path: str) -> str:
         if path != "auto":
             return path
-        return "rank" if rank_is_cheaper(n, self.in_features, self.out_features) else "fold"
+        return cheapest(n, m, self.in_features, self.out_features, self.rank_in, self.rank_out)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Apply the layer to tokens (B, N, C) of a grid H×W: (B, N, D)."""
@@ -223,13 +233,15 @@ class DynamicLinear(nn.Module):
         check_dynamic_grid(grid)
         check_path(self.path)
         (e, f), n = self._codes(x, grid), x.shape[1]
-        form = self._form(n, self.path)
+        form = self._form(n, e.shape[1], self.path)
         wa, wb, w0, b0, scale = self.expand_in, self.expand_out, self.weight, self.bias, self._scale(n)
         if form == "released":
             return released(x, e, f, wa, wb, w0, b0, scale)
         if form == "core":
             return core(x, e, f, wa, wb, w0, b0, scale)
-        t = core_factor(e, f, wb, scale, expand_first=self._expands_first(e.shape[1], self.path))
+        if form == "token":
+            return rank(x, f @ wb, scaled(e, scale) @ wa, w0, b0)
+        t = core_factor(e, f, wb, scale)
         return rank(x, t, wa, w0, b0) if form == "rank" else fold(x, t, wa, w0, b0)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
@@ -262,10 +274,12 @@ class DynamicLinear(nn.Module):
         n, m = grid[0] * grid[1], self._cells(grid)
         c, d, p, q = self.in_features, self.out_features, self.rank_in, self.rank_out
         codes = m * c * (p if self.strategy == "gap" else p + q) + (m * p * p if self.deepen is not None else 0)
-        form = self._form(n, path)
+        form = self._form(n, m, path)
         if form == "released":
             return batch * (codes + m * p * c + m * q * d + m * c * d + n * c * d)
-        factor = m * q * d + m * p * d if self._expands_first(m, path) else m * p * q + p * q * d
+        if form == "token":
+            return batch * (codes + m * p * c + m * q * d + m * (m + n) * (c + d) + n * c * d)
+        factor = m * p * q + p * q * d
         if form == "core":
             return batch * (codes + factor + p * c * d + n * c * d)
         norms = p * p * d
@@ -284,13 +298,14 @@ class DynamicLinear(nn.Module):
             "deep": 4 * m * c + m * (p + q) + 3 * m * p,  # silu; bias; silu
             "bilateral": 4 * m * c + 2 * m * (p + q),
         }[self.strategy]
-        form, scaled = self._form(n, path), 0 if self.strategy == "gap" else m * p
+        form, scaled = self._form(n, m, path), 0 if self.strategy == "gap" else m * p
         if form == "released":
             return batch * (codes + m * c + 2 * c * d + d + c * d + c * d + n * d)  # scale; norms; + 1; division; W0; b0
         if form == "core":
             return batch * (codes + scaled + 2 * c * d + d + c * d + n * d)  # scale; norms; + 1; W0 + quotient; b0
-        norms = 2 * p * d + 3 * d + p * d  # squares and their sum; clamp, root, + 1; division
-        return batch * (codes + scaled + norms + (n * d if form == "rank" else c * d) + n * d)
+        k = m if form == "token" else p
+        norms = 2 * k * d + 3 * d + k * d  # squares and their sum; clamp, root, + 1; division
+        return batch * (codes + scaled + norms + (c * d if form == "fold" else n * d) + n * d)
 
 
 def _cell_means(tokens: Tensor, grid: Grid) -> list[Tensor]:

@@ -12,16 +12,28 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Where everything goes. [default: runs/demo, or the next free name]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything goes; by default runs/demo, or the next free name.")
+    ] = None,
+    mixer: Annotated[
+        list[str] | None, typer.Option(help="A mixer; repeat it. By default softmax, linear, weightformer.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every registered mixer: about half an hour on 2 cores.")] = False,
 ) -> None:
     """Train softmax, linear and WeightFormer on real images, profile them, and print the tables; under 5 minutes on 2 cores."""
     from contextlib import ExitStack
 
+    import mixers
     from wfbench import recipe as recipes
     from wfbench.cli.progress import Bar, Lines, Told, watching
     from wfbench.cli.report import write_and_show
+    from wfbench.errors import InputError
+    from wfbench.tasks.demo import DemoRequest
     from wfbench.tasks.demo import demo as run
 
+    if every and mixer:
+        raise InputError("--all and --mixer exclude each other", got=f"--all --mixer {mixer[0]}", remedy="drop one of the two")
+    chosen = tuple(dict.fromkeys(mixers.names() if every else mixer or DemoRequest().mixers))
     out = out or _free(Path("runs/demo"))
     epochs, told = recipes.load("digits").epochs, Told()
     with ExitStack() as stack:
@@ -34,7 +46,7 @@ def demo(
             stack.close()
             told(line)
 
-        run(out, watch, say)
+        run(out, watch, say, DemoRequest.of(chosen))
     told.end()
     write_and_show([out], out)
 

@@ -12,11 +12,9 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def profile(
-    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. [default: softmax linear weightformer]")] = None,
+    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: softmax linear weightformer.")] = None,
     model: Annotated[str, typer.Option(help="The model the mixers go into.")] = "vit-tiny",
-    resolution: Annotated[
-        list[int] | None, typer.Option(help="A side in pixels; repeat it. [default: 224 448 672 896]")
-    ] = None,
+    resolution: Annotated[list[int] | None, typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896.")] = None,
     local_conv: Annotated[
         str | None, typer.Option(help="none or dwc: a depthwise convolution beside every mixer. Without it: as in the model.")
     ] = None,

@@ -13,8 +13,8 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def report(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. [default: results]")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where tables and plots go. [default: the first directory given]")] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. Default: results.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where tables and plots go. Default: the first directory given.")] = None,
 ) -> None:
     """Write tables (md, csv) and plots (png) from records, and print the tables."""
     sources = paths or [Path("results")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @speaks_plainly
 def train(
     mixer: Annotated[str | None, typer.Option(help="A registered mixer, or path/to/file.py:Class.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. [default: digits]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. Default: digits.")] = None,
     data: Annotated[str | None, typer.Option(help="'digits', or a folder with train/ and val/.")] = None,
     local_conv: Annotated[
         str | None, typer.Option(help="none or dwc: a depthwise convolution beside the mixer. Without it: as in the recipe.")
@@ -26,7 +26,7 @@ def train(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: optim.lr=1e-3")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory. [default: runs/RECIPE-MIXER-sSEED]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/RECIPE-MIXER-sSEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it was saved.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:

@@ -106,12 +106,13 @@ def label(row: _HasFactors, *, all_positions: bool = False) -> str:
 
 
 def tables(rows: Iterable[AnyRow]) -> list[Table]:
-    """All tables that the rows give: accuracy, then profiles, then crossovers."""
+    """All tables that the rows give: accuracy and cost side by side, accuracy, then profiles, then crossovers."""
     rows = list(rows)
     profiles = _group((row for row in rows if isinstance(row, ProfileRow)), _profile_key)
     scaling = _group((row for row in rows if isinstance(row, ScalingRow)), _place)
     crossovers = [row for row in rows if isinstance(row, CrossoverRow)]
-    return [*_accuracy_tables(rows), *_profile_tables(profiles, scaling), *_crossover_tables(profiles, crossovers)]
+    accuracy, cost = _accuracy_tables(rows), _profile_tables(profiles, scaling)
+    return [*_overview_tables(accuracy, cost), *accuracy, *cost, *_crossover_tables(profiles, crossovers)]
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
@@ -448,10 +449,11 @@ def _in_doubt(row: ProfileRow) -> bool:
 def _unit_note(key: _ProfileKey) -> str:
     timed = "one training step" if key.mode == "train" else "one forward pass"
     baseline = f", over {BASELINE} with the same {key.factors}" if key.factors else ""
+    counted = " in the order of evaluation that runs" if key.path == "auto" else ""
     return (
         f"Latency is the median time of {timed} of the whole batch ({key.batch}), IQR its 25th to 75th percentile; GMACs, "
-        f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass. Speed-ups are ratios within this "
-        f"session{baseline}. Exponents are local: d log / d log tokens from the next smaller resolution."
+        f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass{counted}. Speed-ups are ratios within "
+        f"this session{baseline}. Exponents are local: d log / d log tokens from the next smaller resolution."
     )
 
 
@@ -483,6 +485,45 @@ def _session_notes(session: str, sessions: Mapping[str, Sequence[Row]]) -> list[
     if others:
         notes.append(f"Earlier sessions of the same setting were left out: {', '.join(others)}.")
     return notes
+
+
+def _overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[Table]:
+    """Accuracy and cost of each mixer on one line, where there is one table of each: two would not say which to join."""
+    if len(accuracy) != 1 or len(cost) != 1:
+        return []
+    trained, measured = accuracy[0], cost[0]
+    cell_of = {
+        (name, tokens): index for index, (name, tokens) in enumerate(measured.data[["label", "tokens"]].itertuples(False))
+    }
+    profiled = {name for name, _ in cell_of}
+    joined = [(index, name) for index, name in enumerate(trained.data.get("label", [])) if name in profiled]
+    if not joined:
+        return []
+    ends = min(measured.data["tokens"]), max(measured.data["tokens"])
+    small, large = (measured.frame["px"][list(measured.data["tokens"]).index(end)] for end in ends)
+    speedup = f"speed-up over {BASELINE}"
+    lines = []
+    for index, name in joined:
+        first, last = (cell_of.get((name, end)) for end in ends)
+        shown = {"mixer": name, **{column: trained.frame[column][index] for column in ("accuracy (%, measured)", "seeds")}}
+        for cell, px, columns in (
+            (first, small, ("params (M)", "GMACs")),
+            (last, large, ("MACs exponent", "latency exponent", speedup)),
+        ):
+            shown |= {f"{column} at {px} px": _DASH if cell is None else measured.frame[column][cell] for column in columns}
+        raw: dict[str, object] = {f"accuracy.{column}": trained.data[column][index] for column in trained.data.columns}
+        for end, cell in (("first", first), ("last", last)):
+            raw |= {
+                f"{end}.{column}": None if cell is None else measured.data[column][cell] for column in measured.data.columns
+            }
+        lines.append((shown, raw))
+    notes = [
+        f"{trained.title}. {measured.title}.",
+        "Parameters, GMACs and exponents are those of the profiled model, not of the trained one; the tables below have both.",
+        f"Exponents are d log / d log tokens from the resolution before to {large} px.",
+        *(note for note in trained.notes if note.startswith(("A single seed", "±", "Digits check", "Small images"))),
+    ]
+    return [_table("overview", "Mixers at a glance", lines, notes)]
 
 
 def _crossover_tables(profiles: _Profiles, crossovers: Sequence[CrossoverRow]) -> list[Table]:

@@ -1,16 +1,17 @@
-"""The main job, end to end, in minutes: train three mixers on real images, profile them, report."""
+"""The main job, end to end, in minutes: train mixers (three, by default) on real images, profile them, report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import mixers
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.tasks import classify
-from wfbench.tasks.common import choose_device, writable_dir
+from wfbench.tasks.common import choose_device, slug, writable_dir
 from wfbench.tasks.profile import ProfileRequest, profile
 from wfbench.training import Watch
 
@@ -22,6 +23,11 @@ class DemoRequest:
     mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
     overrides: tuple[str, ...] = ()
     profile: ProfileRequest = field(default_factory=ProfileRequest)
+
+    @classmethod
+    def of(cls, mixers: tuple[str, ...]) -> DemoRequest:
+        """The demo with these mixers, trained and profiled."""
+        return cls(mixers=mixers, profile=replace(ProfileRequest(), mixers=mixers))
 
 
 def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], request: DemoRequest | None = None) -> None:
@@ -35,15 +41,18 @@ def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], 
 
     Raises:
         InputError: if ``out`` holds a run of one of the mixers already.
+        MixerError: for an unknown mixer; nothing has been done then.
     """
     request = request or DemoRequest()
+    for mixer in request.mixers:
+        mixers.spec(mixer)
     writable_dir(out)
     device = choose_device("cpu")
     plain = recipes.load("digits", request.overrides)
     for mixer in request.mixers:
         told(f"training {mixer} on the digits")
         recipe = recipes.load("digits", [*request.overrides, f"model.mixer={json.dumps(mixer)}"])
-        classify.train(recipe, out / mixer, watch(mixer), device=device)
+        classify.train(recipe, out / slug(mixer), watch(mixer), device=device)
     told("logistic regression and nearest neighbour on the same split")
     records.append(out / "records.jsonl", classify.baselines(plain))
     told(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")

@@ -1,0 +1,55 @@
+"""Every registered mixer through the commands that users run: slow, and complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import mixers
+from wfbench import records
+from wfbench.cli import app
+from wfbench.records import ProfileRow, ScalingRow, TrainRow
+
+SHORT = ["--set", "epochs=2", "--set", "optim.warmup_epochs=1"]
+
+
+def run(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mixers.names())
+def test_every_mixer_trains_on_the_digits(tmp_path: Path, name: str) -> None:
+    run("train", "--mixer", name, "--out", tmp_path / "run", *SHORT)
+    (row,), torn = records.read(tmp_path / "run" / "records.jsonl")
+    assert isinstance(row, TrainRow)
+    assert not torn
+    assert (row.mixer, row.samples, row.macs_error) == (name, 360, None)
+    assert row.macs is not None
+    assert row.accuracy > 0.15, "two epochs are far from a result, and yet better than chance"
+
+
+@pytest.mark.slow
+def test_every_mixer_is_profiled_at_three_resolutions(tmp_path: Path) -> None:
+    chosen = [word for name in mixers.names() for word in ("--mixer", name)]
+    sides = [word for side in (32, 64, 128) for word in ("--resolution", side)]
+    run("profile", *chosen, *sides, "--rounds", 2, "--out", tmp_path)
+    rows, _ = records.read(tmp_path / "records.jsonl")
+    cells = [row for row in rows if isinstance(row, ProfileRow)]
+    assert {(row.mixer, row.resolution[0]) for row in cells} == {
+        (name, side) for name in mixers.names() for side in (32, 64, 128)
+    }
+    assert [(row.mixer, row.status, row.macs_error) for row in cells if row.status != "ok" or row.macs is None] == []
+    assert all(len(row.counted_by) == 3 for row in cells)
+    assert {row.mixer for row in rows if isinstance(row, ScalingRow)} == set(mixers.names())
+
+
+@pytest.mark.slow
+def test_the_demo_takes_any_mixers_and_puts_them_side_by_side(tmp_path: Path) -> None:
+    words = run("demo", "--mixer", "softmax", "--mixer", "identity", "--out", tmp_path / "demo")
+    assert "Mixers at a glance" in words
+    assert {"overview.md", "overview.csv"} <= {file.name for file in (tmp_path / "demo").iterdir()}
