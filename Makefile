@@ -20,10 +20,10 @@ demo: $(PLAIN) ## train three mixers on the digits, profile them, print the tabl
 	@$(BIN)/wfbench demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 test-slow: $(DEV) ## run the tests that take minutes
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(DEV) ## ruff (lint and format), mypy
 	@$(BIN)/ruff check .

@@ -413,7 +413,7 @@ def test_accuracy_and_cost_stand_on_one_line_where_there_is_one_table_of_each() 
     assert first["params (M) at 224 px"] == "5.72"
     assert first["GMACs at 224 px"] == profile.frame.iloc[0]["GMACs"]
     assert list(overview.frame["latency exponent at 896 px"]) == ["1.23", "–", "–"], "no cell, and a cell that failed"
-    assert overview.data["last.status"].tolist() == ["ok", None, "oom"]
+    assert [str(status) for status in overview.data["last.status"]] == ["ok", "nan", "oom"]
     assert "A single seed has no interval" in notes(overview)
     assert accuracy.title in notes(overview)
     assert profile.title in notes(overview)
@@ -486,7 +486,7 @@ def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
     rows = small_report()
     paths = report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"])
     names = {path.name for path in paths}
-    stems = {"accuracy", "profile", "crossover"}
+    stems = {"overview", "accuracy", "profile", "crossover"}
     assert names == {"tables.md", "accuracy.png", "latency.png"} | {f"{s}.{e}" for s in stems for e in ("md", "csv")}
     assert all(path.is_file() for path in paths)
     assert {path.name for path in (tmp_path / "new").iterdir()} == names

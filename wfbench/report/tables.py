@@ -511,7 +511,7 @@ def _overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[T
             (last, large, ("MACs exponent", "latency exponent", speedup)),
         ):
             shown |= {f"{column} at {px} px": _DASH if cell is None else measured.frame[column][cell] for column in columns}
-        raw: dict[str, object] = {f"accuracy.{column}": trained.data[column][index] for column in trained.data.columns}
+        raw: dict[str, object] = {f"accuracy.{column}": _raw(trained, column, index) for column in trained.data.columns}
         for end, cell in (("first", first), ("last", last)):
             raw |= {
                 f"{end}.{column}": None if cell is None else measured.data[column][cell] for column in measured.data.columns
@@ -524,6 +524,12 @@ def _overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[T
         *(note for note in trained.notes if note.startswith(("A single seed", "±", "Digits check", "Small images"))),
     ]
     return [_table("overview", "Mixers at a glance", lines, notes)]
+
+
+def _raw(table: Table, column: str, index: int) -> object:
+    """A raw number as Python's own, so that whole numbers stay whole in the CSV."""
+    value = table.data[column][index]
+    return value.item() if hasattr(value, "item") else value
 
 
 def _crossover_tables(profiles: _Profiles, crossovers: Sequence[CrossoverRow]) -> list[Table]:
