@@ -54,6 +54,14 @@ class TokenMixer(Protocol):
         ...
 
 
+#: What a spec may declare; "undeclared" is for a class that carries no spec.
+_DECLARED = {
+    "complexity": ("linear", "N log N", "quadratic", "undeclared"),
+    "layout": ("set", "sequence", "grid"),
+    "doubling": ("invariant", "sensitive"),
+}
+
+
 @dataclass(frozen=True)
 class MixerSpec:
     """How a mixer fills the skeleton's two slots, layer by layer, and what its docstring promises.
@@ -94,6 +102,14 @@ class MixerSpec:
     as_set: Mapping[str, object] | None = field(default=None, hash=False)
     doubling: Literal["invariant", "sensitive"] | None = None
     rotary: bool = False
+
+    def __post_init__(self) -> None:
+        for field_name, known in _DECLARED.items():
+            value = getattr(self, field_name)
+            if value is not None and value not in known:
+                raise MixerError(
+                    f"mixer {self.name!r} declares an unknown {field_name}: got {value!r}, expected one of {', '.join(known)}"
+                )
 
     def active(self, layer: int) -> bool:
         """Whether layer ``layer`` (from 0) carries the mixer."""
@@ -388,10 +404,12 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0, turn: Tu
     """Normalised attention without softmax, in linear time: q (kᵀv) / (q Σk + eps).
 
     Shapes: non-negative features q, k and values v, all (B, h, N, d); result (B, h, N, d).
-    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps. ``turn`` acts on the q and k
-    of the numerator alone.
+    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps, NC more in float16, where k is
+    scaled by N^-1/2 on both sides of the fraction. ``turn`` acts on the q and k of the numerator alone.
     Source: Katharopoulos et al. 2020, arXiv 2006.16236, equation 5.
     """
+    if k.dtype == torch.float16:  # its range ends at 65504, which a sum over some hundred tokens passes
+        k, eps = k * k.shape[-2] ** -0.5, eps * k.shape[-2] ** -0.5
     kv = turn(k).transpose(-2, -1) @ v  # (B, h, d, d)
     norm = q @ k.sum(dim=-2, keepdim=True).transpose(-2, -1)  # (B, h, N, 1)
     return (turn(q) @ kv) / (norm + eps if eps else norm)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -259,13 +261,16 @@ def _from_file(name: str) -> MixerSpec:
         return _FROM_FILES[key]
     if not path.is_file():
         raise MixerError(f"mixer file not found: got {file!r}, expected a Python file; check the path (before ':{class_name}')")
-    module_spec = importlib.util.spec_from_file_location(f"wfbench_user_mixer_{path.stem}", path)
+    module_name = f"wfbench_user_mixer_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
         raise MixerError(f"mixer file is not Python: got {file!r}, expected a file that ends in .py")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # dataclasses, for one, look their module up
     try:
         module_spec.loader.exec_module(module)
     except Exception as e:
+        del sys.modules[module_name]
         raise MixerError(
             f"mixer file does not import: {file!r} raised {type(e).__name__}: {e}; run it with Python to see where"
         ) from e
@@ -286,9 +291,8 @@ def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:
                 raise MixerError(
                     f"unknown layer in the spec of {name!r}: got {layer!r}, expected one of {', '.join(sorted(table))}"
                 )
-        # In its own body a class cannot name itself: a token layer that nobody registered is the class.
-        known = not isinstance(own.token, str) or own.token in _TOKEN_LAYERS
-        return own if known else dataclasses.replace(own, token=cls)
+        # In its own body a class cannot name itself; and the name of a layer that is registered here would not mean it.
+        return dataclasses.replace(own, token=cls)
     return MixerSpec(
         name=name,
         token=cls,

@@ -176,6 +176,8 @@ def test_a_users_mixer_is_counted_like_any_other(tmp_path: Path) -> None:
         ("x.cumsum(dim=1)", "aten.cumsum"),
         ("torch.ops.wfbench_tests.mystery(x)", "wfbench_tests.mystery"),
         ("x.erfinv()", "aten.erfinv"),
+        ("torch.scatter(x, 1, torch.zeros_like(x, dtype=torch.long), x, reduce='add')", "aten.scatter"),
+        ("(torch.complex(x, x) @ torch.complex(self.weight, self.weight)).real", "aten.(mm|bmm)"),
     ],
 )
 def test_an_operator_that_nobody_knows_fails_by_name(tmp_path: Path, mix: str, operator: str) -> None:

@@ -599,3 +599,42 @@ def test_a_class_with_a_spec_in_its_own_body_is_found(tmp_path) -> None:
     x = torch.randn(1, 4, 8)
     assert torch.equal(mixers.create(f"{tmp_path}/m.py:M", 8)(x, (2, 2)), x)
     assert mixers.spec(f"{tmp_path}/m.py:M").formula == "X"
+
+
+def test_a_class_that_borrows_the_spec_of_another_mixer_is_still_itself(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "import dataclasses\nfrom torch import nn\nimport mixers\n\n\nclass Sevens(nn.Module):\n"
+        "    spec = dataclasses.replace(mixers.spec('linear'), name='sevens')\n\n"
+        "    def __init__(self, dim):\n        super().__init__()\n\n"
+        "    def forward(self, x, grid):\n        return 0 * x + 7\n"
+    )
+    x = torch.randn(1, 4, 8)
+    assert torch.equal(mixers.create(f"{tmp_path}/m.py:Sevens", 8)(x, (2, 2)), torch.full_like(x, 7))
+
+
+def test_a_file_may_hold_dataclasses(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n\n"
+        "@dataclass\nclass Settings:\n    share: float = 0.5\n\n\nclass Halver(nn.Module):\n"
+        "    def __init__(self, dim):\n        super().__init__()\n        self.settings = Settings()\n\n"
+        "    def forward(self, x, grid):\n        return self.settings.share * x\n"
+    )
+    x = torch.randn(1, 4, 8)
+    assert torch.equal(mixers.create(f"{tmp_path}/m.py:Halver", 8)(x, (2, 2)), x / 2)
+
+
+@pytest.mark.parametrize("wrong", [{"complexity": "Linear"}, {"layout": ""}, {"doubling": "no"}])
+def test_a_spec_that_declares_what_there_is_not_is_refused(wrong: dict[str, str]) -> None:
+    (key,) = wrong
+    fields = {"name": "m", "token": "m", "complexity": "linear", "formula": "x", "source": "none", "status": "certain"}
+    with pytest.raises(mixers.MixerError, match=f"unknown {key}: got '{wrong[key]}', expected one of"):
+        mixers.MixerSpec(**(fields | wrong))
+
+
+@pytest.mark.parametrize("name", ["linear", "relu-linear"])
+@torch.no_grad()
+def test_linear_attention_keeps_its_denominator_in_the_range_of_float16(name: str) -> None:
+    layer, x = mixers.create(name, 64, num_heads=1).half().double(), tokens(1, (128, 128), 64).half()
+    expected = layer(x.double(), (128, 128))
+    got = layer.half()(x, (128, 128))
+    assert (got.double() - expected).norm() < 1e-2 * expected.norm()

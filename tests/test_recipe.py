@@ -31,6 +31,7 @@ EVERY_KEY = {
     "model.pos_init_std": 0.05,
     "model.pool": "token",
     "model.local_conv": "dwc",
+    "model.mixer_options": {"local": False},
     "data.source": "digits",
     "data.path": "somewhere/else",
     "data.holdout": 0.3,
@@ -55,7 +56,7 @@ EVERY_KEY = {
 
 def leaves(data: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in data.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "mixer_options":
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -249,3 +250,11 @@ def test_differences_name_the_keys_with_both_values() -> None:
     assert recipe.differences(one, one) == []
     assert sorted(recipe.differences(one, two)) == ["epochs: 30 / 31", "optim.lr: 0.002 / 0.001"]
     assert recipe.differences(two, one, ignore=["epochs"]) == ["optim.lr: 0.001 / 0.002"]
+
+
+def test_options_of_a_mixer_that_differ_are_named() -> None:
+    plain, off = recipe.load("digits"), recipe.load("digits", ["model.mixer_options.local=false"])
+    assert off.model.overrides()["mixer_options"] == {"local": False}
+    assert recipe.digest(plain) != recipe.digest(off)
+    assert recipe.differences(plain, off) == ["model.mixer_options.local: None / False"]
+    assert recipe.differences(off, plain) == ["model.mixer_options.local: False / None"]

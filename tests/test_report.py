@@ -421,8 +421,14 @@ def test_accuracy_and_cost_stand_on_one_line_where_there_is_one_table_of_each() 
 
 @pytest.mark.parametrize(
     "more",
-    [[cell("softmax", batch=2)], [train("softmax", recipe="other")], [cell("softmax", local_conv="dwc")]],
-    ids=["two profiles", "two recipes", "two factors"],
+    [
+        [cell("softmax", batch=2)],
+        [train("softmax", recipe="other")],
+        [cell("softmax", local_conv="dwc")],
+        [train("softmax", weights="ema")],
+        [train("softmax", model="vit-small")],
+    ],
+    ids=["two profiles", "two recipes", "two factors", "two runs of one name", "another model"],
 )
 def test_nothing_is_joined_where_it_is_not_clear_what_to_join(more: list[AnyRow]) -> None:
     assert "overview" not in [table.name for table in report.tables([*small_report(), *more])]

@@ -45,6 +45,8 @@ class ModelSection(_Section):
     pos_init_std: float | None = Field(None, gt=0)
     pool: Literal["mean", "token"] | None = None
     local_conv: Literal["none", "dwc"] | None = None
+    #: Options of the mixer's token layer, such as local: false for one with a convolution of its own.
+    mixer_options: dict[str, bool | int | float | str] | None = None
 
     @field_validator("pos_embed", mode="before")
     @classmethod
@@ -185,7 +187,8 @@ def digest(recipe: Recipe) -> str:
 def differences(a: Recipe, b: Recipe, ignore: Iterable[str] = ()) -> list[str]:
     """The dotted keys in which two recipes differ, with both values."""
     left, right = (dict(_flat(r.model_dump(mode="json"))) for r in (a, b))
-    return [f"{key}: {left[key]} / {right[key]}" for key in left if left[key] != right[key] and key not in set(ignore)]
+    keys = [key for key in dict.fromkeys((*left, *right)) if key not in set(ignore)]
+    return [f"{key}: {left.get(key)} / {right.get(key)}" for key in keys if left.get(key) != right.get(key)]
 
 
 def _find(name: str) -> Path:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from wfbench.errors import InputError, writing
 
 #: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
-SCHEMA = 1
+SCHEMA = 2
 
 _PACKAGES = ("wfbench", "torch", "torchvision", "timm", "fvcore", "numpy", "scikit-learn", "pandas")
 

@@ -29,7 +29,8 @@ def grouped(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:
 def channels_last(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:
     """The same with the B·C channels last in memory, which tokens nearly are; (B, N, C) to (B, N, C).
 
-    On 2 CPU cores 1.5 to 6 times as fast as `grouped`, forward and backward (`benchmarks/dynamic_layers.py`).
+    On 2 CPU cores faster than `grouped` at every shape of `benchmarks/dynamic_layers.py`, the more the fewer images there
+    are and the larger the grid; its tables stand in results/benchmarks.
     """
     b, _, c = x.shape
     maps = x.unflatten(1, grid).permute(1, 2, 0, 3).reshape(1, *grid, b * c).permute(0, 3, 1, 2)  # (1, BC, H, W)

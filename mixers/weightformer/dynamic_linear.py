@@ -91,9 +91,10 @@ def shortened(t: Tensor, wa: Tensor) -> Tensor:
 def cheapest(n: int, m: int, c: int, d: int, p: int, q: int) -> str:
     """The measured rule of path "auto": of *fold*, *rank* and *token*, the one with the fewest MACs beside X W₀.
 
-    But fold's MACs for Waᵀ T' count 1.5 times, since it writes a C×D weight for each image. On 2 CPU cores
-    (`benchmarks/dynamic_layers.py`; its tables stand in results/benchmarks) fold and rank take the same time, within noise,
-    where rank has 1.3 to 1.7 times the MACs there, in inference and in training; and rank needs less memory.
+    But fold's MACs for Waᵀ T' count 1.5 times, since it writes a C×D weight for each image. The factor is rough: at
+    (32, 196, 192), where it decides (rank has 1.3 times fold's MACs), the two take the same time on 2 CPU cores within noise
+    and rank needs less memory; from 2.5 times on fold is faster. Measured by `benchmarks/dynamic_layers.py`, whose tables
+    stand in results/benchmarks; on other devices it is not measured yet.
     """
     core = p * q * (m + d) + p * p * d  # T, and its norms
     costs = {

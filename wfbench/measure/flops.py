@@ -151,6 +151,19 @@ IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _pro
 COUNTED = {*flop_registry, *IN_PLACE}
 
 
+def elementwise_of_call(func: Any, args: Sequence[Any], out: Any) -> int | None:
+    """Elementwise operations of one call of a dispatched operator; None if its work is not known for sure."""
+    name = str(func._overloadpacket)
+    if not name.startswith("aten.") or "reduce" in func._schema.overload_name:
+        return None  # scatter, say, moves data for nothing, unless it also adds
+    if bare_name(name) in MAC_OPERATORS:
+        if func._overloadpacket not in COUNTED:
+            return None  # a variant (in place, say) that the counter would read as 0
+        if any(isinstance(x, Tensor) and x.is_complex() for x in args):
+            return None  # a complex multiply-add is four real ones
+    return elementwise_of(name, args, out)
+
+
 class _Audit(TorchDispatchMode):
     """Adds up elementwise work, and notes every operator that neither table nor counter knows."""
 
@@ -171,10 +184,7 @@ class _Audit(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        name = str(func._overloadpacket)
-        work = elementwise_of(name, args, out) if name.startswith("aten.") else None
-        if bare_name(name) in MAC_OPERATORS and func._overloadpacket not in COUNTED:
-            work = None  # a variant (in place, say) that the counter would read as 0
+        name, work = str(func._overloadpacket), elementwise_of_call(func, args, out)
         if work is None:
             module = max(self.tracker.parents, key=len).partition(".")[2] or "the model itself"
             self.unknown.setdefault(name, module)

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from wfbench.measure.flops import COUNTED, IN_PLACE
-from wfbench.measure.operators import MAC_OPERATORS, bare_name, elementwise_of
+from wfbench.measure.flops import IN_PLACE, elementwise_of_call
+from wfbench.measure.operators import bare_name
 
 #: These read of their source only what they give back.
 _LOOK_UPS = frozenset({"index", "index_select", "gather", "embedding"})
@@ -89,8 +89,8 @@ class _Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = str(func._overloadpacket)
-        work = elementwise_of(name, args, out) if name.startswith("aten.") else None
-        if work is None or (bare_name(name) in MAC_OPERATORS and func._overloadpacket not in COUNTED):
+        work = elementwise_of_call(func, args, out)
+        if work is None:
             self.unknown.add(name)
         self.elementwise += work or 0
         self.moved += _moved(func, bare_name(name), _tensors((args, kwargs)), _tensors(out))

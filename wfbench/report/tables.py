@@ -497,7 +497,9 @@ def _overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[T
     }
     profiled = {name for name, _ in cell_of}
     joined = [(index, name) for index, name in enumerate(trained.data.get("label", [])) if name in profiled]
-    if not joined:
+    # A name that stands for two runs, or for another model, would put the wrong cost beside an accuracy.
+    same = all(trained.data["model"][index] == measured.data["model"][0] for index, _ in joined)
+    if not joined or not same or len({name for _, name in joined}) < len(joined):
         return []
     ends = min(measured.data["tokens"]), max(measured.data["tokens"])
     small, large = (measured.frame["px"][list(measured.data["tokens"]).index(end)] for end in ends)
