@@ -400,16 +400,22 @@ class QKVAttention(nn.Module):
         return batch * (biases + self.attend_elementwise(n, c)) + turns
 
 
+def in_float16_range(k: Tensor) -> Tensor:
+    """Keys (B, h, N, d) by N^-1/2 in float16, whose range ends at 65504: a sum over some hundred tokens would pass it.
+
+    The factor stands on both sides of the fraction of linear attention. NC elementwise, in float16 alone.
+    """
+    return k * k.shape[-2] ** -0.5 if k.dtype == torch.float16 else k
+
+
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0, turn: Turn = stay) -> Tensor:
     """Normalised attention without softmax, in linear time: q (kᵀv) / (q Σk + eps).
 
     Shapes: non-negative features q, k and values v, all (B, h, N, d); result (B, h, N, d).
-    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps, NC more in float16, where k is
-    scaled by N^-1/2 on both sides of the fraction. ``turn`` acts on the q and k of the numerator alone.
+    Cost per image: 2NCd + NC MACs; 2NC elementwise (Σk and the division), N·h more with eps. ``turn`` acts on the q
+    and k of the numerator alone. The sums over tokens are not scaled: see `in_float16_range`.
     Source: Katharopoulos et al. 2020, arXiv 2006.16236, equation 5.
     """
-    if k.dtype == torch.float16:  # its range ends at 65504, which a sum over some hundred tokens passes
-        k, eps = k * k.shape[-2] ** -0.5, eps * k.shape[-2] ** -0.5
     kv = turn(k).transpose(-2, -1) @ v  # (B, h, d, d)
     norm = q @ k.sum(dim=-2, keepdim=True).transpose(-2, -1)  # (B, h, N, 1)
     return (turn(q) @ kv) / (norm + eps if eps else norm)

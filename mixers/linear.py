@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.base import MixerSpec, QKVAttention, Turn, linear_attention, quadratic_linear_attention, stay
+from mixers.base import MixerSpec, QKVAttention, Turn, in_float16_range, linear_attention, quadratic_linear_attention, stay
 from mixers.registry import register
 
 
@@ -36,7 +36,7 @@ class LinearAttention(QKVAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """In linear time; (B, h, N, d)."""
-        return linear_attention(F.elu(q) + 1, F.elu(k) + 1, v, turn=turn)
+        return linear_attention(F.elu(q) + 1, in_float16_range(F.elu(k) + 1), v, turn=turn)
 
     def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """By the N×N weights."""

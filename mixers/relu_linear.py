@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixers.base import MixerSpec, QKVAttention, Turn, linear_attention, quadratic_linear_attention, stay
+from mixers.base import MixerSpec, QKVAttention, Turn, in_float16_range, linear_attention, quadratic_linear_attention, stay
 from mixers.registry import register
 
 
@@ -37,7 +37,7 @@ class ReLULinearAttention(QKVAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """In linear time; (B, h, N, d)."""
-        return linear_attention(q.relu(), k.relu(), v, eps=_eps(q), turn=turn)
+        return linear_attention(q.relu(), in_float16_range(k.relu()), v, eps=_eps(q), turn=turn)
 
     def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """By the N×N weights."""

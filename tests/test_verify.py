@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mixers
+from mixers.linear import LinearAttention
 from wfbench.cli import app
 from wfbench.measure.growth import work_of
 from wfbench.tasks import verify as package
@@ -81,7 +83,29 @@ class Mine(nn.Module):
 '''
 
 #: name: (changed or added methods, the checks that must refute it, and those that may)
+ALL = {check.name for check in package.CHECKS}
 BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
+    "a leak from the fourth image on": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        y = self.conv(x, grid) @ self.weight
+        return y if len(x) < 4 else y + x[:1].mean()
+""",
+        {"batch independence"},
+        set(),
+    ),
+    "a second call that raises": (
+        """
+    def forward(self, x, grid):
+        if getattr(self, "used", False):
+            raise RuntimeError("second call")
+        self.used = True
+        return self.conv(x, grid) @ self.weight
+""",
+        {"determinism"},
+        ALL,
+    ),
     "a reshape that mixes the images of a batch": (
         """
     def forward(self, x, grid):
@@ -352,7 +376,7 @@ BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
         return batch * 4 * grid[0] * grid[1] * self.dim
 """,
         {"gradcheck"},
-        {"float32", "half precision"},
+        {"float32", "half precision", "float16 range"},
     ),
     "a difference of large numbers": (
         """
@@ -591,6 +615,42 @@ def test_a_check_that_raises_is_a_failure_with_its_message_and_ends_nothing(monk
     report = verify("pool", sizes=QUICK)
     assert refuted(report) == dict.fromkeys(("gradients", "naive agreement"), "ZeroDivisionError: three lines long")
     assert len(report.checks) == len(CHECKS)
+
+
+class Scaled(torch.autograd.Function):
+    """x, with a gradient that is wrong by 1 %."""
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
+        return 1.01 * grad
+
+
+def test_a_gradient_that_is_wrong_by_one_percent_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LinearAttention.forward
+    monkeypatch.setattr(LinearAttention, "forward", lambda self, x, grid: Scaled.apply(real(self, x, grid)))
+    found = by_name(verify("linear", sizes=QUICK))
+    assert found["gradcheck"].verdict == "FAILS"
+
+
+def test_a_float16_denominator_that_overflows_is_refuted_though_its_output_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(self: LinearAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: object = None) -> torch.Tensor:
+        q, k = q.exp() * 3, k.exp() * 3
+        return (q @ (k.transpose(-2, -1) @ (v / v.shape[-2]))) / (q @ k.sum(-2, keepdim=True).transpose(-2, -1))
+
+    monkeypatch.setattr(LinearAttention, "attend", attend)
+    found = by_name(verify("linear", sizes=dataclasses.replace(QUICK, half=(128,))))
+    assert found["float16 range"].verdict == "FAILS"
+    assert "relative error" in found["float16 range"].measured
+
+
+def test_a_prefix_token_that_is_lost_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LinearAttention.forward
+    monkeypatch.setattr(LinearAttention, "forward", lambda self, x, grid: real(self, x, grid)[:, : grid[0] * grid[1]])
+    assert by_name(verify("linear", sizes=QUICK))["wrong token number"].verdict == "FAILS"
 
 
 def test_slow_time_alone_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:

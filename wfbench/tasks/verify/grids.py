@@ -85,6 +85,8 @@ def wrong_number(subject: Subject) -> Outcome:
     refusal = _accepts(subject, layer, n + 1, grid)
     if prefix and refusal is not None:
         return fails(f"declared prefix_tokens=True, but a prefix token is refused: {said(refusal)[:120]}", "declare it False")
+    if prefix and run(layer, subject.tokens(1, (1, n + 1), torch.float32), grid).shape[1] != n + 1:
+        return fails(f"{n + 1} tokens with a prefix token give another number", "give the prefix token back, mixed")
     return holds(f"refused at {shown(grid)}{', and a prefix token accepted, as declared' if prefix else ''}")
 
 
@@ -176,7 +178,7 @@ def layout(subject: Subject) -> Outcome:
     declared = subject.spec.layout
     if declared is None:
         return not_applicable(f"measured {found}; none is declared", f'declare MixerSpec(..., layout="{found}")')
-    return judged(declared in found, f"measured {found}", f'declare layout="{found}"', f"{declared}, as declared")
+    return judged(declared in found.split(" or "), f"measured {found}", f'declare layout="{found}"', f"{declared}, as declared")
 
 
 def _pairs(n: int) -> int:

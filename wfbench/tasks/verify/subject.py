@@ -35,6 +35,16 @@ EXPONENTS: dict[str, float] = {"linear": 1.05, "N log N": 1.15, "quadratic": 2.0
 TOLERANCE = Tolerance()
 
 
+def cast_to(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The layer in a dtype; complex weights in the complex dtype of the same precision, where ``.to`` would drop half."""
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def cast(t: Tensor) -> Tensor:
+        return t.to(complex_dtype) if t.is_complex() else t.to(dtype) if t.is_floating_point() else t
+
+    return layer._apply(cast)
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How large the measured cases are: sides of square grids."""
@@ -118,9 +128,9 @@ class Subject:
             layer = self._make(grid, options or {})
             with torch.no_grad():
                 for p in layer.parameters():
-                    if p.is_floating_point():
+                    if p.is_floating_point() or p.is_complex():
                         p.add_(torch.randn_like(p), alpha=noise)
-        return layer.to(dtype).eval()
+        return cast_to(layer, dtype).eval()
 
     def tokens(self, batch: int, grid: Grid, dtype: torch.dtype = torch.float64, other: int = 0) -> Tensor:
         """Random tokens that fill a grid; (B, N, C)."""
@@ -256,4 +266,4 @@ def shown(grid: Grid) -> str:
 
 def in_double(layer: nn.Module) -> nn.Module:
     """A copy of the layer in float64, with the very same weights."""
-    return copy.deepcopy(layer).double()
+    return cast_to(copy.deepcopy(layer), torch.float64)
