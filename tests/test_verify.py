@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import mixers
@@ -18,6 +18,7 @@ from wfbench.cli import app
 from wfbench.measure.growth import work_of
 from wfbench.tasks import verify as package
 from wfbench.tasks.verify import CHECKS, QUICK, Report, verify
+from wfbench.tasks.verify.judge import _find
 from wfbench.tasks.verify.subject import Subject, gap, names_grid
 
 REPRESENTATIVE = ["softmax", "linear", "relu-linear", "pool", "static", "weightformer"]
@@ -94,6 +95,34 @@ BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
 """,
         {"batch independence"},
         set(),
+    ),
+    "a seed set in forward": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        torch.manual_seed(0)
+        return self.conv(x, grid) @ self.weight
+""",
+        {"determinism"},
+        set(),
+    ),
+    "a random number drawn in forward": (
+        """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        torch.rand(1)
+        return self.conv(x, grid) @ self.weight
+""",
+        {"determinism"},
+        {"declared MACs", "declared elementwise"},
+    ),
+    "a dimension that is ignored": (
+        """
+    def __init__(self, dim, *, num_heads=None, grid=None):
+        super().__init__(12)
+""",
+        {"contract"},
+        {"float16 range"},
     ),
     "a second call that raises": (
         """
@@ -450,7 +479,7 @@ BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
                      layout="grid", prefix_tokens=True)
 """,
         {"wrong token number"},
-        {"declared MACs", "declared elementwise"},
+        {"declared MACs", "declared elementwise", "batch independence"},
     ),
     "a changed grid that is accepted though needs_grid": (
         """
@@ -617,40 +646,139 @@ def test_a_check_that_raises_is_a_failure_with_its_message_and_ends_nothing(monk
     assert len(report.checks) == len(CHECKS)
 
 
-class Scaled(torch.autograd.Function):
-    """x, with a gradient that is wrong by 1 %."""
-
-    @staticmethod
-    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:
-        return 1.01 * grad
+def one(name: str, mixer: str, dim: int = 48) -> package.Finding:
+    """What one check finds."""
+    return _find(next(check for check in CHECKS if check.name == name), Subject(mixer, "token", dim, 3, 0, QUICK))
 
 
-def test_a_gradient_that_is_wrong_by_one_percent_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = LinearAttention.forward
-    monkeypatch.setattr(LinearAttention, "forward", lambda self, x, grid: Scaled.apply(real(self, x, grid)))
-    found = by_name(verify("linear", sizes=QUICK))
-    assert found["gradcheck"].verdict == "FAILS"
+WRONG_GRADIENTS = """
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return FACTOR * grad
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return F.conv2d(to_map(X, grid), KERNEL, padding=1, groups=x.shape[2]).flatten(2).mT @ WEIGHT
+"""
+
+
+@pytest.mark.parametrize("wrong", ["X", "KERNEL", "WEIGHT"])
+@pytest.mark.parametrize("factor", [0.97, 1.01])
+def test_a_gradient_that_is_wrong_by_one_percent_is_refuted(wrong: str, factor: float, tmp_path: Path) -> None:
+    changed = WRONG_GRADIENTS.replace("FACTOR", str(factor))
+    for name, tensor in {"X": "x", "KERNEL": "self.kernel", "WEIGHT": "self.weight"}.items():
+        changed = changed.replace(name, f"self.Scaled.apply({tensor})" if name == wrong else tensor)
+    assert one("gradcheck", written(tmp_path, changed)).verdict == "FAILS"
+    (right := tmp_path / "right").mkdir()
+    assert one("gradcheck", written(right, changed.replace(f"return {factor}", "return 1"))).verdict == "holds"
 
 
 def test_a_float16_denominator_that_overflows_is_refuted_though_its_output_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     def attend(self: LinearAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, turn: object = None) -> torch.Tensor:
-        q, k = q.exp() * 3, k.exp() * 3
-        return (q @ (k.transpose(-2, -1) @ (v / v.shape[-2]))) / (q @ k.sum(-2, keepdim=True).transpose(-2, -1))
+        q, k = F.elu(q) + 1.2, F.elu(k) + 1.2
+        return (q @ (k.mT @ v)) / (q @ k.sum(-2, keepdim=True).mT)
 
     monkeypatch.setattr(LinearAttention, "attend", attend)
-    found = by_name(verify("linear", sizes=dataclasses.replace(QUICK, half=(128,))))
-    assert found["float16 range"].verdict == "FAILS"
-    assert "relative error" in found["float16 range"].measured
+    found = one("float16 range", "linear", 24)
+    assert found.verdict == "FAILS"
+    assert found.measured == "relative error 1.0e+00 at dim 192, N = 1,024"
 
 
 def test_a_prefix_token_that_is_lost_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
     real = LinearAttention.forward
-    monkeypatch.setattr(LinearAttention, "forward", lambda self, x, grid: real(self, x, grid)[:, : grid[0] * grid[1]])
-    assert by_name(verify("linear", sizes=QUICK))["wrong token number"].verdict == "FAILS"
+    monkeypatch.setattr(LinearAttention, "forward", lambda self, x, grid: real(self, x, grid)[:, -grid[0] * grid[1] :])
+    found = one("wrong token number", "linear")
+    assert (found.verdict, found.measured) == ("FAILS", "(2, 15, 48) from (2, 16, 48) with a prefix token")
+
+
+def test_tokens_in_another_order_beside_a_prefix_token_are_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LinearAttention.forward
+
+    def forward(self: LinearAttention, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        y = real(self, x, grid)
+        return y if x.shape[1] == grid[0] * grid[1] else y.roll(1, dims=1)
+
+    monkeypatch.setattr(LinearAttention, "forward", forward)
+    found = one("naive agreement", "linear")
+    assert found.verdict == "FAILS"
+    assert "with a prefix token" in found.measured
+
+
+def test_images_that_mix_beside_a_prefix_token_are_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LinearAttention.forward
+
+    def forward(self: LinearAttention, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        y = real(self, x, grid)
+        return y if x.shape[1] == grid[0] * grid[1] else y + x.mean(dim=0)
+
+    monkeypatch.setattr(LinearAttention, "forward", forward)
+    assert one("batch independence", "linear").verdict == "FAILS"
+
+
+def test_a_filter_with_complex_weights_is_judged_as_it_is(tmp_path: Path) -> None:
+    changed = """
+    def __init__(self, dim, *, num_heads=None, grid=None):
+        super().__init__(dim)
+        self.filter = nn.Parameter(torch.randn(dim, 1, 1, dtype=torch.complex64))
+        self.weight, self.kernel = None, None
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        spectrum = torch.fft.rfft2(to_map(x, grid))
+        phase = torch.arange(spectrum.shape[-1], dtype=x.dtype)
+        return to_tokens(torch.fft.irfft2(spectrum * self.filter * torch.exp(1j * phase), s=grid))
+"""
+    mixer = written(tmp_path, changed)
+    weights = dict(Subject(mixer, "token", 12, 3, 0).build((4, 4), torch.float64).named_parameters())["filter"]
+    assert weights.dtype == torch.complex128
+    assert weights.imag.abs().min() > 0
+    found = {name: one(name, mixer, 12) for name in ("contract", "gradients", "gradcheck", "float32", "state dict")}
+    assert {name: f.measured for name, f in found.items() if f.verdict != "holds"} == {}
+    found = {name: one(name, mixer, 12) for name in ("half precision", "float16 range")}
+    assert {f.verdict for f in found.values()} == {"n.a."}
+
+
+def test_windows_along_rows_are_a_use_of_the_grid(tmp_path: Path) -> None:
+    changed = """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        rows = to_map(x, grid)
+        means = F.avg_pool2d(F.pad(rows, (0, grid[1] % 2)), (1, 2)).repeat_interleave(2, dim=3)[..., : grid[1]]
+        return to_tokens(means) * self.kernel.flatten(1).sum(1) @ self.weight
+"""
+    mixer = written(tmp_path, changed)
+    assert [one(name, mixer, 12).verdict for name in ("uses the grid", "layout")] == ["holds", "holds"]
+
+
+SEVENS = """
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        if grid[0] % STEP or grid[1] % STEP:
+            raise ValueError(f"windows of STEP do not fill a {grid[0]}x{grid[1]} grid")
+        return self.conv(x, grid) @ self.weight
+"""
+
+
+def test_a_mixer_that_needs_multiples_of_seven_is_measured_at_such_grids(tmp_path: Path) -> None:
+    report = judge(tmp_path, SEVENS.replace("STEP", "7"))
+    assert refuted(report) == {}
+    found = by_name(report)
+    assert found["growth of MACs"].measured == "N^1.000 from 3,136 to 15,876 tokens"
+    assert "from 196 to 784 tokens" in found["time"].measured
+    assert "at dim 192, N = 784" in found["float16 range"].measured
+
+
+def test_a_mixer_that_refuses_every_large_grid_that_is_tried_is_not_refuted_by_what_needs_them(tmp_path: Path) -> None:
+    changed = SEVENS.replace("grid[0] % STEP or grid[1] % STEP", "grid[0] > 14").replace("STEP", "14")
+    report = judge(tmp_path, changed)
+    assert refuted(report) == {}
+    told = {f.name for f in report.checks if f.measured == package.cost.NO_GRIDS}
+    assert {"time", "growth of MACs", "growth of live memory", "float16 range"} <= told
 
 
 def test_slow_time_alone_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:

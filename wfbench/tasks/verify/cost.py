@@ -15,6 +15,7 @@ from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not
 from wfbench.tasks.verify.subject import EXPONENTS, TOLERANCE, Subject, run, shown, takes
 
 COUNT_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (2, 3))
+NO_GRIDS = "it refuses the square grids that were tried, by name"
 UNDECLARED = "declare MixerSpec(..., complexity=...): linear, N log N or quadratic"
 
 
@@ -40,7 +41,7 @@ def _cases(subject: Subject) -> list[tuple[Grid, int, int]]:
     """(grid, batch, prefix tokens)."""
     grids = subject.working(COUNT_GRIDS) or [subject.grid]
     cases = [(grid, batch, 0) for grid in grids for batch in (1, 3)]
-    if subject.spec.prefix_tokens and subject.slot == "token":
+    if subject.takes_prefix:
         cases += [(grids[-1], 3, 1)]
     return cases
 
@@ -131,6 +132,8 @@ def _growth(name: str, what: str, cost: Callable[[Work], int], counted: bool) ->
         expected="a local exponent up to 1.05 (linear), 1.15 (N log N), 2.05 (quadratic)",
     )
     def grow(subject: Subject) -> Outcome:
+        if len(subject.sides(subject.sizes.growth)) < 2:
+            return not_applicable(NO_GRIDS)
         found = subject.growth()
         unknown = sorted({op for _, work in found for op in work.unknown})
         if counted and unknown:
@@ -165,6 +168,8 @@ def _judge_growth(subject: Subject, tokens: list[int], values: list[int]) -> Out
 def measured_time(subject: Subject) -> Outcome:
     """The least of interleaved rounds on one thread, between the two largest grids."""
     allowed = EXPONENTS.get(subject.spec.complexity, math.inf) + TOLERANCE.time
+    if len(subject.sides(subject.sizes.time)) < 2:
+        return not_applicable(NO_GRIDS)
     best: dict[int, float] = {}
     for _ in range(2):  # a busy machine gets a second chance
         best = {n: min(seconds, best.get(n, math.inf)) for n, seconds in _times(subject).items()}
@@ -181,7 +186,7 @@ def measured_time(subject: Subject) -> Outcome:
 def _times(subject: Subject) -> dict[int, float]:
     """Seconds by tokens."""
     cells: dict[str, Callable[[], object]] = {}
-    for side in subject.affordable(subject.sizes.time):
+    for side in subject.affordable(subject.sides(subject.sizes.time)):
         grid = (side, side)
         layer, x = subject.build(grid, noise=0.02), subject.tokens(1, grid, torch.float32)
         cells[str(side * side)] = lambda layer=layer, x=x, grid=grid: run(layer, x, grid)  # type: ignore[misc]
