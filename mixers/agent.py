@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +13,18 @@ from mixers.base import (
     MixerError,
     MixerSpec,
     check_path,
+    check_rotary,
     check_tokens,
     depthwise_conv,
     heads_of,
     init_linear_,
-    naive_rotary_2d,
-    rotary_2d,
+    pooling_windows,
     rotary_elementwise,
     shifted_depthwise_conv,
-    stay,
+    split_heads,
     to_map,
     to_tokens,
+    turn_for,
 )
 from mixers.registry import register
 
@@ -89,6 +89,8 @@ class AgentAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.rope = heads_of(dim, num_heads), rope
+        if rope:
+            check_rotary(dim // self.num_heads)
         if agents < 1 or math.isqrt(agents) ** 2 != agents:
             raise MixerError(f"agents do not fill a square: got agents = {agents}, expected 1, 4, 9, ...; use 49 for 7x7")
         self.side = math.isqrt(agents)
@@ -105,18 +107,14 @@ class AgentAttention(nn.Module):
         """Q, K, V by head, (B, h, N, d) each, and V whole, (B, N, C)."""
         check_tokens(x, grid)
         q, k, whole = self.qkv(x).chunk(3, dim=-1)
-        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
-        return turn(self._heads(q)), turn(self._heads(k)), self._heads(whole), whole
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, h, N, d)."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        by_head, turn = [split_heads(t, self.num_heads) for t in (q, k, whole)], turn_for(self.rope, grid, naive)
+        return turn(by_head[0]), turn(by_head[1]), by_head[2], whole
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""
         q, k, v, whole = self._project(x, grid, naive=False)
         pooled = F.adaptive_avg_pool2d(to_map(q.transpose(1, 2).flatten(2), grid), self._agents_grid(grid))
-        y = agent_attention(q, k, v, self._heads(to_tokens(pooled))).transpose(1, 2).flatten(2)  # (B, N, C)
+        y = agent_attention(q, k, v, split_heads(to_tokens(pooled), self.num_heads)).transpose(1, 2).flatten(2)  # (B, N, C)
         if self.dwc is not None:
             y = y + depthwise_conv(whole, self.dwc.weight, self.dwc.bias, grid)
         return self.proj(y)
@@ -125,7 +123,7 @@ class AgentAttention(nn.Module):
         """The agents window by window, the N×N product of both matrices, nine shifted products."""
         q, k, v, whole = self._project(x, grid, naive=True)
         on_grid = q.unflatten(2, grid)  # (B, h, H, W, d)
-        rows, columns = (_windows(side, n) for side, n in zip(grid, self._agents_grid(grid), strict=True))
+        rows, columns = (pooling_windows(side, n) for side, n in zip(grid, self._agents_grid(grid), strict=True))
         agents = torch.stack([on_grid[:, :, i:j, s:t].mean(dim=(2, 3)) for i, j in rows for s, t in columns], dim=2)
         weights = torch.einsum("bhna,bham->bhnm", agent_weights(q, agents), agent_weights(agents, k))
         y = torch.einsum("bhnm,bhmd->bhnd", weights, v).transpose(1, 2).flatten(2)
@@ -144,13 +142,10 @@ class AgentAttention(nn.Module):
         """Exact elementwise operations of one forward pass over the batch; the angles are shared by the images."""
         n, c, agents = grid[0] * grid[1], self.proj.in_features, math.prod(self._agents_grid(grid))
         biases = n * c * (4 if self.qkv.bias is not None else 1)
-        rows, columns = (sum(j - i for i, j in _windows(s, a)) for s, a in zip(grid, self._agents_grid(grid), strict=True))
+        rows, columns = (
+            sum(j - i for i, j in pooling_windows(side, n)) for side, n in zip(grid, self._agents_grid(grid), strict=True)
+        )
         attention = 10 * self.num_heads * n * agents + 2 * (n + agents) * c  # the softmaxes, the scaling of both operands
         local = 2 * n * c if self.dwc is not None else 0  # its bias, the addition
         turns = 2 * rotary_elementwise(grid, batch, c, c // self.num_heads) if self.rope else 0
         return batch * (biases + rows * columns * c + attention + local) + turns
-
-
-def _windows(side: int, n: int) -> list[tuple[int, int]]:
-    """Start and end of the n windows of adaptive average pooling along one side; they overlap by at most one."""
-    return [(i * side // n, -(-(i + 1) * side // n)) for i in range(n)]

@@ -213,6 +213,16 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Tokens (B, N, C) by head, (B, h, N, d): head i has channels i·d to (i + 1)·d."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def pooling_windows(side: int, n: int) -> list[tuple[int, int]]:
+    """Start and end of the n windows of adaptive average pooling along one side; they overlap by at most one."""
+    return [(i * side // n, -(-(i + 1) * side // n)) for i in range(n)]
+
+
 def init_linear_(*layers: nn.Module) -> None:
     """The ViT initialisation of Linear layers: truncated normal of std 0.02, zero bias."""
     for layer in layers:
@@ -249,6 +259,11 @@ class Linear(nn.Linear):
 def at_least_float32(x: Tensor) -> torch.dtype:
     """The dtype for steps that a half-precision tensor is too coarse for."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def normal_eps(eps: float, x: Tensor) -> float:
+    """``eps``, or the smallest normal number of ``x``'s dtype where that is larger: never 0 nor subnormal in it."""
+    return max(eps, torch.finfo(x.dtype).tiny)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -320,6 +335,11 @@ def stay(x: Tensor) -> Tensor:
     return x
 
 
+def turn_for(rope: bool, grid: Grid, naive: bool = False) -> Turn:
+    """What turns q and k of a grid's tokens: `rotary_2d` (or its naive form) with ``rope``, nothing without."""
+    return partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if rope else stay
+
+
 class QKVAttention(nn.Module):
     """The frame of every attention: one Linear to q, k and v, heads, a core, one Linear out.
 
@@ -374,7 +394,7 @@ class QKVAttention(nn.Module):
         check_tokens(x, grid, prefix_tokens=True)
         b, n, c = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
-        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
+        turn = turn_for(self.rope, grid, naive)
         y = self.naive_attend(q, k, v, turn) if naive else self.attend(q, k, v, turn)
         return self.proj(y.transpose(1, 2).reshape(b, n, c))
 
@@ -431,6 +451,25 @@ def quadratic_linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 0.0
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
     """Depthwise convolution of tokens (B, H·W, C) with kernels (C, 1, k, k), zero padding k//2; (B, H·W, C)."""
     return to_tokens(F.conv2d(to_map(x, grid), weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]))
+
+
+def depthwise_conv_by_image(x: Tensor, kernels: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
+    """Depthwise 3×3 convolution, each image with kernels of its own, zero padding 1: the batch goes into the groups.
+
+    Shapes: x (B, H·W, C), kernels (B, C, 3, 3), bias (C); result (B, H·W, C).
+    """
+    b, _, c = x.shape
+    maps = to_map(x, grid).reshape(1, b * c, *grid)
+    biases = None if bias is None else bias.repeat(b)
+    y = F.conv2d(maps, kernels.reshape(b * c, 1, 3, 3), biases, padding=1, groups=b * c)
+    return to_tokens(y.view(b, c, *grid))
+
+
+def conv_parameters(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Kernels (C, 1, 3, 3) and bias (C) of a depthwise 3×3 convolution, as `torch.nn.Conv2d` initialises them."""
+    conv = nn.Conv2d(dim, dim, 3, groups=dim)
+    assert conv.bias is not None
+    return nn.Parameter(conv.weight.detach()), nn.Parameter(conv.bias.detach())
 
 
 def shifted_depthwise_conv(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:

@@ -15,6 +15,7 @@ from mixers.base import (
     check_tokens,
     heads_of,
     init_linear_,
+    split_heads,
     without_autocast,
 )
 from mixers.registry import register
@@ -140,7 +141,7 @@ class BiGLA(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, h, N, d), in 32 bits at least."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2).to(at_least_float32(x))
+        return split_heads(x, self.num_heads).to(at_least_float32(x))
 
     def _output(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """LN and the last Linear: (B, h, N, d) to (B, N, C)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,18 +14,18 @@ from mixers.base import (
     MixerSpec,
     check_built_grid,
     check_path,
+    check_rotary,
     check_tokens,
     depthwise_conv,
     heads_of,
     init_linear_,
     linear_attention,
-    naive_rotary_2d,
     needed_grid,
     quadratic_linear_attention,
-    rotary_2d,
     rotary_elementwise,
-    stay,
+    split_heads,
     to_map,
+    turn_for,
 )
 from mixers.registry import register
 
@@ -111,6 +110,8 @@ class FocusedLinearAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.rope = heads_of(dim, num_heads), rope
+        if rope:
+            check_rotary(dim // self.num_heads)
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -140,8 +141,8 @@ class FocusedLinearAttention(nn.Module):
         if self.positional_encoding is not None:
             k = k + self.positional_encoding
         scale, phi = F.softplus(self.scale), naive_focused if naive else focused
-        q, k, v = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (phi(q, scale), phi(k, scale), v))
-        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
+        q, k, v = (split_heads(t, self.num_heads) for t in (phi(q, scale), phi(k, scale), v))
+        turn = turn_for(self.rope, grid, naive)
         n = grid[0] * grid[1]
         if naive:
             y = quadratic_linear_attention(q / n, k, v, eps=EPSILON, turn=turn)

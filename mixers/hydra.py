@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixers.base import Grid, MixerSpec, QKVAttention, Turn, stay
+from mixers.base import Grid, MixerSpec, QKVAttention, Turn, normal_eps, stay
 from mixers.registry import register
+
+#: The least length that a token is divided by.
+EPSILON = 1e-12
 
 
 @register(
@@ -68,4 +71,4 @@ class HydraAttention(QKVAttention):
 
 def _unit(x: Tensor) -> Tensor:
     """Tokens (..., N, C) of length 1."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(max(1e-12, torch.finfo(x.dtype).tiny))
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(normal_eps(EPSILON, x))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,16 +14,16 @@ from mixers.base import (
     MixerSpec,
     Turn,
     check_path,
+    check_rotary,
     check_tokens,
+    depthwise_conv_by_image,
     heads_of,
     init_linear_,
-    naive_rotary_2d,
-    rotary_2d,
     rotary_elementwise,
     shifted_depthwise_conv,
+    split_heads,
     stay,
-    to_map,
-    to_tokens,
+    turn_for,
 )
 from mixers.registry import register
 
@@ -103,6 +102,8 @@ class InLineAttention(nn.Module):
         super().__init__()
         heads = heads_of(dim, num_heads)
         self.num_heads, self.rope = heads, rope
+        if rope:
+            check_rotary(dim // heads)
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -123,28 +124,23 @@ class InLineAttention(nn.Module):
         """Q, K, V by head, (B, h, N, d) each, and V whole, (B, N, C)."""
         check_tokens(x, grid)
         q, (k, v) = self.q(x), self.kv(x).chunk(2, dim=-1)
-        by_head = [t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        by_head = [split_heads(t, self.num_heads) for t in (q, k, v)]
         return by_head[0], by_head[1], by_head[2], v
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""
         q, k, v, whole = self._project(x, grid)
-        b, _, c = x.shape
-        y = inline_attention(q, k, v, partial(rotary_2d, grid=grid) if self.rope else stay).transpose(1, 2).flatten(2)
+        y = inline_attention(q, k, v, turn_for(self.rope, grid)).transpose(1, 2).flatten(2)
         if self.residual is not None:
             kernels = self.residual(x.mean(dim=1).unsqueeze(2))  # (B, 9C, 1)
-            # Each image has its own kernels: the batch goes into the groups.
-            maps = to_map(whole, grid).reshape(1, b * c, *grid)
-            local = F.conv2d(maps, kernels.view(b * c, 1, 3, 3), padding=1, groups=b * c)
-            y = y + to_tokens(local.view(b, c, *grid))
+            y = y + depthwise_conv_by_image(whole, kernels.view(len(x), -1, 3, 3), None, grid)
         return self.proj(y)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """By the N×N weights; the prediction by head; the convolution as nine shifted products."""
         q, k, v, whole = self._project(x, grid)
-        if self.rope:
-            q, k = naive_rotary_2d(q, grid), naive_rotary_2d(k, grid)
-        y = torch.einsum("bhnm,bhmd->bhnd", inline_weights(q, k), v).transpose(1, 2).flatten(2)
+        turn = turn_for(self.rope, grid, naive=True)
+        y = torch.einsum("bhnm,bhmd->bhnd", inline_weights(turn(q), turn(k)), v).transpose(1, 2).flatten(2)
         if self.residual is not None:
             y = y + shifted_depthwise_conv(whole, self._naive_kernels(x), whole.new_zeros(whole.shape[2]), grid)
         return self.proj(y)

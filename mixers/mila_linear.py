@@ -23,6 +23,7 @@ from mixers.base import (
     rotary_2d,
     rotary_elementwise,
     shifted_depthwise_conv,
+    split_heads,
 )
 from mixers.registry import register
 
@@ -86,20 +87,16 @@ class MILALinearAttention(nn.Module):
         """Constructor arguments that fit a state dict under the authors' names."""
         return {"dim": state["qk.weight"].shape[1], "local": "lepe.weight" in state or "lepe.bias" in state}
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, h, N, d)."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
     def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
         check_tokens(x, grid)
-        rotate = naive_rotary_2d if naive else rotary_2d
+        heads, rotate = self.num_heads, naive_rotary_2d if naive else rotary_2d
 
         def turn(features: Tensor) -> Tensor:
             """Turn (B, h, N, d) as the C features of each token that they are."""
-            return self._heads(rotate(features.transpose(1, 2).flatten(2), grid)) if self.rope else features
+            return split_heads(rotate(features.transpose(1, 2).flatten(2), grid), heads) if self.rope else features
 
-        q, k = (self._heads(F.elu(t) + 1) for t in self.qk(x).chunk(2, dim=-1))
-        n, v = grid[0] * grid[1], self._heads(x)
+        q, k = (split_heads(F.elu(t) + 1, heads) for t in self.qk(x).chunk(2, dim=-1))
+        n, v = grid[0] * grid[1], split_heads(x, heads)
         if naive:
             y = quadratic_linear_attention(q / n, k, v, eps=EPSILON, turn=turn)
         else:

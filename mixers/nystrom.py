@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,13 +12,14 @@ from mixers.base import (
     MixerSpec,
     at_least_float32,
     check_path,
+    check_rotary,
     check_tokens,
     heads_of,
     init_linear_,
-    naive_rotary_2d,
-    rotary_2d,
+    pooling_windows,
     rotary_elementwise,
-    stay,
+    split_heads,
+    turn_for,
     without_autocast,
 )
 from mixers.registry import register
@@ -59,7 +58,7 @@ def nystrom_attention(q: Tensor, k: Tensor, v: Tensor, landmarks: int, iteration
 def naive_nystrom_attention(q: Tensor, k: Tensor, v: Tensor, landmarks: int, iterations: int) -> Tensor:
     """The same as `nystrom_attention`, one image and head at a time, by the N×N weights."""
     (b, h, n, d), eye, heads = q.shape, torch.eye(landmarks, dtype=q.dtype, device=q.device), []
-    windows = [(i * n // landmarks, -(-(i + 1) * n // landmarks)) for i in range(landmarks)]
+    windows = pooling_windows(n, landmarks)
     for q1, k1, v1 in zip(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), strict=True):
         q_means, k_means = (torch.stack([t[i:j].sum(dim=0) / (j - i) for i, j in windows]) for t in (q1, k1))
         scores = [(s / d**0.5).exp() for s in (q1 @ k_means.T, q_means @ k_means.T, q_means @ k1.T)]
@@ -124,6 +123,8 @@ class NystromAttention(nn.Module):
         if landmarks < 1 or iterations < 1:
             raise MixerError(f"got landmarks = {landmarks} and iterations = {iterations}, expected at least 1 of each")
         heads = heads_of(dim, num_heads)
+        if rope:
+            check_rotary(dim // heads)
         self.num_heads, self.landmarks, self.iterations, self.rope = heads, landmarks, iterations, rope
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -133,8 +134,8 @@ class NystromAttention(nn.Module):
     def _project(self, x: Tensor, grid: Grid, naive: bool) -> list[Tensor]:
         """Q, K, V by head, (B, h, N, d) each, Q and K turned."""
         check_tokens(x, grid)
-        q, k, v = (t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
-        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
+        q, k, v = (split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, dim=-1))
+        turn = turn_for(self.rope, grid, naive)
         return [turn(q), turn(k), v]
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -169,7 +170,7 @@ class NystromAttention(nn.Module):
         n, c, h = grid[0] * grid[1], self.proj.in_features, self.num_heads
         marks = min(self.landmarks, n)
         biases = n * c * (4 if self.qkv.bias is not None else 1)
-        means = 2 * c * sum(-(-(i + 1) * n // marks) - i * n // marks for i in range(marks))
+        means = 2 * c * sum(j - i for i, j in pooling_windows(n, marks))
         attention = 10 * h * n * marks + 2 * (n + marks) * c  # two softmaxes, the scaling of both operands
         inverse = marks * c + h * ((5 + 2 + 7 * self.iterations) * marks**2 + marks)  # scaling, softmax, its inverse
         local = n * c if self.conv is not None else 0

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mixers.base import MixerSpec, QKVAttention, Turn, in_float16_range, linear_attention, quadratic_linear_attention, stay
+from mixers.base import (
+    MixerSpec,
+    QKVAttention,
+    Turn,
+    in_float16_range,
+    linear_attention,
+    normal_eps,
+    quadratic_linear_attention,
+    stay,
+)
 from mixers.registry import register
+
+#: Added to the denominator.
+EPSILON = 1e-15
 
 
 @register(
@@ -37,11 +48,11 @@ class ReLULinearAttention(QKVAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """In linear time; (B, h, N, d)."""
-        return linear_attention(q.relu(), in_float16_range(k.relu()), v, eps=_eps(q), turn=turn)
+        return linear_attention(q.relu(), in_float16_range(k.relu()), v, eps=normal_eps(EPSILON, q), turn=turn)
 
     def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
         """By the N×N weights."""
-        return quadratic_linear_attention(q.relu(), k.relu(), v, eps=_eps(q), turn=turn)
+        return quadratic_linear_attention(q.relu(), k.relu(), v, eps=normal_eps(EPSILON, q), turn=turn)
 
     def attend_macs(self, n: int, dim: int) -> int:
         """φ(K)ᵀV, φ(Q)(φ(K)ᵀV) and the denominator."""
@@ -50,7 +61,3 @@ class ReLULinearAttention(QKVAttention):
     def attend_elementwise(self, n: int, dim: int) -> int:
         """relu on q and on k; Σφ(K); ε; the division."""
         return 4 * n * dim + n * self.num_heads
-
-
-def _eps(x: Tensor) -> float:
-    return max(1e-15, torch.finfo(x.dtype).tiny)

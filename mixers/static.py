@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from mixers.base import Grid, MixerSpec, check_path, check_tokens, depthwise_conv, shifted_depthwise_conv
+from mixers.base import Grid, MixerSpec, check_path, check_tokens, conv_parameters, depthwise_conv, shifted_depthwise_conv
 from mixers.registry import register
 
 
@@ -37,9 +36,7 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int | None = None, grid: Grid | None = None) -> None:
         super().__init__()
-        conv = nn.Conv2d(dim, dim, 3, groups=dim)  # for its initialisation
-        self.weight = nn.Parameter(conv.weight.detach())
-        self.bias = nn.Parameter(torch.zeros(dim) if conv.bias is None else conv.bias.detach())
+        self.weight, self.bias = conv_parameters(dim)
 
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:

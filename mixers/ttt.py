@@ -14,16 +14,16 @@ from mixers.base import (
     Grid,
     MixerSpec,
     check_path,
+    check_rotary,
     check_tokens,
+    depthwise_conv_by_image,
     heads_of,
     init_linear_,
-    naive_rotary_2d,
-    rotary_2d,
     rotary_elementwise,
     shifted_depthwise_conv,
-    stay,
+    split_heads,
     to_map,
-    to_tokens,
+    turn_for,
 )
 from mixers.registry import register
 
@@ -128,6 +128,8 @@ class TTT(nn.Module):
         super().__init__()
         self.num_heads, self.inner_lr, self.rope = heads_of(dim, num_heads), inner_lr, rope
         head = dim // self.num_heads
+        if rope:
+            check_rotary(head)
         width = dim + head if local else dim
         self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, dim)
@@ -146,8 +148,8 @@ class TTT(nn.Module):
         check_tokens(x, grid)
         c, d = x.shape[2], x.shape[2] // self.num_heads
         parts = self.qkv(x).split([c] * 3 + ([d] * 3 if self.w3 is not None else []), dim=-1)
-        q, k, v = (t.unflatten(2, (self.num_heads, d)).transpose(1, 2) for t in parts[:3])
-        turn = partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if self.rope else stay
+        q, k, v = (split_heads(t, self.num_heads) for t in parts[:3])
+        turn = turn_for(self.rope, grid, naive)
         return turn(q), turn(k), v, *parts[3:]
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -159,12 +161,8 @@ class TTT(nn.Module):
         y = ((q @ w1) * F.silu(q @ w2)).transpose(1, 2).flatten(2)  # (B, N, C)
         if self.w3 is not None:
             q2, k2, v2 = conv
-            b, _, d = q2.shape
             kernels = torch.add(self.w3[:, 0], clipped(conv_descent(k2, v2, grid), (-2, -1)), alpha=self.inner_lr)
-            # Each image has its own kernels: the batch goes into the groups.
-            maps = to_map(q2, grid).reshape(1, b * d, *grid)
-            local = F.conv2d(maps, kernels.view(b * d, 1, 3, 3), padding=1, groups=b * d)
-            y = torch.cat([y, to_tokens(local.view(b, d, *grid))], dim=-1)  # (B, N, C + d)
+            y = torch.cat([y, depthwise_conv_by_image(q2, kernels, None, grid)], dim=-1)  # (B, N, C + d)
         return self.proj(y)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:

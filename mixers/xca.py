@@ -8,8 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixers.base import Grid, MixerSpec, QKVAttention, Turn, stay
+from mixers.base import Grid, MixerSpec, QKVAttention, Turn, normal_eps, stay
 from mixers.registry import register
+
+#: The least norm that a channel is divided by.
+EPSILON = 1e-12
 
 
 @register(
@@ -61,7 +64,8 @@ class CrossCovarianceAttention(QKVAttention):
         """Sums over the tokens, divided by both norms afterwards; the softmax by its definition."""
         q, k = turn(q), turn(k)
         across, of_q, of_k = (torch.einsum("bhni,bhnj->bhij", a, b) for a, b in ((q, k), (q, q), (k, k)))
-        norms = [of.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(_eps(q)) for of in (of_q, of_k)]  # (B, h, d) each
+        least = normal_eps(EPSILON, q)
+        norms = [of.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(least) for of in (of_q, of_k)]  # (B, h, d) each
         scores = (self.temperature * across / norms[0].unsqueeze(-1) / norms[1].unsqueeze(-2)).exp()
         return torch.einsum("bhij,bhnj->bhni", scores / scores.sum(dim=-1, keepdim=True), v)
 
@@ -76,8 +80,4 @@ class CrossCovarianceAttention(QKVAttention):
 
 def _unit(x: Tensor) -> Tensor:
     """Channels (B, h, N, d) of norm 1 over the tokens."""
-    return x / torch.linalg.vector_norm(x, dim=-2, keepdim=True).clamp_min(_eps(x))
-
-
-def _eps(x: Tensor) -> float:
-    return max(1e-12, torch.finfo(x.dtype).tiny)
+    return x / torch.linalg.vector_norm(x, dim=-2, keepdim=True).clamp_min(normal_eps(EPSILON, x))

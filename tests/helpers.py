@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import mixers
 from mixers.base import Grid, Linear
+from mixers.weightformer import DynamicLinear
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -95,6 +96,12 @@ def scrambled(module: nn.Module, std: float = 0.3) -> nn.Module:
 def tokens(batch: int, grid: Grid, dim: int = 24, dtype: torch.dtype = torch.float64) -> Tensor:
     """Random tokens that fill a grid."""
     return torch.randn(batch, grid[0] * grid[1], dim, dtype=dtype)
+
+
+def predicted_weight(layer: DynamicLinear, x: Tensor, grid: Grid) -> Tensor:
+    """Ŵ, solved from what the layer does to its tokens: Y − b₀ = X (W₀ + Ŵ)."""
+    assert x.shape[1] >= x.shape[2], "as many tokens as channels at least, or Ŵ is not determined"
+    return torch.linalg.lstsq(x, layer(x, grid) - layer.bias).solution - layer.weight
 
 
 def naive_of(layer: nn.Module) -> Forward:

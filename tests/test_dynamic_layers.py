@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from helpers import all_near, far, gradients, near, scrambled, tokens
+from helpers import all_near, far, gradients, near, predicted_weight, scrambled, tokens
 from torch import Tensor, nn
 
 import mixers
@@ -249,11 +249,6 @@ def test_the_convolution_compiles_whole(strategy: str) -> None:
 
 
 # --- oracles of the strategies
-
-
-def predicted_weight(layer: DynamicLinear, x: Tensor, grid: Grid) -> Tensor:
-    """Ŵ, solved from what the layer does to its tokens."""
-    return torch.linalg.lstsq(x, layer(x, grid) - layer.bias).solution - layer.weight
 
 
 @pytest.mark.parametrize(("strategy", "rank"), [(s, 1 if s == "gap" else 2) for s in LINEAR])

@@ -14,6 +14,7 @@ from helpers import (
     layer_cases,
     make_layer,
     near,
+    predicted_weight,
     scrambled,
     tokens,
 )
@@ -331,6 +332,12 @@ def test_a_set_mixer_is_permutation_equivariant(name: str) -> None:
     near(layer(x[:, order], (4, 6)), layer(x, (4, 6))[:, order])
 
 
+@pytest.mark.parametrize("name", [name for name in mixers.names() if mixers.spec(name).rotary])
+def test_heads_that_cannot_be_turned_are_refused_at_construction(name: str) -> None:
+    with pytest.raises(mixers.MixerError, match="rotary position needs a dimension that 4 divides"):
+        mixers.create(name, 18, num_heads=3, grid=(4, 6), rope=True)
+
+
 @pytest.mark.parametrize("name", ["static", "pool", "weightformer"])
 def test_a_mixer_that_knows_the_grid_is_not_permutation_equivariant(name: str) -> None:
     layer, x, order = make_layer(name, "token", (4, 6)), tokens(2, (4, 6)), torch.randperm(24)
@@ -393,12 +400,6 @@ def test_a_dynamic_layer_refuses_a_grid_without_a_whole_cell(slot: str, grid: Gr
 def test_a_dynamic_linear_refuses_fewer_than_four_channels(c: int, d: int) -> None:
     with pytest.raises(mixers.MixerError, match="3"):
         mixers.create_ffn_in("weightformer", c, d)
-
-
-def predicted_weight(layer: DynamicLinear, x: Tensor, grid: Grid) -> Tensor:
-    """Ŵ, solved from what the layer does to its tokens: Y − b₀ = X (W₀ + Ŵ)."""
-    assert x.shape[1] >= x.shape[2], "more tokens than channels, or Ŵ is not determined"
-    return torch.linalg.lstsq(x, layer(x, grid) - layer.bias).solution - layer.weight
 
 
 def dynamic_linear(c: int, d: int) -> DynamicLinear:

@@ -9,6 +9,7 @@ The paper's figure 3 studies strategies of prediction one layer at a time: ``wf-
 ``wf-dwc-*`` keep the Linear static, and everything but the prediction is shared. Two of them were released.
 """
 
+from collections.abc import Mapping
 from typing import get_args
 
 from mixers.base import MixerSpec
@@ -19,62 +20,65 @@ from mixers.weightformer.dynamic_linear import DynamicLinear
 
 __all__ = ["DynamicDepthwiseConv", "DynamicLinear"]
 
-_SOURCE = "WeightFormer, arXiv 2605.01711"
-_RELEASED = ("bilateral", "adaptive")
+
+def _register(
+    name: str,
+    formula: str,
+    source: str,
+    status: str,
+    *,
+    token: str = "depthwise-conv",
+    ffn_in: str = "linear",
+    token_options: Mapping[str, object] | None = None,
+    ffn_options: Mapping[str, object] | None = None,
+) -> None:
+    """Enter a mixer that is dynamic in every third layer, in the slots that are given, and static in all others."""
+    register_spec(
+        MixerSpec(
+            name=name,
+            token=token,
+            ffn_in=ffn_in,
+            token_options=token_options or {},
+            ffn_options=ffn_options or {},
+            off_token="depthwise-conv",
+            every=3,
+            offset=1,
+            complexity="linear",
+            formula=formula,
+            source=f"WeightFormer, arXiv 2605.01711, {source}",
+            status=status,
+            layout="grid",
+        )
+    )
 
 
 def _status(strategy: str) -> str:
-    return "certain" if strategy in _RELEASED else "reconstruction"
+    return "certain" if strategy in ("bilateral", "adaptive") else "reconstruction"
 
 
-register_spec(
-    MixerSpec(
-        name="weightformer",
-        token="dynamic-depthwise-conv",
-        ffn_in="dynamic-linear",
-        off_token="depthwise-conv",
-        off_ffn_in="linear",
-        every=3,
-        offset=1,
-        complexity="linear",
-        formula="X ∗ (K₀ + K̂(X)) in the mixer slot, X (W₀ + Ŵ(X)) in the FFN's first Linear, every third layer",
-        source=f"{_SOURCE}, strategies bilateral + adaptive",
-        status="certain",
-        layout="grid",
-    )
+_register(
+    "weightformer",
+    "X ∗ (K₀ + K̂(X)) in the mixer slot, X (W₀ + Ŵ(X)) in the FFN's first Linear, every third layer",
+    "strategies bilateral + adaptive",
+    "certain",
+    token="dynamic-depthwise-conv",
+    ffn_in="dynamic-linear",
 )
-
 for _strategy in get_args(dynamic_linear.Strategy):
-    register_spec(
-        MixerSpec(
-            name=f"wf-linear-{_strategy}",
-            token="depthwise-conv",
-            ffn_in="dynamic-linear",
-            ffn_options={"strategy": _strategy},
-            off_token="depthwise-conv",
-            every=3,
-            offset=1,
-            complexity="linear",
-            formula=f"X (W₀ + Ŵ(X)), {_strategy}, in the FFN's first Linear every third layer; plain 3×3 in the mixer slot",
-            source=f"{_SOURCE}, figure 3, dynamic Linear",
-            status=_status(_strategy),
-            layout="grid",
-        )
+    _register(
+        f"wf-linear-{_strategy}",
+        f"X (W₀ + Ŵ(X)), {_strategy}, in the FFN's first Linear every third layer; plain 3×3 in the mixer slot",
+        "figure 3, dynamic Linear",
+        _status(_strategy),
+        ffn_in="dynamic-linear",
+        ffn_options={"strategy": _strategy},
     )
-
 for _strategy in get_args(dynamic_conv.Strategy):
-    register_spec(
-        MixerSpec(
-            name=f"wf-dwc-{_strategy}",
-            token="dynamic-depthwise-conv",
-            token_options={"strategy": _strategy},
-            off_token="depthwise-conv",
-            every=3,
-            offset=1,
-            complexity="linear",
-            formula=f"X ∗ (K₀ + K̂(X)), {_strategy}, every third layer; plain FFN",
-            source=f"{_SOURCE}, figure 3, dynamic depthwise convolution",
-            status=_status(_strategy),
-            layout="grid",
-        )
+    _register(
+        f"wf-dwc-{_strategy}",
+        f"X ∗ (K₀ + K̂(X)), {_strategy}, every third layer; plain FFN",
+        "figure 3, dynamic depthwise convolution",
+        _status(_strategy),
+        token="dynamic-depthwise-conv",
+        token_options={"strategy": _strategy},
     )

@@ -9,28 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.base import Grid, MixerError, check_path, check_tokens, init_linear_, shifted_depthwise_conv, to_map, to_tokens
+from mixers.base import (
+    Grid,
+    MixerError,
+    check_path,
+    check_tokens,
+    conv_parameters,
+    depthwise_conv_by_image,
+    init_linear_,
+    pooling_windows,
+    shifted_depthwise_conv,
+    to_map,
+)
 from mixers.registry import token_layer
 from mixers.weightformer.common import check_dynamic_grid, check_strategy
 
 Strategy = Literal["gap", "adaptive", "amp-dir", "conv"]
 
-# --- two exact evaluations of a depthwise 3×3 convolution with kernels (B, C, 3, 3), other ones for each image
-
-
-def grouped(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-    """The authors' order: one convolution of a single map of B·C channels, channels first; (B, N, C) to (B, N, C)."""
-    b, _, c = x.shape
-    maps = to_map(x, grid).reshape(1, b * c, *grid)
-    y = F.conv2d(maps, kernels.reshape(b * c, 1, 3, 3), bias.repeat(b), padding=1, groups=b * c)
-    return to_tokens(y.view(b, c, *grid))
-
 
 def channels_last(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-    """The same with the B·C channels last in memory, which tokens nearly are; (B, N, C) to (B, N, C).
+    """The same as `depthwise_conv_by_image` with the B·C channels last in memory, which tokens nearly are.
 
-    On 2 CPU cores faster than `grouped` at every shape of `benchmarks/dynamic_layers.py`, the more the fewer images there
-    are and the larger the grid; its tables stand in results/benchmarks.
+    Shapes: x (B, H·W, C), kernels (B, C, 3, 3), bias (C); result (B, H·W, C).
+
+    On 2 CPU cores faster than that, the authors' order, at every shape of `benchmarks/dynamic_layers.py`, the more the fewer
+    images there are and the larger the grid; its tables stand in results/benchmarks.
     """
     b, _, c = x.shape
     maps = x.unflatten(1, grid).permute(1, 2, 0, 3).reshape(1, *grid, b * c).permute(0, 3, 1, 2)  # (1, BC, H, W)
@@ -92,7 +95,7 @@ class DynamicDepthwiseConv(nn.Module):
         self.strategy = strategy
         #: The order of evaluation that `forward` takes: one of `mixers.base.PATHS`.
         self.path = "auto"
-        self.weight, self.bias = _conv_parameters(dim)
+        self.weight, self.bias = conv_parameters(dim)
         self.predictor = self.global_predictor = self.detail = None
         if strategy != "gap":
             self.predictor = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.GELU(), nn.Conv2d(dim, dim, 1, bias=False))
@@ -139,9 +142,9 @@ class DynamicDepthwiseConv(nn.Module):
         check_dynamic_grid(grid)
         check_path(self.path)
         kernels = self.weight[:, 0] + self._predicted(x, grid)  # (B, C, 3, 3)
-        # Measured on the CPU only: elsewhere the authors' order stays.
+        # Measured on the CPU only: elsewhere the authors' order, channels first, stays.
         last = self.path == "auto" and x.device.type == "cpu"
-        return (channels_last if last else grouped)(x, kernels, self.bias, grid)
+        return (channels_last if last else depthwise_conv_by_image)(x, kernels, self.bias, grid)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """The pooling window by window, the convolution as nine shifted products."""
@@ -152,7 +155,7 @@ class DynamicDepthwiseConv(nn.Module):
         kernels = x.new_zeros(())
         if self.predictor is not None:
             v1, c1, v2, _ = _two_layers(self.predictor)
-            rows, columns = (_windows(side) for side in grid)
+            rows, columns = (pooling_windows(side, 3) for side in grid)
             pooled = [maps[:, :, i:j, k:m].mean(dim=(2, 3)) for i, j in rows for k, m in columns]  # nine of (B, C)
             kernels = torch.stack([F.gelu(p @ v1.mT + c1) @ v2.mT for p in pooled], dim=-1)  # (B, C, 9)
         if self.global_predictor is not None:
@@ -182,7 +185,7 @@ class DynamicDepthwiseConv(nn.Module):
     def elementwise(self, grid: Grid, batch: int = 1) -> int:
         """Exact elementwise operations of one forward pass over the batch."""
         n, c = grid[0] * grid[1], self.weight.shape[0]
-        rows, columns = (sum(end - start for start, end in _windows(side)) for side in grid)
+        rows, columns = (sum(end - start for start, end in pooling_windows(side, 3)) for side in grid)
         on_3x3 = rows * columns * c + 9 * c + 9 * c  # pooling, bias, gelu
         from_mean = n * c + 2 * (c // 4)  # mean, bias, gelu
         prediction = {
@@ -195,13 +198,6 @@ class DynamicDepthwiseConv(nn.Module):
         return batch * (prediction + rest)
 
 
-def _conv_parameters(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """K₀ and b₀ as `torch.nn.Conv2d` initialises them."""
-    conv = nn.Conv2d(dim, dim, 3, groups=dim)
-    assert conv.bias is not None
-    return nn.Parameter(conv.weight.detach()), nn.Parameter(conv.bias.detach())
-
-
 def _two_layers(predictor: nn.Sequential) -> tuple[Tensor, ...]:
     """Weights as matrices, and biases (0 for none), of the first and the last of three layers."""
     found: list[Tensor] = []
@@ -209,8 +205,3 @@ def _two_layers(predictor: nn.Sequential) -> tuple[Tensor, ...]:
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         found += [layer.weight.flatten(1), layer.weight.new_zeros(()) if layer.bias is None else layer.bias]
     return tuple(found)
-
-
-def _windows(side: int) -> list[tuple[int, int]]:
-    """Start and end of the three windows of adaptive average pooling along one side; they overlap by at most one."""
-    return [(i * side // 3, -(-(i + 1) * side // 3)) for i in range(3)]

@@ -28,7 +28,7 @@ Strategy = Literal["gap", "linear", "nonlinear", "deep", "bilateral"]
 # --- five exact evaluations of Y = X (W₀ + Ŵ) + b₀, with Ŵ the normalised (E Wa)ᵀ (F Wb) · scale
 #
 # Symbols: codes E (B, M, p) and F (B, M, q); expansions Wa (p, C) and Wb (q, D); W₀ (C, D); b₀ (D).
-# The scale multiplies E, before the sum over the M cells: after it, float16 would overflow.
+# The scale multiplies E (in the authors' order E Wa), before the sum over the M cells: after it, float16 would overflow.
 
 
 def released(x: Tensor, e: Tensor, f: Tensor, wa: Tensor, wb: Tensor, w0: Tensor, b0: Tensor, scale: float) -> Tensor:

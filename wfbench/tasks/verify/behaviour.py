@@ -11,7 +11,7 @@ from torch.autograd.gradcheck import GradcheckError
 
 from mixers.base import Grid, evaluated_by
 from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable, said
-from wfbench.tasks.verify.subject import HOMES, TOLERANCE, Subject, gap, gradients, in_double, paths_of, run, shown
+from wfbench.tasks.verify.subject import HOMES, NO_GRIDS, TOLERANCE, Subject, gap, gradients, in_double, paths_of, run, shown
 
 NAIVE_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (2, 3), (7, 2))
 BATCH_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (4, 6))
@@ -240,11 +240,8 @@ def half_precision(subject: Subject) -> Outcome:
     for name, allowed in (("bfloat16", TOLERANCE.bfloat16), ("float16", TOLERANCE.float16)):
         dtype = getattr(torch, name)
         layer, x = subject.build(grid, dtype, noise=0.02), subject.tokens(2, grid, dtype)
-        try:
-            y = run(layer, x, grid)
-        except (NotImplementedError, RuntimeError) as e:
-            if not _no_such_operator(e):
-                raise
+        y = _run_in_half(layer, x, grid)
+        if isinstance(y, RuntimeError):
             said_.append(f"{name}: the CPU has no such operator")
             continue
         error = _relative(y, run(in_double(layer), x.double(), grid))
@@ -270,16 +267,13 @@ def float16_range(subject: Subject) -> Outcome:
     for each in subjects:
         grid = _large(each)
         if grid is None:
-            return not_applicable("it refuses the square grids that were tried, by name")
+            return not_applicable(NO_GRIDS)
         at = f"at dim {each.dim}, N = {grid[0] * grid[1]:,}"
         # As it is initialised: beside noisy biases, what a mixer averages over many tokens would vanish.
         layer, x = each.build(grid, torch.float16, noise=0.0), each.tokens(1, grid, torch.float16)
-        try:
-            y = run(layer, x, grid)
-        except (NotImplementedError, RuntimeError) as e:
-            if not _no_such_operator(e):
-                raise
-            return not_applicable(f"the CPU lacks an operator: {said(e)}")
+        y = _run_in_half(layer, x, grid)
+        if isinstance(y, RuntimeError):
+            return not_applicable(f"the CPU lacks an operator: {said(y)}")
         wrong = int((~y.isfinite()).sum())
         if wrong:
             return fails(f"{wrong:,} of {y.numel():,} are not finite {at}", remedy)
@@ -303,6 +297,17 @@ def _large(subject: Subject) -> Grid | None:
         if side == sides[-1] or cheap:
             return side, side
     return None
+
+
+def _run_in_half(layer: nn.Module, x: Tensor, grid: Grid) -> Tensor | RuntimeError:
+    """The output, or the error where an operator does not exist for half precision here, which is no fault of the mixer."""
+    words = ("not implemented for", "unsupported dtype", "expected both inputs to be half")
+    try:
+        return run(layer, x, grid)
+    except RuntimeError as e:
+        if isinstance(e, NotImplementedError) or any(word in str(e).lower() for word in words):
+            return e
+        raise
 
 
 def _relative(y: Tensor, exact: Tensor) -> float:
@@ -353,9 +358,3 @@ def compiles(subject: Subject) -> Outcome:
         torch._dynamo.reset()
     off = gap(y, run(layer, x, grid))
     return judged(off <= TOLERANCE.exact, f"one graph, {off:.1e} from eager", "compiled and eager code differ")
-
-
-def _no_such_operator(error: Exception) -> bool:
-    """Whether an operator does not exist for half precision on this device, which is no fault of the mixer."""
-    words = ("not implemented for", "unsupported dtype", "expected both inputs to be half")
-    return isinstance(error, NotImplementedError) or any(word in str(error).lower() for word in words)

@@ -12,10 +12,9 @@ from mixers.base import PATHS, Grid, to_tokens
 from wfbench.measure import CountError, count_flops, local_exponents, time_interleaved
 from wfbench.measure.growth import Work
 from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable
-from wfbench.tasks.verify.subject import EXPONENTS, TOLERANCE, Subject, run, shown, takes
+from wfbench.tasks.verify.subject import EXPONENTS, NO_GRIDS, TOLERANCE, Subject, run, shown, takes
 
 COUNT_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (2, 3))
-NO_GRIDS = "it refuses the square grids that were tried, by name"
 UNDECLARED = "declare MixerSpec(..., complexity=...): linear, N log N or quadratic"
 
 

@@ -67,6 +67,8 @@ MOST_BYTES = 2**30
 GROWTH_SECONDS = 4.0
 #: Grids at which a mixer may be at home: square, even, so that all but the strangest mixers work there.
 HOMES: tuple[Grid, ...] = ((6, 6), (4, 6), (8, 8), (14, 14))
+#: Said of a mixer that has too few `Subject.sides`.
+NO_GRIDS = "it refuses the square grids that were tried, by name"
 
 
 def slots(mixer: str) -> list[str]:
@@ -86,6 +88,9 @@ class Subject:
         self.spec: MixerSpec = mixers.spec(mixer)
         self.out_dim = dim if slot == "token" else 2 * dim
         self._works: list[tuple[int, Work]] | Exception | None = None
+        #: Of grids that were tried, whether the layer works there, and whether the mixer refuses them by name.
+        self._working: dict[Grid, bool] = {}
+        self._refused: dict[Grid, bool] = {}
 
     def check_arguments(self) -> None:
         """Refuse what the mixer itself refuses, whatever the grid.
@@ -172,13 +177,15 @@ class Subject:
 
     def _refuses(self, grid: Grid) -> bool:
         """Whether the mixer refuses a grid with an error that names it."""
-        try:
-            self.work(grid)
-        except ValueError as e:
-            return names_grid(e, grid)
-        except Exception:
-            return False
-        return False
+        if grid not in self._refused:
+            self._refused[grid] = False
+            try:
+                self.work(grid)
+            except ValueError as e:
+                self._refused[grid] = names_grid(e, grid)
+            except Exception:
+                return False
+        return self._refused[grid]
 
     @property
     def takes_prefix(self) -> bool:
@@ -190,10 +197,13 @@ class Subject:
         return [grid for grid in grids if self._works_at(grid)]
 
     def _works_at(self, grid: Grid) -> bool:
-        try:
-            return run(self.build(grid), self.tokens(2, grid, torch.float32), grid).shape[:2] == (2, grid[0] * grid[1])
-        except Exception:
-            return False
+        if grid not in self._working:
+            try:
+                y = run(self.build(grid), self.tokens(2, grid, torch.float32), grid)
+                self._working[grid] = y.shape[:2] == (2, grid[0] * grid[1])
+            except Exception:
+                self._working[grid] = False
+        return self._working[grid]
 
     def work(self, grid: Grid, batch: int = 1, prefix: int = 0, path: str = "auto") -> Work:
         """The counted work of one forward pass: on the meta device, or for real where the mixer does not run there."""
