@@ -31,7 +31,9 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
         "mixers": ["--json"],
         "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"],
         "eval": ["--device"],
-        "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"],
+        "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"]
+        + ["--mode", "--tokens", "--dtype", "--compile", "--channels-last", "--threads", "--baseline", "--attention", "--force"]
+        + ["--alternatives", "--saturate", "--breakdown", "--no-isolate", "--no-memory", "--seconds", "--budget"],
         "report": ["--out"],
         "demo": ["--out"],
     }
@@ -156,7 +158,7 @@ def test_a_mixer_of_ones_own_trains_and_profiles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(MINE)
     assert run("train", "--mixer", "mine.py:Mean", *SMALL, "--out", "run").exit_code == 0
-    words = ["--model", "vit-tiny", "--resolution", 32, "--resolution", 64, "--rounds", 2, "--out", "profile"]
+    words = ["--model", "vit-tiny", "--resolution", 32, "--resolution", 64, "--rounds", 2, "--no-isolate", "--out", "profile"]
     result = run("profile", "--mixer", "mine.py:Mean", "--mixer", "softmax", *words)
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in Path("profile/records.jsonl").read_text().splitlines()]

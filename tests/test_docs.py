@@ -54,7 +54,7 @@ def test_the_contributors_mixer_is_verified_trained_profiled_and_reported(tmp_pa
     out = tmp_path / "runs"
     trained = CliRunner().invoke(app, ["train", "--mixer", name, "--out", str(out / "train"), *overrides])
     assert trained.exit_code == 0, trained.output
-    measure = ["profile", "--mixer", "softmax", "--mixer", name, "--resolution", "32", "--resolution", "64", "--rounds", "2"]
+    measure = ["profile", "--mixer", "softmax", "--mixer", name, "--resolution", "32", "--resolution", "64", "--no-isolate"]
     profiled = CliRunner().invoke(app, [*measure, "--out", str(out / "profile")])
     assert profiled.exit_code == 0, profiled.output
     reported = CliRunner().invoke(app, ["report", str(out)])

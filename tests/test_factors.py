@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -316,20 +317,22 @@ def test_profiles_with_different_factors_keep_their_own_times_exponents_and_cros
     assert {"linear + DWC", "softmax + DWC"} <= {line.get_label() for line in curves}
 
 
-def test_a_profile_says_which_factors_its_cells_have() -> None:
-    request = ProfileRequest(mixers=("softmax", "linear"), resolutions=(32, 64), rounds=2, local_conv="dwc", pos_embed="rope2d")
-    rows = profile(request)
+def test_a_profile_says_which_factors_its_cells_have(tmp_path: Path) -> None:
+    quick = ProfileRequest(mixers=("softmax",), resolutions=(32,), rounds=2, isolate=False, attention="auto")
+    journal = tmp_path / "records.jsonl"
+    both = replace(quick, mixers=("softmax", "linear"), resolutions=(32, 64), local_conv="dwc", pos_embed="rope2d")
+    rows = [row for row in profile(both, journal) if row.kind != "harness"]
     assert {row.kind for row in rows} == {"profile", "scaling", "crossover"}
     assert {(row.local_conv, row.pos_embed) for row in rows} == {("dwc", "rope2d")}
-    plain = profile(ProfileRequest(mixers=("softmax",), resolutions=(32,), rounds=2))
+    plain = [row for row in profile(quick, journal) if row.kind == "profile"]
     assert [(row.local_conv, row.pos_embed) for row in plain] == [("none", "learned")]
     assert isinstance(rows[0], ProfileRow)
     assert isinstance(plain[0], ProfileRow)
     assert rows[0].macs - plain[0].macs == 12 * 9 * 4 * 192
-    faithful = ProfileRequest("weightformer-tiny", mixers=("weightformer",), resolutions=(32,), rounds=2)
-    assert profile(faithful)[0].pos_embed == "none"
+    faithful = replace(quick, model="weightformer-tiny", mixers=("weightformer",))
+    assert profile(faithful, journal)[0].pos_embed == "none"
     with pytest.raises(InputError, match="mixer 'pool'"):
-        profile(ProfileRequest(mixers=("softmax", "pool"), pos_embed="rope2d"))
+        profile(replace(quick, mixers=("softmax", "pool"), pos_embed="rope2d"), journal)
 
 
 # --- command line
@@ -376,6 +379,7 @@ def test_the_flags_of_train_are_shorthand_for_settings(tmp_path: Path, monkeypat
 
 def test_the_flags_of_profile_hold_for_every_mixer(tmp_path: Path) -> None:
     words = ["--mixer", "softmax", "--mixer", "linear", "--resolution", "32", "--rounds", "2", "--out", str(tmp_path)]
+    words += ["--no-isolate", "--attention", "auto"]
     result = CliRunner().invoke(app, ["profile", "--local-conv", "dwc", "--pos", "sincos", *words])
     assert result.exit_code == 0, result.output
     rows, _ = records.read(tmp_path / "records.jsonl")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixers
-from mixers.base import Grid, to_tokens
+from mixers.base import PATHS, Grid, to_tokens
 from mixers.softmax import SoftmaxAttention
 from wfbench import models
 from wfbench.errors import InputError
@@ -292,3 +294,66 @@ def test_local_convolution_and_class_token_go_together_and_are_counted() -> None
     without = count_flops(models.create("vit-tiny", class_token=True, pool="token", **small), (2, 3, 24, 24))
     assert len(with_conv.counts) == 3
     assert with_conv.macs - without.macs == 2 * 9 * 36 * 16
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (112, 32)])
+@pytest.mark.parametrize("name", [name for name in mixers.names() if name == "weightformer" or name.startswith("wf-linear")])
+def test_every_order_of_evaluation_is_counted_alike_by_three_counts(name: str, size: Grid, path: str) -> None:
+    model = models.create("vit-tiny", name, size, embed_dim=48, depth=2, num_heads=3, num_classes=10)
+    assert len(count_flops(model, (1, 3, *size), path).counts) == 3
+
+
+def test_a_compiled_model_is_counted_as_the_model_is() -> None:
+    model = models.create("vit-tiny", "weightformer", 64, depth=2)
+    assert count_flops(torch.compile(model), (1, 3, 64, 64)) == count_flops(model, (1, 3, 64, 64))
+
+
+def test_macs_are_arithmetic_and_import_no_counter() -> None:
+    code = """
+import sys
+before = "torch.utils.flop_counter" in sys.modules
+import mixers
+for name in mixers.names():
+    layer = mixers.create(name, 64, num_heads=2, grid=(4, 5))
+    assert layer.macs((4, 5)) >= 0 and layer.elementwise((4, 5)) >= 0
+assert "fvcore" not in sys.modules and "wfbench" not in sys.modules
+assert sys.modules.get("torch.utils.flop_counter") is None, "a counter was imported"
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class _Perceptron(nn.Module):
+    """What a pencil can follow: X (B, 3, 4, 4) as 16 tokens, to 5, to 2 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 5), nn.Linear(5, 2, bias=False)
+
+    def declared_macs(self, size: Grid, batch: int, path: str) -> dict[str, int]:
+        return {"one": batch * 16 * 15, "two": batch * 16 * 10}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.relu(self.one(x.flatten(2).transpose(1, 2).reshape(-1, 3))))
+
+
+def test_activations_and_bytes_of_a_small_model_are_what_a_pencil_gives() -> None:
+    count = count_flops(_Perceptron(), (2, 3, 4, 4))
+    image, weights, hidden, result = 48, 5 * 3 + 5 + 2 * 5, 16 * 5, 16 * 2
+    assert count.macs == 16 * 25
+    assert count.activations == hidden + result
+    assert count.bytes_least == 4 * (image + weights / 2 + result)
+    copied, first, relu, second = 2 * image, image + 20 / 2 + hidden, 2 * hidden, hidden + 10 / 2 + result
+    assert count.bytes_moved == 4 * (copied + first + relu + second)
+    # The image, the weights, and with them the two largest that follow one another: what goes into relu, what comes out.
+    assert count.bytes_alive == 4 * (2 * image + weights + 2 * 2 * hidden)
+
+
+def test_fused_attention_moves_no_weights_of_tokens_by_tokens() -> None:
+    model = models.create("vit-tiny", "softmax", 256, depth=1)
+    fused, apart = (count_flops(model, (1, 3, 256, 256), fused_attention=f) for f in (True, False))
+    assert (fused.macs, fused.elementwise) == (apart.macs, apart.elementwise)
+    scores = 3 * 256 * 256
+    assert apart.activations - fused.activations == scores
+    assert apart.bytes_moved - fused.bytes_moved >= 4 * 4 * scores  # written, read by softmax, written, read

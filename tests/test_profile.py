@@ -1,25 +1,47 @@
-"""Profiling: the timing protocol on known work, exponents and crossovers on known curves, failed cells."""
+"""Profiling: the timing protocol on known work, cells as rows, what a second call measures, and processes of their own."""
 
+import json
 import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
+from wfbench import models, records
 from wfbench.errors import InputError
-from wfbench.measure import CountError, crossover, local_exponents, time_interleaved
-from wfbench.tasks import profile as task
-from wfbench.tasks.profile import ProfileRequest, profile
+from wfbench.measure import CountError, time_interleaved
+from wfbench.measure.isolate import Outcome
+from wfbench.measure.latency import Sampler
+from wfbench.tasks.profile import ProfileRequest, profile, run, summary
+from wfbench.tasks.profile.worker import Job
 
-TINY = ProfileRequest(mixers=("softmax", "static"), resolutions=(32, 64), rounds=3)
+SHARED = ProfileRequest(mixers=("softmax", "static"), resolutions=(32, 64), rounds=3, isolate=False, attention="auto")
+ALONE = replace(SHARED, isolate=True, rounds=2, seconds=0.01)
 
 
-def test_a_callable_that_sleeps_is_timed_as_long_as_it_sleeps():
-    done = time_interleaved({"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.04)}, rounds=4, order_seed=0)
-    for key, seconds in (("a", 0.02), ("b", 0.04)):
-        assert len(done[key].samples) == 4
-        assert min(done[key].samples) >= seconds
-        assert sorted(done[key].samples)[1] == pytest.approx(seconds, rel=0.2)
+def test_a_callable_that_sleeps_is_timed_within_two_percent():
+    sampler = Sampler(lambda: time.sleep(0.1))
+    sampler.warm()
+    by_rounds = [sampler.sample() for _ in range(5)]
+    assert sampler.call_seconds == pytest.approx(sum(by_rounds) + 0.2, rel=0.1)
+    by_itself = Sampler(lambda: time.sleep(0.1)).samples(seconds=0.1, least=5, budget=60)
+    assert len(by_itself) >= 5
+    for samples in (by_rounds, by_itself):
+        assert statistics.median(samples) == pytest.approx(0.1, rel=0.02)
+
+
+def test_sampling_ends_with_the_budget_and_says_so_where_there_is_no_sample():
+    began = time.perf_counter()
+    assert len(Sampler(lambda: time.sleep(0.1)).samples(seconds=60, least=50, budget=1.0)) in range(4, 10)
+    assert time.perf_counter() - began < 5
+    with pytest.raises(TimeoutError, match=r"warming up took 0\.\d s of a budget of 0\.1 s"):
+        Sampler(lambda: time.sleep(0.3)).samples(seconds=1, least=1, budget=0.1)
 
 
 def test_every_cell_is_warmed_before_any_is_timed_and_rounds_are_shuffled_by_the_seed():
@@ -68,31 +90,8 @@ def test_a_cell_that_fails_halfway_keeps_no_samples():
     assert done["a"].samples == []
 
 
-def test_local_exponents_of_a_power_law_are_its_power():
-    tokens = [196, 784, 1764, 3136]
-    assert local_exponents(tokens, [3e-9 * n**1.7 for n in tokens]) == pytest.approx([1.7] * 3)
-
-
-@pytest.mark.parametrize(
-    ("mixer", "base", "verdict"),
-    [([1, 2, 3], [2, 3, 4], "always"), ([2, 3, 4], [1, 2, 3], "none"), ([1, 3, 9], [2, 2, 2], "none")],
-)
-def test_a_mixer_may_be_faster_everywhere_or_nowhere_at_the_end(mixer, base, verdict):
-    assert crossover([196, 784, 1764], mixer, base).verdict == verdict
-
-
-def test_the_crossover_of_two_power_laws_is_found_where_they_meet():
-    tokens = [196, 784, 1764, 3136]
-    linear, quadratic = ([1000.0 * n for n in tokens], [1.0 * n * n for n in tokens])
-    found = crossover(tokens, linear, quadratic)
-    assert found.verdict == "at"
-    assert found.tokens == pytest.approx(1000)
-    wavering = crossover(tokens, [1, 3, 1, 1], [2, 2, 2, 2])  # faster, slower, then faster for good
-    assert 784 < wavering.tokens < 1764
-
-
-def test_a_profile_has_a_row_for_every_cell_with_its_exponents_and_crossover():
-    rows = profile(TINY)
+def test_a_profile_has_a_row_for_every_cell_with_its_exponents_and_crossover(tmp_path):
+    rows = profile(SHARED, tmp_path / "records.jsonl")
     cells = [r for r in rows if r.kind == "profile"]
     assert [(r.mixer, r.resolution[0]) for r in cells] == [("softmax", 32), ("softmax", 64), ("static", 32), ("static", 64)]
     assert [r.tokens for r in cells] == [4, 16, 4, 16]
@@ -101,6 +100,10 @@ def test_a_profile_has_a_row_for_every_cell_with_its_exponents_and_crossover():
         assert len(r.samples) == 3
         assert r.p25 <= r.median <= r.p75
         assert r.median == sorted(r.samples)[1]
+        assert r.round_medians == r.samples
+        assert r.median_low < r.median < r.median_high
+        assert r.bytes_least < r.bytes_moved
+        assert r.activations > 0
         assert r.counted_by == ("declared", "flop_counter", "fvcore")
     scaling = {r.mixer: r for r in rows if r.kind == "scaling"}
     expected = math.log(cells[1].median / cells[0].median) / math.log(4)
@@ -108,27 +111,28 @@ def test_a_profile_has_a_row_for_every_cell_with_its_exponents_and_crossover():
     assert scaling["softmax"].macs_exponent == pytest.approx(math.log(cells[1].macs / cells[0].macs) / math.log(4))
     assert [r.mixer for r in rows if r.kind == "crossover"] == ["static"]
     assert len({r.session for r in rows}) == 1
+    assert list(records.read(tmp_path / "records.jsonl")[0][-len(rows) :]) == rows
 
 
-def test_a_count_that_is_refused_leaves_a_row_with_the_reason_and_the_latency(monkeypatch):
-    def refuse(model, shape, path):
+def test_a_count_that_is_refused_leaves_a_row_with_the_reason_and_the_latency(monkeypatch, tmp_path):
+    def refuse(model, shape, path, **more):
         return None, "the MAC counts disagree: somewhere"
 
-    monkeypatch.setattr(task, "try_count", refuse)
-    cells = [r for r in profile(TINY) if r.kind == "profile"]
+    monkeypatch.setattr(run, "try_count", refuse)
+    cells = [r for r in profile(SHARED, tmp_path / "r.jsonl") if r.kind == "profile"]
     assert all(r.macs is None and r.counted_by == () and "disagree" in r.macs_error and r.median for r in cells)
 
 
-def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch):
-    create = task.models.create
+def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch, tmp_path):
+    create = models.create
 
     def fails_at_64(name, mixer, resolution, **more):
         if resolution == 64 and mixer == "static" and not more:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return create(name, mixer, resolution, **more)
 
-    monkeypatch.setattr(task.models, "create", fails_at_64)
-    rows = {(r.mixer, r.resolution[0]): r for r in profile(TINY) if r.kind == "profile"}
+    monkeypatch.setattr(models, "create", fails_at_64)
+    rows = {(r.mixer, r.resolution[0]): r for r in profile(SHARED, tmp_path / "r.jsonl") if r.kind == "profile"}
     assert len(rows) == 4
     assert rows["static", 64].status == "oom"
     assert rows["static", 64].median is None
@@ -137,17 +141,315 @@ def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch):
 
 def test_a_mixer_without_macs_is_refused_a_number_not_given_zero(tmp_path):
     (tmp_path / "m.py").write_text(SILENT)
-    rows = profile(ProfileRequest(mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,), rounds=2))
+    rows = profile(replace(SHARED, mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,)), tmp_path / "r.jsonl")
     assert rows[0].macs is None
     assert "declares no MACs" in rows[0].macs_error
     assert rows[0].median > 0
 
 
-def test_bad_requests_are_refused_before_anything_is_measured():
-    for request in (ProfileRequest(resolutions=(33,)), ProfileRequest(rounds=0), ProfileRequest(resolutions=())):
-        with pytest.raises(InputError):
-            profile(request)
+BAD = {
+    "a side no patch divides": ({"resolutions": (33,)}, "33"),
+    "no rounds": ({"rounds": 0}, "--rounds"),
+    "no side": ({"resolutions": ()}, "--resolution"),
+    "an unknown dtype": ({"dtype": "float8"}, "float8"),
+    "an unknown mode": ({"mode": "dream"}, "dream"),
+    "a budget of nothing": ({"budget": 0.0}, "--budget"),
+    "both batch and tokens": ({"batch": 2, "tokens": 64}, "--tokens decides the batch"),
+    "too few tokens for one image": ({"tokens": 15}, "--tokens 15 at 64 px"),
+    "patches of the alternatives": ({"resolutions": (48,), "alternatives": True}, "48"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_are_refused_before_anything_is_measured(name, tmp_path):
+    changes, word = BAD[name]
+    with pytest.raises(InputError, match=word):
+        profile(replace(SHARED, **changes), tmp_path / "r.jsonl")
+    assert not list(tmp_path.iterdir())
     assert issubclass(CountError, RuntimeError)
+
+
+def kinds(path, kind):
+    return [r for r in records.read(path)[0] if r.kind == kind]
+
+
+def test_a_second_call_measures_only_what_is_missing_and_force_measures_again(tmp_path):
+    path = tmp_path / "r.jsonl"
+    profile(SHARED, path)
+    before = path.read_bytes()
+    assert profile(SHARED, path) == []
+    assert path.read_bytes() == before
+
+    larger = profile(replace(SHARED, resolutions=(32, 64, 96, 128)), path)
+    assert path.read_bytes().startswith(before)
+    again = [(r.mixer, r.resolution[0], r.round) for r in kinds(path, "measurement")]
+    assert len(again) == len(set(again)) == 2 * 4 * 3
+    assert [r.kind for r in larger].count("fit") == 2  # over the old cells and the new ones
+    assert {r.session for r in larger} == {r.session for r in kinds(path, "measurement")}
+
+    forced = profile(replace(SHARED, force=True), path)
+    assert not {r.session for r in forced} & {r.session for r in larger}
+    assert len(kinds(path, "measurement")) == 2 * 4 * 3 + 2 * 2 * 3
+    assert profile(SHARED, path) == []  # of the forced session, which is the newest
+
+
+@pytest.mark.parametrize("changes", [{"batch": 2}, {"mode": "train"}, {"dtype": "bfloat16"}, {"pos_embed": "sincos"}])
+def test_another_setting_is_another_session(changes, tmp_path):
+    path = tmp_path / "r.jsonl"
+    one = replace(SHARED, mixers=("static",), resolutions=(32,), rounds=1)
+    first, second = profile(one, path), profile(replace(one, **changes), path)
+    assert first[0].session != second[0].session
+    assert second[0].median > 0
+
+
+def test_a_changed_mixer_file_is_another_session(tmp_path):
+    (tmp_path / "m.py").write_text(SILENT)
+    request = replace(SHARED, mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,), rounds=1)
+    first = profile(request, tmp_path / "r.jsonl")
+    (tmp_path / "m.py").write_text(SILENT + "# faster")
+    second = profile(request, tmp_path / "r.jsonl")
+    assert second
+    assert first[0].session != second[0].session
+
+
+def test_constant_tokens_choose_the_batch_and_times_are_by_image(tmp_path):
+    rows = profile(replace(SHARED, tokens=70), tmp_path / "r.jsonl")
+    cells = [r for r in rows if r.kind == "profile" and r.mixer == "static"]
+    assert [(r.resolution[0], r.batch, r.token_budget) for r in cells] == [(32, 17, 70), (64, 4, 70)]
+    scaling = next(r for r in rows if r.kind == "scaling" and r.mixer == "static")
+    low, high = (r.median / r.batch for r in cells)
+    assert scaling.latency_exponent == pytest.approx(math.log(high / low) / math.log(4))
+    assert scaling.batch is None
+
+
+def test_the_baseline_is_timed_by_every_backend_and_the_fastest_counts(tmp_path):
+    rows = profile(replace(SHARED, attention="best"), tmp_path / "r.jsonl")
+    cells = {(r.mixer, r.sdpa_backend, r.resolution[0]): r for r in rows if r.kind == "profile"}
+    assert {key[:2] for key in cells} == {("softmax", "flash"), ("softmax", "math"), ("static", "chosen by PyTorch")}
+    assert cells["softmax", "math", 64].bytes_moved > cells["softmax", "flash", 64].bytes_moved
+    (crossover,) = (r for r in rows if r.kind == "crossover")
+    fastest = [min(("flash", "math"), key=lambda b, s=side: cells["softmax", b, s].median) for side in (32, 64)]
+    assert list(crossover.baseline_backends) == fastest
+
+
+def test_the_alternatives_are_the_baseline_with_larger_patches_and_fewer_layers(tmp_path):
+    rows = profile(replace(SHARED, alternatives=True, rounds=1), tmp_path / "r.jsonl")
+    cells = {(r.mixer, r.variant, r.resolution[0]): r for r in rows if r.kind == "profile"}
+    plain, patches, layers = (cells["softmax", variant, 64] for variant in ("", "patch 32", "depth 6"))
+    assert (plain.tokens, patches.tokens, layers.tokens) == (16, 4, 16)
+    assert layers.macs < 0.6 * plain.macs
+    assert not [r for r in rows if r.kind == "crossover" and r.variant]
+
+
+def test_a_breakdown_lists_modules_and_operators(tmp_path):
+    rows = profile(replace(SHARED, breakdown=True, rounds=1), tmp_path / "r.jsonl")
+    by = {(r.mixer, r.resolution[0]): r for r in rows if r.kind == "breakdown"}
+    row = by["softmax", 64]
+    total = next(r for r in rows if r.kind == "profile" and (r.mixer, r.resolution[0]) == ("softmax", 64)).macs
+    assert sum(row.by_operator.values()) == row.by_module[""] == total
+    assert row.by_module["blocks.3.mixer"] == 4 * 16 * 192**2 + 2 * 16**2 * 192
+
+
+# --- isolated cells, their processes replaced by calls where only the logic is tried
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Isolated jobs without the processes; the list of what was run."""
+    jobs = []
+
+    def run_here(module, payload, *, timeout, environment=None):
+        assert module == "wfbench.tasks.profile.worker"
+        job = Job.of(json.loads(json.dumps(payload)))
+        jobs.append((job.stage, job.cell.mixer, job.cell.resolution))
+        return Outcome("ok", None, json.loads(json.dumps(job.run())), 1.0)
+
+    monkeypatch.setattr(run, "run_isolated", run_here)
+    return jobs
+
+
+def test_isolated_rounds_run_every_cell_once_in_another_order_each_time(in_process, tmp_path):
+    rows = profile(replace(ALONE, memory=False, resolutions=(32, 48, 64), rounds=3), tmp_path / "r.jsonl")
+    assert in_process[0][0] == "machine"
+    rounds = [in_process[1 + 6 * k : 7 + 6 * k] for k in range(3)]
+    assert all(len(set(cells)) == 6 for cells in rounds)
+    assert len({tuple(cells) for cells in rounds}) > 1
+    cell = next(r for r in rows if r.kind == "profile")
+    assert len(cell.round_medians) == 3
+    assert len(cell.samples) >= 3
+    assert cell.bound_by in ("compute", "memory")
+    assert 0 < cell.bound_seconds < cell.median
+    (harness,) = (r for r in rows if r.kind == "harness")
+    assert harness.processes == 18
+    assert 0 < harness.fixed_seconds < 1
+
+
+def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_path):
+    request = replace(ALONE, mixers=("static",), saturate=True, rounds=1)
+    rows = profile(request, tmp_path / "r.jsonl")
+    assert sorted(stage for stage, *_ in in_process) == ["latency"] * 2 + ["machine"] + ["memory"] * 2 + ["throughput"] * 2
+    for row in (r for r in rows if r.kind == "throughput"):
+        assert row.batches[:2] == (1, 2)
+        best = max(row.images_per_second)
+        at = dict(zip(row.batches, row.images_per_second, strict=True))
+        assert at[row.saturating_batch] >= best / 1.05
+        assert all(at[b] < best / 1.05 for b in row.batches if b < row.saturating_batch)
+    assert profile(request, tmp_path / "r.jsonl") == []
+
+
+@pytest.mark.parametrize("status", ["oom", "timeout", "error"])
+def test_a_process_that_ends_badly_is_a_row_and_is_not_tried_again(status, monkeypatch, tmp_path):
+    tried = []
+
+    def ends_badly(module, payload, *, timeout, environment=None):
+        job = Job.of(payload)
+        tried.append((job.stage, job.cell.resolution))
+        if job.cell.resolution == 64:
+            return Outcome(status, "as bad as can be", {}, 1.0)
+        return Outcome("ok", None, job.run(), 1.0)
+
+    monkeypatch.setattr(run, "run_isolated", ends_badly)
+    rows = profile(replace(ALONE, mixers=("static",), memory=False), tmp_path / "r.jsonl")
+    cells = {r.resolution[0]: r for r in rows if r.kind == "profile"}
+    assert (cells[64].status, cells[64].message, cells[64].median) == (status, "as bad as can be", None)
+    assert cells[64].macs > 0
+    assert cells[32].status == "ok"
+    assert tried.count(("latency", 64)) == 1
+    assert profile(replace(ALONE, mixers=("static",), memory=False), tmp_path / "r.jsonl") == []
+
+
+def test_a_round_is_recorded_before_the_next_begins(in_process, monkeypatch, tmp_path):
+    path = tmp_path / "r.jsonl"
+    run_here = run.run_isolated
+
+    def dies_at_the_fourth(*args, **more):
+        if len(in_process) == 4:
+            raise KeyboardInterrupt
+        return run_here(*args, **more)
+
+    request = replace(ALONE, memory=False)
+    monkeypatch.setattr(run, "run_isolated", dies_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        profile(request, path)
+    assert len(kinds(path, "measurement")) == 3
+    with path.open("ab") as file:
+        file.write(b'{"kind": "measurement", "torn')
+    monkeypatch.setattr(run, "run_isolated", run_here)
+    told = []
+    rows = profile(request, path, run.Lines(told.append))
+    assert any("torn line" in line for line in told)
+    assert len(kinds(path, "measurement")) == 2 * 2 * 2
+    assert all(len(r.round_medians) == 2 for r in rows if r.kind == "profile")
+
+
+WORKER = """
+import os, sys, time
+from wfbench.measure.isolate import serve
+
+def work(payload):
+    if payload == "sleep":
+        time.sleep(60)
+    if payload == "die":
+        os.kill(os.getpid(), 9)
+    if payload == "raise":
+        raise ValueError("out of " + "luck")
+    print("noise on stdout")
+    return {"got": payload, "set": os.environ.get("SOME_VARIABLE")}
+
+serve(work)
+"""
+
+
+def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, monkeypatch):
+    (tmp_path / "some_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    start = lambda payload, timeout=60.0: run.run_isolated(  # noqa: E731
+        "some_worker", payload, timeout=timeout, environment={"SOME_VARIABLE": "yes"}
+    )
+    assert start([1, 2]).result == {"got": [1, 2], "set": "yes"}
+    assert (start("die").status, "signal 9" in start("die").message) == ("oom", True)
+    raised = start("raise")
+    assert raised.status == "error"
+    assert "ValueError: out of luck" in raised.message
+    began = time.perf_counter()
+    assert start("sleep", timeout=1.0).status == "timeout"
+    assert time.perf_counter() - began < 20
+
+
+MEMORY = """
+import torch
+from wfbench.measure.isolate import serve
+from wfbench.measure.memory import peak_memory
+
+def work(payload):
+    junk = [torch.ones(payload["before"] * 2**18) for _ in range(3)]
+    small = [bytearray(1000) for _ in range(payload["before"] * 1000)]
+    del junk, small
+    weight = lambda: torch.ones(payload["mega"] * 2**18)
+    def build():
+        held = weight()
+        return lambda: held * 2
+    return peak_memory(build)
+
+serve(work)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the CPU's peak memory is read from /proc")
+@pytest.mark.parametrize(("mega", "before"), [(64, 0), (64, 200), (256, 100)])
+def test_memory_of_a_known_buffer_whatever_ran_before(mega, before, tmp_path, monkeypatch):
+    (tmp_path / "memory_worker.py").write_text(MEMORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run.run_isolated("memory_worker", {"mega": mega, "before": before}, timeout=60, environment=run.EXACT_MEMORY)
+    assert done.status == "ok", done.message
+    assert done.result["peak"] == pytest.approx(2 * mega * 2**20, rel=0.05)
+    assert done.result["baseline"] > 50e6
+
+
+@pytest.mark.slow
+def test_a_profile_killed_in_the_middle_loses_nothing_and_is_completed_by_the_same_call(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "wfbench", "profile", "--mixer", "static", "--mixer", "pool"]
+    command += ["--resolution", "32", "--resolution", "64", "--rounds", "2", "--seconds", "0.1", "--out", str(tmp_path)]
+    path = tmp_path / "records.jsonl"
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not path.exists() or path.read_bytes().count(b'"measurement"') < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = path.read_bytes()
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes().startswith(before)
+    rows = records.read(path)[0]
+    latency = [summary.key_of(r) + (r.round,) for r in rows if r.kind == "measurement" and r.stage == "latency"]
+    assert len(latency) == len(set(latency)) == 2 * 2 * 2
+    cells = [r for r in rows if r.kind == "profile"]
+    assert [r.status for r in cells] == ["ok"] * 4
+    assert all(r.memory_bytes > 4 * r.parameters for r in cells)
+    assert (tmp_path / "profile.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--compile"], ["--mode", "train", "--dtype", "bfloat16", "--channels-last"]])
+def test_compiled_and_training_cells_run_in_processes_of_their_own(options, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "wfbench", "profile", "--mixer", "weightformer", "--resolution", "64"]
+    command += ["--rounds", "1", "--seconds", "0.1", "--out", str(tmp_path), *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = kinds(tmp_path / "records.jsonl", "profile")
+    assert (row.status, row.message) == ("ok", None)
+    assert row.compiled == ("--compile" in options)
+    assert row.dtype == ("float32" if row.compiled else "bfloat16 autocast")
+    assert row.memory_status == ("error" if row.compiled else "ok")
+
+
+def test_training_is_measured_with_a_whole_step():
+    cell = replace(SHARED, mode="train", mixers=("static",)).cells()[0]
+    step = cell.call()
+    first = [step().item() for _ in range(3)]
+    assert len(set(first)) == 3  # the optimiser moved the weights
+    assert torch.is_grad_enabled()
 
 
 SILENT = """

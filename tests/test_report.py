@@ -86,7 +86,7 @@ def cell(
         "batch": 1,
         "mode": "infer",
         "dtype": "float32",
-        "sdpa_backend": "math",
+        "sdpa_backend": "chosen by PyTorch",
         "path": "released",
         "protocol": "constant batch",
         "order_seed": 0,
@@ -193,7 +193,8 @@ def test_accuracies_that_do_not_compare_are_in_different_tables(changes: dict[st
         {"protocol": "constant tokens"},
         {"mode": "train"},
         {"compiled": True},
-        {"sdpa_backend": "flash"},
+        {"channels_last": True},
+        {"token_budget": 196},
         {"path": "core"},
         {"model": "vit-small"},
     ],
@@ -406,7 +407,7 @@ def test_exponents_that_could_mean_two_settings_are_left_out() -> None:
 
 def test_accuracy_and_cost_stand_on_one_line_where_there_is_one_table_of_each() -> None:
     rows = [*small_report(), train("hydra"), cell("static"), cell("linear", 896, 0.4), exponent("linear", 672, 896, 1.23)]
-    overview, accuracy, profile, _ = report.tables(rows)
+    overview, accuracy, profile, *_ = report.tables(rows)
     assert (overview.name, lines(overview)) == ("overview", ["linear", "pool", "softmax"]), "who has both"
     first = overview.frame.iloc[0]
     assert first[ACCURACY] == accuracy.frame.iloc[lines(accuracy).index("linear")][ACCURACY]
@@ -492,7 +493,7 @@ def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
     rows = small_report()
     paths = report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"])
     names = {path.name for path in paths}
-    stems = {"overview", "accuracy", "profile", "crossover"}
+    stems = {"overview", "accuracy", "profile", "speedup", "crossover"}
     assert names == {"tables.md", "accuracy.png", "latency.png"} | {f"{s}.{e}" for s in stems for e in ("md", "csv")}
     assert all(path.is_file() for path in paths)
     assert {path.name for path in (tmp_path / "new").iterdir()} == names

@@ -21,27 +21,74 @@ def profile(
     pos: Annotated[
         str | None, typer.Option(help="Position of every mixer: none, learned, sincos or rope2d. Without it: as in the model.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a forward pass.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Timing samples for each cell.")] = 10,
-    order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.")] = 0,
+    mode: Annotated[str, typer.Option(help="infer, or train: forward, backward and optimiser step.")] = "infer",
+    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
+    tokens: Annotated[int | None, typer.Option(help="Tokens in a call at every resolution, instead of --batch.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training by autocast.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the models through torch.compile.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights and images in channels-last order.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of one operator; by default PyTorch's number.")] = None,
+    baseline: Annotated[str, typer.Option(help="The mixer that crossovers are found against.")] = "softmax",
+    attention: Annotated[
+        str, typer.Option(help="best: softmax with each backend of its attention, forced and named. auto: PyTorch's choice.")
+    ] = "best",
+    alternatives: Annotated[
+        bool, typer.Option("--alternatives", help="Also the baseline with larger patches, and with half the layers.")
+    ] = False,
+    saturate: Annotated[bool, typer.Option("--saturate", help="Also find the batch at which images/s stop growing.")] = False,
+    breakdown: Annotated[bool, typer.Option("--breakdown", help="Also list MACs by module and operator.")] = False,
+    isolate: Annotated[bool, typer.Option(help="A fresh process for every cell and round, or one for all.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, in fresh processes; not with --no-isolate.")] = True,
+    rounds: Annotated[
+        int | None, typer.Option(help="How often the grid is measured. Default: 3; 10 with --no-isolate.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long a cell is sampled in each round, if isolated.")] = 1.0,
+    budget: Annotated[float, typer.Option(help="Seconds after which an isolated cell is stopped.")] = 120.0,
+    order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.")] = False,
     out: Annotated[Path, typer.Option(help="Where records, tables and plots go.")] = Path("results/profile"),
 ) -> None:
-    """Measure parameters, MACs and inference latency by resolution; exponents; crossovers against softmax."""
-    from wfbench import records
-    from wfbench.cli.progress import Told
+    """Measure MACs, latency and peak memory by resolution, and say how they scale and where mixers cross.
+
+    What is in the records of --out already, of the same setting, machine and code, is not measured again: a call that was
+    interrupted is continued by the same call. Cells that failed stay failed; --force measures everything again.
+    """
+    from wfbench.cli.progress import cell_table
     from wfbench.cli.report import write_and_show
     from wfbench.tasks.common import choose_device, writable_dir
     from wfbench.tasks.profile import ProfileRequest
     from wfbench.tasks.profile import profile as measure
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
-    chosen = choose_device(device).type
-    factors = {"local_conv": local_conv, "pos_embed": pos}
-    request = ProfileRequest(model, batch=batch, rounds=rounds, order_seed=order_seed, device=chosen, **factors, **given)  # type: ignore[arg-type]
+    request = ProfileRequest(
+        model=model,
+        local_conv=local_conv,
+        pos_embed=pos,
+        batch=batch,
+        tokens=tokens,
+        mode=mode,  # type: ignore[arg-type]
+        dtype=dtype,
+        compile=compiled,
+        channels_last=channels_last,
+        device=choose_device(device).type,
+        threads=threads,
+        baseline=baseline,
+        attention=attention,  # type: ignore[arg-type]
+        alternatives=alternatives,
+        isolate=isolate,
+        memory=memory,
+        saturate=saturate,
+        breakdown=breakdown,
+        rounds=rounds if rounds is not None else 3 if isolate else 10,
+        seconds=seconds,
+        budget=budget,
+        order_seed=order_seed,
+        force=force,
+        **given,  # type: ignore[arg-type]
+    )
+    request.cells()  # bad input is refused before anything is written
     writable_dir(out)
-    told = Told()
-    rows = measure(request, told)
-    told.end()
-    records.append(out / "records.jsonl", rows)
+    with cell_table() as watch:
+        measure(request, out / "records.jsonl", watch)
     write_and_show([out], out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,3 +81,69 @@ class Told:
         if sys.stdout.isatty():
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
+
+
+class PlainCells:
+    """News of a profile as plain lines: one at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self.told = Told()
+
+    def begin(self, cells: Sequence[Any]) -> None:
+        """Say how many there are."""
+        typer.echo(f"{len(cells)} cells")
+
+    def line(self, text: str) -> None:
+        """Pass it on."""
+        self.told(text)
+
+    def cell(self, cell: Any, figures: dict[str, str]) -> None:
+        """Pass on what is known of a cell."""
+        self.told(f"{cell.name}: {', '.join(f'{key} {value}' for key, value in figures.items())}")
+
+
+class LiveCells:
+    """A Rich table of all cells, which fills in as they are measured."""
+
+    COLUMNS = ("GMACs", "rounds", "latency", "memory")
+
+    def __init__(self, live: Any) -> None:
+        self.live, self.rows, self.text = live, {}, ""  # type: ignore[var-annotated]
+
+    def begin(self, cells: Sequence[Any]) -> None:
+        """Show all cells, empty."""
+        self.rows = {cell.name: {} for cell in cells}
+        self._show()
+
+    def line(self, text: str) -> None:
+        """Show under the table what is being done."""
+        self.text = text
+        self._show()
+
+    def cell(self, cell: Any, figures: dict[str, str]) -> None:
+        """Fill in."""
+        self.rows[cell.name] = figures
+        self._show()
+
+    def _show(self) -> None:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("cell", *self.COLUMNS, box=box.SIMPLE_HEAD)
+        for name, figures in self.rows.items():
+            table.add_row(Text(name), *(figures.get(column, "") for column in self.COLUMNS))
+        self.live.update(Group(table, Text(self.text, style="dim")))
+
+
+@contextmanager
+def cell_table() -> Iterator[PlainCells | LiveCells]:
+    """A watcher of a profile."""
+    if not sys.stdout.isatty():
+        yield PlainCells()
+        return
+    from rich.live import Live
+
+    with Live(refresh_per_second=4, transient=True, vertical_overflow="visible") as live:
+        yield LiveCells(live)

@@ -1,18 +1,24 @@
-"""Measuring: MACs by agreeing counts, latency by interleaved rounds, and what they say about scaling."""
+"""Measuring: MACs by agreeing counts, latency with its spread, memory of a clean process, and what they say about scaling.
 
-from wfbench.measure.flops import CountError, FlopCount, count_flops
-from wfbench.measure.latency import PROTOCOL, Timed, is_out_of_memory, time_interleaved
-from wfbench.measure.scaling import Crossover, crossover, local_exponents
+The names below are imported when they are used: a process that times one cell must not wait for the counters' libraries.
+"""
 
-__all__ = [
-    "PROTOCOL",
-    "CountError",
-    "Crossover",
-    "FlopCount",
-    "Timed",
-    "count_flops",
-    "crossover",
-    "is_out_of_memory",
-    "local_exponents",
-    "time_interleaved",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wfbench.measure.flops import CountError, FlopCount, count_flops
+    from wfbench.measure.latency import time_interleaved
+    from wfbench.measure.scaling import crossover, local_exponents
+
+__all__ = ["CountError", "FlopCount", "count_flops", "crossover", "local_exponents", "time_interleaved"]
+
+_HOME = {"crossover": "scaling", "local_exponents": "scaling", "time_interleaved": "latency"}
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'flops')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,13 +23,13 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import conv_flop_jit, einsum_flop_jit, get_shape, linear_flop_jit
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from torch.utils.module_tracker import ModuleTracker
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from mixers.base import evaluated_by
 from wfbench.errors import InputError
-from wfbench.measure.operators import MAC_OPERATORS, NO_MACS, bare_name, elementwise_of
+from wfbench.measure.meter import COUNTED, IN_PLACE, FusedAttention, Meter
+from wfbench.measure.operators import NO_MACS, bare_name
 
 #: fvcore runs the model on real tensors; beyond this many input pixels it does not run, and two counts have to do.
 FVCORE_MOST_PIXELS = 1024 * 1024
@@ -46,6 +46,11 @@ class FlopCount:
     Attributes:
         macs: multiply-adds.
         elementwise: other operations on elements, in the units of `mixers.base`.
+        activations: elements that operators with MACs (convolutions, matrix products, attention) put out.
+        bytes_least: bytes that any execution of the whole batch moves at least once, by image: weights and input read,
+            output written.
+        bytes_moved: bytes that the operators read and wrote, each for itself, by image; what fusing operators can save.
+        bytes_alive: the most bytes alive at the same time, of the whole batch: weights, input and activations.
         by_operator: MACs by PyTorch operator.
         by_module: MACs by module name; "" is the whole model.
         counts: the MACs by each count that was made; they are equal.
@@ -54,6 +59,10 @@ class FlopCount:
 
     macs: float
     elementwise: float
+    activations: float
+    bytes_least: float
+    bytes_moved: float
+    bytes_alive: int
     by_operator: Mapping[str, float]
     by_module: Mapping[str, float]
     counts: Mapping[str, float]
@@ -65,24 +74,28 @@ class FlopCount:
         return 2 * self.macs
 
 
-def count_flops(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], path: str = "released") -> FlopCount:
+def count_flops(
+    model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], path: str = "released", *, fused_attention: bool = True
+) -> FlopCount:
     """Count the work of ``model``'s forward pass, as in evaluation, per image.
 
     Args:
-        model: a model with ``declared_macs(image_size, batch, path)``, such as `wfbench.models.create` makes; it is left
-            as it was.
+        model: a model with ``declared_macs(image_size, batch, path)``, such as `wfbench.models.create` makes, compiled or
+            not, in training or not; it is left as it was.
         inputs: the shape of the image batch, (B, C, H, W), or a tuple of tensors, the first of that shape.
         path: the evaluation path (see `mixers.base.PATHS`): that is the one that runs, and the one declared.
+        fused_attention: whether attention is one operator, whose N×N weights are not moved, or several, of which they are.
 
     Raises:
         CountError: if the counts differ, naming module and operators, or an operator is unknown, naming it.
         InputError: if the model or a mixer declares no MACs.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile: the graph's operators are those of the module
     tensors = _as_tensors(model, inputs)
     batch, height, width = tensors[0].shape[0], *tensors[0].shape[-2:]
     declared = _declared(model, (height, width), batch, path)
     with _as_in_evaluation(model), evaluated_by(model, path):
-        counted = _flop_counter(model, tensors)
+        counted = _flop_counter(model, tensors, fused_attention)
         _compare(declared, counted.macs, "FlopCounterMode", counted.operators)
         counts = {"declared": sum(declared.values()) / batch, "flop_counter": counted.macs[""] / batch}
         if height * width <= FVCORE_MOST_PIXELS:
@@ -93,7 +106,11 @@ def count_flops(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], pa
             counts["fvcore"] = traced[""] / few[0].shape[0]
     return FlopCount(
         macs=_whole(counted.macs[""] / batch),
-        elementwise=_whole(counted.elementwise / batch),
+        elementwise=_whole(counted.meter.elementwise / batch),
+        activations=_whole(counted.meter.activations / batch),
+        bytes_least=_whole(counted.least / batch),
+        bytes_moved=_whole(counted.meter.moved / batch),
+        bytes_alive=counted.meter.peak,
         by_operator={name: _whole(macs / batch) for name, macs in counted.operators[""].items()},
         by_module={name: _whole(macs / batch) for name, macs in counted.macs.items()},
         counts=counts,
@@ -141,78 +158,31 @@ def _whole(x: float) -> float:
 # --- count 1: FlopCounterMode on the meta device, audited
 
 
-def _product_flops(added: Any, a: Any, b: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
-    """FLOPs of added + a @ b, from shapes."""
-    return 2 * math.prod(out_shape) * a[-1]
-
-
-#: In-place variants, which PyTorch's counter does not know and reads as 0.
-IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
-COUNTED = {*flop_registry, *IN_PLACE}
-
-
-def elementwise_of_call(func: Any, args: Sequence[Any], out: Any) -> int | None:
-    """Elementwise operations of one call of a dispatched operator; None if its work is not known for sure."""
-    name = str(func._overloadpacket)
-    if not name.startswith("aten.") or "reduce" in func._schema.overload_name:
-        return None  # scatter, say, moves data for nothing, unless it also adds
-    if bare_name(name) in MAC_OPERATORS:
-        if func._overloadpacket not in COUNTED:
-            return None  # a variant (in place, say) that the counter would read as 0
-        if any(isinstance(x, Tensor) and x.is_complex() for x in args):
-            return None  # a complex multiply-add is four real ones
-    return elementwise_of(name, args, out)
-
-
-class _Audit(TorchDispatchMode):
-    """Adds up elementwise work, and notes every operator that neither table nor counter knows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tracker = ModuleTracker()
-        self.elementwise = 0
-        self.unknown: dict[str, str] = {}
-
-    def __enter__(self) -> _Audit:
-        self.tracker.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.tracker.__exit__(*error)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name, work = str(func._overloadpacket), elementwise_of_call(func, args, out)
-        if work is None:
-            module = max(self.tracker.parents, key=len).partition(".")[2] or "the model itself"
-            self.unknown.setdefault(name, module)
-        else:
-            self.elementwise += work
-        return out
-
-
 @dataclass(frozen=True)
 class _Counted:
     macs: dict[str, int]  # by module, "" for all
     operators: dict[str, dict[str, int]]  # by module and operator
-    elementwise: int
+    meter: Meter
+    least: int
 
 
-def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...]) -> _Counted:
+def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...], fused: bool) -> _Counted:
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inputs = tuple(t.to("meta") for t in tensors)
-    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, _Audit() as audit:
-        torch.func.functional_call(model, state, inputs)
+    attention = FusedAttention() if fused else contextlib.nullcontext()
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, Meter() as meter, attention:
+        meter.watch([*state.values(), *inputs])
+        output = torch.func.functional_call(model, state, inputs)
     # A MAC operator may lack an elementwise entry only if the counter knows it.
     known = {str(op) for op in COUNTED}
-    if audit.unknown:
+    if meter.unknown:
         listed = ", ".join(
-            f"{name} in {module}{'' if name not in known else ' (its MACs are known, its elementwise work is not)'}"
-            for name, module in audit.unknown.items()
+            f"{name} in {module or 'the model itself'}"
+            f"{'' if name not in known else ' (its MACs are known, its elementwise work is not)'}"
+            for name, module in meter.unknown.items()
         )
         raise CountError(f"unknown operator: {listed}; no count knows what it costs, so the model has no MACs to report")
+    least = sum(t.numel() * t.element_size() for t in tree_leaves((state, inputs, output)) if isinstance(t, Tensor))
     root = type(model).__name__
     macs, operators = {}, {}
     for name, ops in counter.get_flop_counts().items():
@@ -221,7 +191,7 @@ def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...]) -> _Counted:
         macs[own] = sum(operators[own].values())
     macs.setdefault("", 0)
     operators.setdefault("", {})
-    return _Counted(macs, operators, audit.elementwise)
+    return _Counted(macs, operators, meter, least)
 
 
 # --- count 2: fvcore with handlers of our own

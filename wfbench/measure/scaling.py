@@ -1,22 +1,136 @@
-"""What a row of latencies says about scaling: local exponents, and where one mixer overtakes another."""
+"""What latencies say about scaling: exponents with intervals, and where one mixer overtakes another.
+
+A whole model takes t = a + b N + c N² for N tokens: overhead, linear work, quadratic work. An exponent d log t / d log N is
+local, and 2 is only its asymptote. What makes it uncertain is less the noise of a cell's samples, which many of them
+average out, than the error that each cell has of its own: how its sizes fit the caches and the kernels. So intervals come
+from the distance of the cells to the curve, and more samples of the same cells do not narrow them without end.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+from scipy import optimize, stats
+
+#: The curve has three coefficients; an interval needs at least one cell more.
+LEAST_CELLS = 4
+#: The least growth of N over which b N and c N² can be told apart.
+SHORT_RANGE = 8.0
+_OVERHEAD = 0.5
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Crossover:
-    """Where a mixer becomes faster than the baseline, for good as far as was measured.
+class Interval:
+    """A 95% interval."""
 
-    ``verdict``: "always" (at every point), "none" (not at the last point), or "at", with ``tokens`` interpolated.
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """t = a + b N + c N² through the cells of one mixer, by least squares of relative errors.
+
+    Attributes:
+        tokens: N of each cell, ascending.
+        seconds: the time of each cell, for one image.
+        coefficients: (a, b, c), none of them negative.
+        free: the same without that constraint: intervals stand about what these give, for a bound that holds would make
+            the estimate look more certain than it is.
+        spread: typical relative distance of a cell from the curve.
+        freedom: the degrees of freedom behind ``spread``.
     """
 
-    verdict: Literal["at", "always", "none"]
-    tokens: float | None = None
+    tokens: tuple[float, ...]
+    seconds: tuple[float, ...]
+    coefficients: tuple[float, float, float]
+    free: tuple[float, float, float]
+    spread: float
+    freedom: int
+
+    def __call__(self, n: float) -> float:
+        """Seconds at n tokens."""
+        return float(self.seconds_at(np.array(n)))
+
+    def seconds_at(self, tokens: np.ndarray) -> np.ndarray:
+        """Seconds at each number of tokens."""
+        return np.asarray(_powers(tokens) @ np.array(self.coefficients))
+
+    def exponent(self, n: float) -> float:
+        """d log t / d log N at n tokens."""
+        return _slope(self.coefficients, n)
+
+    def exponent_interval(self, n: float) -> Interval:
+        """Of the exponent at n tokens, by the delta method and Student's t."""
+        powers, slope = _powers(np.array(n)), _slope(self.free, n)
+        return self._about(slope, (np.arange(3) - slope) * powers / (powers @ self.free), self.exponent(n))
+
+    def mean_exponent(self, low: float, high: float) -> tuple[float, Interval]:
+        """Δ log t / Δ log N between two numbers of tokens, with its interval."""
+        growth, ends = math.log(high / low), _powers(np.array([low, high]))
+        seconds = ends @ self.free
+        point = math.log(self(high) / self(low)) / growth
+        gradient = (ends[1] / seconds[1] - ends[0] / seconds[0]) / growth
+        return point, self._about(math.log(seconds[1] / seconds[0]) / growth, gradient, point)
+
+    def log_error(self, tokens: np.ndarray) -> np.ndarray:
+        """Standard error of log t at each number of tokens."""
+        return self._error(_powers(tokens) / self.seconds_at(tokens)[..., None])
+
+    def doubts(self) -> list[str]:
+        """Why the curve says less than it seems to."""
+        found = []
+        growth = self.tokens[-1] / self.tokens[0]
+        if growth < SHORT_RANGE:
+            found.append(
+                f"the range is too short: N grows {growth:.3g} times, and under {SHORT_RANGE:g} times linear and quadratic "
+                "work are hard to tell apart"
+            )
+        share = self.coefficients[0] / self(self.tokens[-1])
+        if share > _OVERHEAD:
+            found.append(f"overhead still dominates: it is {100 * share:.0f} % of the time at the largest N")
+        return found
+
+    def _about(self, middle: float, gradient: np.ndarray, point: float) -> Interval:
+        """The interval about a middle; it holds the point that is reported, too."""
+        half = float(_student(self.freedom) * self._error(gradient))
+        return Interval(min(middle - half, point), max(middle + half, point))
+
+    def _error(self, gradient: np.ndarray) -> np.ndarray:
+        """Standard error of what has these gradients (..., 3) by the coefficients."""
+        variance = np.einsum("...i,ij,...j->...", gradient, self._inverse, gradient)
+        return np.asarray(self.spread * np.sqrt(np.maximum(variance, 0)))
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        """The coefficients' covariance by spread²."""
+        design = _powers(np.array(self.tokens)) / np.array(self.seconds)[:, None]
+        scale = design.max(axis=0)
+        design = design / scale
+        return np.linalg.inv(design.T @ design) / np.outer(scale, scale)
+
+
+def fit(tokens: Sequence[float], seconds: Sequence[float]) -> Curve | None:
+    """The curve through cells in ascending order of tokens; None for fewer than `LEAST_CELLS`."""
+    if len(tokens) < LEAST_CELLS:
+        return None
+    design = _powers(np.array(tokens, dtype=float)) / np.array(seconds)[:, None]
+    scale = design.max(axis=0)
+    ones = np.ones(len(tokens))
+    coefficients, _ = optimize.nnls(design / scale, ones)
+    # The spread is that of the curve without the constraint: a coefficient that is held at 0 is no freedom gained.
+    free, *_ = np.linalg.lstsq(design / scale, ones, rcond=None)
+    freedom = len(tokens) - 3
+    spread = math.sqrt(float(np.sum((design / scale @ free - ones) ** 2)) / freedom)
+    a, b, c = (float(x) for x in coefficients / scale)
+    unbound = (float(free[0] / scale[0]), float(free[1] / scale[1]), float(free[2] / scale[2]))
+    return Curve(tuple(tokens), tuple(seconds), (a, b, c), unbound, spread, freedom)
 
 
 def local_exponents(tokens: Sequence[float], values: Sequence[float]) -> list[float]:
@@ -24,12 +138,73 @@ def local_exponents(tokens: Sequence[float], values: Sequence[float]) -> list[fl
     return [math.log(values[i + 1] / values[i]) / math.log(tokens[i + 1] / tokens[i]) for i in range(len(tokens) - 1)]
 
 
+def exact_exponents(tokens: Sequence[float], counts: Sequence[float]) -> list[float]:
+    """d log count / d log tokens at each point, of numbers without error.
+
+    Where a quadratic passes through all points, as through MACs, it is that quadratic's; else, or from two points, that of
+    the chords beside each point.
+    """
+    n, values = np.array(tokens, dtype=float), np.array(counts, dtype=float)
+    if len(n) > 2:
+        x = n / n[-1]
+        coefficients = np.polynomial.polynomial.polyfit(x, values, 2)
+        smooth = np.polynomial.polynomial.polyval(x, coefficients)
+        if np.allclose(smooth, values, rtol=1e-9):
+            return [float(e) for e in (coefficients[1] * x + 2 * coefficients[2] * x**2) / smooth]
+    return [float(e) for e in np.gradient(np.log(values), np.log(n))] if len(n) > 1 else []
+
+
+def rounds_interval(medians: Sequence[float]) -> Interval | None:
+    """Of a cell's time, from the medians of rounds that were measured apart; None for fewer than three rounds."""
+    if len(medians) < 3:
+        return None
+    logs = np.log(medians)
+    half = float(_student(len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return Interval(math.exp(logs.mean() - half), math.exp(logs.mean() + half))
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where a mixer becomes faster than the baseline, for good as far as was measured.
+
+    ``verdict``: "always" (at every point), "none" (not at the last point), or "at", with ``tokens`` interpolated.
+    ``interval`` holds the numbers of tokens where the two are not told apart; its ends may be those of the measured range.
+    """
+
+    verdict: Literal["at", "always", "none"]
+    tokens: float | None = None
+    interval: Interval | None = None
+
+
 def crossover(tokens: Sequence[float], mixer: Sequence[float], baseline: Sequence[float]) -> Crossover:
     """The least number of tokens from which ``mixer`` takes less time than ``baseline`` at every later point.
 
-    Between two points the logarithm of the ratio is taken to be linear in log tokens. Tokens must ascend.
+    By the curves through the cells, with an interval, where there are enough; else the logarithm of the ratio is taken to
+    be linear in log tokens between two cells. Tokens must ascend.
     """
-    ratio = [math.log(m / b) for m, b in zip(mixer, baseline, strict=True)]  # negative: faster
+    ours, theirs = fit(tokens, mixer), fit(tokens, baseline)
+    if ours is None or theirs is None:
+        return _interpolated(tokens, [math.log(m / b) for m, b in zip(mixer, baseline, strict=True)])
+    places = np.geomspace(tokens[0], tokens[-1], 1001)
+    ratio = np.log(ours.seconds_at(places) / theirs.seconds_at(places))
+    found = _interpolated(places.tolist(), ratio.tolist())
+    # Fieller's set: every place at which the two are not told apart.
+    unsure = places[np.abs(ratio) <= _not_apart(ours, theirs, places)]
+    if len(unsure):
+        return Crossover(found.verdict, found.tokens, Interval(float(unsure[0]), float(unsure[-1])))
+    end = {"always": tokens[0], "none": tokens[-1]}.get(found.verdict, found.tokens or 0.0)
+    return Crossover(found.verdict, found.tokens, Interval(end, end))
+
+
+def _not_apart(ours: Curve, theirs: Curve, tokens: np.ndarray) -> np.ndarray:
+    """The half-widths of the 95% intervals of log(ours / theirs) (Welch's t)."""
+    mine, other = (np.maximum(curve.log_error(tokens) ** 2, 1e-30) for curve in (ours, theirs))
+    freedom = (mine + other) ** 2 / (mine**2 / ours.freedom + other**2 / theirs.freedom)
+    return np.asarray(_student(freedom) * np.sqrt(mine + other))
+
+
+def _interpolated(tokens: Sequence[float], ratio: Sequence[float]) -> Crossover:
+    """From the logarithms of mixer over baseline: negative where the mixer is faster."""
     slower = [i for i, r in enumerate(ratio) if r >= 0]
     if not slower:
         return Crossover("always")
@@ -39,3 +214,18 @@ def crossover(tokens: Sequence[float], mixer: Sequence[float], baseline: Sequenc
     share = ratio[last] / (ratio[last] - ratio[last + 1])
     low, high = math.log(tokens[last]), math.log(tokens[last + 1])
     return Crossover("at", math.exp(low + share * (high - low)))
+
+
+def _slope(coefficients: tuple[float, float, float], n: float) -> float:
+    """d log t / d log N of a curve."""
+    a, b, c = coefficients
+    return (b * n + 2 * c * n * n) / (a + b * n + c * n * n)
+
+
+def _powers(tokens: np.ndarray) -> np.ndarray:
+    """1, N and N², in a last dimension of their own."""
+    return np.stack([np.ones_like(tokens, dtype=float), tokens, tokens.astype(float) ** 2], axis=-1)
+
+
+def _student(freedom: float | np.ndarray) -> np.ndarray:
+    return np.asarray(stats.t.ppf((1 + _LEVEL) / 2, freedom))

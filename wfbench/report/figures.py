@@ -30,55 +30,90 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("s", "^", "D", "v", "P", "X", "p")
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (6, 1, 1, 1, 1, 1)))
 _GREY = "0.45"
+_BAND_ROOM = 2  # a band widens the axis by no more than this factor on each side
+_SHORT_GUIDE = 0.25  # a guide that is seen along less than this part of the axis says nothing
 
 _Style = dict[str, Any]
 
 
 def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
-    """Write the plot of each table that has one, and yield its path with the table."""
+    """Write the plots of each table that has some, and yield each path with its table."""
     styles = mixer_styles(tables)
+    plots = {"profile": {"latency": latency, "memory": memory}, "accuracy": {"accuracy": accuracy}}
     for table in tables:
-        kind, suffix = table.name.partition("-")[0], table.name.partition("-")[2]
-        suffix = f"-{suffix}" if suffix else ""
-        figure, path = None, out
-        if kind == "profile":
-            figure, path = latency(table, styles), out / f"latency{suffix}.png"
-        elif kind == "accuracy":
-            figure, path = accuracy(table, styles), out / f"accuracy{suffix}.png"
-        if figure is not None:
-            figure.savefig(path, dpi=_DPI)
-            yield path, table
+        kind, dash, suffix = table.name.partition("-")
+        for name, plot in plots.get(kind, {}).items():
+            figure, path = plot(table, styles), out / f"{name}{dash}{suffix}.png"
+            if figure is not None:
+                figure.savefig(path, dpi=_DPI)
+                yield path, table
 
 
 def latency(table: Table, styles: dict[str, _Style]) -> Figure | None:
-    """Latency against tokens of a profile table, on two logarithmic axes; None if no cell was timed."""
+    """Latency against tokens of a profile table, on two logarithmic axes; None if no cell was timed.
+
+    The band is the interval of the median over rounds, where there is one, and else the interquartile range. Where batches
+    differ, latency is that of one image.
+    """
     data = table.data
-    timed = data[(data["status"] == "ok") & data["median_seconds"].notna()]
-    if timed.empty:
+    by_tokens = bool(data["token_budget"].notna().any())
+    columns = ("median_seconds", "median_low_seconds", "median_high_seconds", "p25_seconds", "p75_seconds")
+    median, low, high, p25, p75 = (_column(data, name) * 1e3 / (data["batch"] if by_tokens else 1) for name in columns)
+    shown = (data["status"] == "ok") & median.notna()
+    sure = low.notna() & high.notna()
+    band = "95% interval over rounds" if sure[shown].all() else "interquartile range"
+    if sure[shown].any() and not sure[shown].all():
+        band = "95% interval over rounds or, without one, interquartile range"
+    values = pd.DataFrame({"y": median, "low": low.where(sure, p25), "high": high.where(sure, p75)})
+    unit = "ms per image" if by_tokens else "ms"
+    return _curves(table, "Latency", f"latency ({unit}), median and {band}", values[shown], "status", styles)
+
+
+def memory(table: Table, styles: dict[str, _Style]) -> Figure | None:
+    """Peak memory against tokens of a profile table, on two logarithmic axes; None if none was measured."""
+    peak = _column(table.data, "memory_bytes") * 1e-6
+    values = pd.DataFrame({"y": peak, "low": math.nan, "high": math.nan})
+    shown = (table.data["memory_status"] == "ok") & (peak > 0)
+    return _curves(table, "Memory", "peak memory of one call (MB), the model included", values[shown], "memory_status", styles)
+
+
+def _curves(
+    table: Table, subject: str, axis: str, values: pd.DataFrame, status: str, styles: dict[str, _Style]
+) -> Figure | None:
+    """Curves of ``values`` (y, and the band's low and high) against tokens; None if there are none.
+
+    Cells that failed, by the column ``status``, are crosses above the curves.
+    """
+    if values.empty:
         return None
-    figure, axes = _figure(table, gap=38)
-    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="latency (ms), median and interquartile range")
-    # The slowest first, so that the legend stands in the order of the lines' right ends.
-    curves = sorted(timed.groupby("label"), key=lambda item: -item[1].sort_values("tokens")["median_seconds"].iloc[-1])
+    data = table.data
+    measured = data.loc[values.index, ["label", "tokens"]].join(values)
+    figure, axes = _figure(table, gap=38, subject=subject)
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=textwrap.fill(axis, 60))
+    # The highest first, so that the legend stands in the order of the lines' right ends.
+    curves = sorted(measured.groupby("label"), key=lambda item: -item[1].sort_values("tokens")["y"].iloc[-1])
     for name, curve in curves:
         curve = curve.sort_values("tokens")
-        style = styles[str(name)]
-        axes.plot(curve["tokens"], 1e3 * curve["median_seconds"], label=str(name), **style)
-        axes.fill_between(
-            curve["tokens"].to_numpy(float),
-            1e3 * curve["p25_seconds"].to_numpy(float),
-            1e3 * curve["p75_seconds"].to_numpy(float),
-            color=style["color"],
-            alpha=0.15,
-            linewidth=0,
-        )
-    _failures(axes, data[data["status"] != "ok"], styles)
-    _guides(axes, timed)
+        axes.plot(curve["tokens"], curve["y"], label=str(name), **styles[str(name)])
+    bottom, top = axes.get_ylim()
+    for name, curve in curves:
+        x, low, high = (curve.sort_values("tokens")[column].to_numpy(float) for column in ("tokens", "low", "high"))
+        axes.fill_between(x, low, high, color=styles[str(name)]["color"], alpha=0.15, linewidth=0)
+    # Two rounds give an interval of many orders of magnitude, which would press the curves flat.
+    axes.set_ylim(max(axes.get_ylim()[0], bottom / _BAND_ROOM), min(axes.get_ylim()[1], top * _BAND_ROOM))
+    failed = data[~data[status].isin(["ok", "not measured"])]
+    _failures(axes, failed.assign(word=failed[status]), styles)
+    _guides(axes, measured)
     _token_ticks(axes, data)
     # Many mixers need a taller plot: a legend that is higher than the figure would squeeze the axes to nothing.
-    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * timed["label"].nunique()))
+    figure.set_size_inches(_SIZE[0], max(_SIZE[1], 2 + 0.25 * measured["label"].nunique()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
     return figure
+
+
+def _column(data: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column as floats, where an empty cell is NaN."""
+    return pd.to_numeric(data[name]).astype(float)
 
 
 def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
@@ -111,18 +146,25 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
 
 
 def mixer_styles(tables: Sequence[Table]) -> dict[str, _Style]:
-    """One look per line, a mixer with its factors: first those that have curves, which need the different colours most."""
+    """One look per line, a mixer with its factors: first those that have curves, which need the different colours most.
+
+    The baseline is black, whatever its factors and its attention backend.
+    """
     mixers: set[str] = set()
     curves: set[str] = set()
+    baselines: set[str] = set()
     for table in tables:
         if "label" in table.data:
             names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
             curves |= names if table.name.startswith("profile") else set()
-    others = sorted(mixers - {BASELINE}, key=lambda name: (name not in curves, name))
+            plain = table.data["variant"] == "" if "variant" in table.data else True
+            baselines |= set(table.data.loc[(table.data["mixer"] == BASELINE) & plain, "label"])
+    others = sorted(mixers - baselines, key=lambda name: (name not in curves, name))
     looks = zip(others, itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), itertools.cycle(_DASHES), strict=False)
     styles = {name: _style(colour, marker, dashes) for name, colour, marker, dashes in looks}
-    return styles | {BASELINE: _style("black", "o", "-")}
+    black = zip(sorted(baselines | {BASELINE}), itertools.cycle(("o", *_MARKERS)), itertools.cycle(_DASHES), strict=False)
+    return styles | {name: _style("black", marker, dashes) for name, marker, dashes in black}
 
 
 def _style(colour: str, marker: str, dashes: object) -> _Style:
@@ -130,18 +172,18 @@ def _style(colour: str, marker: str, dashes: object) -> _Style:
     return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.8, "markersize": 7.5, **edge}
 
 
-def _figure(table: Table, gap: int) -> tuple[Figure, Axes]:
+def _figure(table: Table, gap: int, subject: str = "") -> tuple[Figure, Axes]:
     """An empty plot under the table's title, ``gap`` points above the axes: the subject in bold, then the setting."""
     from matplotlib.figure import Figure
 
     # Not pyplot: it keeps global state, and picks a backend by what screen it finds.
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    subject, _, rest = table.title.partition(": ")
+    kind, _, rest = table.title.partition(": ")
     first, *setting = rest.split(", ")
     # Spaces within a part do not break, so that lines end between parts.
     lines = textwrap.wrap(", ".join(part.replace(" ", "\u00a0") for part in setting), 95)
-    heading = f"Latency of {first}" if subject == "Profile" else f"{subject}: {first}"
+    heading = f"{subject} of {first}" if subject else f"{kind}: {first}"
     look: _Style = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     axes.annotate("\n".join(lines), (0, 1), (0, gap), fontsize=9, color=_GREY, **look)
     axes.annotate(heading, (0, 1), (0, gap + 12 * len(lines) + 5), fontsize=13, weight="bold", **look)
@@ -151,15 +193,17 @@ def _figure(table: Table, gap: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _guides(axes: Axes, timed: pd.DataFrame) -> None:
+def _guides(axes: Axes, measured: pd.DataFrame) -> None:
     """Dashed lines of slope 1, below all points, and slope 2, above them, within the limits that the data have set."""
-    tokens, latency = timed["tokens"].astype(float), 1e3 * timed["median_seconds"]
+    tokens, values = measured["tokens"].astype(float), measured["y"]
     if tokens.nunique() == 1:
         return
     low, high = axes.get_ylim()
-    for slope, factor in ((1, 0.8 * (latency / tokens).min()), (2, 1.35 * (latency / tokens**2).max())):
+    for slope, factor in ((1, 0.8 * (values / tokens).min()), (2, 1.35 * (values / tokens**2).max())):
         begin = max(tokens.min(), (low / factor) ** (1 / slope))
         end = min(tokens.max(), (high / factor) ** (1 / slope))
+        if math.log(end / begin) < _SHORT_GUIDE * math.log(tokens.max() / tokens.min()):
+            continue
         spots = ([begin, end], [factor * begin**slope, factor * end**slope])
         axes.plot(*spots, color=_GREY, linewidth=1.1, linestyle=(0, (5, 4)), marker="none", zorder=1)
         # Halfway along, on the side where there are no curves.
@@ -172,46 +216,42 @@ def _guides(axes: Axes, timed: pd.DataFrame) -> None:
 
 
 def _failures(axes: Axes, failed: pd.DataFrame, styles: dict[str, _Style]) -> None:
-    """A cross in a strip above the curves for each cell that was not timed."""
+    """In a strip above the curves, a row for each line with failed cells: their crosses, and the ``word`` for each."""
     if failed.empty:
         return
-    most = failed["tokens"].value_counts().max()
-    step = min(0.05, 0.5 / most)
+    lines = list(failed.sort_values("tokens").groupby("label"))
+    step = min(0.05, 0.5 / len(lines))
     low, high = axes.get_ylim()
-    axes.set_ylim(low, low * (high / low) ** (1 / (1 - step * most)))
+    axes.set_ylim(low, low * (high / low) ** (1 / (1 - step * len(lines))))
     where = axes.get_xaxis_transform()
-    for _, cells in failed.groupby("tokens"):
-        for place, cell in enumerate(cells.to_dict("records")):
-            tokens, height = float(cell["tokens"]), 1 - step * (place + 0.6)
-            colour = styles[str(cell["label"])]["color"]
-            axes.plot([tokens], [height], transform=where, marker="x", markersize=8, markeredgewidth=2, color=colour)
-            axes.annotate(
-                f"{cell['label']}: {cell['status']}",
-                (tokens, height),
-                (-8, 0),
-                xycoords=where,
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=9,
-            )
+    look: _Style = {"xycoords": where, "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 9}
+    for place, (name, cells) in enumerate(lines):
+        tokens, height = cells["tokens"].to_numpy(float), 1 - step * (place + 0.6)
+        cross: _Style = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": styles[str(name)]["color"]}
+        axes.plot(tokens, [height] * len(tokens), transform=where, linestyle="none", **cross)
+        axes.annotate(f"{name}: {', '.join(dict.fromkeys(cells['word']))}", (tokens[0], height), (-8, 0), **look)
 
 
 def _token_ticks(axes: Axes, data: pd.DataFrame) -> None:
-    """Ticks at the measured token counts, with the image sides on top; ticks too close to be read are left out."""
+    """Ticks at the measured token counts, with the image sides on top; ticks too close to be read are left out.
+
+    Variants of the model have other tokens at the same sides, so their sides are not on the axis.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+    plain = data[data["variant"] == ""]
+    varied = 0 < len(plain) < len(data)
     sides = {
         int(cell["tokens"]): f"{cell['height']}" if cell["height"] == cell["width"] else f"{cell['height']}×{cell['width']}"
-        for cell in data.to_dict("records")
+        for cell in (plain if varied else data).to_dict("records")
     }
-    span = math.log(max(sides) / min(sides)) or 1.0
+    span = math.log(data["tokens"].max() / data["tokens"].min()) or 1.0
     ticks: list[int] = []
     for tokens in sorted(sides, reverse=True):
         if not ticks or math.log(ticks[-1] / tokens) > 0.09 * span:
             ticks.append(tokens)
     top = axes.secondary_xaxis("top")
-    top.set_xlabel("image side (px)")
+    top.set_xlabel(f"image side (px){', of the model without variants' if varied else ''}")
     for axis, labels in ((axes.xaxis, [f"{tick:,}" for tick in ticks]), (top.xaxis, [sides[tick] for tick in ticks])):
         axis.set_ticks(ticks, labels)
         axis.set_minor_locator(NullLocator())

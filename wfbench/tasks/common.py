@@ -10,7 +10,8 @@ import torch
 
 from mixers import MixerError
 from wfbench.errors import InputError, writing
-from wfbench.measure import CountError, FlopCount, count_flops, is_out_of_memory
+from wfbench.measure.flops import CountError, FlopCount, count_flops
+from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import VisionTransformer
 
 
@@ -32,11 +33,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def try_count(
-    model: VisionTransformer, shape: tuple[int, int, int, int], path: str = "released"
+    model: VisionTransformer, shape: tuple[int, int, int, int], path: str = "released", *, fused_attention: bool = True
 ) -> tuple[FlopCount | None, str | None]:
     """The model's counts on an evaluation path, or why there are none."""
     try:
-        return count_flops(model, shape, path), None
+        return count_flops(model, shape, path, fused_attention=fused_attention), None
     except (CountError, InputError, MixerError) as e:
         return None, " ".join(str(e).split())
     except Exception as e:  # a mixer that cannot be counted (on the meta device, by the tracer) may still run

@@ -12,8 +12,11 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.tasks import classify
 from wfbench.tasks.common import choose_device, slug, writable_dir
-from wfbench.tasks.profile import ProfileRequest, profile
+from wfbench.tasks.profile import Lines, ProfileRequest, profile
 from wfbench.training import Watch
+
+#: One process for all cells, and PyTorch's choice of attention: minutes, where `wfbench profile` takes half an hour.
+QUICK = ProfileRequest(isolate=False, attention="auto", rounds=10)
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,12 @@ class DemoRequest:
 
     mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
     overrides: tuple[str, ...] = ()
-    profile: ProfileRequest = field(default_factory=ProfileRequest)
+    profile: ProfileRequest = field(default_factory=lambda: QUICK)
 
     @classmethod
     def of(cls, mixers: tuple[str, ...]) -> DemoRequest:
         """The demo with these mixers, trained and profiled."""
-        return cls(mixers=mixers, profile=replace(ProfileRequest(), mixers=mixers))
+        return cls(mixers=mixers, profile=replace(QUICK, mixers=mixers))
 
 
 def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], request: DemoRequest | None = None) -> None:
@@ -56,4 +59,4 @@ def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], 
     told("logistic regression and nearest neighbour on the same split")
     records.append(out / "records.jsonl", classify.baselines(plain))
     told(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
-    records.append(out / "records.jsonl", profile(request.profile, told))
+    profile(request.profile, out / "records.jsonl", Lines(told))

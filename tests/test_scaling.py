@@ -1,0 +1,159 @@
+"""Exponents, curves and crossovers on known curves, and whether the intervals cover a truth that is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from wfbench.measure import crossover, local_exponents
+from wfbench.measure.scaling import exact_exponents, fit, rounds_interval
+
+SIDES = np.array([224, 448, 672, 896, 1120, 1344])
+TOKENS = (SIDES // 16) ** 2.0
+SOFTMAX, LINEAR = (3e-3, 60e-6, 50e-9), (6e-3, 90e-6, 0.0)
+
+
+def times(curve, tokens=TOKENS):
+    a, b, c = curve
+    return a + b * np.asarray(tokens) + c * np.asarray(tokens) ** 2
+
+
+def slope(curve, n):
+    a, b, c = curve
+    return (b * n + 2 * c * n * n) / (a + b * n + c * n * n)
+
+
+def test_local_exponents_of_a_power_law_are_its_power():
+    tokens = [196, 784, 1764, 3136]
+    assert local_exponents(tokens, [3e-9 * n**1.7 for n in tokens]) == pytest.approx([1.7] * 3)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "base", "verdict"),
+    [
+        ([1, 2, 3], [2, 3, 4], "always"),
+        ([2, 3, 4], [1, 2, 3], "none"),
+        ([1, 3, 9], [2, 2, 2], "none"),
+    ],
+)
+def test_a_mixer_may_be_faster_everywhere_or_nowhere_at_the_end(mixer, base, verdict):
+    found = crossover([196, 784, 1764], mixer, base)
+    assert found.verdict == verdict
+    assert found.interval is None  # three cells leave no freedom for one
+
+
+def test_the_crossover_of_two_power_laws_is_found_where_they_meet():
+    tokens = [196, 784, 3136]
+    linear, quadratic = ([1000.0 * n for n in tokens], [1.0 * n * n for n in tokens])
+    found = crossover(tokens, linear, quadratic)
+    assert found.verdict == "at"
+    assert found.tokens == pytest.approx(1000)
+    wavering = crossover(tokens, [3, 1, 1], [2, 2, 2])
+    assert 196 < wavering.tokens < 784
+
+
+def test_the_curve_through_exact_times_is_found_and_certain():
+    for truth in (SOFTMAX, LINEAR):
+        curve = fit(TOKENS, times(truth))
+        assert curve.coefficients == pytest.approx(truth, rel=1e-6, abs=1e-15)
+        assert curve.freedom == 3
+        assert curve.spread < 1e-9
+        for n in TOKENS:
+            assert curve.exponent(n) == pytest.approx(slope(truth, n))
+            interval = curve.exponent_interval(n)
+            assert interval.high - interval.low < 1e-6
+    assert fit(TOKENS[:3], times(LINEAR)[:3]) is None
+
+
+def test_no_coefficient_is_negative():
+    bent = times(LINEAR) * np.array([1, 1, 1, 1, 0.97, 0.93])  # bends downward
+    curve = fit(TOKENS, bent)
+    assert min(curve.coefficients) >= 0
+    assert curve.coefficients[2] == 0
+    assert curve.free[2] < 0
+    interval = curve.exponent_interval(TOKENS[-1])
+    assert interval.low < curve.exponent(TOKENS[-1]) <= interval.high  # the interval holds what is reported
+
+
+def test_the_crossover_of_two_exact_curves_is_where_they_cross_and_certain():
+    places = np.geomspace(TOKENS[0], TOKENS[-1], 200_001)
+    meet = places[np.argmax(times(LINEAR, places) < times(SOFTMAX, places))]
+    found = crossover(TOKENS, times(LINEAR), times(SOFTMAX))
+    assert found.verdict == "at"
+    assert found.tokens == pytest.approx(meet, rel=1e-4)
+    assert found.interval.low == pytest.approx(meet, rel=0.01)
+    assert found.interval.high == pytest.approx(meet, rel=0.01)
+    slower = crossover(TOKENS, 2 * times(SOFTMAX), times(SOFTMAX))
+    assert (slower.verdict, slower.interval.low) == ("none", TOKENS[-1])
+    faster = crossover(TOKENS, 0.5 * times(SOFTMAX), times(SOFTMAX))
+    assert (faster.verdict, faster.interval.high) == ("always", TOKENS[0])
+
+
+def test_two_mixers_that_are_alike_are_not_told_apart():
+    noise = np.random.default_rng(0).normal(0, 0.04, (2, 6))
+    found = crossover(TOKENS, times(SOFTMAX) * np.exp(noise[0]), times(SOFTMAX) * np.exp(noise[1]))
+    assert (found.interval.low, found.interval.high) == (TOKENS[0], TOKENS[-1])
+
+
+@pytest.mark.parametrize(("cell", "noise"), [(0.04, 0.03), (0.04, 0.0), (0.0, 0.04)])
+def test_the_intervals_cover_the_truth_of_a_simulated_machine(cell, noise):
+    """500 grids: each cell has an error of its own that all rounds share, and each round noise."""
+    rng = np.random.default_rng(1)
+
+    def grid(truth):
+        rounds = np.exp(rng.normal(0, cell, 6) + rng.normal(0, noise, (3, 6)))
+        return times(truth) * np.median(rounds, axis=0)
+
+    places = np.geomspace(TOKENS[0], TOKENS[-1], 200_001)
+    meet = places[np.argmax(times(LINEAR, places) < times(SOFTMAX, places))]
+    at = [(truth, n) for truth in (SOFTMAX, LINEAR) for n in TOKENS]
+    hits, crossings = np.zeros(len(at)), 0
+    for _ in range(500):
+        measured = {truth: grid(truth) for truth in (SOFTMAX, LINEAR)}
+        curves = {truth: fit(TOKENS, seconds) for truth, seconds in measured.items()}
+        for i, (truth, n) in enumerate(at):
+            interval = curves[truth].exponent_interval(n)
+            hits[i] += interval.low <= slope(truth, n) <= interval.high
+        found = crossover(TOKENS, measured[LINEAR], measured[SOFTMAX]).interval
+        crossings += found.low <= meet <= found.high
+    assert (hits / 500).min() >= 0.90
+    assert (hits / 500).max() <= 0.98
+    assert 0.90 <= crossings / 500 <= 0.98
+
+
+def test_resampling_the_samples_of_cells_would_not_cover_the_truth():
+    """What the intervals must not be: the same simulation, with the spread of a cell's samples for its error."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(200):
+        samples = times(SOFTMAX) * np.exp(rng.normal(0, 0.04, 6) + rng.normal(0, 0.01, (50, 6)))
+        low, high = (
+            math.log(q[-1] / q[-2]) / math.log(TOKENS[-1] / TOKENS[-2])
+            for q in (np.median(samples[rng.integers(0, 50, 50)], axis=0) for _ in range(2))
+        )
+        low, high = min(low, high), max(low, high)
+        hits += low <= math.log(times(SOFTMAX)[-1] / times(SOFTMAX)[-2]) / math.log(TOKENS[-1] / TOKENS[-2]) <= high
+    assert hits / 200 < 0.3
+
+
+def test_exponents_of_counts_are_exact():
+    assert exact_exponents(TOKENS, times(SOFTMAX)) == pytest.approx([slope(SOFTMAX, n) for n in TOKENS])
+    assert exact_exponents([196, 784], [196.0, 784.0]) == pytest.approx([1, 1])
+    bent = exact_exponents(TOKENS, TOKENS**1.5)  # no quadratic: chords
+    assert bent == pytest.approx([1.5] * 6)
+    assert exact_exponents([196], [1.0]) == []
+
+
+def test_the_interval_of_a_cell_comes_from_its_rounds():
+    assert rounds_interval([1.0, 1.1]) is None
+    interval = rounds_interval([1.0, 1.1, 1.21])
+    half = 4.302652729911275 * math.log(1.1) / math.sqrt(3)
+    assert (interval.low, interval.high) == pytest.approx((1.1 * math.exp(-half), 1.1 * math.exp(half)))
+
+
+def test_a_curve_says_when_it_says_little():
+    assert fit(TOKENS, times(SOFTMAX)).doubts() == []
+    (short,) = fit(TOKENS[-4:], times(SOFTMAX)[-4:]).doubts()
+    assert short.startswith("the range is too short: N grows 4 times")
+    (overhead,) = fit(TOKENS, times((1.0, 1e-6, 0.0))).doubts()
+    assert overhead.startswith("overhead still dominates: it is 99 % of the time")

@@ -1,0 +1,93 @@
+"""Work in a process of its own: nothing that ran before can change what it measures, and nothing it does can take us down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: glibc keeps what is freed for later. With these, every tensor of 64 KiB or more is mapped and unmapped by itself, so that
+#: the memory a process holds is the memory in use.
+EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the process.
+
+    Attributes:
+        status: "ok", "error", "timeout" (it was killed), or "oom" (the system killed it).
+        message: what went wrong.
+        result: what the work returned.
+        wall_seconds: from start to end, start-up counted.
+    """
+
+    status: str
+    message: str | None
+    result: dict[str, Any]
+    wall_seconds: float
+
+
+def run_isolated(
+    module: str, payload: Mapping[str, Any], *, timeout: float, environment: Mapping[str, str] | None = None
+) -> Outcome:
+    """Run ``python -m module`` with a payload and wait for its result.
+
+    Args:
+        module: its main must call `serve`.
+        payload: what the work gets; JSON.
+        timeout: seconds after which it is killed.
+        environment: variables beside our own.
+    """
+    began = time.perf_counter()
+    path = os.pathsep.join(filter(None, sys.path))
+    with tempfile.TemporaryDirectory() as place:
+        answer, said = Path(place, "answer.json"), Path(place, "stderr.txt")
+        Path(place, "payload.json").write_text(json.dumps(payload))
+        with said.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", module, place],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+                start_new_session=True,  # so that what it starts ends with it
+            )
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                return Outcome("timeout", f"killed after {timeout:.0f} s", {}, time.perf_counter() - began)
+            finally:
+                _end(process)
+        wall = time.perf_counter() - began
+        if code == 0 and answer.exists():
+            return Outcome("ok", None, json.loads(answer.read_text()), wall)
+        if code == -signal.SIGKILL:
+            return Outcome("oom", "killed by the system (signal 9), as it does when memory runs out", {}, wall)
+        last = " ".join(said.read_text(errors="replace").split())[-300:]
+        return Outcome("error", f"the process ended with code {code}: {last}", {}, wall)
+
+
+def serve(work: Callable[[Any], Mapping[str, Any]]) -> None:
+    """The main of a module that `run_isolated` runs."""
+    place = Path(sys.argv[1])
+    result = work(json.loads((place / "payload.json").read_text()))
+    unfinished = place / "answer.part"
+    unfinished.write_text(json.dumps(result))
+    unfinished.rename(place / "answer.json")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,200 @@
+"""Which cells of a profile stand side by side, and which of the rows that were computed from cells belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileRow, Row, ScalingRow, ThroughputRow
+from wfbench.report.parts import (
+    BASELINE,
+    CHOSEN_BACKEND,
+    environment_notes,
+    factors,
+    flat,
+    group,
+    label,
+    latest,
+    latest_session,
+    plural,
+    sorted_keys,
+)
+
+#: Height and width, in pixels.
+Size = tuple[int, int]
+#: What tells the lines of one setting apart, in the order of a table: mixer, variant, attention backend.
+LineKey = tuple[str, str, str]
+_Computed = ScalingRow | FitRow | CrossoverRow
+#: A row that belongs to a line.
+LineRow = ProfileRow | ThroughputRow | BreakdownRow | _Computed
+_C = TypeVar("_C", ScalingRow, FitRow, CrossoverRow)
+_T = TypeVar("_T", bound=ThroughputRow | BreakdownRow)
+
+
+class Setting(NamedTuple):
+    """What the lines of one profile table share. ``batch`` is None where a token budget sets it."""
+
+    model: str
+    factors: str
+    device: str
+    dtype: str
+    threads: int
+    batch: int | None
+    token_budget: int | None
+    mode: str
+    protocol: str
+    compiled: bool
+    channels_last: bool
+    tf32: bool
+    path: str
+
+
+def setting_of(row: ProfileRow | ThroughputRow | BreakdownRow) -> Setting:
+    """The setting of a cell."""
+    place = row.environment
+    return Setting(
+        model=row.model,
+        factors=factors(row),
+        device=place.device,
+        dtype=row.dtype,
+        threads=place.threads,
+        batch=row.batch if row.token_budget is None else None,
+        token_budget=row.token_budget,
+        mode=row.mode,
+        protocol=row.protocol,
+        compiled=row.compiled,
+        channels_last=row.channels_last,
+        tf32=place.tf32,
+        path=row.path,
+    )
+
+
+def setting_without_batch(row: ThroughputRow | BreakdownRow) -> Setting:
+    """The setting of a cell whose row is about several batches, or about one image whatever the batch."""
+    return setting_of(row)._replace(batch=None, token_budget=None)
+
+
+def line_key(row: LineRow) -> LineKey:
+    """The line that a row belongs to; the backend that PyTorch chooses comes first."""
+    return row.mixer, row.variant, "" if row.sdpa_backend == CHOSEN_BACKEND else row.sdpa_backend
+
+
+def cell_key(row: ProfileRow | ThroughputRow | BreakdownRow) -> tuple[LineKey, int, Size]:
+    """What one cell of one setting and session is known by: rows with the same one are measurements of the same thing."""
+    return line_key(row), row.tokens, row.resolution
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """The cells of one setting, as its latest session left them; ``sessions`` has the rows of the earlier ones too."""
+
+    setting: Setting
+    session: str
+    cells: tuple[ProfileRow, ...]
+    sessions: Mapping[str, Sequence[ProfileRow]]
+
+    def seconds(self, row: ProfileRow) -> float | None:
+        """The time by which cells compare: of the whole batch, or of one image where batches differ; None if it failed."""
+        if row.status != "ok" or row.median is None:
+            return None
+        return row.median if self.setting.token_budget is None else row.median / row.batch
+
+    def baseline(self, resolution: Size) -> ProfileRow | None:
+        """The baseline's fastest cell at a resolution, of all its attention backends; None if none was timed there."""
+        timed = [
+            (seconds, row)
+            for row in self.cells
+            if (row.mixer, row.variant, row.resolution) == (BASELINE, "", resolution)
+            and (seconds := self.seconds(row)) is not None
+        ]
+        return min(timed, key=lambda pair: pair[0])[1] if timed else None
+
+    def speedup(self, row: ProfileRow) -> float | None:
+        """How many times faster than the baseline a cell is; None if either failed."""
+        baseline, ours = self.baseline(row.resolution), self.seconds(row)
+        theirs = None if baseline is None else self.seconds(baseline)
+        return theirs / ours if theirs and ours else None
+
+
+def profiles_of(rows: Iterable[AnyRow]) -> list[Profile]:
+    """The profiles that the rows hold, one for each setting, in the settings' order."""
+    groups = group((row for row in rows if isinstance(row, ProfileRow)), setting_of)
+    made = []
+    for setting in sorted_keys(groups):
+        sessions = group(groups[setting], lambda row: row.session)
+        session = latest_session(sessions)
+        made.append(Profile(setting, session, tuple(latest(sessions[session], cell_key)), sessions))
+    return made
+
+
+def owners(row: _Computed, profiles: Iterable[Profile]) -> list[Profile]:
+    """The profiles from whose cells a row may have been computed: several where it does not say which."""
+    return [
+        profile
+        for profile in profiles
+        if row.session in profile.sessions
+        and (row.model, factors(row)) == (profile.setting.model, profile.setting.factors)
+        and _agrees(row, profile.setting)
+        and (not isinstance(row, ScalingRow) or any(_is_upper_end(row, cell) for cell in profile.sessions[row.session]))
+    ]
+
+
+def placed(rows: Iterable[_C], profiles: Sequence[Profile]) -> list[tuple[list[Profile], list[_C]]]:
+    """The rows by the profiles that they may mean; rows of sessions that no table shows are left out."""
+    found: dict[tuple[int, ...], list[_C]] = {}
+    for row in rows:
+        places = owners(row, profiles)
+        if any(profile.session == row.session for profile in places):
+            found.setdefault(tuple(profiles.index(profile) for profile in places), []).append(row)
+    return [([profiles[place] for place in places], found[places]) for places in sorted(found)]
+
+
+def _agrees(row: _Computed, setting: Setting) -> bool:
+    """Whether nothing that a row says of its setting speaks against this one; a row of an old schema says nothing."""
+    plain = {field: getattr(row, field) for field in ("mode", "dtype", "compiled", "channels_last", "protocol")}
+    if all(value is None for value in (*plain.values(), row.batch, row.token_budget)):
+        return True
+    place = row.environment
+    here = (place.device, place.threads, place.tf32) == (setting.device, setting.threads, setting.tf32)
+    batch = setting.token_budget is not None or row.batch in (None, setting.batch)
+    same = all(value in (None, getattr(setting, field)) for field, value in plain.items())
+    return here and batch and same and row.token_budget == setting.token_budget
+
+
+def _is_upper_end(row: ScalingRow, cell: ProfileRow) -> bool:
+    return (line_key(cell), cell.resolution, cell.status) == (line_key(row), row.high, "ok")
+
+
+def session_notes(session: str, sessions: Mapping[str, Sequence[Row]], cells: Mapping[str, int]) -> list[str]:
+    """Which session a table shows, when it began, and which others were left out, with their numbers of ``cells``."""
+    first = min(row.created for row in sessions[session])
+    notes = [f"Session {session}, begun {first}."]
+    others = [f"{name} ({plural(cells[name], 'cell')})" for name in sessions if name != session]
+    if others:
+        notes.append(f"Earlier sessions of the same setting were left out: {', '.join(others)}.")
+    return notes
+
+
+def latest_cells(rows: Sequence[_T]) -> tuple[list[_T], list[str]]:
+    """The cells of the latest session, and what to say of it and of the others."""
+    sessions = group(rows, lambda row: row.session)
+    session = latest_session(sessions)
+    cells = latest(sessions[session], cell_key)
+    counts = {name: len({cell_key(row) for row in members}) for name, members in sessions.items()}
+    notes = [*session_notes(session, sessions, counts), *environment_notes(row.environment for row in cells)]
+    return cells, notes
+
+
+def raw_settings(places: Sequence[Profile]) -> dict[str, object]:
+    """The setting of a table as raw cells; where a table has several, all their values."""
+    if len(places) == 1:
+        return flat(places[0].setting)
+    entries = [flat(profile.setting) for profile in places]
+    return {field: "/".join(dict.fromkeys(str(entry[field]) for entry in entries)) for field in entries[0]}
+
+
+def raw_line(row: LineRow) -> dict[str, object]:
+    """What names a line, as raw cells."""
+    fields = ("mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
+    return {"label": label(row), **{field: getattr(row, field) for field in fields}}

@@ -1,0 +1,128 @@
+"""One cell of a profile: one model with one mixer at one resolution, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from wfbench import models
+from wfbench.models import VisionTransformer, ViTConfig
+
+#: The backends of scaled_dot_product_attention that exist on a device, under the names that rows give them.
+BACKENDS = {
+    "cpu": ("flash", "math"),
+    "cuda": ("flash", "efficient", "cudnn", "math"),
+}
+AUTO = "chosen by PyTorch"
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured; it can be written as JSON and made again in another process.
+
+    ``overrides`` are keyword arguments of `wfbench.models.create`; ``variant`` says in words what they change beside the
+    factors. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
+    """
+
+    model: str
+    mixer: str
+    resolution: int
+    batch: int
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    variant: str = ""
+    backend: str = AUTO
+    mode: Literal["infer", "train"] = "infer"
+    dtype: str = "float32"
+    compiled: bool = False
+    channels_last: bool = False
+    device: str = "cpu"
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int]:
+        """What tells it from the other cells of a session."""
+        return self.mixer, self.variant, self.backend, self.resolution, self.batch
+
+    @property
+    def name(self) -> str:
+        """In words, for people."""
+        parts = [self.mixer, *([self.variant] if self.variant else []), *([f"[{self.backend}]"] * (self.backend != AUTO))]
+        return f"{' '.join(parts)} at {self.resolution} px"
+
+    @cached_property
+    def config(self) -> ViTConfig:
+        """The model's configuration."""
+        return models.configure(self.model, self.mixer, self.resolution, **self.overrides)
+
+    @property
+    def tokens(self) -> int:
+        """N of one image."""
+        return (self.resolution // self.config.patch_size) ** 2
+
+    @property
+    def dtype_label(self) -> str:
+        """As rows name it: weights are cast in inference; in training they stay float32 and the step runs under autocast."""
+        return f"{self.dtype} autocast" if self.mode == "train" and self.dtype != "float32" else self.dtype
+
+    def build(self) -> VisionTransformer:
+        """The model, as it is created, with the same weights every time."""
+        torch.manual_seed(0)
+        return models.create(self.model, self.mixer, self.resolution, **self.overrides)
+
+    def call(self) -> Callable[[], object]:
+        """What is timed: one forward pass, or one training step, of the whole batch on the device."""
+        model = self.build()
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch, model.config.in_channels, self.resolution, self.resolution)
+        x = torch.randn(shape, generator=generator).to(self.device)
+        targets = torch.randint(max(1, model.config.num_classes), (self.batch,), generator=generator).to(self.device)
+        model.to(self.device)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+            x = x.to(memory_format=torch.channels_last)
+        if self.mode == "train":
+            return self._training_step(model.train(), x, targets)
+        model.eval().to(DTYPES[self.dtype])
+        x = x.to(DTYPES[self.dtype])
+        run = torch.compile(model) if self.compiled else model
+
+        @torch.inference_mode()
+        def forward() -> object:
+            with self._attention():
+                return run(x)
+
+        return forward
+
+    def _training_step(self, model: VisionTransformer, x: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
+        """Forward, cross-entropy, backward, AdamW."""
+        run = torch.compile(model) if self.compiled else model
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == "float16")
+        mixed = self.dtype != "float32"
+
+        def step() -> object:
+            optimizer.zero_grad(set_to_none=True)
+            with self._attention(), torch.autocast(self.device, DTYPES[self.dtype], enabled=mixed):
+                loss = F.cross_entropy(run(x), targets)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return loss
+
+        return step
+
+    def _attention(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.backend == AUTO else sdpa_kernel(_KERNELS[self.backend])

@@ -1,0 +1,178 @@
+"""What a profile is asked to measure, checked before anything is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import mixers
+from wfbench import models
+from wfbench.errors import InputError
+from wfbench.measure.latency import INTERLEAVED, ISOLATED
+from wfbench.records import Environment
+from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
+
+#: What is counted is what is timed: the evaluation path that runs.
+PATH = "auto"
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """A model with each mixer at each resolution (sides in pixels), and how to measure it.
+
+    Attributes:
+        local_conv, pos_embed: of every mixer; None is what the model's preset has.
+        batch: images of a call.
+        tokens: tokens of a call at every resolution, instead of ``batch``.
+        baseline: the mixer that crossovers are found against.
+        attention: "best" times the baseline with every backend of its attention, forced; "auto" leaves it to PyTorch.
+        alternatives: also what else one can buy: the baseline with patches twice as large, and with half the layers.
+        isolate: a fresh process for every cell and round.
+        memory, saturate, breakdown: measure peak memory (isolated cells only); find the batch that saturates; list MACs by
+            module and operator.
+        rounds: how often the whole grid is measured.
+        seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
+        force: measure again what has been measured.
+    """
+
+    model: str = "vit-tiny"
+    mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
+    resolutions: tuple[int, ...] = (224, 448, 672, 896)
+    local_conv: str | None = None
+    pos_embed: str | None = None
+    batch: int = 1
+    tokens: int | None = None
+    mode: Literal["infer", "train"] = "infer"
+    dtype: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    device: str = "cpu"
+    threads: int | None = None
+    baseline: str = "softmax"
+    attention: Literal["best", "auto"] = "best"
+    alternatives: bool = False
+    isolate: bool = True
+    memory: bool = True
+    saturate: bool = False
+    breakdown: bool = False
+    rounds: int = 3
+    seconds: float = 1.0
+    budget: float = 120.0
+    order_seed: int = 0
+    force: bool = False
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
+        chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed}
+        return {key: value for key, value in chosen.items() if value is not None}
+
+    @property
+    def protocol(self) -> str:
+        """How latency is measured, by the name that rows give it."""
+        return ISOLATED if self.isolate else INTERLEAVED
+
+    def cells(self) -> list[Cell]:
+        """Every cell, mixer by mixer; the baseline's once for each of its backends.
+
+        Raises:
+            InputError, MixerError: for a model, mixer, resolution or number that cannot be.
+        """
+        self._check()
+        backends = BACKENDS[self.device] if self.attention == "best" else (AUTO,)
+        found = []
+        for mixer in dict.fromkeys(self.mixers):
+            found += self._of(mixer, "", {}, backends if mixer == self.baseline == "softmax" else (AUTO,))
+        if self.alternatives:
+            plain = models.configure(self.model, self.baseline, **self.overrides)
+            found += self._of(self.baseline, f"patch {2 * plain.patch_size}", {"patch_size": 2 * plain.patch_size})
+            found += self._of(self.baseline, f"depth {plain.depth // 2}", {"depth": plain.depth // 2})
+        for cell in found:
+            if cell.resolution == min(self.resolutions):  # one cheap layer finds what is wrong with the model
+                with torch.device("meta"):
+                    models.create(cell.model, cell.mixer, cell.resolution, **{**cell.overrides, "depth": 1})
+        return found
+
+    def session(self, environment: Environment) -> str:
+        """A name for all that must be equal for cells to stand side by side: setting, machine, libraries and code."""
+        same = (self.model, self.overrides, None if self.tokens else self.batch, self.tokens, self.mode, self.dtype)
+        how = (self.compile, self.channels_last, self.protocol, self.seconds, PATH)
+        machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
+        machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
+        return hashlib.sha256(json.dumps([same, how, machine, _code(self.mixers)]).encode()).hexdigest()[:10]
+
+    def _of(self, mixer: str, variant: str, overrides: dict[str, Any], backends: Sequence[str] = (AUTO,)) -> list[Cell]:
+        made = []
+        for resolution in sorted(set(self.resolutions)):
+            chosen = {**self.overrides, **overrides}
+            patch = models.configure(self.model, mixer, resolution, **chosen).patch_size
+            batch = self.batch if self.tokens is None else self.tokens // (resolution // patch) ** 2
+            if batch < 1:
+                raise InputError(
+                    "--tokens holds no image at this resolution",
+                    got=f"--tokens {self.tokens} at {resolution} px",
+                    expected=f"at least {(resolution // patch) ** 2}, the tokens of one image",
+                    remedy="raise --tokens, or leave the resolution out",
+                )
+            made += [
+                Cell(
+                    self.model,
+                    mixer,
+                    resolution,
+                    batch,
+                    chosen,
+                    variant,
+                    backend,
+                    self.mode,
+                    self.dtype,
+                    self.compile,
+                    self.channels_last,
+                    self.device,
+                )
+                for backend in backends
+            ]
+        return made
+
+    def _check(self) -> None:
+        for name, value in (
+            ("--resolution", min(self.resolutions, default=0)),
+            ("--batch", self.batch),
+            ("--tokens", 1 if self.tokens is None else self.tokens),
+            ("--rounds", self.rounds),
+            ("--threads", 1 if self.threads is None else self.threads),
+        ):
+            if value < 1:
+                raise InputError(f"{name} must be positive", got=value, expected="1 or more")
+        for name, seconds in (("--seconds", self.seconds), ("--budget", self.budget)):
+            if not 0 < seconds < float("inf"):
+                raise InputError(f"{name} must be positive", got=seconds, expected="seconds above 0")
+        if self.tokens is not None and self.batch != 1:
+            raise InputError("--tokens decides the batch", got=f"--tokens and --batch {self.batch}", expected="one of the two")
+        choices = (
+            ("--dtype", self.dtype, tuple(DTYPES)),
+            ("--mode", self.mode, ("infer", "train")),
+            ("--attention", self.attention, ("best", "auto")),
+        )
+        for name, given, allowed in choices:
+            if given not in allowed:
+                raise InputError(f"unknown {name}", got=repr(given), expected=f"one of {', '.join(allowed)}")
+        mixers.spec(self.baseline)
+        for mixer in self.mixers:
+            models.configure(self.model, mixer, **self.overrides)
+
+
+def _code(names: Sequence[str]) -> str:
+    """A digest of the code whose speed is measured: mixers, models, and files that mixers were given from."""
+    roots = (Path(mixers.__file__).parent, Path(models.__file__).parent)
+    files = [file for root in roots for file in sorted(root.rglob("*.py"))]
+    files += [path for path in (Path(name.rpartition(":")[0]) for name in sorted(names)) if path.is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,369 @@
+"""Measuring a request: only what its records lack, each measurement recorded as soon as it is made."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mixers import MixerError
+from wfbench import records
+from wfbench.errors import InputError
+from wfbench.measure.flops import FlopCount
+from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
+from wfbench.measure.latency import Timed, in_random_order, status_of, time_interleaved
+from wfbench.records import AnyRow, BreakdownRow, Environment, HarnessRow, MachineRow, MeasurementRow, ProfileRow
+from wfbench.tasks.common import try_count
+from wfbench.tasks.profile import summary
+from wfbench.tasks.profile.cell import Cell
+from wfbench.tasks.profile.request import PATH, ProfileRequest
+from wfbench.tasks.profile.worker import Job
+
+#: Seconds that starting a process, building the model and finishing a call may take beside the budget.
+_START_UP = 60.0
+
+
+class Watch(Protocol):
+    """Someone who watches a profile."""
+
+    def begin(self, cells: Sequence[Cell]) -> None:
+        """Hear which cells will be measured."""
+
+    def line(self, text: str) -> None:
+        """Hear what is being done."""
+
+    def cell(self, cell: Cell, figures: dict[str, str]) -> None:
+        """Hear what is known of a cell by now."""
+
+
+class Lines:
+    """A watcher that turns all news into lines of text."""
+
+    def __init__(self, told: Callable[[str], None] = lambda line: None) -> None:
+        self.line = told
+
+    def begin(self, cells: Sequence[Cell]) -> None:
+        """Say how many."""
+        self.line(f"{len(cells)} cells")
+
+    def cell(self, cell: Cell, figures: dict[str, str]) -> None:
+        """Say what is new."""
+        self.line(f"{cell.name}: {', '.join(f'{key} {value}' for key, value in figures.items())}")
+
+
+def profile(request: ProfileRequest, journal: Path, watch: Watch | None = None) -> list[AnyRow]:
+    """Measure what the records of the same session lack, then sum it up.
+
+    Args:
+        request: what to measure.
+        journal: the file of records: read for what was measured before, and added to.
+        watch: hears of the progress.
+
+    Returns:
+        The rows that were added beside the raw measurements: a row for every cell of the request, failed ones included, and
+        what follows from all cells of the session; no rows if nothing was missing.
+
+    Raises:
+        InputError, MixerError: for a model, mixer, resolution or number that cannot be; nothing has been measured then.
+    """
+    watch = watch or Lines()
+    cells = request.cells()
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    environment = records.environment(request.device)
+    run = _Run(request, cells, environment, journal, watch)
+    run.recall()
+    watch.begin(cells)
+    for cell in cells:
+        run.tell(cell)
+    if not run.lacking():
+        watch.line(f"session {run.session}: nothing is missing; --force measures again")
+        return []
+    run.count()
+    run.measure()
+    return run.sum_up()
+
+
+@dataclass
+class _Run:
+    request: ProfileRequest
+    cells: list[Cell]
+    environment: Environment
+    journal: Path
+    watch: Watch
+    session: str = ""
+    measured: list[MeasurementRow] = field(default_factory=list)
+    rows: list[ProfileRow] = field(default_factory=list)
+    machine: MachineRow | None = None
+    broken_down: set[tuple[Any, ...]] = field(default_factory=set)
+    counts: dict[tuple[Any, ...], tuple[FlopCount | None, str | None, int | None]] = field(default_factory=dict)
+    count_seconds: float = 0.0
+    timing_seconds: float = 0.0
+    new: list[MeasurementRow] = field(default_factory=list)
+    began: str = field(default_factory=records.now)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
+
+    # --- what there is
+
+    def recall(self) -> None:
+        """Read what was measured before in this session."""
+        rows: list[AnyRow] = []
+        if self.journal.exists():
+            rows, torn = records.read(self.journal)
+            for message in torn:
+                self.watch.line(message)
+        name = self.request.session(self.environment)
+        earlier = [str(s) for row in rows if str(s := getattr(row, "session", "")).startswith(f"{name}-")]
+        number = max((int(s.rpartition("-")[2]) for s in earlier), default=1 - self.request.force) + self.request.force
+        self.session = f"{name}-{number}"
+        for row in rows:
+            if getattr(row, "session", None) != self.session:
+                continue
+            if isinstance(row, MeasurementRow):
+                self.measured.append(row)
+            elif isinstance(row, ProfileRow):
+                self.rows = [r for r in self.rows if summary.key_of(r) != summary.key_of(row)] + [row]
+            elif isinstance(row, MachineRow):
+                self.machine = summary.faster(self.machine, row)
+            elif isinstance(row, BreakdownRow):
+                self.broken_down.add(summary.key_of(row))
+
+    def of(self, cell: Cell, stage: str) -> list[MeasurementRow]:
+        """What was measured of a cell."""
+        return [row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key]
+
+    def rounds_lacking(self, cell: Cell) -> list[int]:
+        """A cell that failed once is not tried again."""
+        found = self.of(cell, "latency")
+        if any(row.status != "ok" for row in found):
+            return []
+        return sorted(set(range(self.request.rounds)) - {row.round for row in found})
+
+    def stages(self) -> list[str]:
+        """Stages beside latency that are asked for."""
+        isolated = self.request.isolate
+        return ["memory"] * (self.request.memory and isolated) + ["throughput"] * (self.request.saturate and isolated)
+
+    def lacking(self) -> bool:
+        """Whether anything is missing."""
+        known = {summary.key_of(row) for row in self.rows}
+        return any(
+            cell.key not in known
+            or self.rounds_lacking(cell)
+            or any(not self.of(cell, stage) for stage in self.stages())
+            or (self.request.breakdown and cell.key not in self.broken_down)
+            for cell in self.cells
+        )
+
+    # --- measuring
+
+    def count(self) -> None:
+        """Count the work of the cells that no row counts yet."""
+        began = time.perf_counter()
+        known = {summary.key_of(row): row for row in self.rows}
+        for cell in self.cells:
+            if cell.key in known and not self.request.breakdown:
+                continue
+            self.watch.line(f"{cell.name}: counting")
+            try:
+                model = cell.build()
+                shape = (cell.batch, model.config.in_channels, cell.resolution, cell.resolution)
+                counted, why = try_count(model, shape, PATH, fused_attention=cell.backend != "math")
+            except (InputError, MixerError):
+                raise
+            except Exception as e:  # a cell that cannot be built will be a row that says so
+                self.counts[cell.key] = None, status_of(e)[1], None
+            else:
+                parameters = sum(p.numel() for p in model.parameters())
+                self.counts[cell.key] = counted, why, parameters
+                self.tell(cell)
+        self.count_seconds = time.perf_counter() - began
+
+    def measure(self) -> None:
+        """Measure what is missing, in random order."""
+        began = time.perf_counter()
+        if self.request.isolate:
+            self._machine_rates()
+            self._isolated()
+        else:
+            self._interleaved()
+        self.timing_seconds = time.perf_counter() - began
+
+    def _isolated(self) -> None:
+        for k in range(self.request.rounds):
+            waiting = {str(cell.key): cell for cell in self.cells}
+            for key in in_random_order(list(waiting), self.request.order_seed, k):
+                if k in self.rounds_lacking(waiting[key]):
+                    self._one(waiting[key], "latency", k)
+        for stage in self.stages():
+            for cell in self.cells:
+                if not self.of(cell, stage):
+                    self._one(cell, stage, 0)
+
+    def _one(self, cell: Cell, stage: str, k: int) -> None:
+        self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")
+        request = self.request
+        job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget)
+        environment = EXACT_MEMORY if stage == "memory" else None
+        done = run_isolated(
+            "wfbench.tasks.profile.worker", job.payload(), timeout=request.budget + _START_UP, environment=environment
+        )
+        found = done.result if done.status == "ok" else {"status": done.status, "message": done.message}
+        self._record(cell, stage, k, found, done.wall_seconds)
+
+    def _interleaved(self) -> None:
+        calls: dict[str, Callable[[], object]] = {}
+        names = {str(cell.key): cell for cell in self.cells}
+        skip = {(key, row.round) for key, cell in names.items() for row in self.of(cell, "latency")}
+        for key, cell in names.items():
+            if not self.rounds_lacking(cell):
+                continue
+            try:
+                calls[key] = cell.call()
+            except (InputError, MixerError):
+                raise
+            except Exception as e:
+                status, message = status_of(e)
+                self._record(cell, "latency", 0, {"status": status, "message": message}, 0.0)
+        spent = dict.fromkeys(names, 0.0)
+
+        def sampled(key: str, k: int, timed: Timed) -> None:
+            within, spent[key] = timed.call_seconds - spent[key], timed.call_seconds
+            found = {"status": timed.status, "message": timed.message, "samples": timed.samples[-1:], "call_seconds": within}
+            self._record(names[key], "latency", k, found, within)
+
+        time_interleaved(
+            calls,
+            rounds=self.request.rounds,
+            order_seed=self.request.order_seed,
+            skip=skip,
+            done=lambda key, stage: self.watch.line(f"{names[key].name}: {stage}"),
+            sampled=sampled,
+        )
+
+    def _record(self, cell: Cell, stage: str, k: int, found: dict[str, Any], wall: float) -> None:
+        row = MeasurementRow(
+            **self.shared(cell),
+            created=records.now(),
+            stage=stage,
+            round=k,
+            wall_seconds=wall,
+            **{"call_seconds": 0.0, **found},
+        )
+        records.append(self.journal, [row])
+        self.measured.append(row)
+        self.new.append(row)
+        self.tell(cell)
+
+    def _machine_rates(self) -> None:
+        """This machine's rates, in every call that measures: a session keeps the fastest."""
+        self.watch.line("this machine: matrix product and copy")
+        job = Job("machine", self.cells[0], torch.get_num_threads(), self.request.seconds, self.request.budget)
+        done = run_isolated("wfbench.tasks.profile.worker", job.payload(), timeout=self.request.budget + _START_UP)
+        if done.status != "ok" or done.result["status"] != "ok":
+            self.watch.line(f"this machine's rates are unknown: {done.message or done.result['message']}")
+            return
+        rates = {key: value for key, value in done.result.items() if key not in ("status", "message")}
+        row = MachineRow(environment=self.environment, session=self.session, dtype=self.request.dtype, **rates)
+        records.append(self.journal, [row])
+        self.machine = summary.faster(self.machine, row)
+
+    # --- summing up
+
+    def shared(self, cell: Cell) -> dict[str, Any]:
+        """What every row of a cell carries."""
+        return {
+            "environment": self.environment,
+            "session": self.session,
+            "model": cell.model,
+            "mixer": cell.mixer,
+            "local_conv": cell.config.local_conv,
+            "pos_embed": cell.config.pos_embed,
+            "variant": cell.variant,
+            "resolution": (cell.resolution, cell.resolution),
+            "tokens": cell.tokens,
+            "batch": cell.batch,
+            "token_budget": self.request.tokens,
+            "mode": cell.mode,
+            "dtype": cell.dtype_label,
+            "compiled": cell.compiled,
+            "channels_last": cell.channels_last,
+            "sdpa_backend": cell.backend,
+            "path": PATH,
+            "protocol": self.request.protocol,
+        }
+
+    def row(self, cell: Cell) -> ProfileRow:
+        """The cell, summed up."""
+        before = next((row for row in self.rows if summary.key_of(row) == cell.key), None)
+        counted = summary.counted(*self.counts[cell.key]) if cell.key in self.counts else summary.recalled(before)
+        fields = {
+            **self.shared(cell),
+            "created": self.began,
+            "order_seed": self.request.order_seed,
+            **counted,
+            **summary.timing(self.of(cell, "latency")),
+            **summary.memory(self.of(cell, "memory")),
+        }
+        fields |= summary.roofline(fields, self.machine)
+        return ProfileRow(**fields)
+
+    def sum_up(self) -> list[AnyRow]:
+        """Rows of this request's cells, and of what all cells of the session say together."""
+        ours = [self.row(cell) for cell in self.cells]
+        keys = {cell.key for cell in self.cells}
+        session = [row for row in self.rows if summary.key_of(row) not in keys] + ours
+        added: list[AnyRow] = [*ours, *summary.derived(session, self.request.baseline), *self._throughput(), *self._breakdown()]
+        added.append(self._harness())
+        records.append(self.journal, added)
+        return added
+
+    def _throughput(self) -> Iterable[AnyRow]:
+        for cell in self.cells:
+            for row in self.of(cell, "throughput"):
+                yield summary.throughput(row)
+
+    def _breakdown(self) -> Iterable[AnyRow]:
+        for cell in self.cells:
+            count = self.counts.get(cell.key, (None,))[0]
+            if self.request.breakdown and count is not None:
+                by = {"by_module": dict(count.by_module), "by_operator": dict(count.by_operator)}
+                yield BreakdownRow(**self.shared(cell), **by)
+
+    def _harness(self) -> HarnessRow:
+        fixed = [row.wall_seconds - row.call_seconds for row in self.new if row.stage == "latency" and row.status == "ok"]
+        return HarnessRow(
+            environment=self.environment,
+            session=self.session,
+            protocol=self.request.protocol,
+            wall_seconds=self.timing_seconds,
+            call_seconds=sum(row.call_seconds for row in self.new),
+            count_seconds=self.count_seconds,
+            processes=len(self.new) if self.request.isolate else 0,
+            fixed_seconds=statistics.median(fixed) if fixed and self.request.isolate else None,
+            load=(self.load, os.getloadavg()[0]),
+        )
+
+    def tell(self, cell: Cell) -> None:
+        """Tell the watcher what is known of a cell."""
+        timing = summary.timing(self.of(cell, "latency"))
+        memory = summary.memory(self.of(cell, "memory"))
+        figures: dict[str, str] = {}
+        if cell.key in self.counts:
+            count = self.counts[cell.key][0]
+            figures["GMACs"] = "refused" if count is None else f"{count.macs / 1e9:.4g}"
+        if self.of(cell, "latency"):
+            figures["rounds"] = f"{len(self.of(cell, 'latency'))}/{self.request.rounds}"
+            median = timing.get("median")
+            figures["latency"] = timing["status"] if median is None else f"{1e3 * median:.4g} ms"
+        if memory:
+            peak = memory.get("memory_bytes")
+            figures["memory"] = memory["memory_status"] if peak is None else f"{peak / 1e6:.4g} MB"
+        if figures:
+            self.watch.cell(cell, figures)

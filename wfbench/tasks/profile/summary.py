@@ -1,0 +1,216 @@
+"""From measurements to rows: a cell's figures, and what the cells of a session say together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from wfbench.measure.flops import FlopCount
+from wfbench.measure.roofline import Rates, bound
+from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents, rounds_interval
+from wfbench.records import (
+    AnyRow,
+    BreakdownRow,
+    CrossoverRow,
+    FitRow,
+    MachineRow,
+    MeasurementRow,
+    ProfileRow,
+    ScalingRow,
+    ThroughputRow,
+)
+
+Key = tuple[str, str, str, int, int]
+
+_BYTES = ("bytes_least", "bytes_moved", "bytes_alive")
+_COUNTS = ("parameters", "macs", "elementwise", "activations", *_BYTES, "counted_by", "macs_error")
+#: What rows computed from several cells share with them.
+_SETTING = ("token_budget", "mode", "dtype", "compiled", "channels_last", "protocol")
+_OF_CELLS = ("environment", "created", "session", "model", "mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
+
+
+def key_of(row: ProfileRow | MeasurementRow | BreakdownRow | ThroughputRow) -> Key:
+    """What tells a cell from the others of its session, as `Cell.key`."""
+    return row.mixer, row.variant, row.sdpa_backend, row.resolution[0], row.batch
+
+
+def faster(one: MachineRow | None, other: MachineRow) -> MachineRow:
+    """The best of two measurements of the same machine."""
+    if one is None:
+        return other
+    gemm = max(one, other, key=lambda row: row.gemm_flops)
+    return gemm.model_copy(update={"copy_bytes": max(one.copy_bytes, other.copy_bytes)})
+
+
+def counted(count: FlopCount | None, error: str | None, parameters: int | None) -> dict[str, Any]:
+    """A cell's counts, or why there are none."""
+    if count is None:
+        return {"parameters": parameters, "macs_error": error}
+    fields = {name: getattr(count, name) for name in _COUNTS if hasattr(count, name)}
+    return {**fields, "parameters": parameters, "counted_by": tuple(sorted(count.counts))}
+
+
+def recalled(row: ProfileRow | None) -> dict[str, Any]:
+    """A cell's counts from an earlier row of the session."""
+    return {} if row is None else {name: getattr(row, name) for name in _COUNTS}
+
+
+def timing(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
+    """Status, samples, median with interval, and percentiles."""
+    failed = next((row for row in rows if row.status != "ok"), None)
+    if failed is not None:
+        return {"status": failed.status, "message": failed.message}
+    if not rows:
+        return {"status": "error", "message": "it was not measured"}
+    rows = sorted(rows, key=lambda row: row.round)
+    samples = [s for row in rows for s in row.samples]
+    medians = [statistics.median(row.samples) for row in rows]
+    interval = rounds_interval(medians)
+    p10, p25, p75, p90 = (float(p) for p in np.percentile(samples, (10, 25, 75, 90)))
+    return {
+        "status": "ok",
+        "samples": tuple(samples),
+        "round_medians": tuple(medians),
+        "median": statistics.median(medians),
+        "median_low": interval and interval.low,
+        "median_high": interval and interval.high,
+        "p10": p10,
+        "p25": p25,
+        "p75": p75,
+        "p90": p90,
+    }
+
+
+def memory(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
+    """Peak memory, what it stands above, and what the allocator held."""
+    if not rows:
+        return {}
+    row = rows[-1]
+    return {
+        "memory_status": row.status,
+        "memory_message": row.message,
+        "memory_bytes": row.bytes.get("peak"),
+        "memory_baseline_bytes": row.bytes.get("baseline"),
+        "memory_reserved_bytes": row.bytes.get("reserved"),
+    }
+
+
+def roofline(cell: dict[str, Any], machine: MachineRow | None) -> dict[str, Any]:
+    """The least time that the machine allows; a training step's is taken to be three forward passes' work."""
+    if machine is None or cell.get("macs") is None:
+        return {}
+    passes = 3 if cell["mode"] == "train" else 1
+    rates = Rates(machine.gemm_flops, machine.gemm_size, machine.copy_bytes)
+    seconds, by = bound(passes * cell["batch"] * cell["macs"], cell["batch"] * cell["bytes_least"], rates)
+    return {"bound_seconds": seconds, "bound_by": by}
+
+
+def throughput(row: MeasurementRow) -> ThroughputRow:
+    """Images per second by batch, and the smallest batch that is nearly as good as the best."""
+    names = set(ThroughputRow.model_fields) - {"kind", "saturating_batch", "images_per_second", "gain"}
+    fields = {name: getattr(row, name) for name in names}
+    rates = [b / s for b, s in zip(row.batches, row.samples, strict=True)]
+    gain = ThroughputRow.model_fields["gain"].default
+    good = [b for b, rate in zip(row.batches, rates, strict=True) if rate * (1 + gain) >= max(rates)]
+    return ThroughputRow(**fields, images_per_second=tuple(rates), saturating_batch=good[0] if good else None)
+
+
+def derived(rows: Sequence[ProfileRow], baseline: str) -> list[AnyRow]:
+    """Exponents, curves and crossovers from all timed cells of one session."""
+    lines: dict[tuple[str, str, str], list[ProfileRow]] = {}
+    for row in sorted(rows, key=lambda row: row.tokens):
+        if row.median is not None:
+            lines.setdefault((row.mixer, row.variant, row.sdpa_backend), []).append(row)
+    found: list[AnyRow] = []
+    for line in lines.values():
+        found += [*_scaling(line), *_curve(line)]
+    return found + list(_crossovers(lines.values(), baseline))
+
+
+def _per_image(row: ProfileRow) -> float:
+    return (row.median or 0.0) / row.batch
+
+
+def _shared(line: Sequence[ProfileRow]) -> dict[str, Any]:
+    fields = {name: getattr(line[-1], name) for name in (*_OF_CELLS, *_SETTING)}
+    return {**fields, "batch": None if line[-1].token_budget else line[-1].batch}
+
+
+def _scaling(line: Sequence[ProfileRow]) -> Iterable[ScalingRow]:
+    """Between neighbours: by the curve through all cells where there are enough of them, else from the two alone."""
+    curve = fit([row.tokens for row in line], [_per_image(row) for row in line])
+    for low, high in zip(line, line[1:], strict=False):
+        tokens = (low.tokens, high.tokens)
+        macs = None if low.macs is None or high.macs is None else local_exponents(tokens, (low.macs, high.macs))[0]
+        exponent, interval = local_exponents(tokens, (_per_image(low), _per_image(high)))[0], None
+        if curve is not None:
+            exponent, interval = curve.mean_exponent(*tokens)
+        yield ScalingRow(
+            **_shared(line),
+            low=low.resolution,
+            high=high.resolution,
+            tokens=tokens,
+            latency_exponent=exponent,
+            latency_exponent_low=interval and interval.low,
+            latency_exponent_high=interval and interval.high,
+            macs_exponent=macs,
+        )
+
+
+def _curve(line: Sequence[ProfileRow]) -> Iterable[FitRow]:
+    tokens = [row.tokens for row in line]
+    curve = fit(tokens, [_per_image(row) for row in line])
+    if curve is None:
+        return
+    intervals = [curve.exponent_interval(n) for n in tokens]
+    macs = [row.macs for row in line]
+    exact = exact_exponents(tokens, [m or 0.0 for m in macs]) if all(macs) else [None] * len(macs)
+    a, b, c = curve.coefficients
+    yield FitRow(
+        **_shared(line),
+        sides=tuple(row.resolution for row in line),
+        tokens=tuple(tokens),
+        a=a,
+        b=b,
+        c=c,
+        spread=curve.spread,
+        freedom=curve.freedom,
+        exponents=tuple(curve.exponent(n) for n in tokens),
+        exponents_low=tuple(i.low for i in intervals),
+        exponents_high=tuple(i.high for i in intervals),
+        macs_exponents=tuple(exact),
+        doubts=tuple(curve.doubts()),
+    )
+
+
+def _crossovers(lines: Iterable[Sequence[ProfileRow]], baseline: str) -> Iterable[CrossoverRow]:
+    """Against the baseline's fastest backend, over the sides at which both were timed; at least two are needed."""
+    lines = list(lines)
+    best: dict[tuple[int, int], ProfileRow] = {}
+    for row in (row for line in lines for row in line if row.mixer == baseline and not row.variant):
+        if row.resolution not in best or _per_image(row) < _per_image(best[row.resolution]):
+            best[row.resolution] = row
+    for line in lines:
+        common = [row for row in line if row.resolution in best]
+        if line[0].mixer == baseline or line[0].variant or len(common) < 2:
+            continue
+        theirs = [best[row.resolution] for row in common]
+        found = crossover([r.tokens for r in common], [_per_image(r) for r in common], [_per_image(r) for r in theirs])
+        pixels = common[0].resolution[0] / common[0].tokens ** 0.5
+        smallest, largest = common[0], common[-1]
+        low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
+        yield CrossoverRow(
+            **_shared(line),
+            baseline=baseline,
+            baseline_backends=tuple(row.sdpa_backend for row in theirs),
+            verdict=found.verdict,
+            side=None if found.tokens is None else found.tokens**0.5 * pixels,
+            interval=found.interval is not None,
+            side_low=None if low is None or low <= smallest.tokens else low**0.5 * pixels,
+            side_high=None if high is None or high >= largest.tokens else high**0.5 * pixels,
+            smallest_side=smallest.resolution[0],
+            largest_side=largest.resolution[0],
+        )
