@@ -19,7 +19,7 @@ from mixers.softmax import SoftmaxAttention
 from wfbench import models
 from wfbench.errors import InputError
 from wfbench.measure import CountError, count_flops
-from wfbench.measure.flops import FVCORE_HANDLERS
+from wfbench.measure.flops import FVCORE_HANDLERS, bytes_of_training
 
 ALL_THREE = {"declared", "flop_counter", "fvcore"}
 SMALL = {"image_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
@@ -357,3 +357,14 @@ def test_fused_attention_moves_no_weights_of_tokens_by_tokens() -> None:
     scores = 3 * 256 * 256
     assert apart.activations - fused.activations == scores
     assert apart.bytes_moved - fused.bytes_moved >= 4 * 4 * scores  # written, read by softmax, written, read
+
+
+def test_bytes_of_a_training_step_are_what_a_pencil_gives() -> None:
+    model, batch = _Perceptron(), 200
+    image, weights, hidden, result = batch * 48, 5 * 3 + 5 + 2 * 5, batch * 16 * 5, batch * 16 * 2
+    # Both moments; at its peak the backward pass holds the image and its copy by rows, what relu and the second product
+    # keep, the result, its gradient (one number, expanded), the gradient of relu's output, and that of its input.
+    alive = 2 * image + weights + 2 * hidden + result
+    found = bytes_of_training(model, (batch, 3, 4, 4)) / 4 - 2 * weights
+    assert alive + hidden <= found <= alive + 2 * hidden + weights + 4
+    assert bytes_of_training(model, (2 * batch, 3, 4, 4)) > 1.9 * 4 * found

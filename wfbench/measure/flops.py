@@ -118,6 +118,31 @@ def count_flops(
     )
 
 
+def bytes_of_training(model: nn.Module, shape: Sequence[int], *, fused_attention: bool = True) -> int:
+    """The most bytes alive at once in a training step in the model's dtype, by the shapes alone.
+
+    Weights, input, what the forward pass keeps for the backward pass, gradients, and the two moments of AdamW. What a kernel
+    allocates for itself is not seen.
+    """
+    model = getattr(model, "_orig_mod", model)
+    state = {name: t.detach().to("meta").requires_grad_(t.requires_grad) for name, t in model.named_parameters()}
+    buffers = {name: t.to("meta") for name, t in model.named_buffers()}
+    image = torch.zeros(*shape, device="meta", dtype=next(iter(state.values())).dtype)
+    attention = FusedAttention() if fused_attention else contextlib.nullcontext()
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), Meter() as meter:
+            meter.watch([*state.values(), *buffers.values(), image])
+            with attention:
+                result = torch.func.functional_call(model, (state, buffers), (image,))
+            result.sum().backward()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return meter.peak + 2 * sum(t.numel() * t.element_size() for t in state.values() if t.requires_grad)
+
+
 def _as_tensors(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if all(isinstance(x, Tensor) for x in inputs):
         return tuple(x.detach().cpu() for x in inputs if isinstance(x, Tensor))

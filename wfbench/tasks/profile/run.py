@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import torch
 from mixers import MixerError
 from wfbench import records
 from wfbench.errors import InputError
-from wfbench.measure.flops import FlopCount
+from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
 from wfbench.measure.latency import Timed, in_random_order, status_of, time_interleaved
 from wfbench.records import AnyRow, BreakdownRow, Environment, HarnessRow, MachineRow, MeasurementRow, ProfileRow
@@ -139,11 +139,17 @@ class _Run:
         return [row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key]
 
     def rounds_lacking(self, cell: Cell) -> list[int]:
-        """A cell that failed once is not tried again."""
+        """A cell that failed once is not tried again, nor a backend of attention that was far behind another."""
         found = self.of(cell, "latency")
-        if any(row.status != "ok" for row in found):
+        if any(row.status != "ok" for row in found) or (found and self._far_behind(cell, found[0])):
             return []
         return sorted(set(range(self.request.rounds)) - {row.round for row in found})
+
+    def _far_behind(self, cell: Cell, row: MeasurementRow) -> bool:
+        """Whether the same cell with another forced backend took less than half the time in the same round."""
+        rivals = [other for other in self.cells if replace(other, backend=cell.backend).key == cell.key]
+        times = [r.samples for other in rivals for r in self.of(other, "latency") if r.round == row.round and r.samples]
+        return 2 * min(map(statistics.median, times)) < statistics.median(row.samples)
 
     def stages(self) -> list[str]:
         """Stages beside latency that are asked for."""
@@ -174,7 +180,10 @@ class _Run:
             try:
                 model = cell.build()
                 shape = (cell.batch, model.config.in_channels, cell.resolution, cell.resolution)
-                counted, why = try_count(model, shape, PATH, fused_attention=cell.backend != "math")
+                fused = cell.backend != "math"
+                counted, why = try_count(model, shape, PATH, fused_attention=fused)
+                if counted is not None and cell.mode == "train":
+                    counted = replace(counted, bytes_alive=bytes_of_training(model, shape, fused_attention=fused))
             except (InputError, MixerError):
                 raise
             except Exception as e:  # a cell that cannot be built will be a row that says so

@@ -14,8 +14,8 @@ from wfbench.measure.memory import peak_memory
 from wfbench.measure.roofline import measure_rates
 from wfbench.tasks.profile.cell import DTYPES, Cell
 
-#: Samples of a cell and round at least, where the budget allows.
-LEAST_SAMPLES = 5
+#: Calls that a cell is sampled for in each round at least, where the budget allows.
+LEAST_CALLS = 3
 #: Batches beyond this are not tried.
 _MOST_IMAGES = 1024
 
@@ -51,7 +51,7 @@ class Job:
 
     def _latency(self) -> dict[str, Any]:
         sampler = Sampler(self.cell.call(), self.threads, self.cell.device)
-        samples = sampler.samples(self.seconds, LEAST_SAMPLES, self.budget)
+        samples = sampler.samples(self.seconds, LEAST_CALLS, self.budget)
         return {"samples": samples, "call_seconds": sampler.call_seconds}
 
     def _memory(self) -> dict[str, Any]:
