@@ -1,18 +1,26 @@
-"""Put the tables of results/demo into the README: `python docs/update_readme.py`. No number is copied by hand."""
+"""Put generated tables into the README: `python docs/update_readme.py`. No number is copied by hand."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- begin results/demo -->", "<!-- end results/demo -->"
-TABLES = ("accuracy", "profile", "crossover")
+#: Directory of results, and which of its tables the README shows between its marks.
+SHOWN = {
+    "results/demo": ("accuracy",),
+    "results/profile": ("speedup", "crossover", "scaling"),
+}
 
 
 def with_tables(readme: str) -> str:
-    """The README's text with the generated tables between its two marks."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    tables = "\n\n".join((ROOT / "results" / "demo" / f"{name}.md").read_text().strip() for name in TABLES)
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+    """The README's text with the generated tables between their marks."""
+    for place, names in SHOWN.items():
+        begin, end = f"<!-- begin {place} -->", f"<!-- end {place} -->"
+        before, _, rest = readme.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise ValueError(f"the README has no marks for {place}")
+        tables = "\n\n".join((ROOT / place / f"{name}.md").read_text().strip() for name in names)
+        readme = f"{before}{begin}\n\n{tables}\n\n{end}{after}"
+    return readme
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from wfbench.models.vit import ViTConfig, sincos_2d
 from wfbench.records import ProfileRow, TrainRow
 from wfbench.report import figures
 from wfbench.report.tables import label
-from wfbench.tasks.profile import ProfileRequest, profile
+from wfbench.tasks.profile.request import ProfileRequest
+from wfbench.tasks.profile.run import profile
 
 SMALL = {"image_size": (64, 48), "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 SOME = ["softmax", "linear", "static", "weightformer", "identity"]

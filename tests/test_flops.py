@@ -18,7 +18,7 @@ from mixers.base import PATHS, Grid, to_tokens
 from mixers.softmax import SoftmaxAttention
 from wfbench import models
 from wfbench.errors import InputError
-from wfbench.measure import CountError, count_flops
+from wfbench.measure import CountError, count_flops, flops, local_exponents
 from wfbench.measure.flops import FVCORE_HANDLERS, bytes_of_training
 
 ALL_THREE = {"declared", "flop_counter", "fvcore"}
@@ -368,3 +368,22 @@ def test_bytes_of_a_training_step_are_what_a_pencil_gives() -> None:
     found = bytes_of_training(model, (batch, 3, 4, 4)) / 4 - 2 * weights
     assert alive + hidden <= found <= alive + 2 * hidden + weights + 4
     assert bytes_of_training(model, (2 * batch, 3, 4, 4)) > 1.9 * 4 * found
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer", "exponent"),
+    [("vit-tiny", "softmax", 1.87), ("vit-small", "softmax", 1.77), ("vit-base", "softmax", 1.64)]
+    + [("vit-tiny", name, 1.00) for name in ("linear", "weightformer", "xca", "static")],
+)
+def test_counted_exponents_between_4k_and_16k_tokens_are_those_of_the_closed_form(
+    name: str, mixer: str, exponent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flops, "FVCORE_MOST_PIXELS", 0)  # it would run the models
+    counted, declared = [], []
+    for side in (1024, 2048):
+        with torch.device("meta"):
+            model = models.create(name, mixer, side)
+        counted.append(count_flops(model, (1, 3, side, side)).macs)
+        declared.append(sum(model.declared_macs((side, side), 1, "released").values()))
+    assert counted == declared
+    assert local_exponents((4096, 16384), counted)[0] == pytest.approx(exponent, abs=0.005)

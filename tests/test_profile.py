@@ -1,5 +1,6 @@
 """Profiling: the timing protocol on known work, cells as rows, what a second call measures, and processes of their own."""
 
+import io
 import json
 import math
 import os
@@ -12,13 +13,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
+from rich.live import Live
 
 from wfbench import models, records
+from wfbench.cli.progress import LiveCells
 from wfbench.errors import InputError
 from wfbench.measure import CountError, time_interleaved
 from wfbench.measure.isolate import Outcome
 from wfbench.measure.latency import Sampler
-from wfbench.tasks.profile import ProfileRequest, profile, run, summary
+from wfbench.tasks.profile import run, summary
+from wfbench.tasks.profile.request import ProfileRequest
+from wfbench.tasks.profile.run import profile
 from wfbench.tasks.profile.worker import Job
 
 SHARED = ProfileRequest(mixers=("softmax", "static"), resolutions=(32, 64), rounds=3, isolate=False, attention="auto")
@@ -248,6 +254,27 @@ def test_a_breakdown_lists_modules_and_operators(tmp_path):
     total = next(r for r in rows if r.kind == "profile" and (r.mixer, r.resolution[0]) == ("softmax", 64)).macs
     assert sum(row.by_operator.values()) == row.by_module[""] == total
     assert row.by_module["blocks.3.mixer"] == 4 * 16 * 192**2 + 2 * 16**2 * 192
+
+
+def test_two_writers_of_one_round_do_not_count_it_twice(tmp_path):
+    path = tmp_path / "r.jsonl"
+    profile(replace(SHARED, mixers=("static",), resolutions=(32,)), path)
+    once = kinds(path, "measurement")
+    assert summary.timing([*once, *once]) == summary.timing(once)
+
+
+def test_the_table_on_a_terminal_fills_in():
+    screen = io.StringIO()
+    with Live(console=Console(file=screen, force_terminal=True, width=100), auto_refresh=False) as live:
+        watch = LiveCells(live)
+        cells = SHARED.cells()
+        watch.begin(cells)
+        watch.cell(cells[1], {"GMACs": "0.09", "rounds": "2/3", "latency": "12.5 ms"})
+        watch.line("static at 32 px: warm")
+        live.refresh()
+    shown = screen.getvalue()
+    for words in ("softmax at 32 px", "static at 64 px", "12.5 ms", "2/3", "static at 32 px: warm"):
+        assert words in shown
 
 
 # --- isolated cells, their processes replaced by calls where only the logic is tried

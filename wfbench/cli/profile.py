@@ -57,8 +57,8 @@ def profile(
     from wfbench.cli.progress import cell_table
     from wfbench.cli.report import write_and_show
     from wfbench.tasks.common import choose_device, writable_dir
-    from wfbench.tasks.profile import ProfileRequest
-    from wfbench.tasks.profile import profile as measure
+    from wfbench.tasks.profile.request import ProfileRequest
+    from wfbench.tasks.profile.run import profile as measure
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
     request = ProfileRequest(

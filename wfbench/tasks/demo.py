@@ -12,7 +12,8 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.tasks import classify
 from wfbench.tasks.common import choose_device, slug, writable_dir
-from wfbench.tasks.profile import Lines, ProfileRequest, profile
+from wfbench.tasks.profile.request import ProfileRequest
+from wfbench.tasks.profile.run import Lines, profile
 from wfbench.training import Watch
 
 #: One process for all cells, and PyTorch's choice of attention: minutes, where `wfbench profile` takes half an hour.

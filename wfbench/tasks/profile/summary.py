@@ -65,7 +65,9 @@ def timing(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
         return {"status": failed.status, "message": failed.message}
     if not rows:
         return {"status": "error", "message": "it was not measured"}
-    rows = sorted(rows, key=lambda row: row.round)
+    # Of two writers that measured the same round, the first.
+    by_round = {row.round: row for row in reversed(rows)}
+    rows = [by_round[k] for k in sorted(by_round)]
     samples = [s for row in rows for s in row.samples]
     medians = [statistics.median(row.samples) for row in rows]
     interval = rounds_interval(medians)
