@@ -37,7 +37,8 @@ SETTING = {
     "protocol": "constant batch",
 }
 FLASH, MATH = {"sdpa_backend": "flash"}, {"sdpa_backend": "math"}
-EXTRA = ("activations (M)", "bytes moved (MB)", "ms per image", "of the bound (%)", "memory (MB)", "backend", "batch")
+EXTRA = ("activations (M)", "bytes moved (MB)", "ms per image", "of the bound (%)", "memory (MB)", "by shapes (MB)")
+EXTRA += ("backend", "batch")
 
 
 def fit(mixer: str = "linear", **changes: object) -> FitRow:
@@ -278,6 +279,7 @@ def test_every_new_cell_of_a_profile_line() -> None:
         "latency (ms)": "12.3 [12.1, 12.6]",
         "of the bound (%)": "41 compute",
         "memory (MB)": "188",
+        "by shapes (MB)": "45.0",
     }
     assert {column: table.frame[column][0] for column in expected} == expected
     raw = table.data.iloc[0]

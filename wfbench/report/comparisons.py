@@ -161,8 +161,8 @@ def crossover_tables(rows: Iterable[AnyRow], profiles: Sequence[Profile]) -> lis
 
 def _crossover_table(name: str, places: Sequence[Profile], rows: Sequence[CrossoverRow]) -> Table:
     notes = [
-        "The side of a square image from which a mixer is faster than the baseline: where the curves through their cells cross, "
-        "or, for fewer than four sides, interpolated between measured ones."
+        "The side of a square image from which a mixer is faster than the baseline: where the curves through their cells "
+        "cross, or, for fewer than four sides, interpolated between measured ones."
     ]
     if len(places) == 1:
         rows = latest(rows, lambda row: (line_key(row), row.baseline))

@@ -45,6 +45,8 @@ _OPTIONAL = {
     "of the bound (%)": "the share of the bound is the least time that the rates of this machine allow, divided by the "
     "latency, with what sets it",
     "memory (MB)": "memory is the peak of one call in a process of its own, above what the process held before the model",
+    "by shapes (MB)": "by shapes stand the most bytes alive at once in theory (weights, input, activations; in training "
+    "gradients and moments too), without what kernels allocate for themselves",
 }
 
 
@@ -145,6 +147,7 @@ def _profile_line(profile: Profile, row: ProfileRow, exponents: ScalingRow | Non
         "ms per image": number(per_image, 1e3) if by_tokens else DASH,
         "of the bound (%)": _bound(row, share),
         "memory (MB)": _memory(row),
+        "by shapes (MB)": DASH if row.memory_status == "not measured" else number(row.bytes_alive, 1e-6),
         f"speed-up over {BASELINE}": DASH if speedup is None else f"{number(speedup)}×",
         "latency exponent": DASH if exponents is None else _latency_exponent(exponents),
         "MACs exponent": DASH if exponents is None or exponents.macs_exponent is None else _exponent(exponents.macs_exponent),
