@@ -81,13 +81,13 @@ def exponents(first: list[AnyRow], second: list[AnyRow]) -> Iterator[Pair]:
 
 
 def crossovers(first: list[AnyRow], second: list[AnyRow]) -> Iterator[str]:
-    """In words, run by run."""
-    for row in (*first, *second):
-        if isinstance(row, CrossoverRow):
+    """In words, run by run; of several sums of one session the newest."""
+    for which, rows in (("first", first), ("second", second)):
+        for row in {row.mixer: row for row in rows if isinstance(row, CrossoverRow)}.values():
             side = "–" if row.side is None else f"{row.side:.0f} px"
             low = f"below {row.smallest_side}" if row.side_low is None else f"{row.side_low:.0f}"
             high = f"beyond {row.largest_side}" if row.side_high is None else f"{row.side_high:.0f}"
-            yield f"| {row.mixer} | {row.session} | {row.verdict} | {side} | [{low}, {high}] |"
+            yield f"| {row.mixer} | {which} | {row.verdict} | {side} | [{low}, {high}] |"
 
 
 def write(first: list[AnyRow], second: list[AnyRow]) -> str:
@@ -95,28 +95,32 @@ def write(first: list[AnyRow], second: list[AnyRow]) -> str:
     lines = [
         "# Two runs of one profile",
         "",
-        "Made by `python benchmarks/repeat_profile.py results/profile /tmp/again`.",
+        f"Made by `{records.command_line()}`.",
         "",
         "| figure | compared | each within the other's 95% interval | difference within its 95% interval |",
         "| :--- | ---: | ---: | ---: |",
     ]
     apart: list[str] = []
     for title, pairs in (("median of a cell", [*medians(first, second)]), ("exponent", [*exponents(first, second)])):
+        if not pairs:
+            lines.append(f"| {title} | 0 | nothing to compare | nothing to compare |")
+            continue
         shares = [sum(getattr(pair, kind) for pair in pairs) for kind in ("each_within", "alike")]
         lines.append(f"| {title} | {len(pairs)} | {' | '.join(f'{n} ({n / len(pairs):.0%})' for n in shares)} |")
         apart += [f"- {title}, {pair.name}: {_words(title, pair)}" for pair in pairs if not pair.alike]
     lines += ["", "Apart:", "", *(apart or ["- none"]), ""]
-    lines += ["| mixer | session | verdict | crossover | 95% interval |", "| :--- | :--- | :--- | ---: | :--- |"]
+    lines += ["| mixer | run | verdict | crossover | 95% interval |", "| :--- | :--- | :--- | ---: | :--- |"]
     lines += [*crossovers(first, second), ""]
-    lines += [_cost(row) for row in (*first, *second) if isinstance(row, HarnessRow)]
+    for which, rows in (("first", first), ("second", second)):
+        lines += [_cost(which, row) for row in rows if isinstance(row, HarnessRow) and row.call_seconds]
     return "\n".join(lines) + "\n"
 
 
-def _cost(row: HarnessRow) -> str:
+def _cost(which: str, row: HarnessRow) -> str:
     """What a run cost beside its calls, and how busy the machine was."""
     fixed = "" if row.fixed_seconds is None else f", fixed {row.fixed_seconds:.1f} s for each of {row.processes} processes"
     return (
-        f"- Session {row.session}: {row.wall_seconds:.0f} s wall, {row.call_seconds:.0f} s within calls{fixed}; "
+        f"- The {which}, session {row.session}: {row.wall_seconds:.0f} s wall, {row.call_seconds:.0f} s within calls{fixed}; "
         f"load average {row.load[0]:.2f} at the beginning, {row.load[1]:.2f} at the end."
     )
 

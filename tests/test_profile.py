@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,6 +164,10 @@ BAD = {
     "both batch and tokens": ({"batch": 2, "tokens": 64}, "--tokens decides the batch"),
     "too few tokens for one image": ({"tokens": 15}, "--tokens 15 at 64 px"),
     "patches of the alternatives": ({"resolutions": (48,), "alternatives": True}, "48"),
+    "a larger side no patch divides": ({"resolutions": (32, 33)}, "33"),
+    "tokens and a side smaller than a patch": ({"resolutions": (8,), "tokens": 100}, "8x8"),
+    "compiled models in one process": ({"compile": True}, "--compile needs processes of their own"),
+    "throughput in one process": ({"saturate": True}, "--saturate needs processes of their own"),
 }
 
 
@@ -257,10 +262,57 @@ def test_a_breakdown_lists_modules_and_operators(tmp_path):
 
 
 def test_two_writers_of_one_round_do_not_count_it_twice(tmp_path):
+    path, request = tmp_path / "r.jsonl", replace(SHARED, mixers=("static",), resolutions=(32,))
+    (before,) = (r for r in profile(request, path) if r.kind == "profile")
+    records.append(path, [r.model_copy(update={"samples": (9.0,)}) for r in kinds(path, "measurement") if r.round == 1])
+    (after,) = (r for r in profile(request, path) if r.kind == "profile")
+    assert after.samples == (before.samples[0], 9.0, before.samples[2])
+
+
+def test_what_was_measured_and_not_summed_up_is_summed_up_by_the_next_call(tmp_path):
     path = tmp_path / "r.jsonl"
-    profile(replace(SHARED, mixers=("static",), resolutions=(32,)), path)
-    once = kinds(path, "measurement")
-    assert summary.timing([*once, *once]) == summary.timing(once)
+    profile(SHARED, path)
+    rows = records.read(path)[0]
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows if row.kind == "measurement"))
+    again = profile(SHARED, path)
+    assert {row.kind for row in again} == {"profile", "scaling", "crossover", "harness"}
+    assert len(kinds(path, "measurement")) == 2 * 2 * 3
+    assert profile(SHARED, path) == []
+
+
+def test_another_baseline_needs_no_new_measurement(tmp_path):
+    path = tmp_path / "r.jsonl"
+    profile(SHARED, path)
+    (crossover,) = (r for r in profile(replace(SHARED, baseline="static"), path) if r.kind == "crossover")
+    assert (crossover.mixer, crossover.baseline) == ("softmax", "static")
+    assert len(kinds(path, "measurement")) == 2 * 2 * 3
+
+
+def test_without_the_baseline_there_are_no_crossovers_and_that_is_said(tmp_path):
+    told = []
+    rows = profile(replace(SHARED, mixers=("static", "pool"), rounds=1), tmp_path / "r.jsonl", run.Lines(told.append))
+    assert not [r for r in rows if r.kind == "crossover"]
+    assert "no crossovers: the baseline softmax and another mixer need two sides in common" in told
+
+
+def test_bytes_are_those_of_the_dtype_that_is_timed(tmp_path):
+    one = replace(SHARED, mixers=("static",), resolutions=(64,), rounds=1)
+    full, half, train, mixed = (
+        profile(replace(one, **changes), tmp_path / "r.jsonl")[0]
+        for changes in ({}, {"dtype": "bfloat16"}, {"mode": "train"}, {"mode": "train", "dtype": "bfloat16"})
+    )
+    assert half.bytes_least == full.bytes_least / 2
+    assert half.bytes_moved == full.bytes_moved / 2
+    assert half.macs == full.macs
+    assert train.bytes_alive > 3 * full.bytes_alive
+    assert (mixed.bytes_alive, mixed.bytes_moved, mixed.dtype) == (None, None, "bfloat16 autocast")
+
+
+def test_two_files_have_sessions_of_their_own(tmp_path):
+    one = replace(SHARED, mixers=("static",), resolutions=(32,), rounds=1)
+    first, second = (profile(one, tmp_path / name)[0].session for name in ("a.jsonl", "b.jsonl"))
+    assert first != second
+    assert first.split("-")[0] == second.split("-")[0]
 
 
 def test_the_table_on_a_terminal_fills_in():
@@ -322,6 +374,19 @@ def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_p
         assert at[row.saturating_batch] >= best / 1.05
         assert all(at[b] < best / 1.05 for b in row.batches if b < row.saturating_batch)
     assert profile(request, tmp_path / "r.jsonl") == []
+
+
+def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_path):
+    def slow(module, payload, *, timeout, environment=None):
+        job = Job.of(payload)
+        return Outcome("ok", None, job.run(), 1.0) if job.budget > 60 else Outcome("timeout", "too slow", {}, 1.0)
+
+    monkeypatch.setattr(run, "run_isolated", slow)
+    request = replace(ALONE, mixers=("static",), resolutions=(32,), memory=False, budget=30.0)
+    assert profile(request, tmp_path / "r.jsonl")[0].status == "timeout"
+    assert profile(replace(request, budget=20.0), tmp_path / "r.jsonl") == []
+    again = profile(replace(request, budget=90.0), tmp_path / "r.jsonl")[0]
+    assert (again.status, len(again.round_medians)) == ("ok", 2)
 
 
 @pytest.mark.parametrize("status", ["oom", "timeout", "error"])
@@ -401,6 +466,36 @@ def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, mon
     began = time.perf_counter()
     assert start("sleep", timeout=1.0).status == "timeout"
     assert time.perf_counter() - began < 20
+
+
+PARENT = """
+import sys
+from wfbench.measure.isolate import run_isolated
+run_isolated("some_worker", "sleep", timeout=60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no signal for a parent's death")
+def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path):
+    (tmp_path / "some_worker.py").write_text(
+        WORKER.replace('payload == "sleep":', 'payload == "sleep":\n        open("here", "w").write(str(os.getpid()))')
+    )
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], cwd=tmp_path, env=place)
+    here = tmp_path / "here"
+    while not (here.exists() and here.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if (
+            not (Path("/proc") / here.read_text() / "stat").exists()
+            or ") Z " in (Path("/proc") / here.read_text() / "stat").read_text()
+        ):
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker lives on")
 
 
 MEMORY = """

@@ -192,6 +192,9 @@ class MeasurementRow(_CellRow):
     stage: Literal["latency", "memory", "throughput"]
     #: From 0; latency alone has several.
     round: int = 0
+    #: The seed of the order in which the cells of this round were measured, and the seconds that the cell was allowed.
+    order_seed: int = 0
+    budget: float | None = None
     status: Literal["ok", "oom", "error", "timeout"]
     message: str | None = None
     #: Seconds per call on the whole batch; of the throughput stage, one median per batch tried.
@@ -245,6 +248,8 @@ class HarnessRow(Row):
     kind: Literal["harness"] = "harness"
     session: str
     protocol: str
+    #: The mixer that the crossovers of this call are found against.
+    baseline: str = "softmax"
     #: Of the timing: wall seconds, and those within calls of the models, warm-up counted.
     wall_seconds: float
     call_seconds: float

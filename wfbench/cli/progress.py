@@ -134,7 +134,7 @@ class LiveCells:
         table = Table("cell", *self.COLUMNS, box=box.SIMPLE_HEAD)
         for name, figures in self.rows.items():
             table.add_row(Text(name), *(figures.get(column, "") for column in self.COLUMNS))
-        self.live.update(Group(table, Text(self.text, style="dim")))
+        self.live.update(Group(table, Text(self.text, style="dim")), refresh=True)
 
 
 @contextmanager
@@ -145,5 +145,6 @@ def cell_table() -> Iterator[PlainCells | LiveCells]:
         return
     from rich.live import Live
 
-    with Live(refresh_per_second=4, transient=True, vertical_overflow="visible") as live:
+    # Drawn between measurements alone: a thread that draws would take time from what is measured.
+    with Live(auto_refresh=False, transient=True, vertical_overflow="visible") as live:
         yield LiveCells(live)

@@ -67,8 +67,11 @@ class Curve:
         return _slope(self.coefficients, n)
 
     def exponent_interval(self, n: float) -> Interval:
-        """Of the exponent at n tokens, by the delta method and Student's t."""
-        powers, slope = _powers(np.array(n)), _slope(self.free, n)
+        """Of the exponent at n tokens, by the delta method and Student's t; infinite where the free curve has no logarithm."""
+        powers = _powers(np.array(n))
+        if powers @ self.free <= 0:
+            return Interval(-math.inf, math.inf)
+        slope = _slope(self.free, n)
         return self._about(slope, (np.arange(3) - slope) * powers / (powers @ self.free), self.exponent(n))
 
     def mean_exponent(self, low: float, high: float) -> tuple[float, Interval]:
@@ -76,6 +79,8 @@ class Curve:
         growth, ends = math.log(high / low), _powers(np.array([low, high]))
         seconds = ends @ self.free
         point = math.log(self(high) / self(low)) / growth
+        if seconds.min() <= 0:
+            return point, Interval(-math.inf, math.inf)
         gradient = (ends[1] / seconds[1] - ends[0] / seconds[0]) / growth
         return point, self._about(math.log(seconds[1] / seconds[0]) / growth, gradient, point)
 
@@ -160,7 +165,9 @@ def rounds_interval(medians: Sequence[float]) -> Interval | None:
         return None
     logs = np.log(medians)
     half = float(_student(len(logs) - 1)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Interval(math.exp(logs.mean() - half), math.exp(logs.mean() + half))
+    low, high = math.exp(logs.mean() - half), math.exp(logs.mean() + half)
+    median = float(np.median(medians))  # what is reported: in many rounds it may lie outside the interval of the mean
+    return Interval(min(low, median), max(high, median))
 
 
 @dataclass(frozen=True)

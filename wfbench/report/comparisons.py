@@ -22,7 +22,7 @@ from wfbench.report.parts import (
     title_of,
     with_interval,
 )
-from wfbench.report.settings import Profile, Size, line_key, placed, raw_line, raw_settings
+from wfbench.report.settings import Profile, Size, in_backend, line_key, placed, raw_line, raw_settings
 
 _SEVERAL = "The session holds several settings, and a row does not say which of them it means."
 _DEPTH = 2  # so many parts has the name of a module that a breakdown shows
@@ -135,8 +135,7 @@ def _speedup_table(name: str, profile: Profile) -> Table:
     times = "times" if profile.setting.token_budget is None else "times per image"
     missing = [pixels(side) for side in sides if side not in backends]
     notes = [
-        f"Ratios of the {times}, within this session: how many times faster than {BASELINE}{same}, in its fastest attention "
-        "backend at each side.",
+        f"Ratios of the {times}, within this session: how many times faster than {BASELINE}{same}{in_backend(profile)}.",
         f"{BASELINE}'s backend: {_by_side(backends)}.",
         *([f"{BASELINE} has no time at {', '.join(missing)} px."] if missing else []),
         f"Session {profile.session}.",

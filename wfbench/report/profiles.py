@@ -32,7 +32,17 @@ from wfbench.report.parts import (
     title_of,
     with_interval,
 )
-from wfbench.report.settings import LineKey, Profile, Setting, Size, line_key, owners, profiles_of, session_notes
+from wfbench.report.settings import (
+    LineKey,
+    Profile,
+    Size,
+    current,
+    in_backend,
+    line_key,
+    owners,
+    profiles_of,
+    session_notes,
+)
 from wfbench.report.throughput import throughput_tables
 
 _FULL_COUNTS = 3  # so many counts of MACs have to agree before a number stands without a dagger
@@ -40,6 +50,8 @@ _DAGGER = "†"
 #: Columns that a table has only where they hold something, with what they mean.
 _OPTIONAL = {
     "activations (M)": "activations are the elements that operators with MACs put out for one image",
+    "bytes at least (MB)": "bytes at least are those that any execution moves for one image: weights and input read, output "
+    "written",
     "bytes moved (MB)": "bytes moved are those that the operators read and write, each for itself, for one image",
     "ms per image": "ms per image is the latency divided by the batch",
     "of the bound (%)": "the share of the bound is the least time that the rates of this machine allow, divided by the "
@@ -52,6 +64,7 @@ _OPTIONAL = {
 
 def profile_tables(rows: Sequence[AnyRow]) -> list[Table]:
     """All tables about profiles: the profiles, then scaling, speed-ups, crossovers, throughput and breakdowns."""
+    rows = current(rows)
     profiles = profiles_of(rows)
     context = _Context(
         profiles,
@@ -87,7 +100,7 @@ def _profile_table(name: str, profile: Profile, context: _Context) -> Table:
     lines = [_profile_line(profile, row, exponents.get((line_key(row), row.resolution)), several) for row in cells]
     lines, columns = _without_empty(lines)
     notes = [
-        _unit_note(setting),
+        _unit_note(profile),
         *_column_notes(columns),
         *_interval_notes(cells, exponents.values()),
         "Attention runs in the backend that PyTorch chooses, unless brackets behind a mixer name another.",
@@ -141,6 +154,7 @@ def _profile_line(profile: Profile, row: ProfileRow, exponents: ScalingRow | Non
         "GFLOPs": gmacs(doubled, missing) + doubt,
         "elementwise (G)": number(row.elementwise, 1e-9),
         "activations (M)": number(row.activations, 1e-6),
+        "bytes at least (MB)": number(row.bytes_least, 1e-6),
         "bytes moved (MB)": number(row.bytes_moved, 1e-6),
         "latency (ms)": with_interval(median, row.median_low, row.median_high, _milliseconds),
         "IQR (ms)": _quartiles(row),
@@ -255,7 +269,8 @@ def _in_doubt(row: ProfileRow) -> bool:
     return row.macs is not None and len(row.counted_by) < _FULL_COUNTS
 
 
-def _unit_note(setting: Setting) -> str:
+def _unit_note(profile: Profile) -> str:
+    setting = profile.setting
     timed = "one training step" if setting.mode == "train" else "one forward pass"
     by_tokens = setting.token_budget is not None
     batch = f"as many images as hold {setting.token_budget:,} tokens" if by_tokens else f"{setting.batch}"
@@ -264,8 +279,9 @@ def _unit_note(setting: Setting) -> str:
     return (
         f"Latency is the median time of {timed} of the whole batch ({batch}), IQR its 25th to 75th percentile; GMACs, "
         f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass{counted}. Speed-ups are ratios within "
-        f"this session{' of the times per image' if by_tokens else ''}, over {BASELINE}{same} in its fastest attention backend "
-        "at that resolution. Exponents are local: d log / d log tokens from the next smaller resolution."
+        f"this session{' of the times per image' if by_tokens else ''}, over {BASELINE}{same}{in_backend(profile)}. "
+        "Exponents are local: d log / d log tokens from the next smaller resolution, of the curve through all cells where "
+        "there are four or more, of the two cells alone where there are not, which then have no interval."
     )
 
 
@@ -278,13 +294,19 @@ def _column_notes(columns: set[str]) -> list[str]:
     return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
-def _interval_notes(cells: Iterable[ProfileRow], exponents: Iterable[ScalingRow]) -> list[str]:
+def _interval_notes(cells: Sequence[ProfileRow], exponents: Iterable[ScalingRow]) -> list[str]:
     parts = []
     if any(row.median_low is not None for row in cells):
         parts.append("of a latency over the medians of its rounds")
     if any(row.latency_exponent_low is not None for row in exponents):
         parts.append("of an exponent from the distance of the mixer's cells to the curve t = a + b N + c N²")
-    return [f"Brackets hold 95% intervals: {', '.join(parts)}."] if parts else []
+    notes = [f"Brackets hold 95% intervals: {', '.join(parts)}."] if parts else []
+    if any(row.median is not None and row.median_low is None for row in cells) and "isolated-v1" in {c.protocol for c in cells}:
+        notes.append(
+            "A latency of fewer than three rounds has no interval. A forced attention backend that took more than twice as "
+            "long as another in its first round was not timed again."
+        )
+    return notes
 
 
 def _failure_notes(cells: Iterable[ProfileRow]) -> list[str]:
@@ -357,6 +379,7 @@ def _harness_notes(profile: Profile, harness: Iterable[HarnessRow]) -> list[str]
         == (profile.session, profile.setting.protocol, profile.setting.device)
     ]
     notes = []
+    ours = [row for row in ours if row.call_seconds]  # a call may sum up anew what others measured
     for place, row in enumerate(sorted(ours, key=lambda row: row.created), 1):
         which = f", call {place} of {len(ours)}" if len(ours) > 1 else ""
         ratio = f" ({row.wall_seconds / row.call_seconds:.2f})" if row.call_seconds else ""

@@ -128,6 +128,25 @@ def profiles_of(rows: Iterable[AnyRow]) -> list[Profile]:
     return made
 
 
+def current(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """The rows without exponents, curves and crossovers that a later call of the same session computed anew from more cells."""
+
+    def dated(row: AnyRow) -> bool:
+        return isinstance(row, ScalingRow | FitRow | CrossoverRow) and row.protocol is not None
+
+    newest: dict[str, str] = {}
+    for row in rows:
+        if isinstance(row, ScalingRow | FitRow | CrossoverRow) and dated(row):
+            newest[row.session] = max(newest.get(row.session, ""), row.created)
+    return [row for row in rows if not dated(row) or row.created == newest[row.session]]  # type: ignore[union-attr]
+
+
+def in_backend(profile: Profile) -> str:
+    """What to say of the baseline's attention backend, where several were timed."""
+    backends = {row.sdpa_backend for row in profile.cells if (row.mixer, row.variant) == (BASELINE, "")}
+    return " in its fastest attention backend at that resolution" if len(backends) > 1 else ""
+
+
 def owners(row: _Computed, profiles: Iterable[Profile]) -> list[Profile]:
     """The profiles from whose cells a row may have been computed: several where it does not say which."""
     return [

@@ -97,7 +97,7 @@ class Cell:
             return self._training_step(model.train(), x, targets)
         model.eval().to(DTYPES[self.dtype])
         x = x.to(DTYPES[self.dtype])
-        run = torch.compile(model) if self.compiled else model
+        run = self._compiled(model)
 
         @torch.inference_mode()
         def forward() -> object:
@@ -108,7 +108,7 @@ class Cell:
 
     def _training_step(self, model: VisionTransformer, x: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
         """Forward, cross-entropy, backward, AdamW."""
-        run = torch.compile(model) if self.compiled else model
+        run = self._compiled(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == "float16")
         mixed = self.dtype != "float32"
@@ -123,6 +123,14 @@ class Cell:
             return loss
 
         return step
+
+    def _compiled(self, model: VisionTransformer) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model, or what the compiler makes of it for this shape alone; what it made for others is forgotten."""
+        if not self.compiled:
+            return model
+        torch.compiler.reset()
+        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, dynamic=False)
+        return compiled
 
     def _attention(self) -> AbstractContextManager[object]:
         return nullcontext() if self.backend == AUTO else sdpa_kernel(_KERNELS[self.backend])

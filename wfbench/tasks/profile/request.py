@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 import mixers
-from wfbench import models
+from wfbench import measure, models
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.records import Environment
@@ -93,16 +95,12 @@ class ProfileRequest:
             plain = models.configure(self.model, self.baseline, **self.overrides)
             found += self._of(self.baseline, f"patch {2 * plain.patch_size}", {"patch_size": 2 * plain.patch_size})
             found += self._of(self.baseline, f"depth {plain.depth // 2}", {"depth": plain.depth // 2})
-        for cell in found:
-            if cell.resolution == min(self.resolutions):  # one cheap layer finds what is wrong with the model
-                with torch.device("meta"):
-                    models.create(cell.model, cell.mixer, cell.resolution, **{**cell.overrides, "depth": 1})
         return found
 
-    def session(self, environment: Environment) -> str:
-        """A name for all that must be equal for cells to stand side by side: setting, machine, libraries and code."""
+    def setting(self, environment: Environment) -> str:
+        """A digest of all that must be equal for cells to stand side by side: setting, machine, libraries and code."""
         same = (self.model, self.overrides, None if self.tokens else self.batch, self.tokens, self.mode, self.dtype)
-        how = (self.compile, self.channels_last, self.protocol, self.seconds, PATH)
+        how = (self.compile, self.channels_last, self.protocol, self.seconds if self.isolate else None, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
         return hashlib.sha256(json.dumps([same, how, machine, _code(self.mixers)]).encode()).hexdigest()[:10]
@@ -112,6 +110,8 @@ class ProfileRequest:
         for resolution in sorted(set(self.resolutions)):
             chosen = {**self.overrides, **overrides}
             patch = models.configure(self.model, mixer, resolution, **chosen).patch_size
+            with torch.device("meta"):  # one cheap layer finds what is wrong with the model or the resolution
+                models.create(self.model, mixer, resolution, **{**chosen, "depth": 1})
             batch = self.batch if self.tokens is None else self.tokens // (resolution // patch) ** 2
             if batch < 1:
                 raise InputError(
@@ -152,6 +152,14 @@ class ProfileRequest:
         for name, seconds in (("--seconds", self.seconds), ("--budget", self.budget)):
             if not 0 < seconds < float("inf"):
                 raise InputError(f"{name} must be positive", got=seconds, expected="seconds above 0")
+        for name, chosen in (("--saturate", self.saturate), ("--compile", self.compile)):
+            if chosen and not self.isolate:
+                raise InputError(
+                    f"{name} needs processes of their own",
+                    got=f"{name} --no-isolate",
+                    expected="one of the two",
+                    remedy="drop one",
+                )
         if self.tokens is not None and self.batch != 1:
             raise InputError("--tokens decides the batch", got=f"--tokens and --batch {self.batch}", expected="one of the two")
         choices = (
@@ -167,11 +175,18 @@ class ProfileRequest:
             models.configure(self.model, mixer, **self.overrides)
 
 
+def _host() -> str:
+    """What tells this machine from others of the same kind; it is only ever written as a digest."""
+    known = Path("/etc/machine-id")
+    return f"{platform.node()} {known.read_text() if known.exists() else ''}"
+
+
 def _code(names: Sequence[str]) -> str:
-    """A digest of the code whose speed is measured: mixers, models, and files that mixers were given from."""
-    roots = (Path(mixers.__file__).parent, Path(models.__file__).parent)
-    files = [file for root in roots for file in sorted(root.rglob("*.py"))]
-    files += [path for path in (Path(name.rpartition(":")[0]) for name in sorted(names)) if path.is_file()]
+    """A digest of the code that is measured and that measures: mixers, also those from elsewhere, models, counts and cells."""
+    roots = (Path(mixers.__file__).parent, *(Path(room.__file__).parent for room in (models, measure)))
+    files = [*(file for root in roots for file in sorted(root.rglob("*.py"))), *sorted(Path(__file__).parent.glob("*.py"))]
+    given = {layer for layer in (mixers.spec(name).token for name in names) if isinstance(layer, type)}
+    files += sorted(Path(inspect.getfile(layer)) for layer in given)
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

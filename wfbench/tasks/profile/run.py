@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +19,19 @@ from wfbench.errors import InputError
 from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
 from wfbench.measure.latency import Timed, in_random_order, status_of, time_interleaved
-from wfbench.records import AnyRow, BreakdownRow, Environment, HarnessRow, MachineRow, MeasurementRow, ProfileRow
+from wfbench.records import (
+    AnyRow,
+    BreakdownRow,
+    CrossoverRow,
+    Environment,
+    HarnessRow,
+    MachineRow,
+    MeasurementRow,
+    ProfileRow,
+)
 from wfbench.tasks.common import try_count
 from wfbench.tasks.profile import summary
-from wfbench.tasks.profile.cell import Cell
+from wfbench.tasks.profile.cell import DTYPES, Cell
 from wfbench.tasks.profile.request import PATH, ProfileRequest
 from wfbench.tasks.profile.worker import Job
 
@@ -101,6 +111,8 @@ class _Run:
     measured: list[MeasurementRow] = field(default_factory=list)
     rows: list[ProfileRow] = field(default_factory=list)
     machine: MachineRow | None = None
+    #: The baseline of the last sum; None if measurements were made since.
+    summed_up: str | None = None
     broken_down: set[tuple[Any, ...]] = field(default_factory=set)
     counts: dict[tuple[Any, ...], tuple[FlopCount | None, str | None, int | None]] = field(default_factory=dict)
     count_seconds: float = 0.0
@@ -118,15 +130,18 @@ class _Run:
             rows, torn = records.read(self.journal)
             for message in torn:
                 self.watch.line(message)
-        name = self.request.session(self.environment)
-        earlier = [str(s) for row in rows if str(s := getattr(row, "session", "")).startswith(f"{name}-")]
-        number = max((int(s.rpartition("-")[2]) for s in earlier), default=1 - self.request.force) + self.request.force
-        self.session = f"{name}-{number}"
+        setting = self.request.setting(self.environment)
+        earlier = [str(s) for row in rows if str(s := getattr(row, "session", "")).startswith(f"{setting}-")]
+        # The random part tells apart what was measured into other files, or again.
+        self.session = earlier[-1] if earlier and not self.request.force else f"{setting}-{uuid.uuid4().hex[:6]}"
         for row in rows:
             if getattr(row, "session", None) != self.session:
                 continue
             if isinstance(row, MeasurementRow):
                 self.measured.append(row)
+                self.summed_up = None
+            elif isinstance(row, HarnessRow):  # the last row of a sum
+                self.summed_up = row.baseline
             elif isinstance(row, ProfileRow):
                 self.rows = [r for r in self.rows if summary.key_of(r) != summary.key_of(row)] + [row]
             elif isinstance(row, MachineRow):
@@ -135,15 +150,27 @@ class _Run:
                 self.broken_down.add(summary.key_of(row))
 
     def of(self, cell: Cell, stage: str) -> list[MeasurementRow]:
-        """What was measured of a cell."""
-        return [row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key]
+        """What was measured of a cell, by rounds; of two measurements of one round (two writers, a retry) the last."""
+        rows = (row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key)
+        by_round = {row.round: row for row in rows}
+        return [by_round[k] for k in sorted(by_round)]
+
+    def final(self, row: MeasurementRow) -> bool:
+        """Whether it is not tried again: what failed once fails again, but for want of time if there is more of it now."""
+        return row.status != "timeout" or row.budget is None or row.budget >= self.request.budget
 
     def rounds_lacking(self, cell: Cell) -> list[int]:
-        """A cell that failed once is not tried again, nor a backend of attention that was far behind another."""
-        found = self.of(cell, "latency")
+        """Nor is a backend of attention tried again that was far behind another."""
+        found = [row for row in self.of(cell, "latency") if self.final(row)]
         if any(row.status != "ok" for row in found) or (found and self._far_behind(cell, found[0])):
             return []
         return sorted(set(range(self.request.rounds)) - {row.round for row in found})
+
+    def stages_lacking(self, cell: Cell) -> list[str]:
+        """Stages beside latency that are asked for; a cell whose latency could not be measured has none."""
+        if any(row.status != "ok" for row in self.of(cell, "latency")):
+            return []
+        return [stage for stage in self.stages() if not any(self.final(row) for row in self.of(cell, stage))]
 
     def _far_behind(self, cell: Cell, row: MeasurementRow) -> bool:
         """Whether the same cell with another forced backend took less than half the time in the same round."""
@@ -158,12 +185,12 @@ class _Run:
 
     def lacking(self) -> bool:
         """Whether anything is missing."""
-        known = {summary.key_of(row) for row in self.rows}
-        return any(
+        known = {summary.key_of(row): row for row in self.rows}
+        return self.summed_up != self.request.baseline or any(
             cell.key not in known
             or self.rounds_lacking(cell)
-            or any(not self.of(cell, stage) for stage in self.stages())
-            or (self.request.breakdown and cell.key not in self.broken_down)
+            or self.stages_lacking(cell)
+            or (self.request.breakdown and cell.key not in self.broken_down and known[cell.key].macs is not None)
             for cell in self.cells
         )
 
@@ -181,6 +208,8 @@ class _Run:
                 model = cell.build()
                 shape = (cell.batch, model.config.in_channels, cell.resolution, cell.resolution)
                 fused = cell.backend != "math"
+                if cell.mode == "infer":
+                    model.to(DTYPES[cell.dtype])  # its bytes are counted
                 counted, why = try_count(model, shape, PATH, fused_attention=fused)
                 if counted is not None and cell.mode == "train":
                     counted = replace(counted, bytes_alive=bytes_of_training(model, shape, fused_attention=fused))
@@ -197,6 +226,8 @@ class _Run:
     def measure(self) -> None:
         """Measure what is missing, in random order."""
         began = time.perf_counter()
+        if not any(self.rounds_lacking(cell) or self.stages_lacking(cell) for cell in self.cells):
+            return
         if self.request.isolate:
             self._machine_rates()
             self._isolated()
@@ -210,10 +241,9 @@ class _Run:
             for key in in_random_order(list(waiting), self.request.order_seed, k):
                 if k in self.rounds_lacking(waiting[key]):
                     self._one(waiting[key], "latency", k)
-        for stage in self.stages():
-            for cell in self.cells:
-                if not self.of(cell, stage):
-                    self._one(cell, stage, 0)
+        for cell in self.cells:
+            for stage in self.stages_lacking(cell):
+                self._one(cell, stage, 0)
 
     def _one(self, cell: Cell, stage: str, k: int) -> None:
         self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")
@@ -262,6 +292,8 @@ class _Run:
             created=records.now(),
             stage=stage,
             round=k,
+            order_seed=self.request.order_seed,
+            budget=self.request.budget if self.request.isolate else None,
             wall_seconds=wall,
             **{"call_seconds": 0.0, **found},
         )
@@ -312,12 +344,15 @@ class _Run:
         """The cell, summed up."""
         before = next((row for row in self.rows if summary.key_of(row) == cell.key), None)
         counted = summary.counted(*self.counts[cell.key]) if cell.key in self.counts else summary.recalled(before)
+        if cell.dtype_label.endswith("autocast"):  # the shapes do not say what is cast: no number rather than a wrong one
+            counted |= dict.fromkeys(("bytes_least", "bytes_moved", "bytes_alive"))
+        timed = self.of(cell, "latency")
         fields = {
             **self.shared(cell),
             "created": self.began,
-            "order_seed": self.request.order_seed,
+            "order_seed": timed[0].order_seed if timed else self.request.order_seed,
             **counted,
-            **summary.timing(self.of(cell, "latency")),
+            **summary.timing(timed),
             **summary.memory(self.of(cell, "memory")),
         }
         fields |= summary.roofline(fields, self.machine)
@@ -327,9 +362,14 @@ class _Run:
         """Rows of this request's cells, and of what all cells of the session say together."""
         ours = [self.row(cell) for cell in self.cells]
         keys = {cell.key for cell in self.cells}
-        session = [row for row in self.rows if summary.key_of(row) not in keys] + ours
-        added: list[AnyRow] = [*ours, *summary.derived(session, self.request.baseline), *self._throughput(), *self._breakdown()]
-        added.append(self._harness())
+        others = [row for row in self.rows if summary.key_of(row) not in keys]
+        bounds = [summary.roofline(row.model_dump(), self.machine) for row in others]  # the machine may have shown more
+        others = [row.model_copy(update=bound) for row, bound in zip(others, bounds, strict=True)]
+        session = [*others, *ours]
+        derived = summary.derived(session, self.request.baseline, self.began)
+        added: list[AnyRow] = [*session, *derived, *self._throughput(), *self._breakdown(), self._harness()]
+        if not any(isinstance(row, CrossoverRow) for row in derived):
+            self.watch.line(f"no crossovers: the baseline {self.request.baseline} and another mixer need two sides in common")
         records.append(self.journal, added)
         return added
 
@@ -351,6 +391,7 @@ class _Run:
             environment=self.environment,
             session=self.session,
             protocol=self.request.protocol,
+            baseline=self.request.baseline,
             wall_seconds=self.timing_seconds,
             call_seconds=sum(row.call_seconds for row in self.new),
             count_seconds=self.count_seconds,

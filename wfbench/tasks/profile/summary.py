@@ -65,9 +65,6 @@ def timing(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
         return {"status": failed.status, "message": failed.message}
     if not rows:
         return {"status": "error", "message": "it was not measured"}
-    # Of two writers that measured the same round, the first.
-    by_round = {row.round: row for row in reversed(rows)}
-    rows = [by_round[k] for k in sorted(by_round)]
     samples = [s for row in rows for s in row.samples]
     medians = [statistics.median(row.samples) for row in rows]
     interval = rounds_interval(medians)
@@ -102,7 +99,7 @@ def memory(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
 
 def roofline(cell: dict[str, Any], machine: MachineRow | None) -> dict[str, Any]:
     """The least time that the machine allows; a training step's is taken to be three forward passes' work."""
-    if machine is None or cell.get("macs") is None:
+    if machine is None or cell.get("macs") is None or cell.get("bytes_least") is None:
         return {}
     passes = 3 if cell["mode"] == "train" else 1
     rates = Rates(machine.gemm_flops, machine.gemm_size, machine.copy_bytes)
@@ -120,16 +117,17 @@ def throughput(row: MeasurementRow) -> ThroughputRow:
     return ThroughputRow(**fields, images_per_second=tuple(rates), saturating_batch=good[0] if good else None)
 
 
-def derived(rows: Sequence[ProfileRow], baseline: str) -> list[AnyRow]:
-    """Exponents, curves and crossovers from all timed cells of one session."""
+def derived(rows: Sequence[ProfileRow], baseline: str, created: str) -> list[AnyRow]:
+    """Exponents, curves and crossovers from all timed cells of one session, dated alike: the newest date is the valid one."""
     lines: dict[tuple[str, str, str], list[ProfileRow]] = {}
     for row in sorted(rows, key=lambda row: row.tokens):
         if row.median is not None:
             lines.setdefault((row.mixer, row.variant, row.sdpa_backend), []).append(row)
-    found: list[AnyRow] = []
+    found: list[ScalingRow | FitRow | CrossoverRow] = []
     for line in lines.values():
         found += [*_scaling(line), *_curve(line)]
-    return found + list(_crossovers(lines.values(), baseline))
+    found += _crossovers(lines.values(), baseline)
+    return [row.model_copy(update={"created": created}) for row in found]
 
 
 def _per_image(row: ProfileRow) -> float:

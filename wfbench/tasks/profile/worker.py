@@ -60,7 +60,10 @@ class Job:
         return {"bytes": peak_memory(self.cell.call, self.cell.device, calls=2 if self.cell.mode == "train" else 1)}
 
     def _throughput(self) -> dict[str, Any]:
-        """Double the batch until it gains little, or time or memory runs out: what was reached before still counts."""
+        """Double the batch until it gains little, or time or memory runs out; what was reached before then counts.
+
+        Where the system kills the process for its memory, nothing is left to count.
+        """
         batch, spent = 1, 0.0
         batches: list[int] = []
         seconds: list[float] = []
@@ -73,6 +76,7 @@ class Job:
                     break
                 raise
             spent += sampler.call_seconds
+            del sampler  # its model and images must not stand beside the next
             batches.append(batch)
             seconds.append(found[len(found) // 2])
             if len(batches) > 1 and batches[-1] / seconds[-1] < (1 + self.gain) * batches[-2] / seconds[-2]:
