@@ -32,9 +32,14 @@ class Pair:
     of_second: tuple[float, float]
 
     @property
-    def each_within(self) -> bool:
-        """Whether each run's figure lies in the other's interval."""
-        return self.of_second[0] <= self.first <= self.of_second[1] and self.of_first[0] <= self.second <= self.of_first[1]
+    def first_within(self) -> bool:
+        """Whether the first run's figure lies in the second's interval."""
+        return self.of_second[0] <= self.first <= self.of_second[1]
+
+    @property
+    def second_within(self) -> bool:
+        """Whether the second run's figure lies in the first's interval."""
+        return self.of_first[0] <= self.second <= self.of_first[1]
 
     @property
     def alike(self) -> bool:
@@ -97,15 +102,15 @@ def write(first: list[AnyRow], second: list[AnyRow]) -> str:
         "",
         f"Made by `{records.command_line()}`.",
         "",
-        "| figure | compared | each within the other's 95% interval | difference within its 95% interval |",
-        "| :--- | ---: | ---: | ---: |",
+        "| figure | compared | first in the second's 95% interval | second in the first's | difference in its own |",
+        "| :--- | ---: | ---: | ---: | ---: |",
     ]
     apart: list[str] = []
     for title, pairs in (("median of a cell", [*medians(first, second)]), ("exponent", [*exponents(first, second)])):
         if not pairs:
-            lines.append(f"| {title} | 0 | nothing to compare | nothing to compare |")
+            lines.append(f"| {title} | 0 | nothing to compare | – | – |")
             continue
-        shares = [sum(getattr(pair, kind) for pair in pairs) for kind in ("each_within", "alike")]
+        shares = [sum(getattr(pair, kind) for pair in pairs) for kind in ("first_within", "second_within", "alike")]
         lines.append(f"| {title} | {len(pairs)} | {' | '.join(f'{n} ({n / len(pairs):.0%})' for n in shares)} |")
         apart += [f"- {title}, {pair.name}: {_words(title, pair)}" for pair in pairs if not pair.alike]
     lines += ["", "Apart:", "", *(apart or ["- none"]), ""]

@@ -302,7 +302,7 @@ def test_bytes_are_those_of_the_dtype_that_is_timed(tmp_path):
         for changes in ({}, {"dtype": "bfloat16"}, {"mode": "train"}, {"mode": "train", "dtype": "bfloat16"})
     )
     assert half.bytes_least == full.bytes_least / 2
-    assert half.bytes_moved == full.bytes_moved / 2
+    assert half.bytes_moved == pytest.approx(full.bytes_moved / 2, rel=1e-3)  # some sums stay in float32
     assert half.macs == full.macs
     assert train.bytes_alive > 3 * full.bytes_alive
     assert (mixed.bytes_alive, mixed.bytes_moved, mixed.dtype) == (None, None, "bfloat16 autocast")

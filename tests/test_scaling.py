@@ -1,6 +1,7 @@
 """Exponents, curves and crossovers on known curves, and whether the intervals cover a truth that is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,12 +110,9 @@ def test_the_intervals_of_fewer_cells_cover_the_truth_too(count):
 
 
 def test_a_curve_without_a_logarithm_has_no_bounds():
-    wild = times(SOFTMAX, TOKENS[:4]) * np.array([1, 8, 1, 8])
-    curve = fit(TOKENS[:4], wild)
-    assert min(np.array([1, n, n * n]) @ curve.free for n in TOKENS[:4]) < 0
-    intervals = [curve.exponent_interval(n) for n in TOKENS[:4]]
-    intervals += [curve.mean_exponent(low, high)[1] for low, high in zip(TOKENS[:3], TOKENS[1:4], strict=True)]
-    assert any(interval.low == -math.inf and interval.high == math.inf for interval in intervals)
+    curve = replace(fit(TOKENS, times(SOFTMAX)), free=(-1.0, 1e-6, 0.0))  # what wild cells may give, without the constraint
+    for interval in (curve.exponent_interval(TOKENS[0]), curve.mean_exponent(TOKENS[0], TOKENS[1])[1]):
+        assert (interval.low, interval.high) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize(("cell", "noise"), [(0.04, 0.03), (0.04, 0.0), (0.0, 0.04)])

@@ -379,7 +379,7 @@ def _harness_notes(profile: Profile, harness: Iterable[HarnessRow]) -> list[str]
         == (profile.session, profile.setting.protocol, profile.setting.device)
     ]
     notes = []
-    ours = [row for row in ours if row.call_seconds]  # a call may sum up anew what others measured
+    ours = [row for row in ours if row.wall_seconds]  # a call may sum up anew what others measured
     for place, row in enumerate(sorted(ours, key=lambda row: row.created), 1):
         which = f", call {place} of {len(ours)}" if len(ours) > 1 else ""
         ratio = f" ({row.wall_seconds / row.call_seconds:.2f})" if row.call_seconds else ""

@@ -183,7 +183,7 @@ def _host() -> str:
 
 def _code(names: Sequence[str]) -> str:
     """A digest of the code that is measured and that measures: mixers, also those from elsewhere, models, counts and cells."""
-    roots = (Path(mixers.__file__).parent, *(Path(room.__file__).parent for room in (models, measure)))
+    roots = (Path(mixers.__file__).parent, *(Path(str(room.__file__)).parent for room in (models, measure)))
     files = [*(file for root in roots for file in sorted(root.rglob("*.py"))), *sorted(Path(__file__).parent.glob("*.py"))]
     given = {layer for layer in (mixers.spec(name).token for name in names) if isinstance(layer, type)}
     files += sorted(Path(inspect.getfile(layer)) for layer in given)
