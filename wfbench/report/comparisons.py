@@ -209,7 +209,8 @@ def _crossover_line(places: Sequence[Profile], row: CrossoverRow) -> Line:
 def _verdict(row: CrossoverRow) -> str:
     """A crossover in words."""
     if row.verdict == "always":
-        found, unsure = f"faster at every measured side ({row.smallest_side}–{row.largest_side} px)", _unsure_always(row)
+        judged = "by the curves, faster at every side" if row.interval else "faster at every measured side"
+        found, unsure = f"{judged} ({row.smallest_side}–{row.largest_side} px)", _unsure_always(row)
     elif row.verdict == "none" or row.side is None:
         found, unsure = f"none up to {row.largest_side} px", _unsure_none(row)
     else:
