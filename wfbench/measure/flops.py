@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixers.base import evaluated_by
 from wfbench.errors import InputError
-from wfbench.measure.meter import COUNTED, IN_PLACE, FusedAttention, Meter
+from wfbench.measure.meter import COUNTED, UNKNOWN_TO_PYTORCH, FusedAttention, Meter
 from wfbench.measure.operators import NO_MACS, bare_name
 
 #: fvcore runs the model on real tensors; beyond this many input pixels it does not run, and two counts have to do.
@@ -195,7 +195,7 @@ def _flop_counter(model: nn.Module, tensors: tuple[Tensor, ...], fused: bool) ->
     state = {name: t.detach().to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     inputs = tuple(t.to("meta") for t in tensors)
     attention = FusedAttention() if fused else contextlib.nullcontext()
-    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, Meter() as meter, attention:
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_PYTORCH) as counter, Meter() as meter, attention:
         meter.watch([*state.values(), *inputs])
         output = torch.func.functional_call(model, state, inputs)
     # A MAC operator may lack an elementwise entry only if the counter knows it.

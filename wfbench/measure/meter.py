@@ -29,9 +29,18 @@ def _product_flops(added: Any, a: Any, b: Any, *rest: Any, out_shape: Any = None
     return 2 * torch.Size(out_shape).numel() * a[-1]
 
 
-#: In-place variants, which PyTorch's counter does not know and reads as 0.
-IN_PLACE = {torch.ops.aten.addmm_: _product_flops, torch.ops.aten.baddbmm_: _product_flops}
-COUNTED = {*flop_registry, *IN_PLACE}
+def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    """FLOPs of QKᵀ and of its product with V, from shapes."""
+    return 2 * torch.Size(q[:-1]).numel() * k[-2] * (q[-1] + v[-1])
+
+
+#: What PyTorch's counter does not know and reads as 0: in-place variants, and, before 2.15, attention on the CPU.
+UNKNOWN_TO_PYTORCH = {
+    torch.ops.aten.addmm_: _product_flops,
+    torch.ops.aten.baddbmm_: _product_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
+COUNTED = {*flop_registry, *UNKNOWN_TO_PYTORCH}
 
 
 def elementwise_of_call(func: Any, args: Sequence[Any], out: Any) -> int | None:
