@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -45,6 +45,10 @@ class ModelSection(_Section):
     pos_init_std: float | None = Field(None, gt=0)
     pool: Literal["mean", "token"] | None = None
     local_conv: Literal["none", "dwc"] | None = None
+    #: A safetensors file to begin from: of a run, of the WeightFormer release, or of timm's DeiT. A position embedding of
+    #: another resolution is interpolated; a head for other classes is an error, unless ``init_head`` is "fresh".
+    init_weights: str | None = None
+    init_head: Literal["load", "fresh"] = "load"
     #: Options of the mixer's token layer, such as local: false for one with a convolution of its own.
     mixer_options: dict[str, bool | int | float | str] | None = None
 
@@ -55,50 +59,123 @@ class ModelSection(_Section):
 
     def overrides(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
-        chosen = self.model_dump(exclude={"name", "mixer", "image_size"})
+        chosen = self.model_dump(exclude={"name", "mixer", "image_size", "init_weights", "init_head"})
         return {key: value for key, value in chosen.items() if value is not None}
 
 
 class DataSection(_Section):
     """Which images, how they are split, augmented and normalised."""
 
-    #: "digits": scikit-learn's, inside its wheel. "folder": an ImageFolder with train/ and val/ at ``path``.
-    source: Literal["digits", "folder"] = "digits"
+    #: "digits": scikit-learn's, inside its wheel. "fashion": the four idx files of Fashion-MNIST. "cifar10": the binary
+    #: batches of CIFAR-10, or an image folder of it. "folder": train/ and val/ with a folder for each class. "tar":
+    #: train.tar and val.tar with a folder for each class. "webdataset": shards of NAME.jpg and NAME.cls. "huggingface": a
+    #: data set on disk, through the package `datasets`.
+    source: Literal["digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface"] = "digits"
+    #: Where the images are; nothing is ever downloaded.
     path: str | None = None
+    #: Take so many training images, as many of each class, drawn by ``split_seed``; None: all.
+    limit: int | None = Field(None, ge=1)
     #: For a source without a split of its own: the share held out, stratified, and the seed of the draw.
     holdout: float = Field(0.2, gt=0, lt=1)
     split_seed: int = Field(0, ge=0, lt=2**32)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    #: "shift": resize to the model's size, then ``crop_padding`` and ``hflip``. "resized-crop": timm's training transform,
+    #: a random crop of ``crop_scale`` and ``crop_ratio``, then all below.
+    augment: Literal["shift", "resized-crop"] = "shift"
     #: Random shift by up to this many pixels (zero padding, then a random crop).
     crop_padding: int = Field(0, ge=0)
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     hflip: float = Field(0.0, ge=0, le=1)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    #: A policy as timm writes it, such as rand-m9-mstd0.5-inc1. timm applies color_jitter only where there is none.
+    auto_augment: str | None = None
+    color_jitter: float = Field(0.0, ge=0)
+    #: Random erasing: its probability, and what is put there.
+    erase: float = Field(0.0, ge=0, le=1)
+    erase_mode: Literal["const", "rand", "pixel"] = "pixel"
+    #: Evaluation resizes to size / eval_crop and cuts the centre out. "squash" resizes both sides to it, whatever the
+    #: shape of the image, as the WeightFormer release does; "shorter" keeps the shape, as timm does.
+    eval_resize: Literal["squash", "shorter"] = "squash"
+    eval_crop: float = Field(1.0, gt=0, le=1)
+    #: A training image that cannot be read stops the run, or the next readable one of its class takes its place; it is
+    #: counted and named either way. Evaluation always stops.
+    on_bad_image: Literal["error", "skip"] = "error"
     workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
-        if self.source == "folder" and not self.path:
-            raise ValueError("source 'folder' needs data.path (or --data)")
+        if self.source != "digits" and not self.path:
+            raise ValueError(f"source {self.source!r} needs data.path (or --data)")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise ValueError("mean and std need one positive std for each mean")
+        if self.augment == "shift" and (self.auto_augment or self.color_jitter or self.erase):
+            raise ValueError("auto_augment, color_jitter and erase need augment: resized-crop")
+        if self.augment == "resized-crop" and self.crop_padding:
+            raise ValueError("crop_padding needs augment: shift")
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} needs 0 < low <= high")
+        return self
+
+
+class MixSection(_Section):
+    """Mixup and CutMix of whole batches; label smoothing then goes into their targets."""
+
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
+    prob: float = Field(1.0, ge=0, le=1)
+    switch_prob: float = Field(0.5, ge=0, le=1)
+    #: How often parameters are drawn: for each batch, pair or image.
+    mode: Literal["batch", "pair", "elem"] = "batch"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MixSection:
+        if not self.mixup and not self.cutmix:
+            raise ValueError("mix needs mixup or cutmix above 0; for neither, leave it out or say mix: null")
         return self
 
 
 class OptimSection(_Section):
-    """AdamW with linear warm-up and cosine decay per step."""
+    """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
 
     lr: float = Field(gt=0)
     warmup_lr: float = Field(0.0, ge=0)
     min_lr: float = Field(0.0, ge=0)
     warmup_epochs: int = Field(0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     #: Largest norm of the whole gradient; None: no clipping.
     clip_grad: float | None = Field(None, gt=0)
+    #: Each layer's rate is this times the next one's (for fine-tuning); None: one rate for all.
+    layer_decay: float | None = Field(None, gt=0, le=1)
     #: Multiply lr, warmup_lr and min_lr by batch / reference_batch.
     scale_lr: bool = False
     reference_batch: int = Field(512, ge=1)
+
+
+class EmaSection(_Section):
+    """An exponential moving average of the weights, evaluated beside them under its own name."""
+
+    decay: float = Field(0.9999, gt=0, lt=1)
+    #: Begin with a smaller decay that grows to it, as timm does; for runs that are short beside 1 / (1 - decay).
+    warmup: bool = False
+
+
+class ComputeSection(_Section):
+    """How the arithmetic is carried out."""
+
+    #: Of matrix products, by autocast; weights, loss and optimiser stay in float32. float16 scales the loss.
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    #: Recompute each block in the backward pass instead of keeping its activations.
+    grad_checkpointing: bool = False
+    #: The most images of one forward pass in each process: a larger batch is split, and the gradients add up.
+    micro_batch: int | None = Field(None, ge=1)
 
 
 class Recipe(_Section):
@@ -108,16 +185,26 @@ class Recipe(_Section):
     task: Literal["classify"] = "classify"
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
+    mix: MixSection | None = None
     optim: OptimSection
+    ema: EmaSection | None = None
+    compute: ComputeSection = ComputeSection()
     epochs: int = Field(ge=1)
+    #: Images of one optimiser step, over all processes together.
     batch_size: int = Field(ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    #: Keep the checkpoint of every so many epochs, beside the last and the best one; None: these two.
+    keep_every: int | None = Field(None, ge=1)
+    #: Save inside an epoch too, every so many steps; None: at the end of each epoch.
+    save_steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.optim.warmup_epochs >= self.epochs and self.optim.warmup_epochs:
             raise ValueError(f"optim.warmup_epochs ({self.optim.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+        if self.mix is not None and self.batch_size % 2:
+            raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
         return self
 
 
@@ -179,8 +266,15 @@ def digest(recipe: Recipe) -> str:
 
     Runs with the same one were trained alike.
     """
-    compared = {"mixer", "local_conv", "pos_embed"}
-    data = recipe.model_dump(mode="json", exclude={"seed": True, "model": compared, "data": {"workers"}})
+    exclude: dict[str, Any] = {
+        "seed": True,
+        "model": {"mixer", "local_conv", "pos_embed"},
+        "data": {"workers", "path"},  # the data set's name stands beside it
+        "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch"},  # the same sums, in another way
+        "keep_every": True,
+        "save_steps": True,
+    }
+    data = recipe.model_dump(mode="json", exclude=exclude)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -216,7 +310,8 @@ def _override(data: dict[str, Any], text: str) -> None:
         )
     *parents, last = key.split(".")
     for parent in parents:
-        data = data.setdefault(parent, {})
+        data[parent] = {} if data.get(parent) is None else data[parent]
+        data = data[parent]
         if not isinstance(data, dict):
             raise InputError("no such setting", got=key, expected=f"{parent} holds a value, not settings")
     try:
@@ -248,8 +343,8 @@ def _fields(location: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in location:
         annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        model = kinds[0]
     return list(model.model_fields)
 
 

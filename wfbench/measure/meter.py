@@ -6,7 +6,7 @@ Nothing is computed on the meta device, so a model at 4096 pixels is metered in 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, 
 
 
 #: What PyTorch's counter does not know and reads as 0: in-place variants, and, before 2.15, attention on the CPU.
-UNKNOWN_TO_PYTORCH = {
+UNKNOWN_TO_PYTORCH: dict[Any, Callable[..., int]] = {
     torch.ops.aten.addmm_: _product_flops,
     torch.ops.aten.baddbmm_: _product_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
