@@ -85,7 +85,11 @@ def test_the_classifier_equals_the_released_code_in_logits_loss_and_every_gradie
     all_near(models.to_released(model), part(t, "param."), "weight", tolerance=0)
 
 
-def test_six_training_steps_equal_the_released_code() -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("digits", {}), ("digits", {"compute.micro_batch": 3}), ("imagenet-weightformer", {"compute.precision": "float32"})],
+)
+def test_six_training_steps_equal_the_released_code(name: str, more: dict[str, object]) -> None:
     meta, t = golden("weightformer_train_steps")
     model = faithful(meta).train()
     models.load_released(model, part(t, "init."))
@@ -98,8 +102,9 @@ def test_six_training_steps_equal_the_released_code() -> None:
         "optim.weight_decay": meta["weight_decay"],
         "optim.clip_grad": meta["clip_grad"],
         "optim.scale_lr": "false",
+        **more,
     }
-    recipe_ = recipe.load("digits", [f"{key}={value}" for key, value in settings.items()])
+    recipe_ = recipe.load(name, [f"{key}={value}" for key, value in settings.items()])
     state = TrainState(model, recipe_, int(meta["steps_per_epoch"]))
     for k in range(int(meta["steps"])):
         metrics = state.step(t["inputs"][k], t["soft_targets"][k])
@@ -135,18 +140,29 @@ def test_the_schedule_is_that_of_the_release() -> None:
     assert used[0] == used[1]
 
 
-def decayed(model: VisionTransformer) -> dict[float, list[str]]:
+def test_the_recipe_of_the_release_has_its_schedule_with_no_setting_but_the_length() -> None:
+    release = json.loads((GOLDEN / "schedule_lr.json").read_text())
+    short = [f"epochs={release['epochs']}", f"optim.warmup_epochs={release['warmup_epochs']}", "compute.precision=float32"]
+    state = TrainState(nn.Linear(2, 2), recipe.load("imagenet-weightformer", short), release["steps_per_epoch"])
+    assert state.recipe.batch_size == release["world"] * release["batch_per_gpu"]
+    x, target = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
+    used = [state.step(x, target).lr for _ in release["lr_used_at_step"]]
+    assert used == pytest.approx(release["lr_used_at_step"], rel=1e-9)
+
+
+def decayed(model: VisionTransformer, name: str = "digits") -> dict[float, list[str]]:
     """Weight decay to the released names that get it."""
-    state = TrainState(model, recipe.load("digits", ["optim.weight_decay=0.05"]), 2)
+    state = TrainState(model, recipe.load(name, ["optim.weight_decay=0.05"]), 2)
     names = models.released_names(model)
     by_id = {id(p): names[name] for name, p in model.named_parameters()}
     return {group["weight_decay"]: sorted(by_id[id(p)] for p in group["params"]) for group in state.optimizer.param_groups}
 
 
-def test_the_parameter_groups_are_those_of_the_release() -> None:
+@pytest.mark.parametrize("name", ["digits", "imagenet-weightformer"])
+def test_the_parameter_groups_are_those_of_the_release(name: str) -> None:
     release = json.loads((GOLDEN / "param_groups.json").read_text())
     model = small_faithful()
-    assert decayed(model) == {group["weight_decay"]: sorted(group["names"]) for group in release}
+    assert decayed(model, name) == {group["weight_decay"]: sorted(group["names"]) for group in release}
     assert sum(len(group["names"]) for group in release) == len(list(model.parameters()))
 
 

@@ -3,11 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -18,13 +16,14 @@ from wfbench.data import eval_batches, open_dataset, steps_per_epoch, train_batc
 from wfbench.errors import InputError
 from wfbench.tasks import classify
 from wfbench.tasks.common import choose_device
+from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
 from wfbench.training import Interrupted, RunError, checkpoint
 
 SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=2", "optim.warmup_epochs=0"]
 
 
 class Silent:
-    def step(self, epoch, step, loss):
+    def step(self, epoch, step, steps, loss):
         pass
 
     def epoch(self, row):
@@ -36,57 +35,9 @@ def train(out, *overrides, resume=False, watch=None):
     return classify.train(recipe, out, watch or Silent(), device=choose_device("cpu"), resume=resume)
 
 
-# Augmentation, drop-path and two workers: all that draws at random is on.
-KILLED = [*SMALL, "epochs=6", "model.mixer=weightformer", "model.drop_path=0.2", "data.crop_padding=1", "data.workers=2"]
-
-
-def start(out: Path, *more: str) -> subprocess.Popen:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--out", str(out), *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def settings() -> list[str]:
-    return [word for setting in KILLED for word in ("--set", setting)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    process = start(out, *settings())
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    return out
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_run_stopped_in_the_middle_resumes_to_bit_equal_weights(number, code, uninterrupted, tmp_path):
-    out = tmp_path / "run"
-    process = start(out, *settings())
-    deadline = time.monotonic() + 200
-    while len((out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").exists() else []) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "no second epoch"
-        time.sleep(0.01)
-    process.send_signal(number)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == code, text
-    assert not (out / "result.json").exists(), "it was over before it was stopped"
-    again = start(out, "--resume")
-    text, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, text
-    assert (out / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
-    assert (out / "predictions.safetensors").read_bytes() == (uninterrupted / "predictions.safetensors").read_bytes()
-    ours, theirs = (
-        [{k: v for k, v in json.loads(line).items() if k != "train_seconds"} for line in (d / "metrics.jsonl").open()]
-        for d in (out, uninterrupted)
-    )
-    assert ours == theirs
-    assert len(ours) == 6
-
-
 def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
     class PressesCtrlC(Silent):
-        def step(self, epoch, step, loss):
+        def step(self, epoch, step, steps, loss):
             if (epoch, step) == (1, 7):
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -118,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
     with pytest.raises(RunError, match=r"not finite: (nan|inf) at step \d+"):
         classify.train(recipe, tmp_path / "broken", Silent(), device=choose_device("cpu"))
     assert not (tmp_path / "broken" / "result.json").exists()
-    assert kept == ["step-00000044"]
+    assert kept[-1] == "step-00000044"
 
 
 def test_the_step_that_is_named_is_the_first_one_with_a_loss_that_is_not_finite(tmp_path, monkeypatch):
@@ -139,11 +90,16 @@ def test_the_step_that_is_named_is_the_first_one_with_a_loss_that_is_not_finite(
 
 def test_result_and_evaluation_agree_and_are_complete(tmp_path):
     row = train(tmp_path / "run", "model.mixer=weightformer")
-    again, recorded = classify.evaluate_run(tmp_path / "run", device=choose_device("cpu"))
-    assert recorded == row
-    assert (again.accuracy, again.samples, again.loss) == (row.accuracy, 360, row.loss)
-    kept = load_file(tmp_path / "run" / "predictions.safetensors")
-    assert float((kept["predictions"] == kept["targets"]).double().mean()) == row.accuracy
+    [again] = evaluate_weights(EvalRequest(tmp_path / "run"), device=choose_device("cpu"))
+    assert again.same
+    assert (again.row.accuracy, again.row.samples, again.row.loss) == (row.accuracy, 360, row.loss)
+    kept = pd.read_parquet(tmp_path / "run" / "predictions-raw.parquet")
+    assert list(kept) == ["index", "label", "top1", "top2", "top3", "top4", "top5", "confidence"]
+    assert float((kept.top1 == kept.label).mean()) == row.accuracy
+    tops = [kept[f"top{k}"] for k in range(1, 6)]
+    assert float(sum((top == kept.label).astype(int) for top in tops).mean()) == row.top5 >= row.accuracy
+    assert tuple(kept.label) == open_dataset(recipes.load("digits").data).val.targets
+    assert kept.confidence.between(0.1, 1).all()
     assert row.steps == 44
     assert row.macs is not None
     assert 0 <= row.data_wait_share <= 1
@@ -174,7 +130,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
     train(tmp_path / "b", "epochs=1", "model.mixer=static")
     (tmp_path / "a" / "model.safetensors").write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"another model[\s\S]*blocks.0.mixer"):
-        classify.evaluate_run(tmp_path / "a", device=choose_device("cpu"))
+        evaluate_weights(EvalRequest(tmp_path / "a"), device=choose_device("cpu"))
 
 
 def test_every_predictor_learns_and_matters(tmp_path):
@@ -191,9 +147,9 @@ def test_every_predictor_learns_and_matters(tmp_path):
     assert all(moments[f"optim.{k}:exp_avg_sq"].max() > 0 for k in predictors)
     run = classify.prepare(recipe)
     run.model.load_state_dict(trained)
-    whole = run.evaluate(torch.device("cpu"))
+    whole = run.evaluation(run.model)
     run.model.load_state_dict(trained | decayed)
-    assert run.evaluate(torch.device("cpu")).loss != whole.loss
+    assert run.evaluation(run.model).loss != whole.loss
 
 
 @pytest.mark.slow
@@ -205,10 +161,10 @@ def test_the_three_demo_mixers_reach_94_percent_and_predictors_decide_classes(tm
     run = classify.prepare(recipe)
     trained = load_file(tmp_path / "weightformer" / "model.safetensors")
     run.model.load_state_dict(trained)
-    whole = run.evaluate(torch.device("cpu")).predictions
+    whole = run.evaluation(run.model).predictions
     without = {k: v * 0 if "predictor" in k or "expand" in k else v for k, v in trained.items()}
     run.model.load_state_dict(without)
-    assert (run.evaluate(torch.device("cpu")).predictions != whole).any()
+    assert (run.evaluation(run.model).predictions != whole).any()
 
 
 # Data

@@ -71,7 +71,7 @@ class DataSection(_Section):
     #: train.tar and val.tar with a folder for each class. "webdataset": shards of NAME.jpg and NAME.cls. "huggingface": a
     #: data set on disk, through the package `datasets`.
     source: Literal["digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface"] = "digits"
-    #: Where the images are; nothing is ever downloaded.
+    #: Where the images are (or ``--data``); nothing is ever downloaded.
     path: str | None = None
     #: Take so many training images, as many of each class, drawn by ``split_seed``; None: all.
     limit: int | None = Field(None, ge=1)
@@ -106,8 +106,6 @@ class DataSection(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
-        if self.source != "digits" and not self.path:
-            raise ValueError(f"source {self.source!r} needs data.path (or --data)")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise ValueError("mean and std need one positive std for each mean")
         if self.augment == "shift" and (self.auto_augment or self.color_jitter or self.erase):
@@ -243,6 +241,18 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
         raise InputError("not a recipe", got=f"{where}: {e}", expected="numbers, strings, lists and mappings") from e
     except ValidationError as e:
         raise _explain(e, where) from e
+
+
+def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """A recipe with single keys changed, as `load` changes them.
+
+    Raises:
+        InputError: as `load`.
+    """
+    data = recipe.model_dump(mode="json")
+    for text in overrides:
+        _override(data, text)
+    return parse(data, "the overrides")
 
 
 def dump(recipe: Recipe) -> str:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from wfbench.errors import InputError, writing
 
 #: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
-SCHEMA = 3
+SCHEMA = 4
 
 _PACKAGES = ("wfbench", "torch", "torchvision", "timm", "fvcore", "numpy", "scikit-learn", "pandas")
 
@@ -94,17 +94,59 @@ class TrainRow(_ModelRow):
     macs: float | None
     macs_error: str | None = None
     weights: Literal["raw", "ema"] = "raw"
-    #: Top-1, as a fraction of samples, over exactly this many held-out samples.
+    #: What the weights began from: "none", or a file and the start of its SHA-256.
+    pretraining: str = "none"
+    #: Top-1 and top-5, as fractions of samples, over exactly this many held-out samples. Top-5 needs more classes than five.
     accuracy: float
+    top5: float | None = None
     samples: int
     loss: float
     #: The best epoch's accuracy, for information: it is not a result.
     best_accuracy: float
+    #: Training images that could not be read, each replaced by another of its class in every epoch.
+    bad_images: int = 0
+    #: Processes that trained together, and how each of them ran.
+    processes: int = 1
+    compiled: bool = False
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    micro_batch: int | None = None
     #: Wall seconds of training, evaluation apart; summed over the sessions of a resumed run.
     train_seconds: float
     images_per_second: float
     #: The share of train_seconds spent waiting for data.
     data_wait_share: float
+
+
+class EvalRow(_ModelRow):
+    """One evaluation of trained weights by `wfbench eval`: of a run, perhaps at another resolution, or of a file."""
+
+    kind: Literal["eval"] = "eval"
+    #: Of a run: its recipe, digest and seed, as in its training row. Of a file: none.
+    recipe: str | None = None
+    recipe_digest: str | None = None
+    seed: int | None = None
+    weights: Literal["raw", "ema", "file"]
+    #: The SHA-256 of the weights' file.
+    weights_sha256: str
+    dataset: str
+    #: The size the model was built for, and that of the images it was evaluated on.
+    trained_size: tuple[int, int]
+    image_size: tuple[int, int]
+    eval_resize: Literal["squash", "shorter"]
+    eval_crop: float
+    #: Of input channels, as the images were normalised.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str
+    #: The file of other labels, and the samples that it has none for, which were left out.
+    mapping: str | None = None
+    unlabelled: int = 0
+    accuracy: float
+    top5: float | None = None
+    samples: int
+    #: None where a sample may have several labels.
+    loss: float | None
 
 
 class BaselineRow(Row):
@@ -336,6 +378,7 @@ class CrossoverRow(_FromProfile):
 
 AnyRow = Annotated[
     TrainRow
+    | EvalRow
     | BaselineRow
     | ProfileRow
     | MeasurementRow

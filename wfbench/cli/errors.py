@@ -1,4 +1,4 @@
-"""Exit codes: 0; 1 a run failed; 2 bad input; 130 interrupted, with the state saved."""
+"""Exit codes: 0; 1 a run failed; 2 bad input; 130 interrupted (75: by SIGTERM or SIGUSR1), with the state saved."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
     Looking must not load torch: an error of a module that is not loaded cannot have been raised.
     """
     if isinstance(error, (KeyboardInterrupt, _named("wfbench.training", "Interrupted"))):
-        return "interrupted", 130
+        return "interrupted", getattr(error, "exit_code", 130)
     if isinstance(error, (InputError, _named("mixers.base", "MixerError"))):
         return "error", 2
     if isinstance(error, _named("wfbench.training", "RunError")):

@@ -1,4 +1,4 @@
-"""``wfbench eval``: a run's accuracy again, by the trainer's own evaluator."""
+"""``wfbench eval``: trained weights on held-out images, by the trainer's own evaluator."""
 
 from __future__ import annotations
 
@@ -12,16 +12,51 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory of `wfbench train`.")],
+    path: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run directory, or a safetensors file with --recipe.")],
+    weights: Annotated[str, typer.Option(help="Of a run: raw, or ema for the averaged ones.")] = "raw",
+    recipe: Annotated[str | None, typer.Option(help="Of a file: the recipe whose model and data it has.")] = None,
+    mixer: Annotated[str | None, typer.Option(help="Of a file: the mixer, if not the recipe's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other images: a path, or SOURCE:PATH.")] = None,
+    resolution: Annotated[list[int] | None, typer.Option(help="A side in pixels; repeat it. Default: the model's own.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="A JSON file of other labels: class folder, or file name, to the model's classes.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key: data.eval_resize=shorter")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go. Default: eval/ beside the weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Evaluate a finished run's final weights, and compare with what the trainer recorded."""
-    from wfbench.tasks import classify
-    from wfbench.tasks.common import choose_device
+    """Evaluate weights: top-1, top-5, loss, figures by class, and every prediction; at several resolutions, if asked for.
 
-    again, row = classify.evaluate_run(run, device=choose_device(device))
-    typer.echo(f"{row.mixer}: {100 * again.accuracy:.2f} % of {again.samples} held-out samples, loss {again.loss:.6f}")
-    same = again.accuracy == row.accuracy and again.samples == row.samples
-    typer.echo(f"the trainer recorded {100 * row.accuracy:.2f} % of {row.samples}: {'the same' if same else 'NOT the same'}")
-    if not same:
+    The unchanged evaluation of a run is compared with what its trainer recorded; if they differ, the exit code is 1.
+    """
+    import json
+
+    from wfbench import recipe as recipes
+    from wfbench.cli.train import data_settings
+    from wfbench.errors import InputError
+    from wfbench.tasks.common import choose_device
+    from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
+    from wfbench.tasks.training import read_recipe
+
+    if weights not in ("raw", "ema"):
+        raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema")
+    overrides = list(settings or [])
+    overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
+    if data is not None:
+        known = recipes.load(recipe) if recipe is not None else read_recipe(path)
+        overrides += data_settings(data, known.data.source)
+    request = EvalRequest(path, weights, recipe, tuple(overrides), tuple(resolution or ()), mapping, out)
+    results = evaluate_weights(request, device=choose_device(device))
+    for result in results:
+        row, (height, width) = result.row, result.row.image_size
+        top5 = "" if row.top5 is None else f", top-5 {100 * row.top5:.2f} %"
+        loss = "" if row.loss is None else f", loss {row.loss:.6f}"
+        left = f", {row.unlabelled} without a label left out" if row.unlabelled else ""
+        typer.echo(
+            f"{row.mixer} ({row.weights} weights) at {height}x{width}: {100 * row.accuracy:.2f} % of {row.samples} held-out "
+            f"samples{top5}{loss}{left}; normalised by mean {list(row.mean)}, std {list(row.std)}; in {result.where}"
+        )
+        if result.same is not None:
+            typer.echo(f"what the trainer recorded: {'the same' if result.same else 'NOT the same'}")
+    if any(result.same is False for result in results):
         raise typer.Exit(1)

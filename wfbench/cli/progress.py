@@ -17,7 +17,7 @@ class Lines:
     def __init__(self, title: str, epochs: int) -> None:
         self.title, self.epochs = title, epochs
 
-    def step(self, epoch: int, step: int, loss: float | None) -> None:
+    def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
         """Silent."""
 
     def epoch(self, row: dict[str, Any]) -> None:
@@ -25,8 +25,8 @@ class Lines:
         number = row["epoch"]
         if number == self.epochs or number % max(1, self.epochs // 10) == 0:
             typer.echo(
-                f"{self.title}: epoch {number}/{self.epochs}  train loss {row['train_loss']:.4f}  "
-                f"held-out accuracy {100 * row['accuracy']:.2f} % of {row['samples']}  {row['train_seconds']:.1f} s"
+                f"{self.title}: epoch {number}/{self.epochs}  train loss {row['train_loss']:.4f}  {_held_out(row)}  "
+                f"{row['train_seconds']:.1f} s"
             )
 
 
@@ -35,17 +35,43 @@ class Bar:
 
     def __init__(self, title: str, epochs: int, progress: Any) -> None:
         self.title, self.epochs, self.progress = title, epochs, progress
-        self.task = progress.add_task(title, total=None, words="")
-        self.words = ""
+        self.task = progress.add_task(title, total=epochs, words="")
+        self.loss, self.held_out = "", ""
 
-    def step(self, epoch: int, step: int, loss: float | None) -> None:
-        """Move on; the share of the present epoch is known once one epoch is over."""
-        self.progress.update(self.task, total=self.epochs, completed=epoch, words=f"step {step} {self.words}")
+    def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
+        """Move on by a step."""
+        if loss is not None:
+            self.loss = f"loss {loss:.4f}"
+        words = f"epoch {epoch + 1}/{self.epochs} step {step}/{steps}  {self.loss}  {self.held_out}"
+        self.progress.update(self.task, completed=epoch + step / steps, words=words)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Show the epoch's figures."""
-        self.words = f"held-out {100 * row['accuracy']:.2f} %  loss {row['train_loss']:.4f}"
-        self.progress.update(self.task, total=self.epochs, completed=row["epoch"], words=self.words)
+        self.held_out = _held_out(row)
+
+
+def _held_out(row: dict[str, Any]) -> str:
+    """The epoch's held-out figures, whatever the task measures."""
+    if "accuracy" not in row:
+        return f"held-out loss {row['loss']:.4f}"
+    averaged = f", averaged weights {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""
+    return f"held-out accuracy {100 * row['accuracy']:.2f} % of {row['samples']}{averaged}"
+
+
+class Silent:
+    """Says nothing: the first process speaks for all."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
+        """Silent."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Silent."""
+
+
+@contextmanager
+def quiet() -> Iterator[Silent]:
+    """A watcher that says nothing."""
+    yield Silent()
 
 
 @contextmanager
@@ -54,9 +80,9 @@ def watching(title: str, epochs: int) -> Iterator[Lines | Bar]:
     if not sys.stdout.isatty():
         yield Lines(title, epochs)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[words]}")) as progress:
         yield Bar(title, epochs, progress)
 

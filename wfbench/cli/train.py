@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +11,17 @@ import typer
 from wfbench.cli.errors import speaks_plainly
 
 if TYPE_CHECKING:
-    from wfbench.recipe import ModelSection
+    from wfbench.recipe import ModelSection, Recipe
 
 
 @speaks_plainly
 def train(
     mixer: Annotated[str | None, typer.Option(help="A registered mixer, or path/to/file.py:Class.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. Default: digits.")] = None,
-    data: Annotated[str | None, typer.Option(help="'digits', or a folder with train/ and val/.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the images are: a path, or SOURCE:PATH for another source than the recipe's, or 'digits'."),
+    ] = None,
     local_conv: Annotated[
         str | None, typer.Option(help="none or dwc: a depthwise convolution beside the mixer. Without it: as in the recipe.")
     ] = None,
@@ -29,34 +33,94 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/RECIPE-MIXER-sSEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it was saved.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    nproc: Annotated[
+        int | None, typer.Option(help="So many processes on this machine, by torchrun: one for each GPU.", min=1)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done, and stop.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the curves for TensorBoard.")] = False,
+    wandb: Annotated[str | None, typer.Option(help="Also send the curves to this project of Weights & Biases.")] = None,
 ) -> None:
-    """Train one mixer; without more, softmax attention on the embedded digits."""
-    import json
+    """Train one mixer; without more, softmax attention on the embedded digits.
 
+    SIGTERM and SIGUSR1 finish the step, save, and exit with code 75, so that a scheduler can queue the same command again
+    with --resume; Ctrl-C does the same with code 130.
+    """
     from wfbench import recipe as recipes
-    from wfbench.cli.progress import watching
-    from wfbench.tasks import classify
-    from wfbench.tasks.common import choose_device, slug
+    from wfbench.cli.launch import is_launcher, launch
 
     overrides = list(settings or [])
     short = {"mixer": mixer, "local_conv": local_conv, "pos_embed": pos}
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
-    if data is not None:
-        overrides += ["data.source=digits"] if data == "digits" else ["data.source=folder", f"data.path={json.dumps(data)}"]
-    if resume and out is not None and recipe is None and not overrides:
-        resolved = classify.read_recipe(out)
+    if resume and out is not None and recipe is None and not overrides and data is None:
+        from wfbench.tasks.training import read_recipe
+
+        resolved = read_recipe(out)
     else:
         resolved = recipes.load(recipe or "digits", overrides)
-    name = resolved.model.mixer or resolved.model.name
-    out = out or Path("runs") / f"{resolved.name}-{slug(name)}{_factors(resolved.model)}-s{resolved.seed}"
-    with watching(name, resolved.epochs) as watch:
-        row = classify.train(resolved, out, watch, device=choose_device(device), resume=resume)
-    typer.echo(
-        f"{row.mixer}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples after {row.epochs} epochs; "
-        f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, {100 * row.data_wait_share:.0f} % waiting for data"
-    )
-    typer.echo(f"run directory: {out}")
+        if data is not None:
+            resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
+    out = out or _run_directory(resolved)
+    if is_launcher(nproc):
+        from wfbench.tasks.plan import plan
+
+        if not (resume and (out / "result.json").is_file()):
+            plan(resolved, out, resume=resume, processes=nproc)  # bad input is said once, not by every process
+        launch(nproc or 1)
+    elif dry_run:
+        from wfbench.cli.plan import show
+        from wfbench.tasks.plan import plan
+
+        show(plan(resolved, out, resume=resume, processes=nproc))
+    else:
+        _train(resolved, out, resume=resume, device=device, tensorboard=tensorboard, wandb=wandb)
+
+
+def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboard: bool, wandb: str | None) -> None:
+    from wfbench.cli.progress import quiet, watching
+    from wfbench.tasks import classify
+    from wfbench.tasks.common import choose_device
+    from wfbench.training import distributed, trackers
+
+    own = distributed.join(choose_device(device))
+    try:
+        name = resolved.model.mixer or resolved.model.name
+        with watching(name, resolved.epochs) if distributed.is_main() else quiet() as shown:
+            watch: Watch = shown
+            if distributed.is_main():
+                watch = trackers.beside(shown, out, resolved, tensorboard=tensorboard, wandb=wandb)
+            row = classify.train(resolved, out, watch, device=own, resume=resume)
+        if distributed.is_main():
+            typer.echo(
+                f"{row.mixer}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples after {row.epochs} epochs; "
+                f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, "
+                f"{100 * row.data_wait_share:.0f} % waiting for data"
+            )
+            typer.echo(f"run directory: {out}")
+    finally:
+        distributed.leave()
+
+
+def data_settings(data: str, source: str) -> list[str]:
+    """``--data`` as settings: a path for the recipe's source, another source with its path, or the digits."""
+    from typing import get_args
+
+    from wfbench.recipe import DataSection
+
+    sources = get_args(DataSection.model_fields["source"].annotation)
+    if data == "digits":
+        return ["data.source=digits", "data.path=null"]
+    named, colon, path = data.partition(":")
+    if colon and named in sources:
+        return [f"data.source={named}", f"data.path={json.dumps(path)}"]
+    return [f"data.source={'folder' if source == 'digits' else source}", f"data.path={json.dumps(data)}"]
+
+
+def _run_directory(recipe: Recipe) -> Path:
+    from wfbench.tasks.common import slug
+
+    name = recipe.model.mixer or recipe.model.name
+    return Path("runs") / f"{recipe.name}-{slug(name)}{_factors(recipe.model)}-s{recipe.seed}"
 
 
 def _factors(section: ModelSection) -> str:

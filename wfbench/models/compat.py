@@ -27,9 +27,35 @@ def load_released(model: VisionTransformer, state_dict: Mapping[str, Tensor]) ->
     Raises:
         InputError: naming the missing, unexpected or misshapen weights.
     """
-    names = released_names(model)
+    _load(model, released_names(model), dict(state_dict))
+
+
+def load_initial(model: VisionTransformer, state_dict: Mapping[str, Tensor], *, fresh_head: bool = False) -> None:
+    """Load weights to begin from: under our own names, or those of `load_released`, told by the names themselves.
+
+    Args:
+        model: whose weights are replaced.
+        state_dict: of a run of this package, of the WeightFormer release, or of timm's DeiT.
+        fresh_head: leave the model's head as it is, whatever the weights have.
+
+    Raises:
+        InputError: as `load_released`.
+    """
+    state, head = dict(state_dict), {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    if fresh_head:
+        state = {key: value for key, value in state.items() if not key.startswith("head.")} | head
+    own = {key: key for key in model.state_dict()}
+    # Weights that fit neither are refused under the names that they resemble most.
+    names = own
+    if set(state) != set(own) and model.config.mixer in _RELEASED:
+        released = released_names(model)
+        names = max(own, released, key=lambda known: len(set(state) & set(known.values())))
+    _load(model, names, state)
+
+
+def _load(model: VisionTransformer, names: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """Load weights that ``names`` calls by other names."""
     own = model.state_dict()
-    state = dict(state_dict)
     missing = sorted(theirs for theirs in names.values() if theirs not in state)
     unexpected = sorted(set(state) - set(names.values()))
     if missing or unexpected:
@@ -52,7 +78,8 @@ def load_released(model: VisionTransformer, state_dict: Mapping[str, Tensor]) ->
             "weights of another size",
             got=_some(misshapen),
             expected="the shapes of the model",
-            remedy="create the model with the embed_dim, patch_size, in_channels and num_classes of the weights",
+            remedy="create the model with the embed_dim, patch_size, in_channels and num_classes of the weights, or for other "
+            "classes, model.init_head=fresh",
         )
     model.load_state_dict(loaded)
 

@@ -2,133 +2,257 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
-import yaml
-from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from wfbench import models, records
 from wfbench import recipe as recipes
-from wfbench.data import Dataset, digits_arrays, eval_batches, open_dataset, steps_per_epoch, train_batches
+from wfbench.data import (
+    Batch,
+    Dataset,
+    Split,
+    eval_batches,
+    mixer_of,
+    open_dataset,
+    steps_per_epoch,
+    train_batches,
+)
 from wfbench.errors import InputError, writing
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
-from wfbench.records import BaselineRow, Environment, TrainRow
-from wfbench.tasks.common import try_count, writable_dir
-from wfbench.training import Evaluation, Progress, TrainState, Watch, checkpoint, evaluate, fit
+from wfbench.records import BaselineRow, TrainRow
+from wfbench.tasks import training
+from wfbench.tasks.common import try_count
+from wfbench.tasks.training import Finished, read_recipe, read_result
+from wfbench.training import Evaluation, Loss, Mix, Scores, TrainState, Watch, distributed, evaluate
 
-#: Settings that may differ between a run and its resume: they change no result.
-_FREE_TO_CHANGE = ("data.workers",)
+__all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result", "train"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe made concrete: its data and its freshly initialised model."""
+    """A recipe made concrete: its data and its freshly initialised model. It is the `training.Job` of a classifier."""
 
     recipe: Recipe
     dataset: Dataset
     model: VisionTransformer
     image_size: tuple[int, int]
+    #: What the weights began from, for the record.
+    pretraining: str = "none"
+    #: Training images that could not be read and were replaced, each with the reason.
+    bad_images: dict[str, str] = field(default_factory=dict)
+    #: Which of how many processes this is.
+    rank: int = field(default_factory=distributed.rank)
+    world: int = field(default_factory=distributed.world)
 
     @property
     def in_channels(self) -> int:
         """Channels of the images the model takes."""
         return self.model.config.in_channels
 
-    def evaluate(self, device: torch.device) -> Evaluation:
-        """The model as it is now, on every held-out sample once."""
-        batches = eval_batches(
-            self.dataset.val, self.recipe.data, self.image_size, self.in_channels, batch_size=max(self.recipe.batch_size, 256)
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return steps_per_epoch(self.dataset.train, self.recipe.batch_size)
+
+    @property
+    def loss(self) -> Loss | None:
+        """Cross-entropy, the default."""
+        return None
+
+    @property
+    def mix(self) -> Mix | None:
+        """Mixup and CutMix, as the recipe has them."""
+        section, classes = self.recipe.mix, len(self.dataset.classes)
+        if section is None:
+            return None
+        size = self.recipe.batch_size
+        return mixer_of(section, self.recipe.label_smoothing, classes, batch_size=size, world=self.world)
+
+    def batches(self, start: tuple[int, int]) -> Iterator[Batch]:
+        """This process's part of every training batch."""
+        return train_batches(
+            self.dataset.train,
+            self.recipe.data,
+            self.image_size,
+            self.in_channels,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            epochs=self.recipe.epochs,
+            start=start,
+            rank=self.rank,
+            world=self.world,
+            told=self._replaced,
         )
-        return evaluate(self.model, batches, device)
+
+    def _replaced(self, name: str, reason: str) -> None:
+        self.bad_images[name] = reason
+        warnings.warn(f"{name} cannot be read and was replaced by another image of its class: {reason}", stacklevel=2)
+
+    def evaluate(self, state: TrainState) -> Scores:
+        """The raw weights' figures on every held-out sample once, and those of the averaged ones under names of their own."""
+        for bad in distributed.gather(self.bad_images):
+            self.bad_images.update(bad)
+        found = {"": self.evaluation(state.model)}
+        if state.ema is not None:
+            found["ema_"] = self.evaluation(state.ema.module)
+        metrics: dict[str, float | int] = {}
+        for prefix, evaluation in found.items():
+            metrics |= {f"{prefix}accuracy": evaluation.accuracy, f"{prefix}loss": evaluation.loss}
+            metrics |= {} if evaluation.top5 is None else {f"{prefix}top5": evaluation.top5}
+        return Scores(metrics | {"samples": found[""].samples}, found[""].accuracy, found)
+
+    def evaluation(
+        self, model: nn.Module, image_size: tuple[int, int] | None = None, classes: Tensor | None = None
+    ) -> Evaluation:
+        """A model of this run on the held-out samples, in the precision that it was trained in."""
+        device = next(model.parameters()).device
+        batches = self.held_out(image_size, batch_size=self.recipe.compute.micro_batch or 256)
+        precision = self.recipe.compute.precision
+        autocast = None if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+        return evaluate(model, batches, device, autocast=autocast, classes=classes)
+
+    def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
+        """This process's batches of the held-out images."""
+        return eval_batches(
+            self.dataset.val,
+            self.recipe.data,
+            image_size or self.image_size,
+            self.in_channels,
+            batch_size=batch_size,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def finish(self, finished: Finished, out: Path) -> list[TrainRow]:
+        """Write the predictions; rows of the raw weights and of the averaged ones."""
+        names = {"": "raw", "ema_": "ema"}
+        for prefix, evaluation in finished.scores.detail.items():
+            write_predictions(out / f"predictions-{names[prefix]}.parquet", evaluation)
+        return [self._row(finished, prefix, names[prefix]) for prefix in finished.scores.detail]
+
+    def _row(self, finished: Finished, prefix: str, weights: str) -> TrainRow:
+        evaluation: Evaluation = finished.scores.detail[prefix]
+        recipe, progress, config = self.recipe, finished.progress, self.model.config
+        count, error = try_count(self.model.cpu(), (1, self.in_channels, *self.image_size))
+        seconds = max(progress.train_seconds, 1e-9)
+        return TrainRow(
+            environment=finished.environment,
+            created=finished.began,
+            recipe=recipe.name,
+            recipe_digest=recipes.digest(recipe),
+            dataset=self.dataset.name,
+            model=recipe.model.name,
+            mixer=config.mixer,
+            local_conv=config.local_conv,
+            pos_embed=config.pos_embed,
+            seed=recipe.seed,
+            image_size=self.image_size,
+            epochs=recipe.epochs,
+            steps=finished.state.step_count,
+            batch=recipe.batch_size,
+            dtype="float32" if recipe.compute.precision == "float32" else f"{recipe.compute.precision} autocast",
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            macs=None if count is None else count.macs,
+            macs_error=error,
+            weights=weights,  # type: ignore[arg-type]
+            pretraining=self.pretraining,
+            accuracy=evaluation.accuracy,
+            top5=evaluation.top5,
+            samples=evaluation.samples,
+            loss=evaluation.loss,
+            best_accuracy=max(row[f"{prefix}accuracy"] for row in progress.rows),
+            bad_images=len(self.bad_images),
+            processes=distributed.world(),
+            compiled=recipe.compute.compile,
+            channels_last=recipe.compute.channels_last,
+            grad_checkpointing=recipe.compute.grad_checkpointing,
+            micro_batch=recipe.compute.micro_batch,
+            train_seconds=progress.train_seconds,
+            images_per_second=progress.images / seconds,
+            data_wait_share=progress.wait_seconds / seconds,
+        )
 
 
 def prepare(recipe: Recipe) -> Run:
-    """Open the data and build the model, whose weights follow from the recipe's seed.
+    """Open the data and build the model, whose weights follow from the recipe's seed, or its initial weights.
 
     Raises:
-        InputError, MixerError: for data or a model that cannot be.
+        InputError, MixerError: for data, a model or weights that cannot be.
     """
     dataset = open_dataset(recipe.data)
-    section = recipe.model
+    section, pretraining = recipe.model, "none"
     torch.manual_seed(recipe.seed)
     model = models.create(section.name, section.mixer, section.image_size, len(dataset.classes), **section.overrides())
-    return Run(recipe, dataset, model, model.config.image_size)
+    if section.init_weights is not None:
+        tensors, sha256 = read_weights(Path(section.init_weights))
+        models.load_initial(model, tensors, fresh_head=section.init_head == "fresh")
+        pretraining = f"{Path(section.init_weights).name} {sha256[:12]}"
+    return Run(recipe, dataset, model, model.config.image_size, pretraining)
 
 
 def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resume: bool = False) -> TrainRow:
-    """Train a recipe into the run directory ``out``; with ``resume``, continue one that was interrupted or killed.
-
-    Returns:
-        The run's result, which is also in ``out/result.json`` and ``out/records.jsonl``.
+    """Train a recipe into the run directory ``out``; see `training.run`.
 
     Raises:
-        InputError: for bad input, a directory that holds a run already, or a run of another recipe.
-        RunError: if the loss is not finite.
-        Interrupted: after Ctrl-C, with the state saved.
+        InputError, RunError, Interrupted: as `training.run`.
     """
-    _check_directory(recipe, out, resume)
-    if resume and (out / "result.json").is_file():
-        return read_result(out)
-    run = prepare(recipe)
-    run.model.to(device)
-    environment, began = records.environment(device.type), records.now()  # of the code that runs, not of a later commit
-    steps = steps_per_epoch(run.dataset.train, recipe.batch_size)
-    state, progress = TrainState(run.model, recipe, steps), Progress()
-    writable_dir(out)
-    checkpoint.write_whole(out / "config.yaml", recipes.dump(recipe))
-    saved = checkpoint.load(out / "checkpoint") if resume else None
-    if saved is not None:
-        progress = Progress(**saved.progress)
-        checkpoint.load_weights(run.model, saved.model, str(out / "checkpoint"))
-        state.load(saved.state, progress.epoch * steps + progress.step)
-    batches = train_batches(
-        run.dataset.train,
-        recipe.data,
-        run.image_size,
-        run.in_channels,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        epochs=recipe.epochs,
-        start=(progress.epoch, progress.step),
-    )
-    final = fit(state, batches, lambda: run.evaluate(device), out, progress, watch, device)
-    row = _result(run, state, progress, final, environment, began)
-    _write_result(run, final, row, out)
-    return row
+    distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
+    return training.run(prepare(recipe), out, watch, device=device, resume=resume)
 
 
-def evaluate_run(out: Path, *, device: torch.device) -> tuple[Evaluation, TrainRow]:
-    """Evaluate a finished run's final weights again, with the trainer's own evaluator; and what the trainer recorded.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a safetensors file, and its SHA-256.
 
     Raises:
-        InputError: if ``out`` is no finished run, or its weights do not fit its config.
+        InputError: if it is no such file.
     """
-    row = read_result(out)
-    run = prepare(read_recipe(out))
-    weights = out / "model.safetensors"
     try:
-        tensors = load_file(weights)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return load_file(path), sha256
     except (OSError, SafetensorError) as e:
-        raise InputError("cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run") from e
-    checkpoint.load_weights(run.model, tensors, str(weights))
-    run.model.to(device)
-    return run.evaluate(device), row
+        raise InputError(
+            "cannot read the weights",
+            got=f"{path}: {getattr(e, 'strerror', None) or e}",
+            expected="a safetensors file; nothing is downloaded, and nothing is unpickled",
+            remedy="check the path; other formats can be converted with the package safetensors",
+        ) from e
+
+
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
+    """Every sample's class, its most likely classes and the confidence, as Parquet.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    top = evaluation.top.to(torch.int32)
+    columns: dict[str, object] = {"index": range(evaluation.samples), "label": evaluation.targets.to(torch.int32).numpy()}
+    columns |= {f"top{k + 1}": top[:, k].numpy() for k in range(top.shape[1])}
+    columns["confidence"] = evaluation.confidence.float().numpy()
+    part = path.with_name(f".{path.name}.part")
+    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+        pd.DataFrame(columns).to_parquet(part, index=False, compression="zstd")
+        part.replace(path)
 
 
 def baselines(recipe: Recipe) -> list[BaselineRow]:
-    """Logistic regression and nearest neighbour on raw pixels, on the recipe's split of the digits."""
+    """Logistic regression and nearest neighbour on raw pixels, on the recipe's split."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    if recipe.data.source != "digits":
-        raise InputError("no baselines for this data", got=recipe.data.source, expected="digits")
-    train_x, val_x, train_y, val_y = digits_arrays(recipe.data.holdout, recipe.data.split_seed)
-    train_x, val_x = (x.reshape(len(x), -1) / 16 for x in (train_x, val_x))
+    dataset = open_dataset(recipe.data)
+    (train_x, train_y), (val_x, val_y) = _pixels(dataset.train), _pixels(dataset.val)
     classifiers = {
         "logistic regression on pixels": LogisticRegression(max_iter=5000),
         "nearest neighbour on pixels": KNeighborsClassifier(n_neighbors=1),
@@ -137,7 +261,7 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
         BaselineRow(
             environment=records.environment(),
             name=name,
-            dataset=open_dataset(recipe.data).name,
+            dataset=dataset.name,
             accuracy=float(classifier.fit(train_x, train_y).score(val_x, val_y)),
             samples=len(val_y),
         )
@@ -145,108 +269,11 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     ]
 
 
-def read_recipe(out: Path) -> Recipe:
-    """The recipe of a run directory.
-
-    Raises:
-        InputError: if there is none, or it cannot be read.
-    """
-    path = out / "config.yaml"
-    if not path.is_file():
+def _pixels(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """A split as (images × pixels in 0..1, classes)."""
+    images = [np.asarray(split.load(i)).reshape(-1) for i in range(len(split))]
+    if len({len(image) for image in images}) > 1:
         raise InputError(
-            "not a run directory",
-            got=f"{out} without config.yaml",
-            expected="the --out of a `wfbench train`",
-            remedy="check the path",
+            "no baselines for images of several sizes", got=split.label(0), expected="images that are all of one size"
         )
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e:
-        raise InputError("cannot read the run's recipe", got=f"{path}: {' '.join(str(e).split())}") from e
-    return recipes.parse(data, str(path))
-
-
-def read_result(out: Path) -> TrainRow:
-    """The result of a finished run.
-
-    Raises:
-        InputError: if the run is not finished, or is none.
-    """
-    read_recipe(out)
-    path = out / "result.json"
-    try:
-        return TrainRow.model_validate_json(path.read_text())
-    except OSError as e:
-        raise InputError(
-            "the run is not finished",
-            got=f"{out} without result.json",
-            expected="a finished run",
-            remedy=f"wfbench train --resume --out {out}",
-        ) from e
-    except ValidationError as e:
-        raise InputError(
-            "cannot read the run's result", got=f"{path}: {e.errors()[0]['msg']}", expected="a result of this version"
-        ) from e
-
-
-def _check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
-    if resume:
-        changed = recipes.differences(read_recipe(out), recipe, _FREE_TO_CHANGE)
-        if changed:
-            raise InputError(
-                "the run has another recipe",
-                got="; ".join(changed) + " (run / asked for)",
-                expected="the recipe of the run",
-                remedy="leave the settings out to resume as it was, or choose another --out",
-            )
-    elif (out / "config.yaml").exists():
-        raise InputError(
-            "the directory holds a run already",
-            got=str(out),
-            expected="a new directory",
-            remedy=f"--resume to continue it, or another --out; nothing in {out} was changed",
-        )
-
-
-def _write_result(run: Run, final: Evaluation, row: TrainRow, out: Path) -> None:
-    """The final weights, predictions and record; result.json comes last and says that all of it is there."""
-    remedy = "make room, then --resume: training is over and saved"
-    with writing("the result", out, expected="a writable place with room", remedy=remedy):
-        save_file(checkpoint.contiguous(run.model.state_dict()), out / "model.safetensors")
-        save_file({"predictions": final.predictions, "targets": final.targets}, out / "predictions.safetensors")
-    records.append(out / "records.jsonl", [row])
-    checkpoint.write_whole(out / "result.json", row.model_dump_json(indent=2) + "\n")
-
-
-def _result(
-    run: Run, state: TrainState, progress: Progress, final: Evaluation, environment: Environment, began: str
-) -> TrainRow:
-    count, error = try_count(run.model.cpu(), (1, run.in_channels, *run.image_size))
-    seconds = max(progress.train_seconds, 1e-9)
-    return TrainRow(
-        environment=environment,
-        created=began,
-        recipe=run.recipe.name,
-        recipe_digest=recipes.digest(run.recipe),
-        dataset=run.dataset.name,
-        model=run.recipe.model.name,
-        mixer=run.model.config.mixer,
-        local_conv=run.model.config.local_conv,
-        pos_embed=run.model.config.pos_embed,
-        seed=run.recipe.seed,
-        image_size=run.image_size,
-        epochs=run.recipe.epochs,
-        steps=state.step_count,
-        batch=run.recipe.batch_size,
-        dtype="float32",
-        parameters=sum(p.numel() for p in run.model.parameters()),
-        macs=None if count is None else count.macs,
-        macs_error=error,
-        accuracy=final.accuracy,
-        samples=final.samples,
-        loss=final.loss,
-        best_accuracy=progress.best_accuracy,
-        train_seconds=progress.train_seconds,
-        images_per_second=progress.images / seconds,
-        data_wait_share=progress.wait_seconds / seconds,
-    )
+    return np.stack(images) / 255, np.array(split.targets)

@@ -1,7 +1,21 @@
-"""Training: one step, one loop, one evaluator, checkpoints that survive a kill."""
+"""Training: one step, one loop, one evaluator, checkpoints that survive a kill, one process or many."""
 
 from wfbench.training.evaluate import Evaluation, evaluate
-from wfbench.training.loop import Interrupted, Progress, RunError, Watch, fit
-from wfbench.training.state import Loss, StepMetrics, TrainState
+from wfbench.training.loop import Interrupted, Mix, Progress, RunError, Scores, Watch, fit
+from wfbench.training.state import Loss, StepMetrics, TrainState, rates
 
-__all__ = ["Evaluation", "Interrupted", "Loss", "Progress", "RunError", "StepMetrics", "TrainState", "Watch", "evaluate", "fit"]
+__all__ = [
+    "Evaluation",
+    "Interrupted",
+    "Loss",
+    "Mix",
+    "Progress",
+    "RunError",
+    "Scores",
+    "StepMetrics",
+    "TrainState",
+    "Watch",
+    "evaluate",
+    "fit",
+    "rates",
+]

@@ -1,7 +1,9 @@
 """Checkpoints: whole or absent, and nothing in them is ever unpickled.
 
-A checkpoint is a directory ``step-00000660`` of two safetensors files and one JSON file. It is written under another
-name, flushed, and renamed: the newest directory with that name is always whole, whenever the process was killed.
+A checkpoint is a directory ``step-00000660`` of safetensors files and one JSON file. It is written under another name,
+flushed, and renamed: the newest directory with that name is always whole, whenever the process was killed. Beside it may
+stand ``best-00000440``, of the epoch with the best evaluation, and ``epoch-0010``, kept as the recipe asks; their files are
+hard links where the file system has them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,48 +22,99 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wfbench.errors import InputError, writing
+from wfbench.training import distributed
 from wfbench.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back: weights, the rest of the training state, and plain progress data."""
+    """What was read back: weights, the rest of the training state, this process's random states, plain progress data."""
 
     model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
     state: dict[str, Tensor]
+    random_states: dict[str, Tensor]
     progress: dict[str, Any]
 
 
-def save(directory: Path, state: TrainState, progress: dict[str, Any]) -> None:
+def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: bool = False, keep: str | None = None) -> None:
     """Write a checkpoint of ``state`` into ``directory`` and remove older ones.
 
+    Every process calls this; the first one writes, with the random states of all.
+
+    Args:
+        directory: the run's.
+        state: what is saved.
+        progress: plain data saved with it.
+        best: whether this is the best one so far, which replaces the one before it.
+        keep: a name under which this one also stays for good.
+
     Raises:
-        InputError: if it cannot be written; the previous checkpoint is then still there.
+        InputError: in every process, if it cannot be written; the previous checkpoint is then still there.
     """
+    states = distributed.gather(state.random_states())
+
+    def write() -> None:
+        _write(directory, state, states, progress)
+        newest = _found(directory)[-1]
+        for name in ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else []):
+            _link(newest, directory / name)
+        for old in [*_found(directory)[:-1], *(sorted(directory.glob("best-*"))[:-1] if best else [])]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    distributed.on_main(write)
+
+
+def _write(directory: Path, state: TrainState, random_states: list[dict[str, Tensor]], progress: dict[str, Any]) -> None:
     final = directory / f"step-{state.step_count:08d}"
     part = directory / f".{final.name}.part"
-    remedy = "make room, then --resume from the previous checkpoint"
-    with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
+    with _writing(directory):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(contiguous(state.model.state_dict()), part / "model.safetensors")
+        if state.ema is not None:
+            save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors")
         save_file(contiguous(state.tensors()), part / "state.safetensors")
-        (part / "progress.json").write_text(json.dumps(progress))
-        for file in [*part.iterdir(), part]:
-            _flush(file)
-        if final.exists():  # the same step saved twice
-            shutil.rmtree(final)
-        part.rename(final)
-        _flush(directory)
-    for old in _found(directory)[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+        by_rank = {f"{rank}.{name}": value for rank, states in enumerate(random_states) for name, value in states.items()}
+        save_file(contiguous(by_rank), part / "random.safetensors")
+        (part / "progress.json").write_text(json.dumps(progress | {"processes": len(random_states)}))
+        _settle(part, final)
+
+
+def _link(checkpoint: Path, final: Path) -> None:
+    """The same checkpoint under another name."""
+    part = final.with_name(f".{final.name}.part")
+    with _writing(final.parent):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for file in checkpoint.iterdir():
+            try:
+                os.link(file, part / file.name)
+            except OSError:  # a file system without hard links, or a full one: the copy will say
+                shutil.copy2(file, part / file.name)
+        _settle(part, final)
+
+
+def _settle(part: Path, final: Path) -> None:
+    """Flush a directory that is whole, and give it its name."""
+    for file in [*part.iterdir(), part]:
+        _flush(file)
+    if final.exists():  # the same step saved twice
+        shutil.rmtree(final)
+    part.rename(final)
+    _flush(final.parent)
+
+
+def _writing(directory: Path) -> Any:
+    remedy = "make room, then --resume from the previous checkpoint"
+    return writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy)
 
 
 def load(directory: Path) -> Checkpoint | None:
     """The newest checkpoint in ``directory``; None if there is none.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it cannot be read, or was saved by another number of processes.
     """
     found = _found(directory)
     if not found:
@@ -68,17 +122,49 @@ def load(directory: Path) -> Checkpoint | None:
     newest = found[-1]
     try:
         progress = json.loads((newest / "progress.json").read_text())
-        return Checkpoint(load_file(newest / "model.safetensors"), load_file(newest / "state.safetensors"), progress)
+        random_states = load_file(newest / "random.safetensors")
+        ema = newest / "ema.safetensors"
+        model, state = load_file(newest / "model.safetensors"), load_file(newest / "state.safetensors")
+        averaged = load_file(ema) if ema.is_file() else None
     except (OSError, ValueError, SafetensorError) as e:
         raise InputError(
             "the checkpoint cannot be read",
             got=f"{newest}: {e}",
-            expected="a checkpoint of this run",
+            expected="a checkpoint of this run, written by this version",
             remedy="remove it and train again",
         ) from e
+    check_processes(directory, distributed.world())
+    progress.pop("processes")
+    prefix = f"{distributed.rank()}."
+    own = {key.removeprefix(prefix): value for key, value in random_states.items() if key.startswith(prefix)}
+    return Checkpoint(model, averaged, state, own, progress)
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+def check_processes(directory: Path, processes: int) -> None:
+    """Refuse to go on with another number of processes than the newest checkpoint was saved by.
+
+    Raises:
+        InputError: naming both.
+    """
+    found = _found(directory)
+    saved = json.loads((found[-1] / "progress.json").read_text())["processes"] if found else processes
+    if saved != processes:
+        raise InputError(
+            "the run was trained by another number of processes",
+            got=str(processes),
+            expected=f"{saved}, whose random states {found[-1].name} holds: with others the run would not be the same one",
+            remedy=f"resume with --nproc {saved} (or torchrun with as many), or start a new run",
+        )
+
+
+def size(model: nn.Module, *, ema: bool) -> int:
+    """Bytes of one checkpoint: weights, AdamW's two moments of those that are trained, and the average."""
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return weights * (1 + ema) + 2 * trained
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load weights that must fit the model exactly.
 
     Raises:
@@ -111,7 +197,19 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(part, path)
 
 
-def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole.
+
+    Raises:
+        InputError: as `write_whole`.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+        save_file(contiguous(tensors), part)
+        os.replace(part, path)
+
+
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors wants them: contiguous, detached, each with memory of its own."""
     return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +17,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wfbench.training import checkpoint
-from wfbench.training.evaluate import Evaluation
+from wfbench.training import checkpoint, distributed
 from wfbench.training.state import TrainState
 
 #: Losses are looked at every so many steps: looking at each would make a GPU wait for it.
 LOOK_EVERY = 50
+#: Several processes ask one another every so many steps whether one of them was told to stop.
+AGREE_EVERY = 10
+
+
+class Mix(Protocol):
+    """What a batch goes through on its device before a step."""
+
+    def __call__(self, images: Tensor, classes: Tensor, *, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """The mixed batch; random draws follow from ``key``, which is (seed, epoch, step)."""
+        ...
 
 
 class RunError(RuntimeError):
@@ -29,19 +39,34 @@ class RunError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C: the step was finished and the state saved (exit code 130)."""
+    """Ctrl-C (exit code 130), SIGTERM or SIGUSR1 (75): the step was finished and the state saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if signal_number == signal.SIGINT else 75
 
 
 class Watch(Protocol):
-    """Who watches a run: a progress bar, or plain lines."""
+    """Who watches a run: a progress bar, plain lines, or a tracker of experiments."""
 
-    def step(self, epoch: int, step: int, loss: float | None) -> None:
-        """After each step; the loss when it was looked at."""
+    def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
+        """After each of an epoch's ``steps`` steps; the loss when it was looked at."""
         ...
 
     def epoch(self, row: dict[str, Any]) -> None:
         """After each epoch, with its row of metrics.jsonl."""
         ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation says: its figures by name, "loss" among them, and what makes an epoch the best one."""
+
+    metrics: Mapping[str, float | int]
+    #: Of the best epoch, it is the largest.
+    headline: float
+    #: What the task wants to keep of it.
+    detail: Any = None
 
 
 @dataclass
@@ -53,7 +78,8 @@ class Progress:
     train_seconds: float = 0.0
     wait_seconds: float = 0.0
     images: int = 0
-    best_accuracy: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
     losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
 
@@ -61,71 +87,94 @@ class Progress:
 def fit(
     state: TrainState,
     batches: Iterator[tuple[Tensor, Tensor]],
-    evaluate: Callable[[], Evaluation],
+    evaluate: Callable[[], Scores],
     run_dir: Path,
     progress: Progress,
     watch: Watch,
-    device: torch.device,
-) -> Evaluation:
-    """Train from ``progress`` to the recipe's last epoch; returns the last epoch's evaluation.
+    *,
+    mix: Mix | None = None,
+) -> Scores:
+    """Train from ``progress`` to the recipe's last epoch; returns that epoch's evaluation.
 
     Each epoch ends with an evaluation, a line in ``metrics.jsonl`` and a checkpoint.
 
     Raises:
         RunError: at a loss that is not finite, naming the step; the last checkpoint stays.
-        Interrupted: after Ctrl-C, once the state is saved.
+        Interrupted: after a signal, once the state is saved.
     """
-    epochs, steps = state.recipe.epochs, state.steps_per_epoch
-    evaluation: Evaluation | None = None
+    recipe, steps, world = state.recipe, state.steps_per_epoch, distributed.world()
+    save_to = run_dir / "checkpoint"
+    scores: Scores | None = None
+    layout = torch.channels_last if recipe.compute.channels_last else torch.preserve_format
     with _interrupts() as interrupted:
-        while progress.epoch < epochs:
+        while progress.epoch < recipe.epochs:
             state.model.train()
             recent: list[Tensor] = []
             while progress.step < steps:
                 start = time.perf_counter()
                 inputs, targets = next(batches)
                 progress.wait_seconds += time.perf_counter() - start
-                metrics = state.step(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+                inputs = inputs.to(state.device, non_blocking=True, memory_format=layout)
+                targets = targets.to(state.device, non_blocking=True)
+                if mix is not None:
+                    inputs, targets = mix(inputs, targets, key=(recipe.seed, progress.epoch, progress.step))
+                metrics = state.step(inputs, targets)
                 recent.append(metrics.loss)
                 progress.step += 1
-                progress.images += len(inputs)
-                look = progress.step == steps or len(recent) == LOOK_EVERY or bool(interrupted)
+                progress.images += len(inputs) * world
+                stop = _stop(interrupted, progress.step) if progress.step < steps else 0
+                save = bool(recipe.save_steps) and progress.step % recipe.save_steps == 0 and progress.step < steps
+                look = progress.step == steps or len(recent) == LOOK_EVERY or bool(stop) or save
                 if look:
                     progress.losses += _finite(recent, state.step_count)
                     recent = []
                 progress.train_seconds += time.perf_counter() - start
-                watch.step(progress.epoch, progress.step, progress.losses[-1] if look else None)
-                if interrupted and progress.step < steps:
-                    checkpoint.save(run_dir / "checkpoint", state, asdict(progress))
-                    raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}")
-            evaluation = evaluate()
-            if not math.isfinite(evaluation.loss):
+                watch.step(progress.epoch, progress.step, steps, progress.losses[-1] if look else None)
+                if stop or save:
+                    checkpoint.save(save_to, state, asdict(progress))
+                if stop:
+                    raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}", stop)
+            scores = evaluate()
+            if not all(math.isfinite(value) for value in scores.metrics.values()):
                 raise RunError(f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept")
-            progress.best_accuracy = max(progress.best_accuracy, evaluation.accuracy)
+            best = scores.headline > progress.best
+            if best:
+                progress.best, progress.best_epoch = scores.headline, progress.epoch + 1
             row = {
                 "epoch": progress.epoch + 1,
                 "step": state.step_count,
                 "train_loss": sum(progress.losses) / len(progress.losses),
                 "lr": metrics.lr,
                 "grad_norm": float(metrics.grad_norm),
-                "accuracy": evaluation.accuracy,
-                "loss": evaluation.loss,
-                "samples": evaluation.samples,
+                **scores.metrics,
                 "train_seconds": round(progress.train_seconds, 3),
+                "images_per_second": round(progress.images / progress.train_seconds, 1),
             }
             progress.rows.append(row)
             progress.losses, progress.step, progress.epoch = [], 0, progress.epoch + 1
             lines = "".join(json.dumps(past) + "\n" for past in progress.rows)
-            checkpoint.write_whole(run_dir / "metrics.jsonl", lines)
-            checkpoint.save(run_dir / "checkpoint", state, asdict(progress))
+            distributed.on_main(functools.partial(checkpoint.write_whole, run_dir / "metrics.jsonl", lines))
+            kept = bool(recipe.keep_every) and progress.epoch % recipe.keep_every == 0
+            name = f"epoch-{progress.epoch:04d}" if kept else None
+            checkpoint.save(save_to, state, asdict(progress), best=best, keep=name)
             watch.epoch(row)
-            if interrupted and progress.epoch < epochs:
-                raise Interrupted(f"stopped after epoch {progress.epoch} of {epochs}")
-    return evaluation if evaluation is not None else evaluate()
+            stop = distributed.largest(interrupted[0] if interrupted else 0)
+            if stop and progress.epoch < recipe.epochs:
+                raise Interrupted(f"stopped after epoch {progress.epoch} of {recipe.epochs}", stop)
+    return scores or evaluate()  # a run that was stopped when only its result was missing
+
+
+def _stop(interrupted: list[int], step: int) -> int:
+    """The signal to stop at, the same in every process; 0 for none."""
+    own = interrupted[0] if interrupted else 0
+    if distributed.world() == 1:
+        return own
+    return distributed.largest(own) if step % AGREE_EVERY == 0 else 0
 
 
 def _finite(losses: list[Tensor], last_step: int) -> list[float]:
-    values = [float(x) for x in torch.stack(losses).cpu()]
+    """The losses of the last steps, over all processes."""
+    values = [float(x) for x in distributed.mean(torch.stack(losses))]
     for i, value in enumerate(values):
         if not math.isfinite(value):
             step = last_step - len(values) + i + 1
@@ -135,19 +184,22 @@ def _finite(losses: list[Tensor], last_step: int) -> list[float]:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """A list that is filled at the first Ctrl-C; the second one stops at once."""
+    """A list that is filled at the first signal to stop; the second Ctrl-C stops at once."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    before: dict[signal.Signals, Any] = {}
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: nobody can press Ctrl-C there
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: nobody can send it a signal
         yield seen
         return
     try:
         yield seen
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

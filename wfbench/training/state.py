@@ -1,20 +1,26 @@
-"""The training step: loss, gradient, clip, optimiser, schedule."""
+"""The training step: loss, gradient, clip, optimiser, schedule, average."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from wfbench.recipe import Recipe
+from wfbench.recipe import OptimSection, Recipe
+from wfbench.training import distributed
 
 #: (model, inputs, targets, generator) to the mean loss of the batch; random draws come from the generator alone.
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class StepMetrics:
     """What one step did: tensors, detached and not waited for, and the learning rate that was used.
 
     Attributes:
-        loss: mean loss of the batch.
+        loss: mean loss of this process's part of the batch.
         grad_norm: 2-norm of the whole gradient before clipping.
         lr: learning rate of this step's update.
     """
@@ -36,8 +42,11 @@ class TrainState:
     """All that changes during training, and the one way to change it: `step`.
 
     AdamW without decay on biases, 1-D parameters and what the model's ``no_weight_decay`` names; linear warm-up, then
-    cosine, both per step; gradient clipping. The schedule moves after each update, so the first step's rate is used twice,
-    as in the Swin-style training code that WeightFormer's release uses.
+    cosine or a constant rate, per step; gradient clipping. The schedule moves after each update, so the first step's rate
+    is used twice, as in the Swin-style training code that WeightFormer's release uses.
+
+    Where several processes train together, each holds one of these, steps on its part of the batch, and ends each step
+    with the same weights. All of them are built at the same time, on the device that the model is on.
 
     Args:
         model: trained in place.
@@ -47,73 +56,141 @@ class TrainState:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, *, loss: Loss | None = None) -> None:
-        optim = recipe.optim
-        scale = recipe.batch_size / optim.reference_batch if optim.scale_lr else 1.0
+        compute = recipe.compute
         self.model, self.recipe, self.steps_per_epoch = model, recipe, steps_per_epoch
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
         self.step_count = 0
+        self.device = next(model.parameters()).device
+        if compute.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compute.grad_checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
+        self.ema = ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema else None
+        self.parallel = DistributedDataParallel(model) if distributed.world() > 1 else None
+        whole = self.parallel or model
+        #: What the loss calls: the model, in as many wrappings as the recipe asks for.
+        self.runner: nn.Module = torch.compile(whole) if compute.compile else whole  # type: ignore[assignment]
         self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.optimizer = create_optimizer_v2(
-            model, opt="adamw", lr=optim.lr * scale, weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps
-        )
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            sched="cosine",
-            num_epochs=recipe.epochs,
-            warmup_epochs=optim.warmup_epochs,
-            warmup_lr=optim.warmup_lr * scale,
-            min_lr=optim.min_lr * scale,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-        )
+        self.optimizer = create_optimizer_v2(model, "adamw", **_optimizer_settings(recipe.optim, recipe.batch_size))
+        self.scheduler = _scheduler(self.optimizer, recipe, steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the next step; with layer decay, that of the last layers."""
+        return max(float(group["lr"]) / group.get("lr_scale", 1.0) for group in self.optimizer.param_groups)
 
     def step(self, inputs: Tensor, targets: Tensor) -> StepMetrics:
-        """One optimiser step on a whole batch: inputs (B, …), targets class indices (B) or probabilities (B, classes)."""
-        lr = self.lr
+        """One optimiser step on a whole batch: inputs (B, …), targets class indices (B) or probabilities (B, classes).
+
+        The batch is already mixed; it goes through the model in parts of ``compute.micro_batch``, whose gradients add up
+        to the whole batch's.
+        """
+        lr, losses = self.lr, []
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.model, inputs, targets, self.generator)
-        loss.backward()
+        for part, goal, last in self._parts(inputs, targets):
+            with self._gradients_travel(last), self.autocast():
+                loss = self.loss(self.runner, part, goal, self.generator) * (len(part) / len(inputs))
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        self.scaler.unscale_(self.optimizer)
         limit = self.recipe.optim.clip_grad
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.scheduler.step_update(self.step_count)
+        if self.ema is not None:
+            # timm copies the weights at the first two steps that it is told the number of.
+            self.ema.update(self.model, step=self.step_count if self.ema.use_warmup else None)
         self.step_count += 1
-        return StepMetrics(loss.detach(), grad_norm.detach(), lr)
+        return StepMetrics(torch.stack(losses).sum(), grad_norm.detach(), lr)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The recipe's precision for what runs inside; without one, the model's dtype rules."""
+        dtype = _PRECISIONS[self.recipe.compute.precision]
+        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
+
+    def _parts(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        size = self.recipe.compute.micro_batch or len(inputs)
+        for start in range(0, len(inputs), size):
+            yield inputs[start : start + size], targets[start : start + size], start + size >= len(inputs)
+
+    def _gradients_travel(self, last: bool) -> AbstractContextManager[object]:
+        """Processes exchange gradients once for each step, with its last part."""
+        return nullcontext() if last or self.parallel is None else self.parallel.no_sync()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments and the random states, by name: with the weights, all that a resume needs."""
+        """The optimiser's moments and the loss's scale, by name: with weights and random states, all that a resume needs."""
         by_id = {id(p): name for name, p in self.model.named_parameters()}
-        state = {"rng.torch": torch.get_rng_state(), "rng.generator": self.generator.get_state()}
-        if torch.cuda.is_available():
-            state["rng.cuda"] = torch.cuda.get_rng_state()
+        state = {f"scaler.{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
         for parameter, moments in self.optimizer.state.items():
             state |= {f"optim.{by_id[id(parameter)]}:{key}": value for key, value in moments.items()}
         return state
 
-    def load(self, tensors: Mapping[str, Tensor], step_count: int) -> None:
-        """Take up what `tensors` gave after ``step_count`` steps; the weights are the model's own affair."""
+    def random_states(self) -> dict[str, Tensor]:
+        """This process's random states: PyTorch's own (drop-path), and the generator that losses draw from."""
+        states = {"torch": torch.get_rng_state(), "generator": self.generator.get_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+    def load(self, tensors: Mapping[str, Tensor], random_states: Mapping[str, Tensor], step_count: int) -> None:
+        """Take up what `tensors` and `random_states` gave after ``step_count`` steps; weights are loaded apart."""
         parameters = dict(self.model.named_parameters())
         for key, value in tensors.items():
             if key.startswith("optim."):
                 name, _, moment = key.removeprefix("optim.").rpartition(":")
                 on = parameters[name].device if value.ndim else value.device
                 self.optimizer.state[parameters[name]][moment] = value.to(on)
+        scaler = {key.removeprefix("scaler."): value.item() for key, value in tensors.items() if key.startswith("scaler.")}
+        if scaler:
+            self.scaler.load_state_dict(scaler)
         self.step_count = step_count
         if step_count:
             self.scheduler.step_update(step_count - 1)
-        torch.set_rng_state(tensors["rng.torch"])
-        self.generator.set_state(tensors["rng.generator"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        torch.set_rng_state(random_states["torch"])
+        self.generator.set_state(random_states["generator"])
+        if "cuda" in random_states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random_states["cuda"])
+
+
+def rates(optim: OptimSection, batch_size: int) -> tuple[float, float, float]:
+    """lr, warmup_lr and min_lr as they are used: times batch_size / reference_batch where the recipe says ``scale_lr``."""
+    scale = batch_size / optim.reference_batch if optim.scale_lr else 1.0
+    return optim.lr * scale, optim.warmup_lr * scale, optim.min_lr * scale
+
+
+def _optimizer_settings(optim: OptimSection, batch_size: int) -> dict[str, object]:
+    lr, _, _ = rates(optim, batch_size)
+    return {
+        "lr": lr,
+        "weight_decay": optim.weight_decay,
+        "betas": optim.betas,
+        "eps": optim.eps,
+        "layer_decay": optim.layer_decay,
+    }
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> object:
+    optim = recipe.optim
+    _, warmup_lr, min_lr = rates(optim, recipe.batch_size)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        # timm's constant schedule is a step decay that never comes to its first step.
+        sched="cosine" if optim.schedule == "cosine" else "step",
+        decay_epochs=recipe.epochs + 1,
+        num_epochs=recipe.epochs,
+        warmup_epochs=optim.warmup_epochs,
+        warmup_lr=warmup_lr,
+        min_lr=min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return scheduler
 
 
 def _cross_entropy(label_smoothing: float) -> Loss:
     def loss(model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+        # Mixed targets are probabilities, and smooth already.
+        smoothing = label_smoothing if targets.ndim == 1 else 0.0
+        return F.cross_entropy(model(inputs), targets, label_smoothing=smoothing)
 
     return loss

@@ -1,0 +1,180 @@
+"""Runs that are stopped, whenever and however, and go on: bit for bit the run that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wfbench.training import checkpoint
+
+# All that draws at random is on: two workers, augmentation, mixing, drop-path; and all that is kept: average, best, every 2nd.
+SETTINGS = [
+    "model.embed_dim=16",
+    "model.depth=2",
+    "model.num_heads=2",
+    "model.mixer=weightformer",
+    "model.drop_path=0.2",
+    "data.augment=resized-crop",
+    "data.auto_augment=rand-m9-mstd0.5-inc1",
+    "data.erase=0.25",
+    "data.hflip=0.5",
+    "data.workers=2",
+    "mix.mixup=0.8",
+    "mix.cutmix=1.0",
+    "ema.decay=0.9",
+    "label_smoothing=0.1",
+    "epochs=5",
+    "optim.warmup_epochs=1",
+    "save_steps=7",
+    "keep_every=2",
+]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def settings(*more: str) -> list[str]:
+    return [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == code, text
+    return text
+
+
+def steps_saved(out: Path) -> int:
+    found = sorted((out / "checkpoint").glob("step-*")) if (out / "checkpoint").is_dir() else []
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Weights, averages, optimiser, random states, predictions and every line of metrics."""
+    for name in ("model.safetensors", "ema.safetensors", "predictions-raw.parquet", "predictions-ema.parquet"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    names = [sorted(p.name for p in (run / "checkpoint").iterdir()) for run in (a, b)]
+    assert names[0] == names[1]
+    for directory in names[0]:
+        for name in ("model.safetensors", "ema.safetensors", "state.safetensors", "random.safetensors"):
+            ours, theirs = (load_file(run / "checkpoint" / directory / name) for run in (a, b))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours), (directory, name)
+    timed = {"train_seconds", "images_per_second"}
+    ours, theirs = (
+        [{k: v for k, v in json.loads(line).items() if k not in timed} for line in (run / "metrics.jsonl").open()]
+        for run in (a, b)
+    )
+    assert ours == theirs
+    assert len(ours) == 5
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish(start(out, *settings()))
+    assert sorted(p.name for p in (out / "checkpoint").iterdir() if not p.name.startswith("best")) == [
+        "epoch-0002",
+        "epoch-0004",
+        "step-00000110",
+    ]
+    return out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_says_by_its_exit_code_how_to_go_on(number, code, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, *settings())
+    wait_for(process, out, 25)
+    process.send_signal(number)
+    assert "stopped in epoch" in finish(process, code)
+    assert not (out / "result.json").exists(), "it was over before it was stopped"
+    finish(start(out, "--resume"))
+    assert_equal_runs(out, uninterrupted)
+
+
+def wait_for(process: subprocess.Popen, out: Path, steps: int) -> None:
+    deadline = time.monotonic() + 200
+    while steps_saved(out) < steps:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "too slow"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_five_random_moments_ends_as_if_it_had_not_been(uninterrupted, tmp_path):
+    for k in range(5):
+        out, draw = tmp_path / str(k), random.Random(k)
+        process = start(out, *settings())
+        wait_for(process, out, 7 * draw.randint(1, 13))
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        finish(process, -9)
+        assert not (out / "result.json").exists(), "it was over before it was killed"
+        finish(start(out, "--resume"))
+        assert_equal_runs(out, uninterrupted)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, *settings())
+    while not (out / "config.yaml").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.kill()
+    finish(process, -9)
+    finish(start(out, "--resume"))
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_resuming_is_refused_for_another_recipe_and_another_number_of_processes(uninterrupted, tmp_path):
+    text = finish(start(uninterrupted, "--resume", *settings("optim.lr=1e-4")), 2)
+    assert "another recipe" in text
+    assert "optim.lr: 0.002 / 0.0001" in text
+    out = tmp_path / "run"
+    process = start(out, *settings())
+    wait_for(process, out, 7)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 75)
+    text = finish(start(out, "--resume", "--nproc", "2"), 2)
+    assert "another number of processes" in text
+    assert "--nproc 1" in text
+
+
+def test_a_wrong_resume_would_be_seen(uninterrupted, tmp_path):
+    """The comparison fails for a run whose random states were not taken up."""
+    out = tmp_path / "run"
+    process = start(out, *settings())
+    wait_for(process, out, 30)
+    process.send_signal(signal.SIGTERM)
+    finish(process, 75)
+    newest = sorted((out / "checkpoint").glob("step-*"))[-1]
+    states = load_file(newest / "random.safetensors")
+    generator = torch.Generator().manual_seed(9)
+    states["0.torch"] = generator.get_state()
+    from safetensors.torch import save_file
+
+    save_file(states, newest / "random.safetensors")
+    finish(start(out, "--resume"))
+    with pytest.raises(AssertionError):
+        assert_equal_runs(out, uninterrupted)
+
+
+def test_the_best_epoch_is_kept_beside_the_last(uninterrupted):
+    rows = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+    best = max(rows, key=lambda row: row["accuracy"])
+    [directory] = (uninterrupted / "checkpoint").glob("best-*")
+    assert int(directory.name.removeprefix("best-")) == best["step"]
+    saved = json.loads((directory / "progress.json").read_text())
+    assert (saved["best"], saved["best_epoch"]) == (best["accuracy"], best["epoch"])
+    assert checkpoint.load(uninterrupted / "checkpoint").progress["epoch"] == 5

@@ -1,0 +1,312 @@
+"""``wfbench eval``: trained weights on held-out images, by the trainer's own evaluator, at any resolution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wfbench import models, records
+from wfbench import recipe as recipes
+from wfbench.data import Dataset, Split, open_dataset
+from wfbench.errors import InputError, writing
+from wfbench.recipe import Recipe
+from wfbench.records import EvalRow
+from wfbench.tasks.classify import Run, read_weights, write_predictions
+from wfbench.tasks.common import writable_dir
+from wfbench.tasks.training import read_recipe, read_result, read_rows
+from wfbench.training import Evaluation
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What is evaluated, and on what.
+
+    Attributes:
+        path: a run directory, or a safetensors file.
+        weights: of a run: "raw" or "ema".
+        recipe: of a file: the recipe whose model and data it is evaluated with.
+        overrides: settings of the data to change, as of a recipe.
+        resolutions: sides of the images in pixels; none: the model's own size.
+        mapping: a JSON file of other labels (see `relabelled`).
+        out: where results go; None: beside the weights, in ``eval/``.
+    """
+
+    path: Path
+    weights: str = "raw"
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    resolutions: tuple[int, ...] = ()
+    mapping: Path | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation: its row, where its files are, and for an unchanged run whether the trainer recorded the same."""
+
+    row: EvalRow
+    where: Path
+    same: bool | None
+
+
+def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Result]:
+    """Evaluate weights at every resolution asked for, and write result, predictions and figures by class.
+
+    Raises:
+        InputError: for weights, data, a mapping or a resolution that do not fit; nothing is written then.
+        MixerError: for a mixer that cannot work at another resolution.
+    """
+    of_run = request.path.is_dir()
+    recipe = _recipe(request, of_run)
+    name = {"raw": "model.safetensors", "ema": "ema.safetensors"}[request.weights] if of_run else ""
+    tensors, sha256 = read_weights(request.path / name if of_run else request.path)
+    run, labels = _run(recipe, tensors, request)
+    sizes = [(side, side) for side in request.resolutions] or [run.image_size]
+    _check_sizes(sizes, run.model.config.patch_size)
+    run.model.to(device).eval()
+    out = writable_dir(request.out or (request.path if of_run else request.path.parent) / "eval")
+    results = []
+    for size in sizes:
+        classes = torch.tensor(labels.chosen_among) if labels is not None and labels.chosen_among else None
+        evaluation = run.evaluation(run.model, size, classes)
+        row = _row(request, run, evaluation, size, sha256, labels, device, of_run)
+        where = out / _name(row)
+        _write(row, evaluation, labels, run.dataset, where)
+        records.append(out / "records.jsonl", [row])
+        unchanged = of_run and not request.overrides and request.mapping is None and size == run.image_size
+        results.append(Result(row, where, _as_recorded(request, evaluation) if unchanged else None))
+    return results
+
+
+def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
+    if of_run and request.recipe is not None:
+        raise InputError("a run has a recipe of its own", got=f"--recipe {request.recipe}", remedy="leave --recipe out")
+    if not of_run and request.recipe is None:
+        raise InputError(
+            "weights alone do not say their model",
+            got=str(request.path),
+            expected="a run directory, or --recipe with the recipe they were trained by",
+            remedy="for the WeightFormer release: --recipe imagenet-weightformer",
+        )
+    wrong = [setting for setting in request.overrides if of_run and not setting.startswith("data.")]
+    if wrong:
+        raise InputError("only its data can be changed for a run", got=wrong[0], expected="data.…=…")
+    if not of_run:
+        return recipes.load(request.recipe or "", request.overrides)
+    read_result(request.path)
+    recipe = read_recipe(request.path)
+    if request.weights == "ema" and recipe.ema is None:
+        raise InputError("the run has no averaged weights", got=f"{request.path} with ema: null", remedy="use --weights raw")
+    return recipes.override(recipe, request.overrides)
+
+
+def _run(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) -> tuple[Run, Labels | None]:
+    dataset = open_dataset(recipe.data, train=False)
+    head = next((t for key, t in tensors.items() if key in ("head.weight", "head.bias")), None)
+    classes = len(dataset.classes) if head is None else head.shape[0]
+    labels = relabelled(request.mapping, dataset, classes) if request.mapping is not None else None
+    if labels is None and classes != len(dataset.classes):
+        raise InputError(
+            "the data have other classes than the weights",
+            got=f"{len(dataset.classes)} classes in {dataset.name}",
+            expected=f"{classes}, as the head of {request.path} has",
+            remedy="give the data it was trained for, or a --mapping from these classes to the model's",
+        )
+    section = recipe.model
+    model = models.create(section.name, section.mixer, section.image_size, classes, **section.overrides())
+    models.load_initial(model, tensors)
+    dataset = dataset if labels is None else replace(dataset, val=labels.split)
+    return Run(recipe, dataset, model, model.config.image_size), labels
+
+
+def _check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
+    bad = [side for size in sizes for side in size if side % patch or side < patch]
+    if bad:
+        raise InputError(
+            "the resolution is not a whole number of patches",
+            got=f"{bad[0]} px with patches of {patch}",
+            expected=f"a multiple of {patch}",
+            remedy=f"use {max(1, round(bad[0] / patch)) * patch}",
+        )
+
+
+# --- other labels for the same images
+
+
+class _Relabelled:
+    """A split of some samples of another, each with another class."""
+
+    def __init__(self, split: Split, kept: Sequence[int], targets: Sequence[int]) -> None:
+        self.split, self.kept, self.targets = split, tuple(kept), tuple(targets)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def load(self, i: int) -> Image.Image:
+        return self.split.load(self.kept[i])
+
+    def label(self, i: int) -> str:
+        return self.split.label(self.kept[i])
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A mapping applied to a split.
+
+    Attributes:
+        file: its name.
+        split: the samples that have a label.
+        every: all right classes of each of them.
+        unlabelled: how many have none, and are left out.
+        chosen_among: the classes that the model may choose; none: all.
+    """
+
+    file: str
+    split: Split
+    every: tuple[tuple[int, ...], ...]
+    unlabelled: int
+    chosen_among: tuple[int, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample has more than one right class."""
+        return any(len(classes) > 1 for classes in self.every)
+
+    def right(self, evaluation: Evaluation) -> Tensor:
+        """For each of the most likely classes whether it is right (samples, up to 5)."""
+        return torch.tensor(
+            [[c in set(right) for c in top] for top, right in zip(evaluation.top.tolist(), self.every, strict=True)]
+        )
+
+
+def relabelled(path: Path, dataset: Dataset, classes: int) -> Labels:
+    """Other labels for a data set's held-out images, from a JSON object.
+
+    Its keys are class folders, or file names; its values are the model's classes: an index, or a list of those that are all
+    right (an empty one leaves the image out, as in ImageNet-ReaL). With class folders the model chooses among the classes that
+    are mapped to, as is usual for sets of some of ImageNet's classes (ImageNet-A, ImageNet-R).
+
+    Raises:
+        InputError: for a file that is no such mapping, or does not name every class or image.
+    """
+    try:
+        mapping = json.loads(path.read_text())
+        table = {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
+    except (OSError, ValueError, AttributeError) as e:
+        raise InputError(
+            "cannot read the mapping",
+            got=f"{path}: {' '.join(str(e).split())[:200]}",
+            expected='a JSON object such as {"n01440764": 0} or {"ILSVRC2012_val_00000001.JPEG": [65, 66]}',
+        ) from e
+    bad = {key: value for key, value in table.items() if not all(isinstance(c, int) and 0 <= c < classes for c in value)}
+    if bad:
+        key, value = next(iter(bad.items()))
+        raise InputError(
+            "the mapping names a class that the model has not", got=f"{key}: {value}", expected=f"0 to {classes - 1}"
+        )
+    by_class = set(dataset.classes) <= set(table)
+    split = dataset.val
+    keys = [dataset.classes[c] if by_class else Path(split.label(i)).name for i, c in enumerate(split.targets)]
+    unknown = [key for key in keys if key not in table]
+    if unknown:
+        raise InputError(
+            "the mapping does not name every image",
+            got=f"no label for {unknown[0]} ({len(unknown)} of {len(keys)} images)",
+            expected="a key for each class folder, or for each file name",
+        )
+    kept = [i for i, key in enumerate(keys) if table[key]]
+    every = tuple(table[keys[i]] for i in kept)
+    if not kept:
+        raise InputError("the mapping leaves no image", got=f"{path}: every list is empty")
+    chosen = tuple(sorted({c for classes_ in every for c in classes_})) if by_class else ()
+    return Labels(path.name, _Relabelled(split, kept, [c[0] for c in every]), every, len(keys) - len(kept), chosen)
+
+
+# --- what is written
+
+
+def _row(
+    request: EvalRequest,
+    run: Run,
+    evaluation: Evaluation,
+    size: tuple[int, int],
+    sha256: str,
+    labels: Labels | None,
+    device: torch.device,
+    of_run: bool,
+) -> EvalRow:
+    recipe, config = run.recipe, run.model.config
+    accuracy, top5 = evaluation.accuracy, evaluation.top5
+    if labels is not None:
+        right = labels.right(evaluation)
+        accuracy = float(right[:, 0].double().mean())
+        top5 = float(right.any(dim=1).double().mean()) if right.shape[1] == 5 else None
+    trained = {"recipe": recipe.name, "recipe_digest": recipes.digest(read_recipe(request.path)), "seed": recipe.seed}
+    return EvalRow(
+        environment=records.environment(device.type),
+        **(trained if of_run else {}),
+        model=recipe.model.name,
+        mixer=config.mixer,
+        local_conv=config.local_conv,
+        pos_embed=config.pos_embed,
+        weights=request.weights if of_run else "file",  # type: ignore[arg-type]
+        weights_sha256=sha256,
+        dataset=run.dataset.name,
+        trained_size=run.image_size,
+        image_size=size,
+        eval_resize=recipe.data.eval_resize,
+        eval_crop=recipe.data.eval_crop,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        dtype="float32" if recipe.compute.precision == "float32" else f"{recipe.compute.precision} autocast",
+        mapping=None if labels is None else labels.file,
+        unlabelled=0 if labels is None else labels.unlabelled,
+        accuracy=accuracy,
+        top5=top5,
+        samples=evaluation.samples,
+        loss=None if labels is not None and labels.several else evaluation.loss,
+    )
+
+
+def _name(row: EvalRow) -> str:
+    height, width = row.image_size
+    parts = [row.weights, str(height) if height == width else f"{height}x{width}"]
+    return "-".join([*parts, *([Path(row.mapping).stem] if row.mapping else [])])
+
+
+def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset: Dataset, where: Path) -> None:
+    writable_dir(where)
+    write_predictions(where / "predictions.parquet", evaluation)
+    right = labels.right(evaluation) if labels is not None else evaluation.top == evaluation.targets[:, None]
+    named = labels is None
+    table = pd.DataFrame(
+        {
+            "class": [dataset.classes[t] if named else t for t in evaluation.targets.tolist()],
+            "samples": 1,
+            "right": right[:, 0].int().numpy(),
+            "right_in_top5": right.any(dim=1).int().numpy(),
+        }
+    )
+    by_class = table.groupby("class", sort=True).sum()
+    by_class["accuracy"] = by_class["right"] / by_class["samples"]
+    with writing("the evaluation", where, expected="a writable place with room", remedy="make room, or choose another --out"):
+        (by_class if right.shape[1] == 5 else by_class.drop(columns="right_in_top5")).to_csv(where / "by_class.csv")
+        (where / "result.json").write_text(row.model_dump_json(indent=2) + "\n")
+
+
+def _as_recorded(request: EvalRequest, evaluation: Evaluation) -> bool:
+    """Whether the trainer recorded exactly these figures for these weights."""
+    recorded = [row for row in read_rows(request.path) if row.weights == request.weights]
+    if not recorded:
+        raise InputError(
+            "the run has no record of these weights", got=f"{request.path / 'records.jsonl'}", expected="a train row"
+        )
+    row = recorded[-1]
+    return (row.accuracy, row.samples, row.loss) == (evaluation.accuracy, evaluation.samples, evaluation.loss)
