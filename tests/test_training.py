@@ -8,11 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from wfbench import recipe as recipes
-from wfbench.data import eval_batches, open_dataset, steps_per_epoch, train_batches
 from wfbench.errors import InputError
 from wfbench.tasks import classify
 from wfbench.tasks.common import choose_device
@@ -167,108 +165,12 @@ def test_the_three_demo_mixers_reach_94_percent_and_predictors_decide_classes(tm
     assert (run.evaluation(run.model).predictions != whole).any()
 
 
-# Data
-
-
-def test_digits_are_split_by_class_without_overlap_and_the_recipe_knows_their_mean():
-    recipe = recipes.load("digits")
-    data = open_dataset(recipe.data)
-    assert (len(data.train), len(data.val)) == (1437, 360)
-    shares = [sum(t == c for t in data.val.targets) for c in range(10)]
-    assert max(shares) - min(shares) <= 2
-    whole = {data.train.load(i).tobytes() + bytes([data.train.targets[i]]) for i in range(len(data.train))}
-    held = {data.val.load(i).tobytes() + bytes([data.val.targets[i]]) for i in range(len(data.val))}
-    assert not whole & held
-    pixels = (
-        torch.cat([torch.frombuffer(bytearray(data.train.load(i).tobytes()), dtype=torch.uint8) for i in range(1437)]) / 255
-    )
-    assert float(pixels.mean()) == pytest.approx(recipe.data.mean[0], abs=1e-3)
-    assert float(pixels.std()) == pytest.approx(recipe.data.std[0], abs=1e-3)
-
-
-def test_batches_are_a_function_of_seed_epoch_and_index_whatever_the_workers():
-    recipe = recipes.load("digits", ["data.crop_padding=2", "data.hflip=0.5"])
-    split = open_dataset(recipe.data).train
-
-    def batches(workers, start=(0, 0)):
-        data = recipe.data.model_copy(update={"workers": workers})
-        return list(train_batches(split, data, (8, 8), 1, batch_size=300, seed=3, epochs=2, start=start))
-
-    plain, two, tail = batches(0), batches(2), batches(2, start=(1, 1))
-    assert len(plain) == 2 * steps_per_epoch(split, 300) == 8
-    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(plain, two, strict=True))
-    assert all(torch.equal(a, c) for (a, _), (c, _) in zip(plain[5:], tail, strict=True))
-    assert not torch.equal(plain[0][0], plain[4][0])
-
-
-def test_loading_leaves_the_random_state_of_the_model_alone():
-    recipe = recipes.load("digits", ["data.crop_padding=2"])
-    split = open_dataset(recipe.data).train
-    before = torch.get_rng_state()
-    list(train_batches(split, recipe.data, (8, 8), 1, batch_size=700, seed=0, epochs=1))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_evaluation_sees_every_sample_once_in_order():
-    recipe = recipes.load("digits")
-    split = open_dataset(recipe.data).val
-    targets = torch.cat([y for _, y in eval_batches(split, recipe.data, (8, 8), 1, batch_size=77)])
-    assert tuple(targets.tolist()) == split.targets
-
-
-def folder(root: Path) -> Path:
-    for part in ("train", "val"):
-        for c, shade in (("dark", 20), ("light", 230)):
-            (root / part / c).mkdir(parents=True)
-            for i in range(6):
-                Image.new("RGB", (12, 10), (shade + i, shade, shade)).save(root / part / c / f"{i}.png")
-    return root
-
-
-FOLDER = [
-    "data.source=folder",
-    "model.in_channels=3",
-    "data.mean=[0.5]",
-    "data.std=[0.5]",
-    "batch_size=4",
-    "model.embed_dim=16",
-]
-
-
-def test_a_folder_of_images_trains(tmp_path):
-    root = folder(tmp_path / "images")
-    recipe = recipes.load("digits", [*SMALL, *FOLDER, f"data.path={root}", "epochs=8"])
-    row = classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
-    assert row.samples == 12
-    assert row.dataset == "folder images"
-    assert row.accuracy == 1.0
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_corrupt_image_is_named(tmp_path, workers):
-    root = folder(tmp_path / "images")
-    bad = root / "val" / "dark" / "3.png"
-    bad.write_bytes(bad.read_bytes()[:40])
-    recipe = recipes.load("digits", [*SMALL, *FOLDER, f"data.path={root}", f"data.workers={workers}"])
-    with pytest.raises(InputError, match=r"cannot be read[\s\S]*val/dark/3.png"):
-        classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
-
-
 def test_a_torn_checkpoint_is_never_taken_for_a_whole_one(tmp_path):
     train(tmp_path / "run", "epochs=1")
     directory = tmp_path / "run" / "checkpoint"
     (directory / ".step-00000099.part").mkdir()
     (directory / ".step-00000099.part" / "model.safetensors").write_bytes(b"half")
     assert checkpoint.load(directory).progress["epoch"] == 1
-
-
-def test_samples_travel_to_worker_processes_however_these_start():
-    import pickle
-
-    split = open_dataset(recipes.load("digits").data).train
-    again = pickle.loads(pickle.dumps(split))
-    assert again.targets == split.targets
-    assert again.load(3).tobytes() == split.load(3).tobytes()
 
 
 def test_runs_are_trained_alike_only_if_all_but_mixer_seed_and_workers_agrees():

@@ -1,0 +1,179 @@
+"""What a source is made of: splits of (image, class) pairs with random access, which travel to worker processes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from wfbench.errors import InputError
+
+#: What reading a damaged image raises.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Split(Protocol):
+    """One split. It travels to worker processes, so it must pickle, and it holds no open file."""
+
+    targets: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def load(self, i: int) -> Image.Image:
+        """The i-th image, decoded, whose class is ``targets[i]``."""
+        ...
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image in an error."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set in two splits."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+
+
+class Arrays:
+    """A split in memory: uint8 images (n, H, W) or (n, H, W, 3)."""
+
+    def __init__(self, noun: str, images: np.ndarray, classes: np.ndarray) -> None:
+        self.noun, self.images = noun, images
+        self.targets = tuple(int(c) for c in classes)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def load(self, i: int) -> Image.Image:
+        """The i-th image, decoded."""
+        return Image.fromarray(self.images[i])
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image."""
+        return f"{self.noun} {i}"
+
+
+class Encoded(ABC):
+    """A split of encoded images (JPEG, PNG, ...)."""
+
+    def __init__(self, targets: Sequence[int]) -> None:
+        self.targets = tuple(int(c) for c in targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def read(self, i: int) -> bytes:
+        """The i-th image as it is stored."""
+
+    @abstractmethod
+    def label(self, i: int) -> str:
+        """What to call the i-th image."""
+
+    def load(self, i: int) -> Image.Image:
+        """The i-th image, decoded."""
+        image = Image.open(io.BytesIO(self.read(i)))
+        image.load()
+        return image
+
+
+class Files(Encoded):
+    """A split of image files."""
+
+    def __init__(self, paths: Sequence[str], targets: Sequence[int]) -> None:
+        super().__init__(targets)
+        self.paths = list(paths)
+
+    def read(self, i: int) -> bytes:
+        """The i-th image as it is stored."""
+        return Path(self.paths[i]).read_bytes()
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image."""
+        return self.paths[i]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside an archive: where its bytes are."""
+
+    archive: str
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; the archive is opened for this read alone, so processes share no position in it."""
+        with open(self.archive, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Members(Encoded):
+    """A split of images inside tar archives."""
+
+    def __init__(self, members: Sequence[Member], targets: Sequence[int]) -> None:
+        super().__init__(targets)
+        self.members = list(members)
+
+    def read(self, i: int) -> bytes:
+        """The i-th image as it is stored."""
+        return self.members[i].read()
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image."""
+        return f"{self.members[i].archive}: {self.members[i].name}"
+
+
+class Subset:
+    """Some images of a split."""
+
+    def __init__(self, whole: Split, indices: Sequence[int]) -> None:
+        self.whole, self.indices = whole, tuple(int(i) for i in indices)
+        self.targets = tuple(whole.targets[i] for i in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, i: int) -> Image.Image:
+        """The i-th image, decoded."""
+        return self.whole.load(self.indices[i])
+
+    def label(self, i: int) -> str:
+        """What to call the i-th image."""
+        return self.whole.label(self.indices[i])
+
+
+def limited(split: Split, limit: int, seed: int) -> Subset:
+    """So many images of a split, as many of each class while they last, drawn by ``seed``; a smaller draw is part of a larger.
+
+    Raises:
+        InputError: for more images than there are, or fewer than classes.
+    """
+    targets = np.array(split.targets)
+    classes = np.unique(targets)
+    if not len(classes) <= limit <= len(targets):
+        raise InputError(
+            "so many training images cannot be taken",
+            got=f"data.limit = {limit:,}",
+            expected=f"{len(classes):,} (the classes) to {len(targets):,} (the training images)",
+            remedy="change data.limit, or leave it out to take all",
+        )
+    order = np.random.default_rng(seed).permutation(len(targets))
+    turn = np.empty(len(targets), dtype=np.int64)  # of each image within its class
+    for c in classes:
+        members = targets[order] == c
+        turn[members] = np.arange(members.sum())
+    return Subset(split, np.sort(order[np.argsort(turn, kind="stable")[:limit]]).tolist())
