@@ -42,7 +42,7 @@ AUGMENTED = {
 
 
 class Silent:
-    def step(self, epoch, step, loss):
+    def step(self, epoch, step, steps, loss):
         pass
 
     def epoch(self, row):

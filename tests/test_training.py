@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from wfbench import recipe as recipes
+from wfbench.data import open_dataset
 from wfbench.errors import InputError
 from wfbench.tasks import classify
 from wfbench.tasks.common import choose_device

@@ -80,7 +80,7 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
     from wfbench.cli.progress import quiet, watching
     from wfbench.tasks import classify
     from wfbench.tasks.common import choose_device
-    from wfbench.training import distributed, trackers
+    from wfbench.training import Watch, distributed, trackers
 
     own = distributed.join(choose_device(device))
     try:

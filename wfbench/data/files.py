@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split
+from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split, Subset
 from wfbench.errors import InputError
 
 #: Endings of images inside shards.
@@ -18,21 +18,29 @@ _IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"}
 
 def folder(root: Path) -> Dataset:
     """train/ and val/, each with a folder of images for each class."""
+    return _two("folder", root, lambda part: _image_folder(root / part, part))
+
+
+def held_out_folder(root: Path) -> Dataset:
+    """Images to evaluate on alone: val/, or the folder itself, with a folder of images for each class."""
+    part = root / "val" if (root / "val").is_dir() else root
+    val, classes = _image_folder(part, "held-out")
+    return Dataset(f"folder {root.name} ({len(val):,} held out)", classes, Subset(val, ()), val)
+
+
+def _image_folder(where: Path, part: str) -> tuple[Split, tuple[str, ...]]:
     from torchvision.datasets import ImageFolder
 
-    def split(part: str) -> tuple[Split, tuple[str, ...]]:
-        try:
-            found = ImageFolder(str(root / part))
-        except FileNotFoundError as e:
-            raise InputError(
-                f"no images for the {part} split",
-                got=f"{root / part}: {' '.join(str(e).split())[:300]}",
-                expected=f"{part}/<class>/<image>.png (or jpeg, ...) for every class",
-                remedy="check --data; every class folder needs an image",
-            ) from e
-        return Files(*zip(*found.samples, strict=True)), tuple(found.classes)
-
-    return _two("folder", root, split)
+    try:
+        found = ImageFolder(str(where))
+    except FileNotFoundError as e:
+        raise InputError(
+            f"no images for the {part} split",
+            got=f"{where}: {' '.join(str(e).split())[:300]}",
+            expected=f"{part}/<class>/<image>.png (or jpeg, ...) for every class",
+            remedy="check --data; every class folder needs an image",
+        ) from e
+    return Files(*zip(*found.samples, strict=True)), tuple(found.classes)
 
 
 def tar(root: Path) -> Dataset:

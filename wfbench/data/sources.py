@@ -22,36 +22,35 @@ _LAYOUT = {
 }
 
 
-def open_dataset(data: DataSection) -> Dataset:
+def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
     """The data set of a recipe. Labels and places are read; images are not, unless they are held in memory.
+
+    Without ``train``, an image folder may hold images to evaluate on alone; it then has no training images.
 
     Raises:
         InputError: for a path that does not exist, a missing split, class or file, a file that is not what it should be, a
             label out of range, splits that do not fit together, or a limit beyond the data.
     """
+    if not train and data.source == "folder" and data.path and not (Path(data.path) / "train").is_dir():
+        return files.held_out_folder(_directory(data))
     whole = _open(data)
     _check_labels(whole)
     if data.limit is None:
         return whole
-    train = limited(whole.train, data.limit, data.split_seed)
-    name = f"{whole.name}, {len(train):,} of {len(whole.train):,} for training"
-    return replace(whole, name=name, train=train)
+    some = limited(whole.train, data.limit, data.split_seed)
+    name = f"{whole.name}, {len(some):,} of {len(whole.train):,} for training"
+    return replace(whole, name=name, train=some)
 
 
 def _open(data: DataSection) -> Dataset:
     if data.source == "digits":
         return arrays.digits(data.holdout, data.split_seed)
-    assert data.path is not None
-    root = Path(data.path)
-    if not root.is_dir():
-        raise InputError(
-            "the dataset path is not a folder", got=data.path, expected=_LAYOUT[data.source], remedy="check --data"
-        )
+    root = _directory(data)
     match data.source:
         case "fashion":
             return arrays.fashion(root)
         case "cifar10":
-            return arrays.as_cifar10(files.folder(root), data.path) if (root / "train").is_dir() else arrays.cifar10(root)
+            return arrays.as_cifar10(files.folder(root), str(root)) if (root / "train").is_dir() else arrays.cifar10(root)
         case "folder":
             return files.folder(root)
         case "tar":
@@ -60,6 +59,22 @@ def _open(data: DataSection) -> Dataset:
             return files.webdataset(root)
         case "huggingface":
             return files.huggingface(root)
+
+
+def _directory(data: DataSection) -> Path:
+    if data.path is None:
+        raise InputError(
+            "the recipe does not say where the images are",
+            got=f"data.source = {data.source}, data.path = null",
+            expected=_LAYOUT[data.source],
+            remedy="--data PATH; nothing is downloaded",
+        )
+    root = Path(data.path)
+    if not root.is_dir():
+        raise InputError(
+            "the dataset path is not a folder", got=data.path, expected=_LAYOUT[data.source], remedy="check --data"
+        )
+    return root
 
 
 def _check_labels(dataset: Dataset) -> None:

@@ -165,7 +165,7 @@ class Run:
             parameters=sum(p.numel() for p in self.model.parameters()),
             macs=None if count is None else count.macs,
             macs_error=error,
-            weights=weights,  # type: ignore[arg-type]
+            weights=weights,
             pretraining=self.pretraining,
             accuracy=evaluation.accuracy,
             top5=evaluation.top5,

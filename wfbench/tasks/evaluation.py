@@ -256,7 +256,7 @@ def _row(
         mixer=config.mixer,
         local_conv=config.local_conv,
         pos_embed=config.pos_embed,
-        weights=request.weights if of_run else "file",  # type: ignore[arg-type]
+        weights=request.weights if of_run else "file",
         weights_sha256=sha256,
         dataset=run.dataset.name,
         trained_size=run.image_size,
@@ -303,10 +303,10 @@ def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset:
 
 def _as_recorded(request: EvalRequest, evaluation: Evaluation) -> bool:
     """Whether the trainer recorded exactly these figures for these weights."""
-    recorded = [row for row in read_rows(request.path) if row.weights == request.weights]
-    if not recorded:
+    rows = [read_result(request.path), *read_rows(request.path)]
+    row = next((row for row in rows if row.weights == request.weights), None)
+    if row is None:
         raise InputError(
-            "the run has no record of these weights", got=f"{request.path / 'records.jsonl'}", expected="a train row"
+            "the run has no record of these weights", got=str(request.path), expected=f"a row of {request.weights}"
         )
-    row = recorded[-1]
     return (row.accuracy, row.samples, row.loss) == (evaluation.accuracy, evaluation.samples, evaluation.loss)

@@ -116,7 +116,7 @@ def _rates(state: TrainState) -> dict[int, float]:
     found = {0: state.lr}
     for step in sorted({1, warm, *(warm + (last - warm) * k // 4 for k in range(5))} - {0}):
         if step <= last:
-            state.scheduler.step_update(step - 1)  # type: ignore[attr-defined]
+            state.scheduler.step_update(step - 1)
             found[step] = state.lr
     return found
 

@@ -123,7 +123,7 @@ def fit(
                 progress.step += 1
                 progress.images += len(inputs) * world
                 stop = _stop(interrupted, progress.step) if progress.step < steps else 0
-                save = bool(recipe.save_steps) and progress.step % recipe.save_steps == 0 and progress.step < steps
+                save = _is_turn(progress.step, recipe.save_steps) and progress.step < steps
                 look = progress.step == steps or len(recent) == LOOK_EVERY or bool(stop) or save
                 if look:
                     progress.losses += _finite(recent, state.step_count)
@@ -154,14 +154,17 @@ def fit(
             progress.losses, progress.step, progress.epoch = [], 0, progress.epoch + 1
             lines = "".join(json.dumps(past) + "\n" for past in progress.rows)
             distributed.on_main(functools.partial(checkpoint.write_whole, run_dir / "metrics.jsonl", lines))
-            kept = bool(recipe.keep_every) and progress.epoch % recipe.keep_every == 0
-            name = f"epoch-{progress.epoch:04d}" if kept else None
+            name = f"epoch-{progress.epoch:04d}" if _is_turn(progress.epoch, recipe.keep_every) else None
             checkpoint.save(save_to, state, asdict(progress), best=best, keep=name)
             watch.epoch(row)
             stop = distributed.largest(interrupted[0] if interrupted else 0)
             if stop and progress.epoch < recipe.epochs:
                 raise Interrupted(f"stopped after epoch {progress.epoch} of {recipe.epochs}", stop)
     return scores or evaluate()  # a run that was stopped when only its result was missing
+
+
+def _is_turn(count: int, every: int | None) -> bool:
+    return every is not None and count % every == 0
 
 
 def _stop(interrupted: list[int], step: int) -> int:

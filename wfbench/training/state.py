@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +64,7 @@ class TrainState:
         self.step_count = 0
         self.device = next(model.parameters()).device
         if compute.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         if compute.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
         self.ema = ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema else None
@@ -158,7 +160,7 @@ def rates(optim: OptimSection, batch_size: int) -> tuple[float, float, float]:
     return optim.lr * scale, optim.warmup_lr * scale, optim.min_lr * scale
 
 
-def _optimizer_settings(optim: OptimSection, batch_size: int) -> dict[str, object]:
+def _optimizer_settings(optim: OptimSection, batch_size: int) -> dict[str, Any]:
     lr, _, _ = rates(optim, batch_size)
     return {
         "lr": lr,
@@ -169,7 +171,7 @@ def _optimizer_settings(optim: OptimSection, batch_size: int) -> dict[str, objec
     }
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> object:
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
     optim = recipe.optim
     _, warmup_lr, min_lr = rates(optim, recipe.batch_size)
     scheduler, _ = create_scheduler_v2(
@@ -184,6 +186,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )
+    assert scheduler is not None
     return scheduler
 
 
