@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from wfbench import __version__
+from wfbench.cli.baselines import baselines
 from wfbench.cli.demo import demo
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
@@ -40,6 +41,7 @@ def _options(
 app.command("mixers")(mixers)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
