@@ -397,6 +397,11 @@ def test_hugging_face_errors_and_offline_mode(tmp_path, monkeypatch):
     datasets.Dataset.from_dict({"picture": [1], "label": [0]}).to_parquet(tmp_path / "test-00000-of-00001.parquet")
     datasets.Dataset.from_dict({"picture": [1], "label": [0]}).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     fails(r"cannot read the Hugging Face data set[\s\S]*'image'", **settings)
+    image = {"bytes": encoded(noise(1, 4, 4, 3)[0]), "path": None}
+    for part in ("train", "test"):
+        table = datasets.Dataset.from_dict({"image": [image], "label": ["cat"]})
+        table.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"{part}-00000-of-00001.parquet")
+    fails(r"cannot read the Hugging Face data set[\s\S]*no ClassLabel", **settings)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     fails(r"datasets is not installed[\s\S]*pip install", **settings)
 
