@@ -1,7 +1,20 @@
 """One skeleton, many mixers: named models, and weights of the releases."""
 
 from wfbench.models.compat import load_released, released_names, to_released
-from wfbench.models.presets import PRESETS, configure, create
+from wfbench.models.dit import DiT, DiTConfig
+from wfbench.models.presets import PRESETS, Config, configure, create
 from wfbench.models.vit import VisionTransformer, ViTConfig
 
-__all__ = ["PRESETS", "ViTConfig", "VisionTransformer", "configure", "create", "load_released", "released_names", "to_released"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DiT",
+    "DiTConfig",
+    "ViTConfig",
+    "VisionTransformer",
+    "configure",
+    "create",
+    "load_released",
+    "released_names",
+    "to_released",
+]
