@@ -62,7 +62,7 @@ class VAECodec:
     standard deviation near 1.
 
     Args:
-        directory: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, as ``AutoencoderKL.save_pretrained`` writes it.
+        directory: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, as ``save_pretrained`` writes them.
         device: where it works, in float32.
 
     Raises:
