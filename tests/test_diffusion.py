@@ -318,6 +318,13 @@ def test_guidance_on_three_of_four_channels_leaves_the_fourth() -> None:
     assert not torch.allclose(four[:, 3], plain[:, 3], atol=1e-3)
 
 
+@pytest.mark.parametrize("steps", [10, 50, 250])
+def test_each_step_of_ddim_ends_where_the_next_begins(steps: int) -> None:
+    times = scheduler_of(Sampler("ddim", steps)).timesteps.tolist()
+    assert times == list(range(STEPS - 1, -1, -STEPS // steps))  # diffusers goes from t to t − 1000 / steps
+    assert times[-1] - STEPS // steps == -1
+
+
 @pytest.mark.parametrize("name", ["ddim", "dpm-solver"])
 def test_a_preview_of_a_perfect_denoiser_finds_its_image(name: str) -> None:
     image = torch.rand(1, 1, 4, 4) * 2 - 1

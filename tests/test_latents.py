@@ -140,15 +140,16 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.parametrize("nth", range(1, 9))  # settings, three shards each before its note, the manifest
 def test_an_extraction_that_was_killed_goes_on_and_ends_the_same(
-    extraction: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nth: int, extraction: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extraction.run(tmp_path / "whole")
     out, replace, calls = tmp_path / "killed", os.replace, [0]
 
     def dies(part: Path, final: Path) -> None:
         calls[0] += 1
-        if calls[0] == 4:  # the second shard: written, and not yet renamed
+        if calls[0] == nth:  # written, and not yet renamed
             raise Killed
         replace(part, final)
 
@@ -156,11 +157,13 @@ def test_an_extraction_that_was_killed_goes_on_and_ends_the_same(
     with pytest.raises(Killed):
         extraction.run(out)
     monkeypatch.undo()
-    assert not (out / "shard-00001.safetensors").exists()
-    kept = (out / "shard-00000.safetensors").stat().st_mtime_ns
+    noted = [note.with_suffix(".safetensors") for note in out.glob("shard-*.json")]
+    kept = {shard: shard.stat().st_mtime_ns for shard in noted}
+    assert len(kept) == (nth - 2) // 2 if nth > 1 else not kept
     extraction.run(out)
-    assert (out / "shard-00000.safetensors").stat().st_mtime_ns == kept
-    assert files(out) == files(tmp_path / "whole")
+    assert {shard: shard.stat().st_mtime_ns for shard in noted} == kept
+    found = {name: content for name, content in files(out).items() if not name.endswith(".part")}
+    assert found == files(tmp_path / "whole")
 
 
 def test_a_damaged_shard_is_named(extraction: Extraction, tmp_path: Path) -> None:
