@@ -165,7 +165,10 @@ class _CellRow(_ModelRow):
     session: str
     #: What differs from the named model beside the factors: "patch 32", "depth 6"; empty for the model itself.
     variant: str = ""
+    #: Of the image, in pixels.
     resolution: tuple[int, int]
+    #: How many of them are one of the model's input, along a side: 8 where it works on latents.
+    downsample: int = 1
     tokens: int
     batch: int
     #: Set where the batch was chosen to hold as many tokens at every resolution.

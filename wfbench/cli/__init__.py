@@ -8,6 +8,7 @@ import typer
 
 from wfbench import __version__
 from wfbench.cli.baselines import baselines
+from wfbench.cli.data import data
 from wfbench.cli.demo import demo
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
@@ -46,6 +47,7 @@ app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("demo")(demo)
+app.add_typer(data)
 
 
 def main() -> None:

@@ -14,7 +14,13 @@ from wfbench.cli.errors import speaks_plainly
 def profile(
     mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: softmax linear weightformer.")] = None,
     model: Annotated[str, typer.Option(help="The model the mixers go into.")] = "vit-tiny",
-    resolution: Annotated[list[int] | None, typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896.")] = None,
+    resolution: Annotated[
+        list[int] | None,
+        typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896. DiTs work on latents of 1/8 of it."),
+    ] = None,
+    pixel_space: Annotated[
+        bool, typer.Option("--pixel-space", help="A DiT works on the RGB image itself, not on a latent.")
+    ] = False,
     local_conv: Annotated[
         str | None, typer.Option(help="none or dwc: a depthwise convolution beside every mixer. Without it: as in the model.")
     ] = None,
@@ -65,6 +71,7 @@ def profile(
         model=model,
         local_conv=local_conv,
         pos_embed=pos,
+        pixel_space=pixel_space,
         batch=batch,
         tokens=tokens,
         mode=mode,  # type: ignore[arg-type]

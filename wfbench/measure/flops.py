@@ -82,7 +82,8 @@ def count_flops(
     Args:
         model: a model with ``declared_macs(image_size, batch, path)``, such as `wfbench.models.create` makes, compiled or
             not, in training or not; it is left as it was.
-        inputs: the shape of the image batch, (B, C, H, W), or a tuple of tensors, the first of that shape.
+        inputs: the shape of the image batch, (B, C, H, W), or a tuple of tensors, the first of that shape; what else the
+            model takes follows (of a DiT: x, t, y), or comes from its ``example_inputs``.
         path: the evaluation path (see `mixers.base.PATHS`): that is the one that runs, and the one declared.
         fused_attention: whether attention is one operator, whose N×N weights are not moved, or several, of which they are.
 
@@ -118,7 +119,7 @@ def count_flops(
     )
 
 
-def bytes_of_training(model: nn.Module, shape: Sequence[int], *, fused_attention: bool = True) -> int:
+def bytes_of_training(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], *, fused_attention: bool = True) -> int:
     """The most bytes alive at once in a training step in the model's dtype, by the shapes alone.
 
     Weights, input, what the forward pass keeps for the backward pass, gradients, and the two moments of AdamW. What a kernel
@@ -127,15 +128,15 @@ def bytes_of_training(model: nn.Module, shape: Sequence[int], *, fused_attention
     model = getattr(model, "_orig_mod", model)
     state = {name: t.detach().to("meta").requires_grad_(t.requires_grad) for name, t in model.named_parameters()}
     buffers = {name: t.to("meta") for name, t in model.named_buffers()}
-    image = torch.zeros(*shape, device="meta", dtype=next(iter(state.values())).dtype)
+    given = tuple(t.to("meta") for t in _as_tensors(model, inputs))
     attention = FusedAttention() if fused_attention else contextlib.nullcontext()
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
         with torch.inference_mode(False), torch.enable_grad(), Meter() as meter:
-            meter.watch([*state.values(), *buffers.values(), image])
+            meter.watch([*state.values(), *buffers.values(), *given])
             with attention:
-                result = torch.func.functional_call(model, (state, buffers), (image,))
+                result = torch.func.functional_call(model, (state, buffers), given)
             result.sum().backward()
     finally:
         for module, mode in modes:
@@ -148,7 +149,10 @@ def _as_tensors(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...]) ->
         return tuple(x.detach().cpu() for x in inputs if isinstance(x, Tensor))
     if all(isinstance(x, int) for x in inputs) and len(inputs) == 4:
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        return (torch.zeros(*inputs, dtype=dtype),)
+        batch, _, *size = (x for x in inputs if isinstance(x, int))
+        example = getattr(model, "example_inputs", None)  # what a model takes beside the images: times and classes
+        more = example(batch, tuple(size), torch.Generator())[1:] if example else ()
+        return (torch.zeros(*inputs, dtype=dtype), *more)
     raise InputError("cannot count for these inputs", got=repr(inputs), expected="a shape (B, C, H, W) or a tuple of tensors")
 
 

@@ -35,7 +35,7 @@ FREE = frozenset(
     "new_ones new_full new_empty_strided arange linspace scalar_tensor fill zero index index_select gather scatter "
     "repeat repeat_interleave roll flip constant_pad_nd pad reflection_pad2d replication_pad2d im2col unfold diagonal "
     "pixel_shuffle pixel_unshuffle meshgrid movedim expand_as view_as size numel _assert_async sym_size "
-    "view_as_real view_as_complex real imag complex".split()
+    "view_as_real view_as_complex real imag complex embedding".split()
 )
 #: Names that only the tracer (fvcore's) shows, of operators above that have been decomposed elsewhere.
 TRACED = frozenset(

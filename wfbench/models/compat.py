@@ -1,4 +1,4 @@
-"""Weights under other names: the WeightFormer release's, and timm's for DeiT."""
+"""Weights under other names: those of the WeightFormer and DiT releases, and timm's for DeiT."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from wfbench.errors import InputError
+from wfbench.models.dit import DiT
 from wfbench.models.skeleton import Block
 from wfbench.models.vit import VisionTransformer
 
@@ -18,11 +19,11 @@ _RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
 _TIMM = {"mixer": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
-def load_released(model: VisionTransformer, state_dict: Mapping[str, Tensor]) -> None:
-    """Load weights under the names of the WeightFormer release, or of timm's DeiT, into a model.
+def load_released(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor]) -> None:
+    """Load weights under the names of the WeightFormer or DiT release, or of timm's DeiT, into a model.
 
-    A position embedding of another resolution is interpolated as timm does it (bicubic, antialiased). Everything else
-    must fit exactly; nothing is loaded unless all of it does.
+    A learned position embedding of another resolution is interpolated as timm does it (bicubic, antialiased); of a fixed one
+    the model keeps its own. Everything else must fit exactly; nothing is loaded unless all of it does.
 
     Raises:
         InputError: naming the missing, unexpected or misshapen weights.
@@ -53,7 +54,7 @@ def load_initial(model: VisionTransformer, state_dict: Mapping[str, Tensor], *, 
     _load(model, names, state)
 
 
-def _load(model: VisionTransformer, names: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
     """Load weights that ``names`` calls by other names."""
     own = model.state_dict()
     missing = sorted(theirs for theirs in names.values() if theirs not in state)
@@ -67,7 +68,8 @@ def _load(model: VisionTransformer, names: Mapping[str, str], state: Mapping[str
         )
     loaded = {ours: state[theirs] for ours, theirs in names.items()}
     if model.pos_embed is not None and loaded["pos_embed"].shape[1] != model.pos_embed.shape[1]:
-        loaded["pos_embed"] = _resampled(model, loaded["pos_embed"])
+        fixed = model.config.pos_embed == "sincos"
+        loaded["pos_embed"] = own["pos_embed"] if fixed else _resampled(model, loaded["pos_embed"])
     misshapen = [
         f"{names[key]} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
         for key, tensor in loaded.items()
@@ -84,8 +86,8 @@ def _load(model: VisionTransformer, names: Mapping[str, str], state: Mapping[str
     model.load_state_dict(loaded)
 
 
-def to_released(model: VisionTransformer, grads: bool = False) -> dict[str, Tensor]:
-    """The model's weights (or, with ``grads``, their gradients) under the release's (or timm's) names.
+def to_released(model: VisionTransformer | DiT, grads: bool = False) -> dict[str, Tensor]:
+    """The model's weights (or, with ``grads``, the gradients of those that are trained) under the release's (or timm's) names.
 
     Raises:
         InputError: if the model's mixer has no released names, or a gradient was never computed.
@@ -93,6 +95,8 @@ def to_released(model: VisionTransformer, grads: bool = False) -> dict[str, Tens
     parameters = dict(model.named_parameters())
     result = {}
     for ours, theirs in released_names(model).items():
+        if grads and not parameters[ours].requires_grad:
+            continue
         value = parameters[ours].grad if grads else parameters[ours].detach()
         if value is None:
             raise InputError("no gradient", got=theirs, remedy="run backward() before asking for gradients")
@@ -100,8 +104,8 @@ def to_released(model: VisionTransformer, grads: bool = False) -> dict[str, Tens
     return result
 
 
-def released_names(model: VisionTransformer) -> dict[str, str]:
-    """Our parameter names and, for each, the release's: timm's for softmax attention, WeightFormer's otherwise.
+def released_names(model: VisionTransformer | DiT) -> dict[str, str]:
+    """Our parameter names and, for each, the release's: timm's, and DiT's, for softmax attention, WeightFormer's otherwise.
 
     Raises:
         InputError: if a layer in a slot has no names of its authors.
@@ -135,7 +139,7 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
     return next(theirs for theirs, ours in known.items() if ours == own)
 
 
-def _resampled(model: VisionTransformer, pos_embed: Tensor) -> Tensor:
+def _resampled(model: VisionTransformer | DiT, pos_embed: Tensor) -> Tensor:
     """Interpolate a position embedding of a square grid; the weights do not tell any other grid."""
     tokens = pos_embed.shape[1] - model.num_prefix_tokens
     side = math.isqrt(max(tokens, 0))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.models import is_model, register_model
 
 from wfbench.errors import InputError
 from wfbench.models.presets import PRESETS, create
-from wfbench.models.vit import VisionTransformer
 
 #: timm's argument names and ours, where they differ.
 _TIMM_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels", "drop_path_rate": "drop_path"}
 
 
-def _entry(preset: str) -> Callable[..., VisionTransformer]:
-    def build(pretrained: bool = False, **arguments: object) -> VisionTransformer:
+def _entry(preset: str) -> Callable[..., Any]:
+    def build(pretrained: bool = False, **arguments: object) -> Any:
         if pretrained:
             raise InputError(
                 "no weights are downloaded",

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import mixers
 from mixers.base import Grid, at_least_float32, init_linear_
 from wfbench.errors import InputError
-from wfbench.models.skeleton import Block, LocalConv, Residual
+from wfbench.models.skeleton import Block, LocalConv, Residual, patch_grid
 
 #: How a model knows where a token is. "none": not at all, but for what its mixer knows. "learned": an embedding, added
 #: once, interpolated at another resolution. "sincos": `sincos_2d`, added once. "rope2d": nothing is added; every active
@@ -113,15 +113,7 @@ class VisionTransformer(nn.Module):
             init_linear_(self.head)
 
     def _grid(self, image_size: Grid) -> Grid:
-        patch = self.config.patch_size
-        if image_size[0] % patch or image_size[1] % patch or min(image_size) < patch:
-            raise InputError(
-                "the image size is not a multiple of the patch size",
-                got=f"{image_size[0]}x{image_size[1]} with patch size {patch}",
-                expected=f"a multiple of {patch} on both sides",
-                remedy=f"use {' or '.join(str(s) for s in _near_multiples(image_size, patch))}",
-            )
-        return image_size[0] // patch, image_size[1] // patch
+        return patch_grid(image_size, self.config.patch_size)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
         if x.shape[1] != self.config.in_channels:
@@ -155,6 +147,13 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, in_channels, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def example_inputs(
+        self, batch: int, image_size: Grid | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
+        """A random image batch to measure with."""
+        size = image_size or self.config.image_size
+        return (torch.randn(batch, self.config.in_channels, *size, generator=generator),)
 
     def declared_macs(self, image_size: Grid, batch: int = 1, path: str = "released") -> dict[str, int]:
         """MACs of every module for the whole batch, by closed forms alone; their sum is the model's.
@@ -223,26 +222,8 @@ def check(config: ViTConfig) -> None:
         InputError: for a class token or a position that the mixer does not take, or a pool without its token.
         MixerError: for an unknown mixer.
     """
+    check_position(config.pos_embed, config.mixer, config.embed_dim)
     spec = mixers.spec(config.mixer)
-    if config.pos_embed not in get_args(Position):
-        raise InputError(
-            "unknown position", got=f"pos_embed = {config.pos_embed!r}", expected=f"one of {', '.join(get_args(Position))}"
-        )
-    if config.pos_embed == "sincos" and config.embed_dim % 4:
-        raise InputError(
-            "sine and cosine positions need a width that 4 divides",
-            got=f"embed_dim = {config.embed_dim} with pos_embed = 'sincos'",
-            expected="a multiple of 4",
-            remedy=f"use embed_dim = {config.embed_dim // 4 * 4 + 4}, or another position",
-        )
-    if config.pos_embed == "rope2d" and not spec.rotary:
-        rotary = [name for name in mixers.names() if mixers.spec(name).rotary]
-        raise InputError(
-            "rotary position needs a mixer with q and k to turn",
-            got=f"pos_embed = 'rope2d' with mixer {config.mixer!r}",
-            expected=f"one of the mixers {', '.join(rotary)}",
-            remedy="use one of these, or another position: none, learned, sincos",
-        )
     if config.class_token and not spec.prefix_tokens:
         takers = [name for name in mixers.names() if mixers.spec(name).prefix_tokens]
         raise InputError(
@@ -257,6 +238,30 @@ def check(config: ViTConfig) -> None:
         )
 
 
-def _near_multiples(image_size: Grid, patch: int) -> list[int]:
-    side = max(image_size)
-    return sorted({max(patch, side // patch * patch), max(patch, -(-side // patch) * patch)})
+def check_position(pos_embed: str, mixer: str, embed_dim: int) -> None:
+    """Refuse a position that the mixer or the width cannot have.
+
+    Raises:
+        InputError: for such a position, or an unknown one.
+        MixerError: for an unknown mixer.
+    """
+    mixers.spec(mixer)
+    if pos_embed not in get_args(Position):
+        raise InputError(
+            "unknown position", got=f"pos_embed = {pos_embed!r}", expected=f"one of {', '.join(get_args(Position))}"
+        )
+    if pos_embed == "sincos" and embed_dim % 4:
+        raise InputError(
+            "sine and cosine positions need a width that 4 divides",
+            got=f"embed_dim = {embed_dim} with pos_embed = 'sincos'",
+            expected="a multiple of 4",
+            remedy=f"use embed_dim = {embed_dim // 4 * 4 + 4}, or another position",
+        )
+    if pos_embed == "rope2d" and not mixers.spec(mixer).rotary:
+        rotary = [name for name in mixers.names() if mixers.spec(name).rotary]
+        raise InputError(
+            "rotary position needs a mixer with q and k to turn",
+            got=f"pos_embed = 'rope2d' with mixer {mixer!r}",
+            expected=f"one of the mixers {', '.join(rotary)}",
+            remedy="use one of these, or another position: none, learned, sincos",
+        )

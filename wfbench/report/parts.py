@@ -118,10 +118,10 @@ class _HasFactors(Protocol):
 def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
     """What was chosen beside the mixer, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
 
-    A position is named where it is not the model's usual one (of weightformer-* none, of the others the learned one), and
-    with ``all_positions`` wherever it is not the learned one.
+    A position is named where it is not the model's usual one (of DiTs sincos, of weightformer-* none, of the others the
+    learned one), and with ``all_positions`` wherever it is not the learned one.
     """
-    usual = "none" if row.model.startswith("weightformer-") else "learned"
+    usual = "sincos" if "dit-" in row.model else "none" if row.model.startswith("weightformer-") else "learned"
     named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
     position = "no position" if row.pos_embed == "none" else row.pos_embed
     return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])
@@ -193,6 +193,8 @@ def _label(field: str, value: object) -> str:
     """One field of a key in words; empty where the usual value needs none."""
     if value is None:
         return ""
+    if field == "downsample":
+        return f"latents of 1/{value} of the side" if value != 1 else ""
     if field == "compiled":
         return "compiled" if value else "not compiled"
     if field in ("tf32", "channels_last"):

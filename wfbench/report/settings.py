@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     """What the lines of one profile table share. ``batch`` is None where a token budget sets it."""
 
     model: str
+    downsample: int
     factors: str
     device: str
     dtype: str
@@ -55,6 +56,7 @@ def setting_of(row: ProfileRow | ThroughputRow | BreakdownRow) -> Setting:
     place = row.environment
     return Setting(
         model=row.model,
+        downsample=row.downsample,
         factors=factors(row),
         device=place.device,
         dtype=row.dtype,

@@ -12,7 +12,7 @@ from mixers import MixerError
 from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
-from wfbench.models import VisionTransformer
+from wfbench.models import DiT, VisionTransformer
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def try_count(
-    model: VisionTransformer, shape: tuple[int, int, int, int], path: str = "released", *, fused_attention: bool = True
+    model: VisionTransformer | DiT, shape: tuple[int, int, int, int], path: str = "released", *, fused_attention: bool = True
 ) -> tuple[FlopCount | None, str | None]:
     """The model's counts on an evaluation path, or why there are none."""
     try:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wfbench import models
-from wfbench.models import VisionTransformer, ViTConfig
+from wfbench.diffusion import denoising_loss
+from wfbench.models import Config, DiT, VisionTransformer
 
 #: The backends of scaled_dot_product_attention that exist on a device, under the names that rows give them.
 BACKENDS = {
@@ -34,8 +35,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Cell:
     """What is measured; it can be written as JSON and made again in another process.
 
-    ``overrides`` are keyword arguments of `wfbench.models.create`; ``variant`` says in words what they change beside the
-    factors. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
+    ``resolution`` is a side of the image in pixels, ``downsample`` how many of them are one of the model's input, along a
+    side: 8 where a DiT works on latents. ``overrides`` are keyword arguments of `wfbench.models.create`; ``variant`` says in
+    words what they change beside the factors. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Cell:
     compiled: bool = False
     channels_last: bool = False
     device: str = "cpu"
+    downsample: int = 1
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
@@ -63,31 +66,30 @@ class Cell:
         return f"{' '.join(parts)} at {self.resolution} px"
 
     @cached_property
-    def config(self) -> ViTConfig:
+    def config(self) -> Config:
         """The model's configuration."""
-        return models.configure(self.model, self.mixer, self.resolution, **self.overrides)
+        return models.configure(self.model, self.mixer, self.resolution // self.downsample, **self.overrides)
 
     @property
     def tokens(self) -> int:
         """N of one image."""
-        return (self.resolution // self.config.patch_size) ** 2
+        return (self.config.image_size[0] // self.config.patch_size) ** 2
 
     @property
     def dtype_label(self) -> str:
         """As rows name it: weights are cast in inference; in training they stay float32 and the step runs under autocast."""
         return f"{self.dtype} autocast" if self.mode == "train" and self.dtype != "float32" else self.dtype
 
-    def build(self) -> VisionTransformer:
+    def build(self) -> VisionTransformer | DiT:
         """The model, as it is created, with the same weights every time."""
         torch.manual_seed(0)
-        return models.create(self.model, self.mixer, self.resolution, **self.overrides)
+        return models.create(self.model, self.mixer, self.resolution // self.downsample, **self.overrides)
 
     def call(self) -> Callable[[], object]:
         """What is timed: one forward pass, or one training step, of the whole batch on the device."""
         model = self.build()
         generator = torch.Generator().manual_seed(0)
-        shape = (self.batch, model.config.in_channels, self.resolution, self.resolution)
-        x = torch.randn(shape, generator=generator).to(self.device)
+        x, *more = (t.to(self.device) for t in model.example_inputs(self.batch, generator=generator))
         targets = torch.randint(max(1, model.config.num_classes), (self.batch,), generator=generator).to(self.device)
         model.to(self.device)
         if self.channels_last:
@@ -102,13 +104,15 @@ class Cell:
         @torch.inference_mode()
         def forward() -> object:
             with self._attention():
-                return run(x)
+                return run(x, *more)
 
         return forward
 
-    def _training_step(self, model: VisionTransformer, x: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
-        """Forward, cross-entropy, backward, AdamW."""
+    def _training_step(self, model: VisionTransformer | DiT, x: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
+        """Forward, cross-entropy (of a DiT, its own loss), backward, AdamW."""
         run = self._compiled(model)
+        denoising = denoising_loss(model.null_class) if isinstance(model, DiT) else None
+        draws = torch.Generator(self.device).manual_seed(0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
         scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == "float16")
         mixed = self.dtype != "float32"
@@ -116,7 +120,7 @@ class Cell:
         def step() -> object:
             optimizer.zero_grad(set_to_none=True)
             with self._attention(), torch.autocast(self.device, DTYPES[self.dtype], enabled=mixed):
-                loss = F.cross_entropy(run(x), targets)
+                loss = denoising(run, x, targets, draws) if denoising else F.cross_entropy(run(x), targets)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -124,12 +128,12 @@ class Cell:
 
         return step
 
-    def _compiled(self, model: VisionTransformer) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _compiled(self, model: VisionTransformer | DiT) -> torch.nn.Module:
         """The model, or what the compiler makes of it for this shape alone; what it made for others is forgotten."""
         if not self.compiled:
             return model
         torch.compiler.reset()
-        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, dynamic=False)
+        compiled: torch.nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
         return compiled
 
     def _attention(self) -> AbstractContextManager[object]:

@@ -14,22 +14,26 @@ from typing import Any, Literal
 import torch
 
 import mixers
-from wfbench import measure, models
+from wfbench import diffusion, measure, models
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
+from wfbench.models import DiTConfig
 from wfbench.records import Environment
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
 
+#: Pixels of an image along a side for one of its latent, in the autoencoders that latent DiTs are trained on.
+LATENT = 8
 #: What is counted is what is timed: the evaluation path that runs.
 PATH = "auto"
 
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """A model with each mixer at each resolution (sides in pixels), and how to measure it.
+    """A model with each mixer at each resolution (sides in pixels, also of what a latent stands for), and how to measure it.
 
     Attributes:
         local_conv, pos_embed: of every mixer; None is what the model's preset has.
+        pixel_space: a DiT works on the images themselves, of 3 channels, and not on latents of an eighth of their side.
         batch: images of a call.
         tokens: tokens of a call at every resolution, instead of ``batch``.
         baseline: the mixer that crossovers are found against.
@@ -48,6 +52,7 @@ class ProfileRequest:
     resolutions: tuple[int, ...] = (224, 448, 672, 896)
     local_conv: str | None = None
     pos_embed: str | None = None
+    pixel_space: bool = False
     batch: int = 1
     tokens: int | None = None
     mode: Literal["infer", "train"] = "infer"
@@ -72,8 +77,14 @@ class ProfileRequest:
     @property
     def overrides(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
-        chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed}
+        chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed, "in_channels": 3 if self.pixel_space else None}
         return {key: value for key, value in chosen.items() if value is not None}
+
+    @property
+    def downsample(self) -> int:
+        """Pixels of an image along a side for one of the model's input."""
+        latent = isinstance(models.PRESETS.get(self.model), DiTConfig) and not self.pixel_space
+        return LATENT if latent else 1
 
     @property
     def protocol(self) -> str:
@@ -109,15 +120,23 @@ class ProfileRequest:
         made = []
         for resolution in sorted(set(self.resolutions)):
             chosen = {**self.overrides, **overrides}
-            patch = models.configure(self.model, mixer, resolution, **chosen).patch_size
+            if resolution % self.downsample:
+                raise InputError(
+                    "the image has no latent",
+                    got=f"{resolution} px for {self.model}, which works on latents",
+                    expected=f"a multiple of {self.downsample}",
+                    remedy=f"use {-(-resolution // self.downsample) * self.downsample}, or --pixel-space",
+                )
+            side = resolution // self.downsample
+            patch = models.configure(self.model, mixer, side, **chosen).patch_size
             with torch.device("meta"):  # one cheap layer finds what is wrong with the model or the resolution
-                models.create(self.model, mixer, resolution, **{**chosen, "depth": 1})
-            batch = self.batch if self.tokens is None else self.tokens // (resolution // patch) ** 2
+                models.create(self.model, mixer, side, **{**chosen, "depth": 1})
+            batch = self.batch if self.tokens is None else self.tokens // (side // patch) ** 2
             if batch < 1:
                 raise InputError(
                     "--tokens holds no image at this resolution",
                     got=f"--tokens {self.tokens} at {resolution} px",
-                    expected=f"at least {(resolution // patch) ** 2}, the tokens of one image",
+                    expected=f"at least {(side // patch) ** 2}, the tokens of one image",
                     remedy="raise --tokens, or leave the resolution out",
                 )
             made += [
@@ -134,6 +153,7 @@ class ProfileRequest:
                     self.compile,
                     self.channels_last,
                     self.device,
+                    self.downsample,
                 )
                 for backend in backends
             ]
@@ -170,6 +190,8 @@ class ProfileRequest:
         for name, given, allowed in choices:
             if given not in allowed:
                 raise InputError(f"unknown {name}", got=repr(given), expected=f"one of {', '.join(allowed)}")
+        if self.pixel_space and not isinstance(models.PRESETS.get(self.model), DiTConfig):
+            raise InputError("--pixel-space is for DiT models", got=self.model, expected="one that could work on latents")
         mixers.spec(self.baseline)
         for mixer in self.mixers:
             models.configure(self.model, mixer, **self.overrides)
@@ -183,7 +205,7 @@ def _host() -> str:
 
 def _code(names: Sequence[str]) -> str:
     """A digest of the code that is measured and that measures: mixers, also those from elsewhere, models, counts and cells."""
-    roots = (Path(mixers.__file__).parent, *(Path(str(room.__file__)).parent for room in (models, measure)))
+    roots = (Path(mixers.__file__).parent, *(Path(str(room.__file__)).parent for room in (models, diffusion, measure)))
     files = [*(file for root in roots for file in sorted(root.rglob("*.py"))), *sorted(Path(__file__).parent.glob("*.py"))]
     given = {layer for layer in (mixers.spec(name).token for name in names) if isinstance(layer, type)}
     files += sorted(Path(inspect.getfile(layer)) for layer in given)

@@ -206,7 +206,7 @@ class _Run:
             self.watch.line(f"{cell.name}: counting")
             try:
                 model = cell.build()
-                shape = (cell.batch, model.config.in_channels, cell.resolution, cell.resolution)
+                shape = (cell.batch, model.config.in_channels, *model.config.image_size)
                 fused = cell.backend != "math"
                 if cell.mode == "infer":
                     model.to(DTYPES[cell.dtype])  # its bytes are counted
@@ -328,6 +328,7 @@ class _Run:
             "pos_embed": cell.config.pos_embed,
             "variant": cell.variant,
             "resolution": (cell.resolution, cell.resolution),
+            "downsample": cell.downsample,
             "tokens": cell.tokens,
             "batch": cell.batch,
             "token_budget": self.request.tokens,
