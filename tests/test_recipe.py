@@ -79,6 +79,7 @@ EVERY_KEY = {
     "compute.compile": True,
     "compute.grad_checkpointing": True,
     "compute.micro_batch": 16,
+    "eval_every": 2,
     "keep_every": 5,
     "save_steps": 100,
 }

@@ -192,6 +192,8 @@ class Recipe(_Section):
     batch_size: int = Field(ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    #: Evaluate after every so many epochs, and after the last.
+    eval_every: int = Field(1, ge=1)
     #: Keep the checkpoint of every so many epochs, beside the last and the best one; None: these two.
     keep_every: int | None = Field(None, ge=1)
     #: Save inside an epoch too, every so many steps; None: at the end of each epoch.
@@ -281,6 +283,7 @@ def digest(recipe: Recipe) -> str:
         "model": {"mixer", "local_conv", "pos_embed"},
         "data": {"workers", "path"},  # the data set's name stands beside it
         "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch"},  # the same sums, in another way
+        "eval_every": True,
         "keep_every": True,
         "save_steps": True,
     }

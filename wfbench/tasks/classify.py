@@ -171,7 +171,7 @@ class Run:
             top5=evaluation.top5,
             samples=evaluation.samples,
             loss=evaluation.loss,
-            best_accuracy=max(row[f"{prefix}accuracy"] for row in progress.rows),
+            best_accuracy=max(row.get(f"{prefix}accuracy", 0.0) for row in progress.rows),
             bad_images=len(self.bad_images),
             processes=distributed.world(),
             compiled=recipe.compute.compile,

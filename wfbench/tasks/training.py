@@ -22,7 +22,7 @@ from wfbench.tasks.common import writable_dir
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, Watch, checkpoint, distributed, fit
 
 #: Settings that may differ between a run and its resume: they change no result.
-_FREE_TO_CHANGE = ("data.workers", "data.path", "keep_every", "save_steps")
+_FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
 
 
 @dataclass(frozen=True)
