@@ -78,7 +78,8 @@ def train(
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboard: bool, wandb: str | None) -> None:
     from wfbench.cli.progress import quiet, watching
-    from wfbench.tasks import classify
+    from wfbench.records import TrainRow
+    from wfbench.tasks import jobs
     from wfbench.tasks.common import choose_device
     from wfbench.training import Watch, distributed, trackers
 
@@ -89,10 +90,12 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
             watch: Watch = shown
             if distributed.is_main():
                 watch = trackers.beside(shown, out, resolved, tensorboard=tensorboard, wandb=wandb)
-            row = classify.train(resolved, out, watch, device=own, resume=resume)
+            row = jobs.train(resolved, out, watch, device=own, resume=resume)
         if distributed.is_main():
+            loss = f"loss {row.loss:.4f} ({row.weights} weights)"
+            held_out = f"{100 * row.accuracy:.2f} %" if isinstance(row, TrainRow) else loss
             typer.echo(
-                f"{row.mixer}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples after {row.epochs} epochs; "
+                f"{row.mixer}: {held_out} of {row.samples} held-out samples after {row.epochs} epochs; "
                 f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, "
                 f"{100 * row.data_wait_share:.0f} % waiting for data"
             )

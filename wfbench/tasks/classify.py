@@ -208,7 +208,9 @@ def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resu
         InputError, RunError, Interrupted: as `training.run`.
     """
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
-    return training.run(prepare(recipe), out, watch, device=device, resume=resume)
+    row = training.run(prepare(recipe), out, watch, device=device, resume=resume)
+    assert isinstance(row, TrainRow)
+    return row
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import DiT, VisionTransformer
+from wfbench.recipe import Recipe
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,6 +46,12 @@ def try_count(
         if is_out_of_memory(e):
             raise
         return None, f"it cannot be counted: {type(e).__name__}: {' '.join(str(e).split())[:300]}"
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    """The recipe's precision, for matrix products of what runs inside."""
+    name = recipe.compute.precision
+    return nullcontext() if name == "float32" else torch.autocast(device.type, getattr(torch, name))
 
 
 def writable_dir(path: Path) -> Path:

@@ -17,7 +17,7 @@ from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, open_dataset
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
-from wfbench.records import EvalRow
+from wfbench.records import EvalRow, TrainRow
 from wfbench.tasks.classify import Run, read_weights, write_predictions
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.training import read_recipe, read_result, read_rows
@@ -303,7 +303,7 @@ def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset:
 
 def _as_recorded(request: EvalRequest, evaluation: Evaluation) -> bool:
     """Whether the trainer recorded exactly these figures for these weights."""
-    rows = [read_result(request.path), *read_rows(request.path)]
+    rows = [row for row in (read_result(request.path), *read_rows(request.path)) if isinstance(row, TrainRow)]
     row = next((row for row in rows if row.weights == request.weights), None)
     if row is None:
         raise InputError(

@@ -13,9 +13,9 @@ from torch import nn
 from wfbench import recipe as recipes
 from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
-from wfbench.tasks import training
-from wfbench.tasks.classify import Run, prepare
+from wfbench.tasks import classify, dit, training
 from wfbench.tasks.common import try_count
+from wfbench.tasks.jobs import prepare
 from wfbench.training import TrainState, checkpoint, distributed
 
 
@@ -99,7 +99,7 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
     )
 
 
-def _try_data(run: Run, world: int) -> None:
+def _try_data(run: classify.Run | dit.Run, world: int) -> None:
     """A first batch of few images, so that no worker and no transform fails first in an hour."""
     few = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update={"workers": 0})})
     first = replace(run, recipe=few, world=world)
