@@ -128,7 +128,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     }
 
     def add(metric: str, value: float, count: int = len(images), **more: Any) -> None:
-        rows.append(ScoreRow(**shared, metric=metric, value=value, samples=count, **more))  # type: ignore[arg-type]
+        rows.append(ScoreRow(**shared, metric=metric, value=value, samples=count, **more))
 
     real = _real(job) if isinstance(job.dataset, Dataset) else None
     if inception is not None:
