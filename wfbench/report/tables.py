@@ -34,6 +34,7 @@ from wfbench.report.parts import (
     title_of,
 )
 from wfbench.report.profiles import overview_tables, profile_tables
+from wfbench.report.statistics import mean_interval
 
 __all__ = ["BASELINE", "Table", "factors", "label", "mean_interval", "tables"]
 
@@ -45,18 +46,6 @@ def tables(rows: Iterable[AnyRow]) -> list[Table]:
     rows = list(rows)
     accuracy, cost = _accuracy_tables(rows), profile_tables(rows)
     return [*overview_tables(accuracy, cost), *accuracy, *cost]
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
-    """The mean and the half-width of its two-sided t-interval; no half-width for a single value."""
-    from scipy.stats import t as student
-
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, float(student.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
 
 
 class _AccuracyKey(NamedTuple):
