@@ -8,6 +8,7 @@ import typer
 
 from wfbench import __version__
 from wfbench.cli.demo import demo
+from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
@@ -43,6 +44,7 @@ app.command("eval")(evaluate)
 app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
+app.command("erf")(erf)
 app.command("demo")(demo)
 
 
