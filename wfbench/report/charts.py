@@ -20,8 +20,20 @@ from wfbench.report.runs import Run
 from wfbench.report.tables import Table
 
 INK = "currentColor"  # of the page: dark on light, light on dark, black in print
-_MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "stroke"}
+_MARKERS = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "triangle-left",
+    "p": "wedge",
+}
+#: How the column of a Pareto table begins that is about a cost of the chart.
+_COLUMNS = {"macs": "GMACs", "params": "params", "train": "training time", "latency": "latency", "memory": "memory"}
 _UNKNOWN = {"color": "#888888", "marker": "o", "linestyle": "-"}  # of a run whose record is not among the rows
+_LARGE = 1e8  # from so many MACs on they are shown in units of 10⁹, below in units of 10⁶
 _MOST_POINTS = 200  # of one run's curve
 
 Point = dict[str, Any]
@@ -146,6 +158,7 @@ def _cost(table: Table, overview: Table | None, front: Table | None, looks: Mapp
     data = table.data[table.data["label"].notna()].reset_index(drop=True)
     accuracy, half = 100 * data["accuracy"].astype(float), 100 * _floats(data, "accuracy_ci95")
     seconds, spread = data["train_seconds"].astype(float), _floats(data, "train_seconds_ci95")
+    large = bool((_floats(data, "macs") >= _LARGE).any())
     frame = pd.DataFrame(
         {
             "mixer": data["label"],
@@ -154,21 +167,21 @@ def _cost(table: Table, overview: Table | None, front: Table | None, looks: Mapp
             "verdict": data.get("verdict"),
             **{"accuracy": accuracy, "accuracy_low": accuracy - half, "accuracy_high": accuracy + half},
             "loss": data["loss"].astype(float),
-            "gmacs": _floats(data, "macs") * 1e-9,
+            "macs": _floats(data, "macs") * (1e-9 if large else 1e-6),
             "params": data["parameters"].astype(float) * 1e-6,
             **{"train": seconds, "train_low": seconds - spread, "train_high": seconds + spread},
         }
     )
     x = [
-        Choice("gmacs", "GMACs of one image's forward pass"),
+        Choice("macs", f"{'GMACs' if large else 'MMACs'} of one image's forward pass"),
         Choice("params", "parameters (M)"),
         Choice("train", "training time (s)", "train_low", "train_high"),
     ]
     if overview is not None:
         x += _add_measured(frame, overview)
-    standing = {choice.field: _standing(front, choice.title) for choice in x}
     for choice in x:
-        frame[f"front_{choice.field}"] = [standing[choice.field].get(name) for name in frame["mixer"]]
+        standing = _standing(front, choice.field)
+        frame[f"front_{choice.field}"] = [standing.get(name) for name in frame["mixer"]]
     x = [choice for choice in x if frame[choice.field].notna().any()]
     y = [Choice("accuracy", "top-1 accuracy (%), measured, last epoch", "accuracy_low", "accuracy_high")]
     y += [Choice("loss", "held-out loss")]
@@ -195,16 +208,12 @@ def _add_measured(frame: pd.DataFrame, overview: Table) -> list[Choice]:
     ]
 
 
-def _standing(front: Table | None, title: str) -> dict[str, str]:
-    """The mixers' places by the cost with this title."""
+def _standing(front: Table | None, cost: str) -> dict[str, str]:
+    """The mixers' places by a cost, from the column of the Pareto table that is about it."""
     if front is None:
         return {}
-    columns = [name for name in map(str, front.data) if name.startswith("by ") and _same_cost(name.removeprefix("by "), title)]
+    columns = [name for name in map(str, front.data) if name.startswith(f"by {_COLUMNS[cost]}")]
     return {} if not columns else dict(zip(front.data["label"], front.data[columns[0]], strict=True))
-
-
-def _same_cost(column: str, title: str) -> bool:
-    return column.split()[0].rstrip("s")[:5].lower() in title.lower().removeprefix("peak ")[:8]
 
 
 # --- curves of runs
@@ -262,6 +271,8 @@ def _lines_spec(looks: Mapping[str, Any], names: Iterable[str], *, band: bool) -
         marks = alt.Chart(alt.NamedData(name="marks")).encode(x=x, color=encoded["color"], tooltip=["text:N"])
         cross = marks.mark_point(shape="diamond", size=170, strokeWidth=2.2, filled=False).encode(y=y)
         text = marks.mark_text(dy=-13, fontSize=11, fontWeight="bold").encode(y=y, text="short:N")
+        named = {"y interval": area, "marks": cross, "names of marks": text}
+        area, cross, text = (layer.properties(name=name) for name, layer in named.items())
         layers = [area, *layers, cross, text]
     return _finished(alt.layer(*layers, data=alt.NamedData(name="points")))
 
@@ -271,7 +282,7 @@ def _points_spec(looks: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
     import altair as alt
 
     encoded, pick = _encodings(looks, names)
-    x, y = _axes()
+    x, y = _axes(room=30)
     faint = alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.12))
     base = alt.Chart().encode(color=encoded["color"], opacity=faint)
     up = base.mark_rule(strokeWidth=1.4).encode(x=x, y=alt.Y("y_low:Q").title("@y"), y2="y_high:Q")
@@ -282,17 +293,29 @@ def _points_spec(looks: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
     hollow = at.transform_filter("datum.seeds == 1").mark_point(filled=False, size=110, strokeWidth=2)
     ring = base.encode(x=x, y=y).transform_filter("datum.standing == 'on the front'")
     ring = ring.mark_point(shape="circle", filled=False, size=420, strokeWidth=1.2)
-    names_ = base.encode(x=x, y=y, text="mixer:N").mark_text(align="left", dx=12, dy=-8, fontSize=11)
-    return _finished(alt.layer(up, across, ring, filled, hollow.add_params(pick), names_, data=alt.NamedData(name="points")))
+    # Names stand towards the middle, so that none runs out of the plot.
+    side: dict[str, Any] = {
+        "align": alt.expr("datum.right ? 'right' : 'left'"),
+        "dx": alt.expr("datum.right ? -12 : 12"),
+    }
+    words = base.encode(x=x, y=y, text="mixer:N").mark_text(dy=-8, fontSize=11, **side).add_params(pick)
+    named = {"y interval": up, "x interval": across, "front": ring, "several": filled, "single": hollow}
+    layers = [layer.properties(name=name) for name, layer in named.items()]
+    return _finished(alt.layer(*layers, words, data=alt.NamedData(name="points")))
 
 
-def _axes() -> tuple[Any, Any]:
+def _axes(room: int = 16) -> tuple[Any, Any]:
+    """The two axes, whose titles and scales are filled in on the page, with ``room`` pixels beside the points."""
     import altair as alt
 
-    scales: dict[str, Any] = {axis: {"type": f"@{axis}scale", "zero": False, "padding": 16} for axis in "xy"}
-    x = alt.X("x:Q").title("@x").scale(**scales["x"], nice=False)
-    y = alt.Y("y:Q").title("@y").scale(**scales["y"])
+    x = alt.X("x:Q").title("@x").scale(**_placeholder("x"), padding=room, nice=False).axis(labelOverlap=True)
+    y = alt.Y("y:Q").title("@y").scale(**_placeholder("y"), padding=16).axis(labelOverlap=True)
     return x, y
+
+
+def _placeholder(axis: str) -> dict[str, Any]:
+    """A type that Vega-Lite does not know yet; `zero` is set by the page, since a logarithmic scale has none."""
+    return {"type": f"@{axis}scale"}
 
 
 def _encodings(looks: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], Any]:
@@ -304,7 +327,7 @@ def _encodings(looks: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str
     colours = [INK if style["color"] == "black" else style["color"] for style in look]
     shapes = [_MARKERS.get(style["marker"], "triangle-right") for style in look]
     dashes = [[1, 0] if style["linestyle"] == "-" else list(style["linestyle"][1]) for style in look]
-    legend = alt.Legend(title=None, symbolLimit=0, labelLimit=240, symbolSize=90)
+    legend = alt.Legend(title=None, symbolLimit=0, labelLimit=240, symbolSize=90, symbolOpacity=1)
     encoded = {
         "color": alt.Color("mixer:N").scale(domain=used, range=colours).legend(legend),
         "shape": alt.Shape("mixer:N").scale(domain=used, range=shapes).legend(legend),
@@ -315,7 +338,7 @@ def _encodings(looks: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str
 
 def _finished(chart: Any) -> dict[str, Any]:
     """The specification for the page: as wide as its place, in the page's ink, without data of its own."""
-    chart = chart.properties(width="container", height=360).configure(background="transparent", font="inherit")
+    chart = chart.properties(width="container", height=360).configure(background="transparent", font="system-ui, sans-serif")
     chart = (
         chart.configure_axis(
             labelColor=INK,

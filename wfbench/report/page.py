@@ -84,11 +84,11 @@ def page(
         sections = [
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", ours["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
-            _Section("published", "Published numbers", tables=shown.get("published", ())),
             _Section("cost", "Cost and scaling", ours["scaling"], shown.get("cost", ()), _LEGENDS["scaling"]),
             _Section("training", "Training", ours["training"], legend=_LEGENDS["training"]),
             _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=maps),
             _Section("samples", "Samples", maps=samples),
+            _Section("published", "Published numbers", tables=shown.get("published", ())),
             _Section("pictures", "Pictures left out", left_out=left_out),
             _Section("sources", "Where the numbers come from", sources=sources),
         ]

@@ -106,7 +106,13 @@ def _same_images(a: _Judged, b: _Judged) -> bool:
 
 def _line(key: _Key, name: str, ours: Sequence[_Judged], theirs: Sequence[_Judged], asked: Asked) -> Line:
     cells = {"mixer": name, "seeds": f"{len(ours)} and {len(theirs)}", "images": f"{len(ours[0].right):,}"}
-    raw: dict[str, object] = {**flat(key), "label": name, "mixer": ours[0].run.row.mixer, "compared_with": asked.baseline, "images": len(ours[0].right)}
+    raw: dict[str, object] = {
+        **flat(key),
+        "label": name,
+        "mixer": ours[0].run.row.mixer,
+        "compared_with": asked.baseline,
+        "images": len(ours[0].right),
+    }
     raw |= {"seeds_ours": len(ours), "seeds_theirs": len(theirs)}
     if min(len(ours), len(theirs)) > 1:
         found = image_seed_bootstrap([j.right for j in ours], [j.right for j in theirs])

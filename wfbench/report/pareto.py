@@ -74,7 +74,9 @@ def _lines(family: pd.DataFrame, measured: dict[str, dict[str, tuple[float, floa
     lines = []
     for run in runs:
         words = {f"by {name}": places[name].get(run["label"], "not measured") for name in places}
-        raw = {key: run[key] for key in ("label", "mixer", *_SAME)} | {f"by {name}": places[name].get(run["label"]) for name in places}
+        raw = {key: run[key] for key in ("label", "mixer", *_SAME)} | {
+            f"by {name}": places[name].get(run["label"]) for name in places
+        }
         lines.append(({"model": run["model"], "mixer": run["label"], **words}, raw))
     return lines
 

@@ -19,6 +19,9 @@ _UNLIKE = 0.01  # p under which the spreads are said to differ: over many tables
 class Asked:
     """What a report compares, stated before it looks.
 
+    Raises:
+        InputError: for a margin or a relevant difference that is not between 0 and 1.
+
     Attributes:
         baseline: the label of the line that the others are held against.
         margin: within ± this, a fraction, a mixer is as good as the baseline; None asks for no equivalence.
@@ -28,6 +31,15 @@ class Asked:
     baseline: str = BASELINE
     margin: float | None = None
     relevant: float = 0.01
+
+    def __post_init__(self) -> None:
+        for what, value in (("margin", self.margin), ("relevant difference", self.relevant)):
+            if value is not None and not 0 < value < 1:
+                raise InputError(
+                    f"the {what} is no difference of accuracies",
+                    got=f"{100 * value:g} points",
+                    expected="more than 0 and less than 100 points",
+                )
 
     @property
     def effect(self) -> float:

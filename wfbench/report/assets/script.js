@@ -18,11 +18,18 @@ function filled(chart, x, y) {
   };
   const words = { "@x": x.title, "@y": y.title, "@xscale": x.scale, "@yscale": y.scale };
   const text = JSON.stringify(chart.spec).replace(/"(@x|@y|@xscale|@yscale)"/g, (_, key) => JSON.stringify(words[key]));
-  const spec = JSON.parse(text);
+  const spec = JSON.parse(text, (_, value) => (value?.type === "linear" && !value.mark ? { ...value, zero: false } : value));
   const points = chart.points.map(place).filter((point) => point !== null);
   const marks = chart.marks.map(place).filter((point) => point !== null);
   marks.forEach((mark) => { mark.short = `${Math.round(mark.side)} px`; });
+  const middle = (Math.min(...points.map((point) => point.x)) + Math.max(...points.map((point) => point.x))) / 2;
+  points.forEach((point) => { point.right = point.x > middle; });
   spec.datasets = { points, marks };
+  const empty = { "x interval": !points.some((p) => "x_low" in p), "y interval": !points.some((p) => "y_low" in p) };
+  Object.assign(empty, { several: !points.some((p) => p.seeds > 1), single: !points.some((p) => p.seeds === 1) });
+  Object.assign(empty, { front: !points.some((p) => p.standing === "on the front"), marks: !marks.length });
+  empty["names of marks"] = empty.marks;
+  spec.layer = spec.layer.filter((layer) => !empty[layer.name]);
   return spec;
 }
 
@@ -93,3 +100,7 @@ for (const table of document.querySelectorAll("table.data")) {
     }
   });
 }
+
+// --- print: what is folded away on a screen is shown on paper
+
+addEventListener("beforeprint", () => document.querySelectorAll("main details.folded").forEach((folded) => { folded.open = true; }));
