@@ -103,10 +103,10 @@ def test_a_class_token_shifts_the_central_token() -> None:
     assert distances((36, 36), (9, 9)).ravel()[seen] < 0.8
 
 
-def test_a_picture_keeps_six_decades() -> None:
-    energy = np.logspace(-8, 0, 64).reshape(8, 8)
+def test_a_picture_keeps_eight_decades() -> None:
+    energy = np.logspace(-10, 0, 64).reshape(8, 8)
     kept = decode(encode(energy / energy.sum()))
-    assert kept == pytest.approx(np.log10(energy).clip(-6), abs=6 / 255)
+    assert kept == pytest.approx(np.log10(energy).clip(-8), abs=8 / 255)
 
 
 def test_no_gradient_is_an_error() -> None:

@@ -265,6 +265,26 @@ def test_a_bootstrap_of_images_alone_would_not_cover() -> None:
     assert held / 300 < 0.9, "one seed each says what two models do, not what two mixers do"
 
 
+def test_the_bootstraps_variance_is_that_of_the_crossed_design() -> None:
+    """Var = Σ var(seed means)/s + var(difference of the images' means)/N − what both hold of the peculiar part."""
+    draws, seeds, images = rng(9), 3, 150
+    a, b = (
+        draws.normal(0, 0.2, (seeds, 1)) + draws.normal(0, 1, images) + draws.normal(0, 0.2, (seeds, images)) for _ in "ab"
+    )
+
+    def peculiar(x: np.ndarray) -> float:
+        rest = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
+        return float((rest**2).sum() / ((seeds - 1) * (images - 1)) / x.size)
+
+    by_seed = [float(x.mean(1).var(ddof=1)) / seeds for x in (a, b)]
+    by_image = float((a.mean(0) - b.mean(0)).var(ddof=1)) / images
+    variance = sum(by_seed) + by_image - peculiar(a) - peculiar(b)
+    assert 0.3 < sum(by_seed) / variance < 0.7, "both matter here"
+    freedom = variance**2 / sum(v**2 / (seeds - 1) for v in by_seed)
+    found = s.image_seed_bootstrap(a, b, draws=6000)
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=0.05)
+
+
 def test_the_bootstrap_is_reproducible_and_its_centre_is_the_difference() -> None:
     a, b = two_mixers(rng(), 4, 300)
     found = s.image_seed_bootstrap(a, b)

@@ -359,7 +359,7 @@ class ErfRow(_ModelRow):
     half_radius: float
     #: The share of the tokens' patches that any energy falls on.
     reached: float
-    #: The map as a PNG in base64, one byte per pixel: 255 (1 + log10(energy / largest) / 6), 0 from a millionth on down.
+    #: The map as a PNG in base64, one byte per pixel: 255 (1 + log10(energy / largest) / 8), 0 from 1e-8 on down.
     picture: str
 
 

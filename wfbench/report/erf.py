@@ -29,7 +29,7 @@ from wfbench.report.parts import (
     title_of,
 )
 
-_DECADES = 6  # of energy between white and black in a picture
+DECADES = 8  # of energy from the darkest to the brightest in a picture
 _PER_LINE = 6  # maps in one line of the figure
 
 
@@ -46,16 +46,16 @@ class _Key(NamedTuple):
 def encode(energy: NDArray[np.float64]) -> str:
     """A map (H, W) as an `ErfRow` keeps it: for the eye; the numbers of the row come from the map itself."""
     with np.errstate(divide="ignore"):
-        levels = 1 + np.log10(energy / energy.max()) / _DECADES
+        levels = 1 + np.log10(energy / energy.max()) / DECADES
     file = io.BytesIO()
     Image.fromarray(np.round(255 * levels.clip(0, 1)).astype(np.uint8)).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def decode(picture: str) -> NDArray[np.float64]:
-    """log10 of the energy relative to the largest, from 0 down to −6, where it is −6 or less."""
+    """log10 of the energy relative to the largest, from 0 down to −8, where it is −8 or less."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        return (np.asarray(image, dtype=float) / 255 - 1) * _DECADES
+        return (np.asarray(image, dtype=float) / 255 - 1) * DECADES
 
 
 def erf_tables(rows: Iterable[AnyRow]) -> list[Table]:
@@ -127,9 +127,9 @@ def _draw(key: _Key, maps: Sequence[ErfRow], path: Path) -> None:
     for place in axes.flat:
         place.set_axis_off()
     for place, row in zip(axes.flat, maps, strict=False):
-        shown = place.imshow(decode(row.picture), cmap="viridis", vmin=-_DECADES, vmax=0, interpolation="nearest")
+        shown = place.imshow(decode(row.picture), cmap="viridis", vmin=-DECADES, vmax=0, interpolation="nearest")
         place.set_title(caption(row), fontsize=8)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.7, ticks=[-6, -4, -2, 0])
+    bar = figure.colorbar(shown, ax=axes, shrink=0.7, ticks=range(-DECADES, 1, 2))
     bar.set_label("log₁₀ of energy / largest", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(f"Effective receptive field of the central token, {key.model} at {pixels(key.image_size)} px", fontsize=10)

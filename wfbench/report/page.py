@@ -17,7 +17,7 @@ import numpy as np
 
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
 from wfbench.report.charts import Chart, charts
-from wfbench.report.erf import caption, decode
+from wfbench.report.erf import DECADES, caption, decode
 from wfbench.report.parts import Table, label, left_aligned, plural
 from wfbench.report.runs import Run
 from wfbench.report.sources import Source
@@ -150,7 +150,7 @@ def _coloured(row: ErfRow) -> str:
     from matplotlib import colormaps
     from PIL import Image
 
-    levels = np.round(255 * (1 + decode(row.picture) / 6)).astype(np.uint8)
+    levels = np.round(255 * (1 + decode(row.picture) / DECADES)).astype(np.uint8)
     image = Image.fromarray(levels, mode="P")
     image.putpalette((np.asarray(colormaps["viridis"](np.arange(256)))[:, :3] * 255).astype(np.uint8).tobytes())
     file = io.BytesIO()
