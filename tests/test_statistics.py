@@ -282,7 +282,7 @@ def test_the_bootstraps_variance_is_that_of_the_crossed_design() -> None:
     assert 0.3 < sum(by_seed) / variance < 0.7, "both matter here"
     freedom = variance**2 / sum(v**2 / (seeds - 1) for v in by_seed)
     found = s.image_seed_bootstrap(a, b, draws=6000)
-    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=0.05)
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance), rel=0.02)
 
 
 def test_the_bootstrap_is_reproducible_and_its_centre_is_the_difference() -> None:
