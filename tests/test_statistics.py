@@ -268,9 +268,7 @@ def test_a_bootstrap_of_images_alone_would_not_cover() -> None:
 def test_the_bootstraps_variance_is_that_of_the_crossed_design() -> None:
     """Var = Σ var(seed means)/s + var(difference of the images' means)/N − what both hold of the peculiar part."""
     draws, seeds, images = rng(9), 3, 150
-    a, b = (
-        draws.normal(0, 0.2, (seeds, 1)) + draws.normal(0, 1, images) + draws.normal(0, 0.2, (seeds, images)) for _ in "ab"
-    )
+    a, b = (draws.normal(0, 0.2, (seeds, 1)) + draws.normal(0, 1, images) + draws.normal(0, 0.2, (seeds, images)) for _ in "ab")
 
     def peculiar(x: np.ndarray) -> float:
         rest = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()

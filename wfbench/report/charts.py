@@ -33,6 +33,7 @@ _MARKERS = {
 #: How the column of a Pareto table begins that is about a cost of the chart.
 _COLUMNS = {"macs": "GMACs", "params": "params", "train": "training time", "latency": "latency", "memory": "memory"}
 _UNKNOWN = {"color": "#888888", "marker": "o", "linestyle": "-"}  # of a run whose record is not among the rows
+_LINE = 16  # pixels of one name in the legend
 _LARGE = 1e8  # from so many MACs on they are shown in units of 10⁹, below in units of 10⁶
 _MOST_POINTS = 200  # of one run's curve
 
@@ -274,7 +275,7 @@ def _lines_spec(looks: Mapping[str, Any], names: Iterable[str], *, band: bool) -
         named = {"y interval": area, "marks": cross, "names of marks": text}
         area, cross, text = (layer.properties(name=name) for name, layer in named.items())
         layers = [area, *layers, cross, text]
-    return _finished(alt.layer(*layers, data=alt.NamedData(name="points")))
+    return _finished(alt.layer(*layers, data=alt.NamedData(name="points")), names)
 
 
 def _points_spec(looks: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -298,10 +299,10 @@ def _points_spec(looks: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
         "align": alt.expr("datum.right ? 'right' : 'left'"),
         "dx": alt.expr("datum.right ? -12 : 12"),
     }
-    words = base.encode(x=x, y=y, text="mixer:N").mark_text(dy=-8, fontSize=11, **side).add_params(pick)
+    words = base.encode(x=x, y=y, text="name:N").mark_text(dy=-8, fontSize=11, **side).add_params(pick)
     named = {"y interval": up, "x interval": across, "front": ring, "several": filled, "single": hollow}
     layers = [layer.properties(name=name) for name, layer in named.items()]
-    return _finished(alt.layer(*layers, words, data=alt.NamedData(name="points")))
+    return _finished(alt.layer(*layers, words, data=alt.NamedData(name="points")), names)
 
 
 def _axes(room: int = 16) -> tuple[Any, Any]:
@@ -336,9 +337,11 @@ def _encodings(looks: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str
     return encoded, alt.selection_point(fields=["mixer"], bind="legend", name="picked")
 
 
-def _finished(chart: Any) -> dict[str, Any]:
-    """The specification for the page: as wide as its place, in the page's ink, without data of its own."""
-    chart = chart.properties(width="container", height=360).configure(background="transparent", font="system-ui, sans-serif")
+def _finished(chart: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The specification for the page: as wide as its place, as high as its legend, in the page's ink, without data."""
+    chart = chart.properties(width="container", height=max(360, _LINE * len(set(names)) + 20)).configure(
+        background="transparent", font="system-ui, sans-serif"
+    )
     chart = (
         chart.configure_axis(
             labelColor=INK,

@@ -2,6 +2,8 @@
 
 // --- charts: a specification with placeholders, filled in with what is chosen for each axis
 
+const MOST_NAMES = 16; // beside points: of more, the legend and the pointer tell
+
 const number = (value) => Number(value.toPrecision(4)).toLocaleString("en");
 
 function filled(chart, x, y) {
@@ -18,12 +20,13 @@ function filled(chart, x, y) {
   };
   const words = { "@x": x.title, "@y": y.title, "@xscale": x.scale, "@yscale": y.scale };
   const text = JSON.stringify(chart.spec).replace(/"(@x|@y|@xscale|@yscale)"/g, (_, key) => JSON.stringify(words[key]));
-  const spec = JSON.parse(text, (_, value) => (value?.type === "linear" && !value.mark ? { ...value, zero: false } : value));
+  const scales = { linear: { zero: false }, log: { nice: false } };
+  const spec = JSON.parse(text, (_, value) => (value?.type in scales ? { ...value, ...scales[value.type] } : value));
   const points = chart.points.map(place).filter((point) => point !== null);
   const marks = chart.marks.map(place).filter((point) => point !== null);
-  marks.forEach((mark) => { mark.short = `${Math.round(mark.side)} px`; });
+  marks.forEach((mark) => { mark.short = marks.length > MOST_NAMES / 2 ? "" : `${Math.round(mark.side)} px`; });
   const middle = (Math.min(...points.map((point) => point.x)) + Math.max(...points.map((point) => point.x))) / 2;
-  points.forEach((point) => { point.right = point.x > middle; });
+  points.forEach((point) => { point.right = point.x > middle; point.name = points.length > MOST_NAMES ? "" : point.mixer; });
   spec.datasets = { points, marks };
   const empty = { "x interval": !points.some((p) => "x_low" in p), "y interval": !points.some((p) => "y_low" in p) };
   Object.assign(empty, { several: !points.some((p) => p.seeds > 1), single: !points.some((p) => p.seeds === 1) });
