@@ -493,8 +493,9 @@ def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
     rows = small_report()
     paths = report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"])
     names = {path.name for path in paths}
-    stems = {"overview", "accuracy", "profile", "speedup", "crossover"}
-    assert names == {"tables.md", "accuracy.png", "latency.png"} | {f"{s}.{e}" for s in stems for e in ("md", "csv")}
+    stems = {"overview", "accuracy", "profile", "speedup", "crossover", "pareto"}
+    files = {f"{stem}.{kind}" for stem in stems for kind in ("md", "csv", "tex")}
+    assert names == {"tables.md", "page.html", "accuracy.png", "latency.png"} | files
     assert all(path.is_file() for path in paths)
     assert {path.name for path in (tmp_path / "new").iterdir()} == names
     page = (tmp_path / "new" / "tables.md").read_text()
@@ -615,7 +616,7 @@ def test_markdown_is_a_table() -> None:
 
 def test_no_rows_give_no_tables(tmp_path: Path) -> None:
     assert report.tables([]) == []
-    assert [path.name for path in report.write([], tmp_path)] == ["tables.md"]
+    assert [path.name for path in report.write([], tmp_path)] == ["tables.md", "page.html"]
 
 
 def test_collect_reads_files_and_searches_directories(tmp_path: Path) -> None:
