@@ -55,7 +55,8 @@ def picture(size: int = 8, caption: str = "50 steps, seed 0") -> PictureRow:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
     png = base64.b64encode(file.getvalue()).decode()
-    return PictureRow(environment=train().environment, model="dit-s-2", mixer="softmax", caption=caption, picture=png)
+    stamp = train().environment
+    return PictureRow(environment=stamp, model="dit-s-2", mixer="softmax", pos_embed="sincos", caption=caption, picture=png)
 
 
 def rows() -> list[AnyRow]:
