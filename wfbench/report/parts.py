@@ -41,7 +41,7 @@ _LEFT_ALIGNED = frozenset(
 )
 #: What a terminal is spared where a table has more columns than fit: the files have all.
 _WIDE = 13
-_FILES_ONLY = ("backend", "GFLOPs", "elementwise (G)", "activations (M)", "bytes moved (MB)", "IQR (ms)")
+_FILES_ONLY = ("top-5 (%)", "backend", "GFLOPs", "elementwise (G)", "activations (M)", "bytes moved (MB)", "IQR (ms)")
 
 R = TypeVar("R", bound=Row)
 K = TypeVar("K", bound=Hashable)

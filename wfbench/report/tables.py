@@ -38,6 +38,7 @@ from wfbench.report.parts import (
 )
 from wfbench.report.profiles import overview_tables, profile_tables
 from wfbench.report.published import published_tables
+from wfbench.report.resolutions import resolution_tables
 from wfbench.report.runs import Run
 from wfbench.report.significance import Asked, judge
 from wfbench.report.statistics import mean_interval
@@ -64,7 +65,16 @@ def tables(
     overview = overview_tables(accuracy, cost)
     known = published_tables() if published else []
     fronts = pareto_tables(accuracy, overview)
-    return [*overview, *accuracy, *cost, *fronts, *paired_tables(runs, asked), *erf_tables(rows), *known]
+    return [
+        *overview,
+        *accuracy,
+        *resolution_tables(rows),
+        *cost,
+        *fronts,
+        *paired_tables(runs, asked),
+        *erf_tables(rows),
+        *known,
+    ]
 
 
 class _AccuracyKey(NamedTuple):
@@ -87,6 +97,7 @@ class _RunKey(NamedTuple):
     pos_embed: str
     recipe_digest: str
     weights: str
+    pretraining: str
     batch: int
     steps: int
     parameters: int
@@ -123,7 +134,9 @@ def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baseline
     }
     used = [row for seeds in runs.values() for row in seeds]
     varying = [
-        field for field in ("recipe_digest", "weights", "batch", "steps") if len({getattr(row, field) for row in used}) > 1
+        field
+        for field in ("recipe_digest", "weights", "pretraining", "batch", "steps")
+        if len({getattr(row, field) for row in used}) > 1
     ]
     simple = latest(baselines, lambda row: row.name)
     judged, findings = _judged(runs, labels, asked)
@@ -147,7 +160,7 @@ def _judged(
     """The comparisons within each recipe: runs of another digest, of other weights or on other samples have no baseline."""
 
     def recipe(run: _RunKey) -> tuple[object, ...]:
-        return run.model, run.recipe_digest, run.weights, run.batch, run.steps, run.samples
+        return run.model, run.recipe_digest, run.weights, run.pretraining, run.batch, run.steps, run.samples
 
     judged: dict[_RunKey, Line] = {}
     findings: dict[str, None] = {}
@@ -172,6 +185,7 @@ def _accuracy_line(
     seeds = sorted(seeds, key=lambda row: row.seed)
     last = max(seeds, key=lambda row: row.created)
     accuracy, interval = mean_interval([row.accuracy for row in seeds])
+    top5 = math.fsum(row.top5 or 0.0 for row in seeds) / len(seeds) if all(row.top5 is not None for row in seeds) else None
     means = {
         field: math.fsum(getattr(row, field) for row in seeds) / len(seeds)
         for field in ("loss", "images_per_second", "data_wait_share", "train_seconds")
@@ -183,6 +197,7 @@ def _accuracy_line(
         "params (M)": number(run.parameters / 1e6),
         "GMACs": gmacs(last.macs),
         "accuracy (%, measured)": percent(accuracy) + ("" if interval is None else f" ± {percent(interval)}"),
+        **({} if top5 is None else {"top-5 (%)": percent(top5)}),
         "seeds": plural(len(seeds), "seed"),
         **judged[0],
         "samples": f"{run.samples:,}",
@@ -199,6 +214,7 @@ def _accuracy_line(
         "macs_error": last.macs_error,
         "accuracy": accuracy,
         "accuracy_ci95": interval,
+        "top5": top5,
         "seed_count": len(seeds),
         "seeds": " ".join(str(row.seed) for row in seeds),
         "accuracy_by_seed": " ".join(repr(row.accuracy) for row in seeds),
@@ -217,10 +233,12 @@ def _baseline_line(row: BaselineRow) -> Line:
 
 def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]], varying: Sequence[str]) -> list[str]:
     first = next(iter(runs))
-    shared = [f"{field} {getattr(first, field)}" for field in ("weights", "batch", "steps") if field not in varying]
+    shared = [
+        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
+    ]
     notes = [
         f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(key.image_size)} px, "
-        f"{plural(key.epochs, 'epoch')}, pretraining none{''.join(f', {part}' for part in shared)}.",
+        f"{', '.join([plural(key.epochs, 'epoch'), *shared])}.",
         "Lines are in alphabetical order.",
     ]
     counts = {len(seeds) for seeds in runs.values()}
