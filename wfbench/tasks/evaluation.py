@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import Environment, EvalRow, TrainRow
 from wfbench.tasks.classify import Run, read_weights, write_predictions
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.training import read_recipe, read_result, read_rows
+from wfbench.tasks.training import read_recipe, read_result, read_rows, try_directory
 from wfbench.training import Evaluation
 
 
@@ -96,7 +97,8 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
             run.model(torch.zeros(1, run.in_channels, *size, device=device))
     unchanged = of_run and not request.overrides and request.mapping is None
     recorded = _recorded(request) if unchanged else None
-    out = writable_dir(request.out or (request.path if of_run else request.path.parent) / "eval")
+    out = request.out or (request.path if of_run else request.path.parent) / "eval"
+    try_directory(out)
     results = []
     for size in sizes:
         classes = torch.tensor(labels.chosen_among) if labels is not None and labels.chosen_among else None
@@ -279,10 +281,13 @@ def _row(
         right = labels.right(evaluation)
         accuracy = float(right[:, 0].double().mean())
         top5 = float(right.any(dim=1).double().mean()) if right.shape[1] == 5 else None
-    trained = {"recipe": recipe.name, "recipe_digest": recipes.digest(read_recipe(request.path)), "seed": recipe.seed}
+    trained: dict[str, Any] = {}
+    if of_run:
+        digest = recipes.digest(read_recipe(request.path))  # of the training, whatever the evaluation's data are
+        trained = {"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed}
     return EvalRow(
         environment=records.environment(device.type),
-        **(trained if of_run else {}),
+        **trained,
         model=recipe.model.name,
         mixer=config.mixer,
         local_conv=config.local_conv,
