@@ -120,8 +120,8 @@ def run(
     if saved is not None:
         progress = Progress(**saved.progress)
         checkpoint.load_weights(job.model, saved.model, str(out / "checkpoint"))
-        if state.ema is not None and saved.ema is not None:
-            checkpoint.load_weights(state.ema.module, saved.ema, str(out / "checkpoint"))
+        if state.ema is not None:
+            checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
         state.load(saved.state, saved.random_states, progress.epoch * job.steps_per_epoch + progress.step)
     batches = job.batches((progress.epoch, progress.step))
     own = trackers if trackers is not None and distributed.is_main() else Trackers()

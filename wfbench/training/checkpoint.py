@@ -129,17 +129,19 @@ def load(directory: Path) -> Checkpoint | None:
     newest = found[-1]
     progress = _progress(newest)
     check_processes(directory, distributed.world())
-    try:
-        random_states = load_file(newest / "random.safetensors")
-        ema = newest / "ema.safetensors"
-        model, state = load_file(newest / "model.safetensors"), load_file(newest / "state.safetensors")
-        averaged = load_file(ema) if ema.is_file() else None
-    except (OSError, SafetensorError) as e:
-        raise _unreadable(newest, e) from e
+    model, state, random_states = (_tensors(newest / f"{name}.safetensors") for name in ("model", "state", "random"))
+    averaged = _tensors(newest / "ema.safetensors") if (newest / "ema.safetensors").exists() else None
     del progress["processes"], progress["format"]
     prefix = f"{distributed.rank()}."
     own = {key.removeprefix(prefix): value for key, value in random_states.items() if key.startswith(prefix)}
     return Checkpoint(model, averaged, state, own, progress)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise _unreadable(file, e) from e
 
 
 def check_processes(directory: Path, processes: int) -> None:
@@ -164,7 +166,7 @@ def _progress(checkpoint: Path) -> dict[str, Any]:
     try:
         progress = json.loads((checkpoint / "progress.json").read_text())
     except (OSError, ValueError) as e:
-        raise _unreadable(checkpoint, e) from e
+        raise _unreadable(checkpoint / "progress.json", e) from e
     found = progress.get("format") if isinstance(progress, dict) else None
     if found != FORMAT:
         raise InputError(
@@ -176,10 +178,10 @@ def _progress(checkpoint: Path) -> dict[str, Any]:
     return progress
 
 
-def _unreadable(checkpoint: Path, error: Exception) -> InputError:
+def _unreadable(file: Path, error: Exception) -> InputError:
     return InputError(
         "the checkpoint cannot be read",
-        got=f"{checkpoint}: {error}",
+        got=f"{file}: {error}",
         expected="a whole checkpoint of this run",
         remedy="put its files back; or remove it, and the run begins again (best-* and epoch-* keep their weights)",
     )
