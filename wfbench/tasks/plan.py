@@ -82,7 +82,7 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
             "training images": f"{len(run.dataset.train):,}",
             "held-out images": f"{len(run.dataset.val):,}",
             "classes": f"{len(run.dataset.classes):,}",
-            "weights begin": run.pretraining if recipe.model.init_weights else f"from seed {recipe.seed}",
+            "weights begin": f"from {run.pretraining if recipe.model.init_weights else f'seed {recipe.seed}'}",
         },
         steps_per_epoch=run.steps_per_epoch,
         steps=run.steps_per_epoch * recipe.epochs,
