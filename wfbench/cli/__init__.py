@@ -15,6 +15,7 @@ from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
+from wfbench.cli.sample import sample
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
 
@@ -42,6 +43,7 @@ def _options(
 
 app.command("mixers")(mixers)
 app.command("train")(train)
+app.command("sample")(sample)
 app.command("eval")(evaluate)
 app.command("baselines")(baselines)
 app.command("profile")(profile)

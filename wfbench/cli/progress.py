@@ -55,7 +55,8 @@ def _held_out(row: dict[str, Any]) -> str:
     if "loss" not in row:
         return ""
     if "accuracy" not in row:
-        return f"held-out loss {row['loss']:.4f}"
+        averaged = f", averaged weights {row['ema_loss']:.4f}" if "ema_loss" in row else ""
+        return f"held-out loss {row['loss']:.4f}{averaged}"
     averaged = f", averaged weights {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""
     return f"held-out accuracy {100 * row['accuracy']:.2f} % of {row['samples']}{averaged}"
 

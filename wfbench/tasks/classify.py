@@ -233,7 +233,9 @@ def train(
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
     run = prepare(recipe)
     distributed.on_main(run.try_data)
-    return training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
+    row = training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
+    assert isinstance(row, TrainRow)
+    return row
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
