@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -141,3 +143,28 @@ def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+class Silent:
+    """A watcher of a training run that says nothing."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
+        pass
+
+    def epoch(self, row: dict[str, object]) -> None:
+        pass
+
+
+def image_folder(root: Path, part: str, classes: Sequence[str], each: int, side: int = 20, seed: int = 0) -> Path:
+    """Images of noise, wider than high, in ``part`` of ``root``, with a folder for each class; file names are of no class."""
+    draw = np.random.default_rng(seed)
+    for i in range(each * len(classes)):
+        file = root / part / classes[i % len(classes)] / f"{i:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (side, side + 4, 3), dtype=np.uint8)).save(file)
+    return root
+
+
+def listing(directory: Path) -> dict[str, bytes]:
+    """All that is under a directory: names, and what the files hold."""
+    return {str(p): p.read_bytes() if p.is_file() else b"directory" for p in directory.rglob("*")}

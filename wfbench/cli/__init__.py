@@ -10,6 +10,7 @@ from wfbench import __version__
 from wfbench.cli.baselines import baselines
 from wfbench.cli.data import data
 from wfbench.cli.demo import demo
+from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
@@ -48,6 +49,7 @@ app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
+app.command("erf")(erf)
 app.command("demo")(demo)
 app.add_typer(data)
 

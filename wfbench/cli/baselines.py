@@ -22,12 +22,13 @@ def baselines(
     from wfbench import records
     from wfbench.cli.train import data_settings
     from wfbench.tasks import classify
-    from wfbench.tasks.common import writable_dir
+    from wfbench.tasks.training import try_directory
 
     resolved = recipes.load(recipe, settings or [])
     if data is not None:
         resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
-    out = writable_dir(out or Path("runs") / f"{resolved.name}-baselines")
+    out = out or Path("runs") / f"{resolved.name}-baselines"
+    try_directory(out)
     rows = classify.baselines(resolved)
     records.append(out / "records.jsonl", rows)
     for row in rows:

@@ -52,26 +52,26 @@ def train(
     short = {"mixer": mixer, "local_conv": local_conv, "pos_embed": pos}
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
-    if resume and out is not None and recipe is None and not overrides and data is None:
+    if resume and out is not None and recipe is None:
         from wfbench.tasks.training import read_recipe
 
-        resolved = read_recipe(out)
+        resolved = recipes.override(read_recipe(out), overrides)
     else:
         resolved = recipes.load(recipe or "digits", overrides)
-        if data is not None:
-            resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
+    if data is not None:
+        resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
-    if is_launcher(nproc):
+    if dry_run:
+        from wfbench.cli.plan import show
+        from wfbench.tasks.plan import plan
+
+        show(plan(resolved, out, resume=resume, processes=nproc))
+    elif is_launcher(nproc):
         from wfbench.tasks.plan import plan
 
         if not (resume and (out / "result.json").is_file()):
             plan(resolved, out, resume=resume, processes=nproc)  # bad input is said once, not by every process
         launch(nproc or 1)
-    elif dry_run:
-        from wfbench.cli.plan import show
-        from wfbench.tasks.plan import plan
-
-        show(plan(resolved, out, resume=resume, processes=nproc))
     else:
         _train(resolved, out, resume=resume, device=device, tensorboard=tensorboard, wandb=wandb)
 
@@ -81,16 +81,15 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
     from wfbench.records import TrainRow
     from wfbench.tasks import jobs
     from wfbench.tasks.common import choose_device
-    from wfbench.training import Watch, distributed, trackers
+    from wfbench.training import Trackers, distributed
 
+    trackers = Trackers(tensorboard, wandb)
+    trackers.check()
     own = distributed.join(choose_device(device))
     try:
         name = resolved.model.mixer or resolved.model.name
-        with watching(name, resolved.epochs) if distributed.is_main() else quiet() as shown:
-            watch: Watch = shown
-            if distributed.is_main():
-                watch = trackers.beside(shown, out, resolved, tensorboard=tensorboard, wandb=wandb)
-            row = jobs.train(resolved, out, watch, device=own, resume=resume)
+        with watching(name, resolved.epochs) if distributed.is_main() else quiet() as watch:
+            row = jobs.train(resolved, out, watch, device=own, resume=resume, trackers=trackers)
         if distributed.is_main():
             loss = f"loss {row.loss:.4f} ({row.weights} weights)"
             held_out = f"{100 * row.accuracy:.2f} %" if isinstance(row, TrainRow) else loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from wfbench.records import BaselineRow, TrainRow
 from wfbench.tasks import training
 from wfbench.tasks.common import try_count
 from wfbench.tasks.training import Finished, read_recipe, read_result
-from wfbench.training import Evaluation, Loss, Mix, Scores, TrainState, Watch, distributed, evaluate
+from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, distributed, evaluate
 
 __all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result", "train"]
 
@@ -94,6 +94,21 @@ class Run:
             world=self.world,
             told=self._replaced,
         )
+
+    def try_data(self) -> None:
+        """Take a few training images and one held-out image through their transforms, so that none of these fails in an hour.
+
+        Raises:
+            InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
+        """
+        self.batches((0, 0))  # it is not begun, but refuses what does not fit
+        mix, size = self.mix, min(self.recipe.batch_size, 2 * self.world)
+        data = self.recipe.data.model_copy(update={"workers": 0})
+        few = replace(self, recipe=self.recipe.model_copy(update={"batch_size": size, "data": data}))
+        inputs, targets = next(few.batches((0, 0)))
+        if mix is not None:
+            mix(inputs, targets, key=(0, 0, 0))
+        next(few.held_out(batch_size=1))
 
     def _replaced(self, name: str, reason: str) -> None:
         self.bad_images[name] = reason
@@ -201,14 +216,24 @@ def prepare(recipe: Recipe) -> Run:
     return Run(recipe, dataset, model, model.config.image_size, pretraining)
 
 
-def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resume: bool = False) -> TrainRow:
+def train(
+    recipe: Recipe,
+    out: Path,
+    watch: Watch,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    trackers: Trackers | None = None,
+) -> TrainRow:
     """Train a recipe into the run directory ``out``; see `training.run`.
 
     Raises:
         InputError, RunError, Interrupted: as `training.run`.
     """
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
-    row = training.run(prepare(recipe), out, watch, device=device, resume=resume)
+    run = prepare(recipe)
+    distributed.on_main(run.try_data)
+    row = training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
     assert isinstance(row, TrainRow)
     return row
 

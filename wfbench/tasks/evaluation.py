@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,10 +19,10 @@ from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, open_dataset
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
-from wfbench.records import EvalRow, TrainRow
+from wfbench.records import Environment, EvalRow, TrainRow
 from wfbench.tasks.classify import Run, read_weights, write_predictions
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.training import read_recipe, read_result, read_rows
+from wfbench.tasks.training import read_recipe, read_result, read_rows, try_directory
 from wfbench.training import Evaluation
 
 
@@ -49,11 +51,30 @@ class EvalRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation: its row, where its files are, and for an unchanged run whether the trainer recorded the same."""
+    """One evaluation.
+
+    Attributes:
+        row: its figures.
+        where: its files.
+        recorded: for the unchanged evaluation of a run, what its trainer recorded; else None.
+    """
 
     row: EvalRow
     where: Path
-    same: bool | None
+    recorded: TrainRow | None = None
+
+    @property
+    def same(self) -> bool | None:
+        """Whether these figures are exactly the trainer's; None if there are none to compare with."""
+        return None if self.recorded is None else _figures(self.row) == _figures(self.recorded)
+
+    @property
+    def elsewhere(self) -> str:
+        """How the trainer's machine differs from this one, so that figures may differ by rounding; empty if it does not."""
+        if self.recorded is None:
+            return ""
+        here, there = (_machine(row.environment) for row in (self.row, self.recorded))
+        return ", ".join(f"{key} {there[key]} (here {here[key]})" for key in here if here[key] != there[key])
 
 
 def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Result]:
@@ -71,21 +92,33 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
     _check_sizes(sizes, run.model.config.patch_size)
     run.model.to(device).eval()
-    out = writable_dir(request.out or (request.path if of_run else request.path.parent) / "eval")
+    for size in sizes:  # a mixer that is made for one grid says so now
+        with torch.no_grad():
+            run.model(torch.zeros(1, run.in_channels, *size, device=device))
+    unchanged = of_run and not request.overrides and request.mapping is None
+    recorded = _recorded(request) if unchanged else None
+    out = request.out or (request.path if of_run else request.path.parent) / "eval"
+    try_directory(out)
     results = []
     for size in sizes:
         classes = torch.tensor(labels.chosen_among) if labels is not None and labels.chosen_among else None
         evaluation = run.evaluation(run.model, size, classes)
         row = _row(request, run, evaluation, size, sha256, labels, device, of_run)
-        where = out / _name(row)
+        where = out / _name(request, row)
         _write(row, evaluation, labels, run.dataset, where)
         records.append(out / "records.jsonl", [row])
-        unchanged = of_run and not request.overrides and request.mapping is None and size == run.image_size
-        results.append(Result(row, where, _as_recorded(request, evaluation) if unchanged else None))
+        results.append(Result(row, where, recorded if size == run.image_size else None))
     return results
 
 
 def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
+    if not request.path.exists():
+        raise InputError(
+            "no such run or weights",
+            got=request.path,
+            expected="a run directory, or a safetensors file",
+            remedy="check the path",
+        )
     if of_run and request.recipe is not None:
         raise InputError("a run has a recipe of its own", got=f"--recipe {request.recipe}", remedy="leave --recipe out")
     if not of_run and request.recipe is None:
@@ -248,10 +281,13 @@ def _row(
         right = labels.right(evaluation)
         accuracy = float(right[:, 0].double().mean())
         top5 = float(right.any(dim=1).double().mean()) if right.shape[1] == 5 else None
-    trained = {"recipe": recipe.name, "recipe_digest": recipes.digest(read_recipe(request.path)), "seed": recipe.seed}
+    trained: dict[str, Any] = {}
+    if of_run:
+        digest = recipes.digest(read_recipe(request.path))  # of the training, whatever the evaluation's data are
+        trained = {"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed}
     return EvalRow(
         environment=records.environment(device.type),
-        **(trained if of_run else {}),
+        **trained,
         model=recipe.model.name,
         mixer=config.mixer,
         local_conv=config.local_conv,
@@ -275,10 +311,14 @@ def _row(
     )
 
 
-def _name(row: EvalRow) -> str:
+def _name(request: EvalRequest, row: EvalRow) -> str:
+    """The directory of an evaluation; other settings and other labels have others."""
     height, width = row.image_size
-    parts = [row.weights, str(height) if height == width else f"{height}x{width}"]
-    return "-".join([*parts, *([Path(row.mapping).stem] if row.mapping else [])])
+    parts = [request.path.stem if row.weights == "file" else row.weights]
+    parts += [str(height) if height == width else f"{height}x{width}"]
+    parts += [Path(row.mapping).stem] if row.mapping else []
+    changed = " ".join([request.recipe or "", *request.overrides]).strip()
+    return "-".join([*parts, *([hashlib.sha256(changed.encode()).hexdigest()[:6]] if changed else [])])
 
 
 def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset: Dataset, where: Path) -> None:
@@ -301,12 +341,22 @@ def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset:
         (where / "result.json").write_text(row.model_dump_json(indent=2) + "\n")
 
 
-def _as_recorded(request: EvalRequest, evaluation: Evaluation) -> bool:
-    """Whether the trainer recorded exactly these figures for these weights."""
+def _figures(row: EvalRow | TrainRow) -> tuple[object, ...]:
+    return row.accuracy, row.top5, row.samples, row.loss
+
+
+def _machine(environment: Environment) -> dict[str, object]:
+    """What the last digits of a sum depend on."""
+    chosen = {key: getattr(environment, key) for key in ("device", "threads", "tf32")}
+    return chosen | {package: environment.versions.get(package) for package in ("torch", "torchvision", "timm")}
+
+
+def _recorded(request: EvalRequest) -> TrainRow:
+    """What the trainer recorded for these weights."""
     rows = [row for row in (read_result(request.path), *read_rows(request.path)) if isinstance(row, TrainRow)]
     row = next((row for row in rows if row.weights == request.weights), None)
     if row is None:
         raise InputError(
             "the run has no record of these weights", got=str(request.path), expected=f"a row of {request.weights}"
         )
-    return (row.accuracy, row.samples, row.loss) == (evaluation.accuracy, evaluation.samples, evaluation.loss)
+    return row

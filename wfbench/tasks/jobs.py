@@ -9,7 +9,7 @@ import torch
 from wfbench.recipe import Recipe
 from wfbench.records import DiTRow, TrainRow
 from wfbench.tasks import classify, dit, training
-from wfbench.training import Watch, distributed
+from wfbench.training import Trackers, Watch, distributed
 
 
 def prepare(recipe: Recipe) -> classify.Run | dit.Run:
@@ -21,11 +21,21 @@ def prepare(recipe: Recipe) -> classify.Run | dit.Run:
     return dit.prepare(recipe) if recipe.task == "dit" else classify.prepare(recipe)
 
 
-def train(recipe: Recipe, out: Path, watch: Watch, *, device: torch.device, resume: bool = False) -> TrainRow | DiTRow:
+def train(
+    recipe: Recipe,
+    out: Path,
+    watch: Watch,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    trackers: Trackers | None = None,
+) -> TrainRow | DiTRow:
     """Train a recipe into the run directory ``out``; see `training.run`.
 
     Raises:
         InputError, RunError, Interrupted: as `training.run`.
     """
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
-    return training.run(prepare(recipe), out, watch, device=device, resume=resume)
+    run = prepare(recipe)
+    distributed.on_main(run.try_data)
+    return training.run(run, out, watch, device=device, resume=resume, trackers=trackers)

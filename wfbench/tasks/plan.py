@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from wfbench import recipe as recipes
 from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
-from wfbench.tasks import classify, dit, training
+from wfbench.tasks import training
 from wfbench.tasks.common import try_count
 from wfbench.tasks.jobs import prepare
 from wfbench.training import TrainState, checkpoint, distributed
@@ -59,8 +58,8 @@ class Plan:
 def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None) -> Plan:
     """Check a run and say what it will do; nothing is written but a file that is removed at once.
 
-    Opens the data, reads the initial weights, builds the model, takes a first training batch and a first image of evaluation
-    through their transforms, and tries the directory.
+    Opens the data, reads the initial weights, builds the model, takes a few training images and a first one of evaluation
+    through their transforms, tries the directory, and asks for the room on its disk.
 
     Raises:
         InputError, MixerError: for whatever would stop the run.
@@ -69,8 +68,9 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
     world = processes or distributed.world()
     checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
-    _try_data(run, world)
+    replace(run, world=world).try_data()
     training.try_directory(out)
+    disk_bytes = training.check_space(recipe, run.model, out)
     state = TrainState(run.model, run.recipe, run.steps_per_epoch)
     own = recipe.batch_size // world
     part = min(recipe.compute.micro_batch or own, own)
@@ -82,7 +82,7 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
             "training images": f"{len(run.dataset.train):,}",
             "held-out images": f"{len(run.dataset.val):,}",
             "classes": f"{len(run.dataset.classes):,}",
-            "weights begin": run.pretraining if recipe.model.init_weights else f"from seed {recipe.seed}",
+            "weights begin": f"from {run.pretraining if recipe.model.init_weights else f'seed {recipe.seed}'}",
         },
         steps_per_epoch=run.steps_per_epoch,
         steps=run.steps_per_epoch * recipe.epochs,
@@ -94,19 +94,9 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
         why_no_macs=why,
         step_bytes=bytes_of_training(run.model, (part, run.in_channels, *run.image_size)),
         checkpoint_bytes=checkpoint.size(run.model, ema=recipe.ema is not None),
-        disk_bytes=training.check_space(recipe, run.model, out),
+        disk_bytes=disk_bytes,
         out=out,
     )
-
-
-def _try_data(run: classify.Run | dit.Run, world: int) -> None:
-    """A first batch of few images, so that no worker and no transform fails first in an hour."""
-    few = run.recipe.model_copy(update={"data": run.recipe.data.model_copy(update={"workers": 0})})
-    first = replace(run, recipe=few, world=world)
-    inputs, targets = next(first.batches((0, 0)))
-    if first.mix is not None:
-        first.mix(inputs, targets, key=(0, 0, 0))
-    next(islice(first.held_out(batch_size=1), 1))
 
 
 def _rates(state: TrainState) -> dict[int, float]:

@@ -19,7 +19,7 @@ from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DiTRow, Environment, TrainRow
 from wfbench.tasks.common import writable_dir
-from wfbench.training import Loss, Mix, Progress, Scores, TrainState, Watch, checkpoint, distributed, fit
+from wfbench.training import Loss, Mix, Progress, Scores, Trackers, TrainState, Watch, checkpoint, distributed, fit
 
 #: What a finished run says of itself, by its task.
 RunRow = TrainRow | DiTRow
@@ -92,14 +92,22 @@ class Job(Protocol):
         ...
 
 
-def run(job: Job, out: Path, watch: Watch, *, device: torch.device, resume: bool = False) -> RunRow:
+def run(
+    job: Job,
+    out: Path,
+    watch: Watch,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    trackers: Trackers | None = None,
+) -> RunRow:
     """Train a job into the run directory ``out``; with ``resume``, continue one that was interrupted or killed.
 
     Returns:
         The run's result, which is also in ``out/result.json`` and ``out/records.jsonl``.
 
     Raises:
-        InputError: for bad input, a directory that holds a run already, or a run of another recipe.
+        InputError: for bad input, a directory that holds a run already, a run of another recipe, a tracker that cannot start.
         RunError: if the loss is not finite.
         Interrupted: after a signal, with the state saved.
     """
@@ -109,23 +117,27 @@ def run(job: Job, out: Path, watch: Watch, *, device: torch.device, resume: bool
     environment, began = records.environment(device.type), records.now()  # of the code that runs, not of a later commit
     job.model.to(device)
     state, progress = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss), Progress()
+    if distributed.rank():
+        torch.manual_seed(distributed.seed(job.recipe.seed))  # else all processes would drop the same paths
     distributed.on_main(lambda: _prepare_directory(job, out))
     saved = checkpoint.load(out / "checkpoint") if resume else None
     if saved is not None:
         progress = Progress(**saved.progress)
         checkpoint.load_weights(job.model, saved.model, str(out / "checkpoint"))
-        if state.ema is not None and saved.ema is not None:
-            checkpoint.load_weights(state.ema.module, saved.ema, str(out / "checkpoint"))
+        if state.ema is not None:
+            checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
         state.load(saved.state, saved.random_states, progress.epoch * job.steps_per_epoch + progress.step)
     batches = job.batches((progress.epoch, progress.step))
-    scores = fit(state, batches, lambda: job.evaluate(state), out, progress, watch, mix=job.mix)
+    own = trackers if trackers is not None and distributed.is_main() else Trackers()
+    with own.beside(watch, out, job.recipe, after=state.step_count) as all_watch:
+        scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix)
     finished = Finished(state, progress, scores, environment, began)
     return distributed.on_main(lambda: _write_result(job, finished, out))
 
 
 def _prepare_directory(job: Job, out: Path) -> None:
-    writable_dir(out)
     check_space(job.recipe, job.model, out)
+    writable_dir(out)
     checkpoint.write_whole(out / "config.yaml", recipes.dump(job.recipe))
 
 

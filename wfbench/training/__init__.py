@@ -3,6 +3,7 @@
 from wfbench.training.evaluate import Evaluation, evaluate
 from wfbench.training.loop import Interrupted, Mix, Progress, RunError, Scores, Watch, fit
 from wfbench.training.state import Loss, StepMetrics, TrainState, rates
+from wfbench.training.trackers import Trackers
 
 __all__ = [
     "Evaluation",
@@ -13,6 +14,7 @@ __all__ = [
     "RunError",
     "Scores",
     "StepMetrics",
+    "Trackers",
     "TrainState",
     "Watch",
     "evaluate",

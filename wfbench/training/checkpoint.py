@@ -3,7 +3,8 @@
 A checkpoint is a directory ``step-00000660`` of safetensors files and one JSON file. It is written under another name,
 flushed, and renamed: the newest directory with that name is always whole, whenever the process was killed. Beside it may
 stand ``best-00000440``, of the epoch with the best evaluation, and ``epoch-0010``, kept as the recipe asks; their files are
-hard links where the file system has them.
+hard links where the file system has them. They get their names first, so that none is missing beside a checkpoint that
+tells of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from wfbench.errors import InputError, writing
 from wfbench.training import distributed
 from wfbench.training.state import TrainState
+
+#: Of the files' names and content; a checkpoint of another one is refused.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -53,46 +57,54 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
         InputError: in every process, if it cannot be written; the previous checkpoint is then still there.
     """
     states = distributed.gather(state.random_states())
+    names = ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else [])
 
     def write() -> None:
-        _write(directory, state, states, progress)
-        newest = _found(directory)[-1]
-        for name in ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else []):
-            _link(newest, directory / name)
+        remedy = "make room, then --resume from the previous checkpoint"
+        try:
+            with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
+                _remove_parts(directory)
+                part = _write(directory, state, states, progress)
+                for name in names:
+                    _settle(_link(part, directory / f".{name}.part"), directory / name)
+                _settle(part, directory / f"step-{state.step_count:08d}")
+        except InputError:
+            _remove_parts(directory)  # or a full disk stays as full
+            raise
         for old in [*_found(directory)[:-1], *(sorted(directory.glob("best-*"))[:-1] if best else [])]:
             shutil.rmtree(old, ignore_errors=True)
 
     distributed.on_main(write)
 
 
-def _write(directory: Path, state: TrainState, random_states: list[dict[str, Tensor]], progress: dict[str, Any]) -> None:
-    final = directory / f"step-{state.step_count:08d}"
-    part = directory / f".{final.name}.part"
-    with _writing(directory):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        save_file(contiguous(state.model.state_dict()), part / "model.safetensors")
-        if state.ema is not None:
-            save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors")
-        save_file(contiguous(state.tensors()), part / "state.safetensors")
-        by_rank = {f"{rank}.{name}": value for rank, states in enumerate(random_states) for name, value in states.items()}
-        save_file(contiguous(by_rank), part / "random.safetensors")
-        (part / "progress.json").write_text(json.dumps(progress | {"processes": len(random_states)}))
-        _settle(part, final)
+def _write(directory: Path, state: TrainState, random_states: list[dict[str, Tensor]], progress: dict[str, Any]) -> Path:
+    part = directory / ".step.part"
+    part.mkdir(parents=True)
+    save_file(contiguous(state.model.state_dict()), part / "model.safetensors")
+    if state.ema is not None:
+        save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors")
+    save_file(contiguous(state.tensors()), part / "state.safetensors")
+    by_rank = {f"{rank}.{name}": value for rank, states in enumerate(random_states) for name, value in states.items()}
+    save_file(contiguous(by_rank), part / "random.safetensors")
+    (part / "progress.json").write_text(json.dumps(progress | {"processes": len(random_states), "format": FORMAT}))
+    return part
 
 
-def _link(checkpoint: Path, final: Path) -> None:
-    """The same checkpoint under another name."""
-    part = final.with_name(f".{final.name}.part")
-    with _writing(final.parent):
+def _link(checkpoint: Path, part: Path) -> Path:
+    """The same files in another directory."""
+    part.mkdir()
+    for file in checkpoint.iterdir():
+        try:
+            os.link(file, part / file.name)
+        except OSError:  # a file system without hard links, or a full one: the copy will say
+            shutil.copy2(file, part / file.name)
+    return part
+
+
+def _remove_parts(directory: Path) -> None:
+    """What a killed or a failed process left half written."""
+    for part in directory.glob(".*.part"):
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for file in checkpoint.iterdir():
-            try:
-                os.link(file, part / file.name)
-            except OSError:  # a file system without hard links, or a full one: the copy will say
-                shutil.copy2(file, part / file.name)
-        _settle(part, final)
 
 
 def _settle(part: Path, final: Path) -> None:
@@ -105,39 +117,31 @@ def _settle(part: Path, final: Path) -> None:
     _flush(final.parent)
 
 
-def _writing(directory: Path) -> Any:
-    remedy = "make room, then --resume from the previous checkpoint"
-    return writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy)
-
-
 def load(directory: Path) -> Checkpoint | None:
     """The newest checkpoint in ``directory``; None if there is none.
 
     Raises:
-        InputError: if it cannot be read, or was saved by another number of processes.
+        InputError: if it cannot be read, is of another version, or was saved by another number of processes.
     """
     found = _found(directory)
     if not found:
         return None
     newest = found[-1]
-    try:
-        progress = json.loads((newest / "progress.json").read_text())
-        random_states = load_file(newest / "random.safetensors")
-        ema = newest / "ema.safetensors"
-        model, state = load_file(newest / "model.safetensors"), load_file(newest / "state.safetensors")
-        averaged = load_file(ema) if ema.is_file() else None
-    except (OSError, ValueError, SafetensorError) as e:
-        raise InputError(
-            "the checkpoint cannot be read",
-            got=f"{newest}: {e}",
-            expected="a checkpoint of this run, written by this version",
-            remedy="remove it and train again",
-        ) from e
+    progress = _progress(newest)
     check_processes(directory, distributed.world())
-    progress.pop("processes")
+    model, state, random_states = (_tensors(newest / f"{name}.safetensors") for name in ("model", "state", "random"))
+    averaged = _tensors(newest / "ema.safetensors") if (newest / "ema.safetensors").exists() else None
+    del progress["processes"], progress["format"]
     prefix = f"{distributed.rank()}."
     own = {key.removeprefix(prefix): value for key, value in random_states.items() if key.startswith(prefix)}
     return Checkpoint(model, averaged, state, own, progress)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as e:
+        raise _unreadable(file, e) from e
 
 
 def check_processes(directory: Path, processes: int) -> None:
@@ -147,7 +151,7 @@ def check_processes(directory: Path, processes: int) -> None:
         InputError: naming both.
     """
     found = _found(directory)
-    saved = json.loads((found[-1] / "progress.json").read_text())["processes"] if found else processes
+    saved = _progress(found[-1])["processes"] if found else processes
     if saved != processes:
         raise InputError(
             "the run was trained by another number of processes",
@@ -155,6 +159,32 @@ def check_processes(directory: Path, processes: int) -> None:
             expected=f"{saved}, whose random states {found[-1].name} holds: with others the run would not be the same one",
             remedy=f"resume with --nproc {saved} (or torchrun with as many), or start a new run",
         )
+
+
+def _progress(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's JSON file says."""
+    try:
+        progress = json.loads((checkpoint / "progress.json").read_text())
+    except (OSError, ValueError) as e:
+        raise _unreadable(checkpoint / "progress.json", e) from e
+    found = progress.get("format") if isinstance(progress, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            "the checkpoint is of another version",
+            got=f"{checkpoint}: format {found}",
+            expected=f"format {FORMAT}",
+            remedy="resume it with the version of wfbench that wrote it, or start a new run",
+        )
+    return progress
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(
+        "the checkpoint cannot be read",
+        got=f"{file}: {error}",
+        expected="a whole checkpoint of this run",
+        remedy="put its files back; or remove it, and the run begins again (best-* and epoch-* keep their weights)",
+    )
 
 
 def size(model: nn.Module, *, ema: bool) -> int:

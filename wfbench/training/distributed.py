@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
 from timm.utils.distributed import init_distributed_device_so
 from torch import Tensor
@@ -46,6 +47,11 @@ def world() -> int:
 def rank() -> int:
     """Which of them this is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def seed(run: int) -> int:
+    """The seed of this process's own draws: the run's in the first, in each other one another, which follows from it."""
+    return int(np.random.SeedSequence((run, rank())).generate_state(1, np.uint64)[0]) if rank() else run
 
 
 def is_main() -> bool:

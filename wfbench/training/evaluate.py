@@ -87,7 +87,8 @@ def evaluate(
             logits = logits.cpu()
             if classes is not None:
                 logits = _only(logits, classes)
-            top = logits.topk(min(5, logits.shape[1] - 1), dim=1).indices if logits.shape[1] > 1 else logits.argmax(1, True)
+            choices = logits.shape[1] if classes is None else len(classes)
+            top = logits.topk(min(5, choices - 1), dim=1).indices if choices > 1 else logits.argmax(1, True)
             confidence = logits.double().softmax(dim=1).gather(1, top[:, :1]).squeeze(1)
             found.append((top, confidence, F.cross_entropy(logits.double(), y, reduction="none"), y))
     finally:

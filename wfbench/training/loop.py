@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wfbench.training import checkpoint, distributed
-from wfbench.training.state import TrainState
+from wfbench.training.state import StepMetrics, TrainState
 
 #: Losses are looked at every so many steps: looking at each would make a GPU wait for it.
 LOOK_EVERY = 50
@@ -127,6 +127,7 @@ def fit(
                 look = progress.step == steps or len(recent) == LOOK_EVERY or bool(stop) or save
                 if look:
                     progress.losses += _finite(recent, state.step_count)
+                    _check_gradient(metrics, state)  # a loss of the next step would say it, but this one may be saved
                     recent = []
                 progress.train_seconds += time.perf_counter() - start
                 watch.step(progress.epoch, progress.step, steps, progress.losses[-1] if look else None)
@@ -184,6 +185,16 @@ def _finite(losses: list[Tensor], last_step: int) -> list[float]:
             step = last_step - len(values) + i + 1
             raise RunError(f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr")
     return values
+
+
+def _check_gradient(metrics: StepMetrics, state: TrainState) -> None:
+    """Fail if the last step's gradient has spoilt the weights; in float16 the scaler leaves such a step out."""
+    norm = float(metrics.grad_norm)
+    if not math.isfinite(norm) and not state.scaler.is_enabled():
+        raise RunError(
+            f"the gradient is not finite: its norm is {norm} at step {state.step_count}; the last checkpoint is kept; "
+            "lower optim.lr"
+        )
 
 
 @contextmanager

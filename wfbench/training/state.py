@@ -72,7 +72,7 @@ class TrainState:
         whole = self.parallel or model
         #: What the loss calls: the model, in as many wrappings as the recipe asks for.
         self.runner: nn.Module = torch.compile(whole) if compute.compile else whole  # type: ignore[assignment]
-        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.generator = torch.Generator().manual_seed(distributed.seed(recipe.seed))
         self.optimizer = create_optimizer_v2(model, "adamw", **_optimizer_settings(recipe.optim, recipe.batch_size))
         self.scheduler = _scheduler(self.optimizer, recipe, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,47 @@ from wfbench.recipe import Recipe
 from wfbench.training.loop import Watch
 
 
-class Several:
+@dataclass(frozen=True)
+class Trackers:
+    """Which trackers follow a run.
+
+    Attributes:
+        tensorboard: write event files into ``tensorboard/`` of the run directory.
+        wandb: a project of Weights & Biases; with WANDB_MODE=offline its files stay in the run directory.
+    """
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+    def check(self) -> None:
+        """Fail for a tracker that is not installed.
+
+        Raises:
+            InputError: naming its package.
+        """
+        for asked, package in ((self.tensorboard, "tensorboard"), (self.wandb is not None, "wandb")):
+            if asked and importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"{package} is not installed",
+                    got=f"--{package} without the package {package}",
+                    remedy="pip install 'wfbench[trackers]', or leave the flag out",
+                )
+
+    @contextmanager
+    def beside(self, watch: Watch, out: Path, recipe: Recipe, *, after: int = 0) -> Iterator[Watch]:
+        """A watcher that also tells the trackers, which end with it; ``after`` so many steps the run goes on.
+
+        Raises:
+            InputError: if a tracker is not installed, or cannot start.
+        """
+        self.check()
+        with ExitStack() as stack:
+            more: list[Watch] = [stack.enter_context(_tensorboard(out, after))] if self.tensorboard else []
+            more += [stack.enter_context(_wandb(out, self.wandb, recipe))] if self.wandb is not None else []
+            yield _Several([watch, *more]) if more else watch
+
+
+class _Several:
     """Watchers that all hear the same."""
 
     def __init__(self, watches: Sequence[Watch]) -> None:
@@ -28,15 +71,9 @@ class Several:
             watch.epoch(row)
 
 
-class TensorBoard:
-    """Writes event files into ``tensorboard/`` of the run directory."""
-
-    def __init__(self, out: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise _missing("TensorBoard", "tensorboard") from e
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+class _TensorBoard:
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
 
     def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
         """The loss, when it was looked at."""
@@ -50,16 +87,9 @@ class TensorBoard:
         self.writer.flush()
 
 
-class WandB:
-    """Sends curves to a project of Weights & Biases; with WANDB_MODE=offline they stay in the run directory."""
-
-    def __init__(self, out: Path, project: str, recipe: Recipe) -> None:
-        try:
-            import wandb
-        except ImportError as e:
-            raise _missing("Weights & Biases", "wandb") from e
-        out.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(project=project, name=out.name, dir=str(out), config=recipe.model_dump(mode="json"))
+class _WandB:
+    def __init__(self, run: Any) -> None:
+        self.run = run
 
     def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
         """The loss, when it was looked at."""
@@ -71,22 +101,31 @@ class WandB:
         self.run.log(_figures(row), step=row["step"])
 
 
-def beside(watch: Watch, out: Path, recipe: Recipe, *, tensorboard: bool, wandb: str | None) -> Watch:
-    """A watcher and the trackers that were asked for.
+@contextmanager
+def _tensorboard(out: Path, after: int) -> Iterator[Watch]:
+    from torch.utils.tensorboard import SummaryWriter
 
-    Raises:
-        InputError: if a tracker's package is not there.
-    """
-    more: list[Watch] = [TensorBoard(out)] if tensorboard else []
-    more += [WandB(out, wandb, recipe)] if wandb is not None else []
-    return Several([watch, *more]) if more else watch
+    # Of a run that was killed, what follows its checkpoint is told again.
+    with SummaryWriter(str(out / "tensorboard"), purge_step=after + 1 if after else None) as writer:
+        yield _TensorBoard(writer)
+
+
+@contextmanager
+def _wandb(out: Path, project: str, recipe: Recipe) -> Iterator[Watch]:
+    import wandb
+
+    try:
+        run = wandb.init(project=project, name=out.name, dir=str(out), config=recipe.model_dump(mode="json"))
+    except (wandb.Error, ValueError) as e:
+        raise InputError(
+            "Weights & Biases cannot start",
+            got=" ".join(str(e).split())[:300],
+            expected="an account that is logged in, and the network",
+            remedy="wandb login, or WANDB_MODE=offline; then --resume the run",
+        ) from e
+    with run:  # an exception marks it as failed
+        yield _WandB(run)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {f"epoch/{name}": value for name, value in row.items() if name != "step"}
-
-
-def _missing(what: str, package: str) -> InputError:
-    return InputError(
-        f"{what} is not installed", got=f"no package {package}", remedy=f"pip install {package}, or leave the flag out"
-    )
