@@ -25,7 +25,6 @@ from wfbench.report.parts import (
     refused_notes,
     sorted_keys,
     suffixes,
-    title_of,
 )
 
 #: Scores that are shown per cent.
@@ -189,18 +188,16 @@ def _score_tables(rows: Sequence[ScoreRow]) -> list[Table]:
             for name, seeds in sorted(group(scores, label).items()):
                 lines.append(_score_line(key, metric, samples, name, seeds))
         channels = "" if key.cfg == 1 else f" on {key.cfg_channels or 'all'} channels"
-        proxy = (
-            "proxy-FD is a Fréchet distance on a small classifier's features: no FID, and to be compared with no published one."
-        )
+        proxy = "proxy-FD is a Fréchet distance on a small classifier's features: no FID, and comparable with no published one."
         protocol = f"{key.sampler}, {key.steps} steps, cfg {key.cfg:g}{channels}, decoder {key.decoder}, {key.weights} weights"
         notes = [
-            f"Protocol of every line: {protocol}, {key.dtype}, noise seed {key.sample_seed}.",
+            f"Every line: {protocol}, {key.dtype}, noise seed {key.sample_seed}, recipe digest {key.digest}.",
             "Lines compare where metric, samples, extractor and reference are the same. ± is the standard deviation over "
-            "training seeds. The column real has the same figure of held-out images: the floor of a distance, the ceiling of an "
-            "agreement.",
+            "training seeds. The column real has the same figure of held-out images: the floor of a distance, the ceiling of "
+            "an agreement.",
             *([proxy] if any(row.metric.startswith("proxy") for row in newest) else []),
         ]
-        title = f"Scores of samples: {title_of([key])}"
+        title = f"Scores of samples: {key.dataset}, {key.model} at {pixels(key.image_size)}, recipe {key.recipe}; {protocol}"
         made.append(make_table(f"scores{suffix}", title, lines, notes))
     return made
 
