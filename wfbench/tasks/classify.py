@@ -95,11 +95,14 @@ class Run:
             told=self._replaced,
         )
 
-    def try_data(self) -> None:
-        """Take a few training images and one held-out image through their transforms, so that none of these fails in an hour.
+    def try_out(self) -> None:
+        """Take a few training images through their transforms and one held-out image through the model too.
+
+        So none of these fails in an hour.
 
         Raises:
             InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
+            MixerError: for a mixer that cannot work on such images.
         """
         self.batches((0, 0))  # it is not begun, but refuses what does not fit
         mix, size = self.mix, min(self.recipe.batch_size, 2 * self.world)
@@ -108,7 +111,9 @@ class Run:
         inputs, targets = next(few.batches((0, 0)))
         if mix is not None:
             mix(inputs, targets, key=(0, 0, 0))
-        next(few.held_out(batch_size=1))
+        image, _ = next(few.held_out(batch_size=1))
+        with torch.no_grad():
+            self.model.eval()(image)
 
     def _replaced(self, name: str, reason: str) -> None:
         self.bad_images[name] = reason
@@ -232,7 +237,7 @@ def train(
     """
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
     run = prepare(recipe)
-    distributed.on_main(run.try_data)
+    distributed.on_main(run.try_out)
     return training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
 
 

@@ -58,8 +58,8 @@ class Plan:
 def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None) -> Plan:
     """Check a run and say what it will do; nothing is written but a file that is removed at once.
 
-    Opens the data, reads the initial weights, builds the model, takes a few training images and a first one of evaluation
-    through their transforms, tries the directory, and asks for the room on its disk.
+    Opens the data, reads the initial weights, builds the model, takes a few training images through their transforms and
+    a first one of evaluation through the model too, tries the directory, and asks for the room on its disk.
 
     Raises:
         InputError, MixerError: for whatever would stop the run.
@@ -68,7 +68,7 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
     world = processes or distributed.world()
     checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
-    replace(run, world=world).try_data()
+    replace(run, world=world).try_out()
     training.try_directory(out)
     disk_bytes = training.check_space(recipe, run.model, out)
     state = TrainState(run.model, run.recipe, run.steps_per_epoch)
