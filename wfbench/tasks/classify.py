@@ -27,14 +27,14 @@ from wfbench.data import (
     steps_per_epoch,
     train_batches,
 )
-from wfbench.errors import InputError, writing
+from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import BaselineRow, TrainRow
 from wfbench.tasks import training
 from wfbench.tasks.common import try_count
 from wfbench.tasks.training import Finished, read_recipe, read_result
-from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, distributed, evaluate
+from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, checkpoint, distributed, evaluate
 
 __all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result", "train"]
 
@@ -267,10 +267,8 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
     columns: dict[str, object] = {"index": range(evaluation.samples), "label": evaluation.targets.to(torch.int32).numpy()}
     columns |= {f"top{k + 1}": top[:, k].numpy() for k in range(top.shape[1])}
     columns["confidence"] = evaluation.confidence.float().numpy()
-    part = path.with_name(f".{path.name}.part")
-    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+    with checkpoint.whole(path) as part:
         pd.DataFrame(columns).to_parquet(part, index=False, compression="zstd")
-        part.replace(path)
 
 
 def baselines(recipe: Recipe) -> list[BaselineRow]:

@@ -138,6 +138,7 @@ def run(
 def _prepare_directory(job: Job, out: Path) -> None:
     check_space(job.recipe, job.model, out)
     writable_dir(out)
+    checkpoint.tidy(out / "checkpoint")
     checkpoint.write_whole(out / "config.yaml", recipes.dump(job.recipe))
 
 
