@@ -97,7 +97,7 @@ def test_the_draw_and_the_flip_are_functions_of_seed_epoch_and_index(extraction:
     for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
         assert far(split.draw(5, **other), first)
     mean, std = split.posterior(5)
-    drawn = torch.stack([split.draw(5, seed=1, epoch=e, flip=False) for e in range(2000)])
+    drawn = torch.stack([split.draw(5, seed=1, epoch=e, hflip=0) for e in range(2000)])
     z = (drawn - mean) / std
     assert z.mean().abs() < 0.01
     assert (z.std() - 1).abs() < 0.01

@@ -60,6 +60,15 @@ EVERY_KEY = {
     "mix.prob": 0.9,
     "mix.switch_prob": 0.4,
     "mix.mode": "elem",
+    "diffusion.label_dropout": 0.2,
+    "diffusion.variance": "learned",
+    "diffusion.held_out_bins": 4,
+    "diffusion.held_out_samples": 50,
+    "diffusion.vae": "autoencoder",
+    "diffusion.sampling.sampler": "ddim",
+    "diffusion.sampling.steps": 50,
+    "diffusion.sampling.cfg": 4.0,
+    "diffusion.sampling.cfg_channels": "all",
     "optim.lr": 5e-4,
     "optim.warmup_lr": 1e-7,
     "optim.min_lr": 1e-6,
@@ -79,6 +88,7 @@ EVERY_KEY = {
     "compute.compile": True,
     "compute.grad_checkpointing": True,
     "compute.micro_batch": 16,
+    "eval_every": 2,
     "keep_every": 5,
     "save_steps": 100,
 }
@@ -89,6 +99,7 @@ NEEDS = {
     "mix.cutmix": ["mix.mixup=0.5"],
     "ema.decay": ["ema.warmup=false"],
     "ema.warmup": ["ema.decay=0.9"],
+    "diffusion.vae": ["data.source=latents"],
 }
 
 
@@ -128,14 +139,17 @@ def test_every_recipe_that_comes_with_the_package_loads(name: str) -> None:
 
 @pytest.mark.parametrize(("key", "value"), EVERY_KEY.items())
 def test_a_key_is_overridden_alone(key: str, value: object) -> None:
-    needs = NEEDS.get(key, [])
-    plain = recipe.load("digits", needs)
-    changed = recipe.load("digits", [*needs, f"{key}={as_yaml(value)}"])
+    name, needs = "dit-digits" if key.startswith("diffusion") else "digits", NEEDS.get(key, [])
+    plain = recipe.load(name, needs)
+    changed = recipe.load(name, [*needs, f"{key}={as_yaml(value)}"])
     assert dict(leaves(changed.model_dump())) == dict(leaves(plain.model_dump())) | {key: value}
 
 
 def test_the_keys_above_are_all_there_are() -> None:
-    assert dict(leaves(recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9"]).model_dump())).keys() == EVERY_KEY.keys()
+    classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9"]).model_dump() | {
+        "diffusion": recipe.load("dit-digits").diffusion.model_dump()
+    }
+    assert dict(leaves(classifier)).keys() == EVERY_KEY.keys()
 
 
 def test_model_overrides_are_what_the_recipe_says_and_nothing_more() -> None:
@@ -275,7 +289,12 @@ def test_yaml_reads_a_number_as_python_would(tmp_path: Path, text: str, value: f
 
 def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
     changed = recipe.load(
-        "digits", [f"{key}={as_yaml(value)}" for key, value in EVERY_KEY.items() if key != "data.crop_padding"]
+        "digits",
+        [
+            f"{key}={as_yaml(value)}"
+            for key, value in EVERY_KEY.items()
+            if key != "data.crop_padding" and not key.startswith("diffusion")
+        ],
     )
     for original in (recipe.load("digits"), changed):
         assert recipe.load(write(tmp_path, recipe.dump(original))) == original
@@ -303,3 +322,43 @@ def test_options_of_a_mixer_that_differ_are_named() -> None:
     assert recipe.digest(plain) != recipe.digest(off)
     assert recipe.differences(plain, off) == ["model.mixer_options.local: None / False"]
     assert recipe.differences(off, plain) == ["model.mixer_options.local: False / None"]
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("digits", "task=dit", "task: dit needs section diffusion"),
+        ("digits", "diffusion.label_dropout=0.1", "task: classify has no section diffusion"),
+        ("digits", "data.source=latents", "needs task: dit"),
+        ("dit-digits", "diffusion=null", "task: dit needs section diffusion"),
+        ("dit-digits", "diffusion.label_drop=0.1", r"unknown recipe key\n.*label_drop(.*\n)*.*did you mean label_dropout"),
+        ("dit-digits", "diffusion.sampling.step=5", r"unknown recipe key\n.*step(.*\n)*.*did you mean steps"),
+        ("dit-digits", "diffusion.variance=fixed", "'learned'"),
+        ("dit-digits", "diffusion.held_out_bins=7", "divides 1000"),
+        ("dit-digits", "diffusion.sampling.steps=1001", "less than or equal to 1000"),
+        ("dit-digits", "diffusion.sampling={sampler: ddim, steps: 30}", "divide 1000"),
+        ("dit-digits", "diffusion={label_dropout: 0, sampling: {cfg: 2.0}}", "needs label_dropout above 0"),
+        ("dit-digits", "diffusion.vae=somewhere", "needs data.source: latents"),
+        ("dit-digits", "data.mean=[0.4]", "images from -1 to 1"),
+        ("dit-digits", "mix.mixup=0.8", "neither mix nor label_smoothing"),
+        ("dit-digits", "label_smoothing=0.1", "neither mix nor label_smoothing"),
+        ("dit-400k", "data.crop_padding=2", "of data.source: latents only"),
+        ("dit-400k", "data.hflip=0.2", "of data.source: latents only"),
+    ],
+)
+def test_what_does_not_go_together_in_a_denoiser_is_refused(name: str, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.load(name, [override])
+
+
+def test_the_digest_has_what_changes_training_and_no_more() -> None:
+    plain = recipe.digest(recipe.load("dit-digits"))
+    for same in ("diffusion.sampling.steps=50", "diffusion.sampling.cfg=4.0", "seed=1", "model.mixer=linear"):
+        assert recipe.digest(recipe.load("dit-digits", [same])) == plain
+    assert recipe.digest(recipe.load("dit-400k")) == recipe.digest(recipe.load("dit-400k", ["diffusion.vae=somewhere"]))
+    for other in ("diffusion.label_dropout=0.2", "diffusion.held_out_bins=5", "ema.decay=0.9"):
+        assert recipe.digest(recipe.load("dit-digits", [other])) != plain
+
+
+def test_a_classifier_has_the_digest_that_it_had_before_there_were_denoisers() -> None:
+    assert recipe.digest(recipe.load("digits")) == "c2a153c2a98e"

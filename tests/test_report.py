@@ -16,7 +16,7 @@ from scipy import stats
 
 from wfbench import records, report
 from wfbench.errors import InputError
-from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, ProfileRow, ScalingRow, TrainRow
+from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, EvalRow, ProfileRow, ScalingRow, TrainRow
 from wfbench.report import Table, figures
 from wfbench.report.tables import mean_interval
 
@@ -493,8 +493,9 @@ def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
     rows = small_report()
     paths = report.write(rows, tmp_path / "new", ["runs/a/records.jsonl:7: a torn line (12 characters) was skipped"])
     names = {path.name for path in paths}
-    stems = {"overview", "accuracy", "profile", "speedup", "crossover"}
-    assert names == {"tables.md", "accuracy.png", "latency.png"} | {f"{s}.{e}" for s in stems for e in ("md", "csv")}
+    stems = {"overview", "accuracy", "profile", "speedup", "crossover", "pareto"}
+    files = {f"{stem}.{kind}" for stem in stems for kind in ("md", "csv", "tex")}
+    assert names == {"tables.md", "page.html", "accuracy.png", "latency.png"} | files
     assert all(path.is_file() for path in paths)
     assert {path.name for path in (tmp_path / "new").iterdir()} == names
     page = (tmp_path / "new" / "tables.md").read_text()
@@ -615,7 +616,7 @@ def test_markdown_is_a_table() -> None:
 
 def test_no_rows_give_no_tables(tmp_path: Path) -> None:
     assert report.tables([]) == []
-    assert [path.name for path in report.write([], tmp_path)] == ["tables.md"]
+    assert [path.name for path in report.write([], tmp_path)] == ["tables.md", "page.html"]
 
 
 def test_collect_reads_files_and_searches_directories(tmp_path: Path) -> None:
@@ -678,3 +679,69 @@ def test_the_report_loads_neither_torch_nor_the_rest_of_the_bench() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Accuracy by test resolution
+
+
+def evaluated(
+    mixer: str = "softmax", side: int = 32, accuracy: float = 0.5, seed: int | None = 0, **changes: object
+) -> EvalRow:
+    fields: dict[str, object] = {
+        "environment": train().environment,
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "recipe": "cifar10",
+        "recipe_digest": "abc",
+        "seed": seed,
+        "weights": "raw",
+        "weights_sha256": "0" * 64,
+        "dataset": "CIFAR-10",
+        "trained_size": (32, 32),
+        "image_size": (side, side),
+        "eval_resize": "squash",
+        "eval_crop": 1.0,
+        "mean": (0.5,),
+        "std": (0.5,),
+        "dtype": "float32",
+        "accuracy": accuracy,
+        "top5": 0.9,
+        "samples": 100,
+        "loss": 1.0,
+    }
+    return EvalRow(**(fields | changes))
+
+
+def test_accuracy_by_resolution_is_the_mean_over_seeds_with_its_interval(tmp_path: Path) -> None:
+    rows = [evaluated(side=side, seed=seed, accuracy=0.4 + 0.1 * seed) for side in (24, 32) for seed in range(3)]
+    rows += [evaluated("linear", 24, 0.3), evaluated("linear", 24, 0.31)]  # the same weights again: the newest counts
+    (table,) = report.tables(rows)
+    assert table.name == "resolution"
+    assert list(table.frame.columns) == ["model", "mixer", "24 px (%)", "32 px (%)", "seeds"]
+    linear, softmax = table.frame.to_dict("records")
+    assert (linear["24 px (%)"], linear["32 px (%)"], linear["seeds"]) == ("31.00", "–", "1 seed")
+    half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert softmax["24 px (%)"] == f"50.00 ± {100 * half:.2f}"
+    assert set(table.data["seed_count"]) == {1, 3}
+    names = {path.name for path in report.write(rows, tmp_path)}
+    assert {"resolution.md", "resolution.csv", "resolution.png"} < names
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": "other"},
+        {"weights": "ema"},
+        {"mapping": "real.json"},
+        {"eval_resize": "shorter"},
+        {"trained_size": (64, 64)},
+    ],
+)
+def test_evaluations_that_do_not_compare_stand_in_tables_of_their_own(other: dict[str, object]) -> None:
+    assert len(report.tables([evaluated(), evaluated("linear", **other)])) == 2
+
+
+def test_weights_that_began_from_others_are_never_averaged_with_those_that_did_not() -> None:
+    (table,) = report.tables([train(seed=0), train(seed=1, pretraining="deit.safetensors 0123")])
+    assert list(table.frame["pretraining"]) == ["deit.safetensors 0123", "none"]
+    assert set(table.frame["seeds"]) == {"1 seed"}

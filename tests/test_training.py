@@ -52,6 +52,16 @@ def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
     assert all(torch.equal(whole[k], stopped[k]) for k in whole)
 
 
+def test_evaluation_every_few_epochs_leaves_the_weights_as_they_are_and_ends_with_one(tmp_path):
+    every = train(tmp_path / "every", "epochs=5")
+    some = train(tmp_path / "some", "epochs=5", "eval_every=2")
+    assert some.accuracy == every.accuracy
+    assert (tmp_path / "every" / "model.safetensors").read_bytes() == (tmp_path / "some" / "model.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "some" / "metrics.jsonl").open()]
+    assert ["accuracy" in row for row in rows] == [False, True, False, True, True]
+    assert some.best_accuracy == max(row["accuracy"] for row in rows if "accuracy" in row)
+
+
 def test_another_seed_or_no_augmentation_changes_the_weights(tmp_path):
     weights = []
     for i, more in enumerate((["seed=0"], ["seed=1"], ["seed=0", "data.crop_padding=1"], ["seed=0"])):

@@ -69,8 +69,8 @@ class DataSection(_Section):
     #: "digits": scikit-learn's, inside its wheel. "fashion": the four idx files of Fashion-MNIST. "cifar10": the binary
     #: batches of CIFAR-10, or an image folder of it. "folder": train/ and val/ with a folder for each class. "tar":
     #: train.tar and val.tar with a folder for each class. "webdataset": shards of NAME.jpg and NAME.cls. "huggingface": a
-    #: data set on disk, through the package `datasets`.
-    source: Literal["digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface"] = "digits"
+    #: data set on disk, through the package `datasets`. "latents": train/ and val/, each of a `wfbench data extract-latents`.
+    source: Literal["digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface", "latents"] = "digits"
     #: Where the images are (or ``--data``); nothing is ever downloaded.
     path: str | None = None
     #: Take so many training images, as many of each class, drawn by ``split_seed``; None: all.
@@ -135,6 +135,46 @@ class MixSection(_Section):
         return self
 
 
+class SamplingSection(_Section):
+    """How `wfbench sample` draws where it is not told otherwise; it changes nothing in training."""
+
+    sampler: Literal["ddpm", "ddim", "dpm-solver"] = "ddpm"
+    steps: int = Field(250, ge=1, le=1000)
+    #: Scale of classifier-free guidance; 1 is none.
+    cfg: float = Field(1.0, ge=0)
+    #: What guidance changes: the first three channels, as DiT's release does, or all.
+    cfg_channels: Literal["released", "all"] = "released"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SamplingSection:
+        if self.sampler == "ddim" and 1000 % self.steps:
+            raise ValueError(f"the steps of ddim divide 1000; these are {self.steps}")
+        return self
+
+
+class DiffusionSection(_Section):
+    """A denoiser: DiT's 1000 steps, the noise and the variance between its bounds predicted, trained by the hybrid loss."""
+
+    #: How often a label is replaced by the null class; without it there is no guidance.
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    variance: Literal["learned"] = "learned"
+    #: The held-out loss is taken once in each of so many equal bins of the 1000 steps.
+    held_out_bins: int = Field(10, ge=1)
+    #: It is taken of so many held-out samples, evenly spread; None: of all.
+    held_out_samples: int | None = Field(None, ge=1)
+    #: The directory of the autoencoder that decodes latents; training does not need it.
+    vae: str | None = None
+    sampling: SamplingSection = SamplingSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DiffusionSection:
+        if 1000 % self.held_out_bins:
+            raise ValueError(f"held_out_bins divides 1000; this is {self.held_out_bins}")
+        if self.sampling.cfg != 1 and not self.label_dropout:
+            raise ValueError("sampling.cfg other than 1 needs label_dropout above 0")
+        return self
+
+
 class OptimSection(_Section):
     """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
 
@@ -180,10 +220,12 @@ class Recipe(_Section):
     """A whole training run, but for the machine it runs on."""
 
     name: str = ""
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "dit"] = "classify"
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     mix: MixSection | None = None
+    #: For task: dit, and for no other.
+    diffusion: DiffusionSection | None = None
     optim: OptimSection
     ema: EmaSection | None = None
     compute: ComputeSection = ComputeSection()
@@ -192,6 +234,8 @@ class Recipe(_Section):
     batch_size: int = Field(ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    #: Evaluate after every so many epochs, and after the last.
+    eval_every: int = Field(1, ge=1)
     #: Keep the checkpoint of every so many epochs, beside the last and the best one; None: these two.
     keep_every: int | None = Field(None, ge=1)
     #: Save inside an epoch too, every so many steps; None: at the end of each epoch.
@@ -203,7 +247,26 @@ class Recipe(_Section):
             raise ValueError(f"optim.warmup_epochs ({self.optim.warmup_epochs}) must be fewer than epochs ({self.epochs})")
         if self.mix is not None and self.batch_size % 2:
             raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
+        if (self.task == "dit") != (self.diffusion is not None):
+            raise ValueError(f"task: {self.task} {'needs' if self.task == 'dit' else 'has no'} section diffusion")
+        if self.diffusion is not None:
+            _check_denoiser(self, self.diffusion)
+        elif self.data.source == "latents":
+            raise ValueError("data.source: latents needs task: dit")
         return self
+
+
+def _check_denoiser(recipe: Recipe, diffusion: DiffusionSection) -> None:
+    """Refuse what a denoiser cannot have."""
+    data, latents = recipe.data, recipe.data.source == "latents"
+    if recipe.mix is not None or recipe.label_smoothing:
+        raise ValueError("task: dit has neither mix nor label_smoothing")
+    if diffusion.vae is not None and not latents:
+        raise ValueError("diffusion.vae needs data.source: latents; images are encoded by wfbench data extract-latents")
+    if {*data.mean, *data.std} != {0.5}:
+        raise ValueError("task: dit sees images from -1 to 1: data.mean and data.std are 0.5")
+    if latents and (data.hflip not in (0, 0.5) or data.augment != "shift" or data.crop_padding or data.limit):
+        raise ValueError("of data.source: latents only hflip (0 or 0.5), path and workers are chosen")
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -281,9 +344,14 @@ def digest(recipe: Recipe) -> str:
         "model": {"mixer", "local_conv", "pos_embed"},
         "data": {"workers", "path"},  # the data set's name stands beside it
         "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch"},  # the same sums, in another way
+        "eval_every": True,
         "keep_every": True,
         "save_steps": True,
     }
+    if recipe.diffusion is None:
+        exclude["diffusion"] = True  # as before there was one, so that classifiers keep their digests
+    else:
+        exclude["diffusion"] = {"vae", "sampling"}  # after training
     data = recipe.model_dump(mode="json", exclude=exclude)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -9,8 +9,7 @@ one() {
     mixer=$1 seed=$2 run=$out/$1-s$2
     resume=() && [ ! -f "$run/config.yaml" ] || resume=(--resume)
     wfbench train --recipe cifar10 --mixer "$mixer" --data data/cifar10 --seed "$seed" --device cpu --out "$run" "${resume[@]}"
-    [ -d "$run/eval" ] || wfbench eval "$run" --device cpu \
-        --resolution 16 --resolution 24 --resolution 32 --resolution 40 --resolution 48 --resolution 64
+    [ -d "$run/eval" ] || wfbench eval "$run" --device cpu --resolution 24 --resolution 32 --resolution 48
 }
 export -f one
 export out

@@ -10,10 +10,12 @@ from wfbench import __version__
 from wfbench.cli.baselines import baselines
 from wfbench.cli.data import data
 from wfbench.cli.demo import demo
+from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
+from wfbench.cli.sample import sample
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
 
@@ -41,11 +43,13 @@ def _options(
 
 app.command("mixers")(mixers)
 app.command("train")(train)
+app.command("sample")(sample)
 app.command("eval")(evaluate)
 app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
+app.command("erf")(erf)
 app.command("demo")(demo)
 app.add_typer(data)
 

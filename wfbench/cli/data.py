@@ -56,13 +56,13 @@ def extract_latents(
     dataset = open_dataset(recipes.load("digits", given).data)
     images = getattr(dataset, split)
     work = Extraction(images, f"{dataset.name}, {split}", codec, image_size, shard_size, batch)
-    with _counting(len(range(rank, work.shards, processes)) * shard_size) as done:
+    with counting(len(range(rank, work.shards, processes)) * shard_size, "images") as done:
         manifest = work.run(out, rank=rank, processes=processes, done=done)
     typer.echo(f"{manifest}: {len(images):,} images" if manifest else f"{out}: shards of other processes are still missing")
 
 
 @contextmanager
-def _counting(total: int) -> Iterator[Callable[[int], None]]:
+def counting(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, a line every ten seconds elsewhere."""
     from wfbench.cli.progress import Told
 
@@ -71,7 +71,7 @@ def _counting(total: int) -> Iterator[Callable[[int], None]]:
 
         def line(more: int) -> None:
             seen[0] += more
-            told(f"{seen[0]:,} of at most {total:,} images")
+            told(f"{seen[0]:,} of at most {total:,} {what}")
 
         yield line
         return

@@ -47,13 +47,16 @@ class Bar:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Show the epoch's figures."""
-        self.held_out = _held_out(row)
+        self.held_out = _held_out(row) or self.held_out
 
 
 def _held_out(row: dict[str, Any]) -> str:
     """The epoch's held-out figures, whatever the task measures."""
+    if "loss" not in row:
+        return ""
     if "accuracy" not in row:
-        return f"held-out loss {row['loss']:.4f}"
+        averaged = f", averaged weights {row['ema_loss']:.4f}" if "ema_loss" in row else ""
+        return f"held-out loss {row['loss']:.4f}{averaged}"
     averaged = f", averaged weights {100 * row['ema_accuracy']:.2f} %" if "ema_accuracy" in row else ""
     return f"held-out accuracy {100 * row['accuracy']:.2f} % of {row['samples']}{averaged}"
 

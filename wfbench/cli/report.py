@@ -1,36 +1,52 @@
-"""``wfbench report``: tables and plots from records."""
+"""``wfbench report``: tables, plots and a page from records."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+
+if TYPE_CHECKING:
+    from wfbench.report import Asked
 
 
 @speaks_plainly
 def report(
     paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. Default: results.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where tables and plots go. Default: the first directory given.")] = None,
+    baseline: Annotated[
+        str, typer.Option(help="The line that accuracies are held against, by its name in the table.")
+    ] = "softmax",
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Points of accuracy within which a mixer is as good as the baseline; set it before the runs."),
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Also tables of published numbers, marked as such.")] = False,
 ) -> None:
-    """Write tables (md, csv) and plots (png) from records, and print the tables."""
+    """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
+    from wfbench.report import Asked
+
     sources = paths or [Path("results")]
-    write_and_show(sources, out or (sources[0] if sources[0].is_dir() else sources[0].parent))
+    asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100)
+    place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
+    write_and_show(sources, place, asked, published=published)
 
 
-def write_and_show(paths: Sequence[Path], out: Path) -> None:
+def write_and_show(paths: Sequence[Path], out: Path, asked: Asked | None = None, *, published: bool = False) -> None:
     """Report on the records in ``paths`` into ``out``, and print the tables."""
     from rich.console import Console
 
-    from wfbench.report import collect, tables, write
+    from wfbench.report import collect, find_runs, tables, write
 
     rows, torn = collect(paths)
-    written = write(rows, out, torn)
+    runs = find_runs(paths)
+    written = write(rows, out, torn, asked=asked, published=published, runs=runs)
     console = Console(width=None if Console().is_terminal else 160)
-    for table in tables(rows):
+    for table in tables(rows, asked, published=published, runs=runs):
         console.print(table.to_rich())
     for message in torn:
         typer.echo(f"warning: {message}", err=True)

@@ -78,7 +78,8 @@ def train(
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboard: bool, wandb: str | None) -> None:
     from wfbench.cli.progress import quiet, watching
-    from wfbench.tasks import classify
+    from wfbench.records import TrainRow
+    from wfbench.tasks import jobs
     from wfbench.tasks.common import choose_device
     from wfbench.training import Trackers, distributed
 
@@ -88,10 +89,12 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
     try:
         name = resolved.model.mixer or resolved.model.name
         with watching(name, resolved.epochs) if distributed.is_main() else quiet() as watch:
-            row = classify.train(resolved, out, watch, device=own, resume=resume, trackers=trackers)
+            row = jobs.train(resolved, out, watch, device=own, resume=resume, trackers=trackers)
         if distributed.is_main():
+            loss = f"loss {row.loss:.4f} ({row.weights} weights)"
+            held_out = f"{100 * row.accuracy:.2f} %" if isinstance(row, TrainRow) else loss
             typer.echo(
-                f"{row.mixer}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples after {row.epochs} epochs; "
+                f"{row.mixer}: {held_out} of {row.samples} held-out samples after {row.epochs} epochs; "
                 f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, "
                 f"{100 * row.data_wait_share:.0f} % waiting for data"
             )

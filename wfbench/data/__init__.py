@@ -1,21 +1,38 @@
 """Data: sources, and batches whose draws are a function of (seed, epoch, sample index)."""
 
 from wfbench.data.arrays import digits_arrays
-from wfbench.data.loading import Batch, Told, eval_batches, steps_per_epoch, train_batches
+from wfbench.data.latents import Latents, LatentSplit, open_latents
+from wfbench.data.loading import (
+    Batch,
+    Told,
+    eval_batches,
+    held_out_latents,
+    latent_batches,
+    positions,
+    steps_per_epoch,
+    train_batches,
+)
 from wfbench.data.mixing import Mixer, mixer_of
 from wfbench.data.sources import open_dataset
-from wfbench.data.splits import Dataset, Split
+from wfbench.data.splits import Dataset, Split, Subset
 
 __all__ = [
     "Batch",
     "Dataset",
+    "LatentSplit",
+    "Latents",
     "Mixer",
     "Split",
+    "Subset",
     "Told",
     "digits_arrays",
     "eval_batches",
+    "held_out_latents",
+    "latent_batches",
     "mixer_of",
     "open_dataset",
+    "open_latents",
+    "positions",
     "steps_per_epoch",
     "train_batches",
 ]

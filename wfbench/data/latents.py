@@ -202,13 +202,13 @@ class LatentSplit:
         mean, std = (self._shard(shard).get_slice(name)[place, int(flip)].float() for name in ("mean", "std"))
         return mean, std
 
-    def draw(self, i: int, *, seed: int, epoch: int, flip: bool = True) -> Tensor:
-        """A latent (c, h, w) of the i-th picture, or with probability 1/2 of its mirror image, drawn from the posterior.
+    def draw(self, i: int, *, seed: int, epoch: int, hflip: float = 0.5) -> Tensor:
+        """A latent (c, h, w) of the i-th picture, or with probability ``hflip`` of its mirror image, drawn from the posterior.
 
-        It is a function of (seed, epoch, i) alone; ``flip=False`` never takes the mirror image.
+        It is a function of (seed, epoch, i) and ``hflip`` alone.
         """
         drawn = np.random.default_rng((seed, epoch, i))
-        mean, std = self.posterior(i, flip=bool(drawn.random() < 0.5) and flip)
+        mean, std = self.posterior(i, flip=bool(drawn.random() < hflip))
         return mean + std * torch.from_numpy(drawn.standard_normal(self.shape, dtype=np.float32))
 
     def _shard(self, k: int) -> Any:
@@ -219,6 +219,50 @@ class LatentSplit:
             except (OSError, SafetensorError) as e:
                 raise InputError("a shard of latents cannot be read", got=f"{path}: {e}", remedy=_AGAIN) from e
         return self._open[k]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A data set of latents, in two splits; of its classes only the numbers are known."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: LatentSplit
+    val: LatentSplit
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one latent: (channels, height, width)."""
+        channels, height, width = self.train.shape
+        return channels, height, width
+
+
+def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:
+    """The latents in ``directory/train`` and ``directory/val``, each of an `Extraction`.
+
+    Args:
+        directory: holds both.
+        verify: hash every shard now, as `LatentSplit` does.
+
+    Raises:
+        InputError: as `LatentSplit`, and for splits that were not extracted alike.
+    """
+    train, val = (LatentSplit(Path(directory) / part, verify=verify) for part in ("train", "val"))
+    alike = ("codec", "codec_sha256", "scale", "latent", "image_size", "crop")
+    wrong = [f"{key}: {train.manifest[key]} / {val.manifest[key]}" for key in alike if train.manifest[key] != val.manifest[key]]
+    if wrong:
+        raise InputError(
+            "the splits were not extracted alike",
+            got=f"{'; '.join(wrong)} (train / val)",
+            expected="one autoencoder and one size of images for both",
+            remedy="extract one of them again",
+        )
+    classes = max(train.targets) + 1
+    if max(val.targets) >= classes:
+        raise InputError("val has a label that train has not", got=max(val.targets), expected=f"0 to {classes - 1}")
+    data, codec = train.manifest["data"].removesuffix(", train"), train.manifest["codec_sha256"]
+    name = f"{data}, latents of {train.manifest['image_size']} px by {codec[:12]}"
+    return Latents(name, tuple(str(c) for c in range(classes)), train, val)
 
 
 _AGAIN = "remove the shard and its .json, and extract again: only it will be made anew"

@@ -10,7 +10,7 @@ import atexit
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import transforms
 
+from wfbench.data.latents import LatentSplit
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.data.transforms import converted, eval_transform, train_transform
 from wfbench.errors import InputError
@@ -74,6 +75,21 @@ class _Samples(TorchDataset):
             yield from (int(i) for i in (*same[same > index], *same[same < index]))
 
 
+class _Drawn(TorchDataset):
+    """Latents by (epoch, index), drawn from their posteriors, a batch at a time."""
+
+    def __init__(self, split: LatentSplit, seed: int, hflip: float) -> None:
+        self.split, self.seed, self.hflip = split, seed, hflip
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, keys: list[_Key]) -> list[_Sample]:
+        return [
+            (self.split.draw(i, seed=self.seed, epoch=epoch, hflip=self.hflip), self.split.targets[i], []) for epoch, i in keys
+        ]
+
+
 def _seed(key: tuple[int, int, int]) -> None:
     """Put all that a transform draws from, of Python, numpy and torch, into states that follow from ``key`` alone."""
     draw = np.random.SeedSequence(key).generate_state(3)
@@ -124,7 +140,7 @@ class _TrainBatches:
                 yield [(epoch, int(order[step * self.batch + p])) for p in self.positions]
 
 
-def _positions(batch: int, rank: int, world: int) -> list[int]:
+def positions(batch: int, rank: int, world: int) -> list[int]:
     """The positions of a batch that process ``rank`` holds.
 
     Mixing pairs position i with B - 1 - i. A process holds a run of positions from the first half and their mirror images, in
@@ -135,7 +151,7 @@ def _positions(batch: int, rank: int, world: int) -> list[int]:
     return [*range(low, high), *range(middle, middle + part % 2), *range(batch - high, batch - low)]
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
+def steps_per_epoch(split: Split | LatentSplit, batch_size: int) -> int:
     """Whole batches in an epoch; the rest of a permutation is dropped, another rest each epoch.
 
     Raises:
@@ -177,16 +193,10 @@ def train_batches(
         InputError: for settings that do not fit; and when it comes to an image that cannot be read, naming it, unless
             ``data.on_bad_image`` is "skip".
     """
-    if batch_size % world:
-        raise InputError(
-            "the batch cannot be shared out",
-            got=f"batch_size {batch_size} for {world} processes",
-            expected=f"a multiple of {world}",
-            remedy="change batch_size or the number of processes",
-        )
+    _check_shares(batch_size, world)
     transform, drawn = train_transform(data, image_size, in_channels)
     samples = _Samples(split, transform, in_channels, seed, drawn=drawn, replace=data.on_bad_image == "skip")
-    keys = _TrainBatches(len(split), batch_size, seed, epochs, start, _positions(batch_size, rank, world))
+    keys = _TrainBatches(len(split), batch_size, seed, epochs, start, positions(batch_size, rank, world))
     return _read(samples, keys, data.workers, told or _warn)
 
 
@@ -207,11 +217,56 @@ def eval_batches(
     """
     transform = eval_transform(data, image_size, in_channels)
     samples = _Samples(split, transform, in_channels, 0, drawn=False, replace=False)
-    keys = [[(0, i) for i in range(k, min(k + batch_size, len(split)))] for k in range(0, len(split), batch_size)]
-    return _read(samples, keys[rank::world], data.workers, _warn)
+    return _read(samples, _in_order(range(len(split)), batch_size, rank, world), data.workers, _warn)
 
 
-def _read(samples: _Samples, keys: Iterable[list[_Key]], workers: int, told: Told) -> Iterator[Batch]:
+def latent_batches(
+    split: LatentSplit,
+    data: DataSection,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    start: tuple[int, int] = (0, 0),
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Batches (latents (B, c, h, w), classes (B)) from epoch and step ``start`` to the end of training, as `train_batches`.
+
+    The draw from the posterior, and with probability ``data.hflip`` the mirror image, follow from (seed, epoch, index).
+
+    Raises:
+        InputError: as `train_batches`, and when it comes to a shard that cannot be read.
+    """
+    _check_shares(batch_size, world)
+    keys = _TrainBatches(len(split), batch_size, seed, epochs, start, positions(batch_size, rank, world))
+    return _read(_Drawn(split, seed, data.hflip), keys, data.workers, _warn)
+
+
+def held_out_latents(
+    split: LatentSplit, data: DataSection, indices: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The latents ``indices`` once, in order, as `eval_batches`; drawn by seed 0, whatever the run's, and never flipped."""
+    return _read(_Drawn(split, 0, 0.0), _in_order(indices, batch_size, rank, world), data.workers, _warn)
+
+
+def _check_shares(batch_size: int, world: int) -> None:
+    if batch_size % world:
+        raise InputError(
+            "the batch cannot be shared out",
+            got=f"batch_size {batch_size} for {world} processes",
+            expected=f"a multiple of {world}",
+            remedy="change batch_size or the number of processes",
+        )
+
+
+def _in_order(indices: Sequence[int], batch_size: int, rank: int, world: int) -> list[list[_Key]]:
+    """Keys of every world-th batch of the samples ``indices``."""
+    batches = [[(0, i) for i in indices[k : k + batch_size]] for k in range(0, len(indices), batch_size)]
+    return batches[rank::world]
+
+
+def _read(samples: _Samples | _Drawn, keys: Iterable[list[_Key]], workers: int, told: Told) -> Iterator[Batch]:
     """The batches of ``keys``, by one loader, whose workers live as long as this iterator."""
     loader: DataLoader = DataLoader(
         samples,
@@ -230,7 +285,7 @@ def _read(samples: _Samples, keys: Iterable[list[_Key]], workers: int, told: Tol
     try:
         for batch, bad in batches:
             if batch is None:
-                raise _unreadable(bad, samples.replace)
+                raise _unreadable(bad, isinstance(samples, _Samples) and samples.replace)
             for name, reason in bad:
                 if name not in known:
                     known.add(name)

@@ -31,6 +31,8 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
         InputError: for a path that does not exist, a missing split, class or file, a file that is not what it should be, a
             label out of range, splits that do not fit together, or a limit beyond the data.
     """
+    if data.source == "latents":
+        raise InputError("latents are no images", got="data.source = latents", expected="the images that they are of")
     if not train and data.source == "folder" and data.path and not (Path(data.path) / "train").is_dir():
         return files.held_out_folder(_directory(data))
     whole = _open(data)
@@ -57,7 +59,7 @@ def _open(data: DataSection) -> Dataset:
             return files.tar(root)
         case "webdataset":
             return files.webdataset(root)
-        case "huggingface":
+        case _:
             return files.huggingface(root)
 
 

@@ -31,7 +31,7 @@ def load_released(model: VisionTransformer | DiT, state_dict: Mapping[str, Tenso
     _load(model, released_names(model), dict(state_dict))
 
 
-def load_initial(model: VisionTransformer, state_dict: Mapping[str, Tensor], *, fresh_head: bool = False) -> None:
+def load_initial(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor], *, fresh_head: bool = False) -> None:
     """Load weights to begin from: under our own names, or those of `load_released`, told by the names themselves.
 
     Args:

@@ -1,4 +1,4 @@
-"""The report: tables and plots, made from typed records and from nothing else."""
+"""The report: tables, plots and a page, made from typed records and what lies beside them in run directories."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from wfbench import records
 from wfbench.errors import InputError
-from wfbench.records import AnyRow, Environment
-from wfbench.report.tables import Table, tables
+from wfbench.records import AnyRow
+from wfbench.report.runs import Run, find_runs
+from wfbench.report.tables import Asked, Table, tables
 
-__all__ = ["Table", "collect", "tables", "write"]
+__all__ = ["Asked", "Run", "Table", "collect", "find_runs", "tables", "write"]
 
 _NAME = "records.jsonl"
 
@@ -44,33 +45,60 @@ def collect(paths: Iterable[Path]) -> tuple[list[AnyRow], list[str]]:
     return list(unique.values()), [message for real in sorted(found) for message in found[real][1]]
 
 
-def write(rows: Iterable[AnyRow], out: Path, torn: Sequence[str] = ()) -> list[Path]:
-    """Write every table as Markdown and CSV, the plots, and ``tables.md`` with all of it; return the files' paths.
+def write(
+    rows: Iterable[AnyRow],
+    out: Path,
+    torn: Sequence[str] = (),
+    *,
+    asked: Asked | None = None,
+    published: bool = False,
+    runs: Sequence[Run] = (),
+) -> list[Path]:
+    """Write every table as Markdown, CSV and LaTeX, the plots, ``tables.md`` with all of it, and ``page.html``.
 
-    ``tables.md`` also names the environments and commands that the rows came from, and the torn lines.
+    ``tables.md`` and the page also name the environments and commands that the rows came from, and the torn lines.
+
+    Args:
+        rows: the records.
+        out: the directory to write into.
+        torn: messages about lines that were skipped.
+        asked: what accuracies are held against.
+        published: also published numbers, in tables of their own.
+        runs: the run directories, for their curves and predictions.
+
+    Returns:
+        The files' paths.
 
     Raises:
         InputError: if a file cannot be written.
     """
     from wfbench.report import figures
+    from wfbench.report.erf import draw_erf
+    from wfbench.report.page import page
+    from wfbench.report.sources import sources, to_markdown
 
     rows = list(rows)
-    made = tables(rows)
+    made = tables(rows, asked, published=published, runs=runs)
     written: list[Path] = []
-    sections = []
+    sections = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for table in made:
-            written += [out / f"{table.name}.md", out / f"{table.name}.csv"]
-            written[-2].write_text(table.to_markdown(), encoding="utf-8")
-            table.data.to_csv(written[-1], index=False)
-            sections.append(f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n")
-        for path, table in figures.draw(made, out):
+            written += [out / f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
+            written[-3].write_text(table.to_markdown(), encoding="utf-8")
+            table.data.to_csv(written[-2], index=False)
+            written[-1].write_text(table.to_latex(), encoding="utf-8")
+            sections[table.name] = f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n"
+        titles = {table.name: table.title for table in made}
+        drawn = [(path, table.name) for path, table in figures.draw(made, out)]
+        for path, name in [*drawn, *draw_erf(rows, out)]:
             written.append(path)
-            sections[made.index(table)] += f"\n![{table.title}]({path.name})\n"
-        written.insert(0, out / "tables.md")
-        page = "\n".join(["# Tables\n", *_torn_section(torn), *sections, _sources(rows)])
-        written[0].write_text(page, encoding="utf-8")
+            sections[name] += f"\n![{titles[name]}]({path.name})\n"
+        found = sources(rows)
+        written[:0] = [out / "tables.md", out / "page.html"]
+        text = "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)])
+        written[0].write_text(text, encoding="utf-8")
+        written[1].write_text(page(rows, made, runs, found, torn), encoding="utf-8")
     except OSError as e:
         raise InputError(
             "cannot write the report",
@@ -117,30 +145,3 @@ def _torn_section(torn: Sequence[str]) -> list[str]:
         return []
     lines = "\n".join(f"- `{message}`" for message in torn)
     return [f"**Some lines of the records were torn, by a writer that was killed, and are not in the tables:**\n\n{lines}\n"]
-
-
-def _sources(rows: Sequence[AnyRow]) -> str:
-    """The environments of the rows, and under each the commands that made them."""
-    commands: dict[str, tuple[Environment, dict[str, int]]] = {}
-    for row in rows:
-        _, counts = commands.setdefault(row.environment.model_dump_json(), (row.environment, {}))
-        counts[row.command] = counts.get(row.command, 0) + 1
-    parts = ["## Where the rows come from\n"]
-    for number, (environment, counts) in enumerate(commands.values(), 1):
-        lines = "\n".join(f"{command}  # {count} row{'' if count == 1 else 's'}" for command, count in counts.items())
-        parts.append(f"### Environment {number}: {environment.device}\n\n{_describe(environment)}\n\n```sh\n{lines}\n```\n")
-    return "\n".join(parts)
-
-
-def _describe(environment: Environment) -> str:
-    changed = {True: ", with uncommitted changes", False: "", None: ", changes unknown"}[environment.git_dirty]
-    revision = f"git revision {environment.git_revision}{changed}" if environment.git_revision else "git revision unknown"
-    return "\n".join(
-        [
-            f"- {environment.device_type}, {environment.threads} thread{'' if environment.threads == 1 else 's'}, "
-            f"TF32 {'on' if environment.tf32 else 'off'}",
-            f"- {environment.platform}, Python {environment.python}",
-            f"- {', '.join(f'{name} {version}' for name, version in environment.versions.items())}",
-            f"- {revision}",
-        ]
-    )

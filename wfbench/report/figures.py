@@ -39,7 +39,11 @@ _Style = dict[str, Any]
 def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
     """Write the plots of each table that has some, and yield each path with its table."""
     styles = mixer_styles(tables)
-    plots = {"profile": {"latency": latency, "memory": memory}, "accuracy": {"accuracy": accuracy}}
+    plots = {
+        "profile": {"latency": latency, "memory": memory},
+        "accuracy": {"accuracy": accuracy},
+        "resolution": {"resolution": resolution},
+    }
     for table in tables:
         kind, dash, suffix = table.name.partition("-")
         for name, plot in plots.get(kind, {}).items():
@@ -145,6 +149,22 @@ def accuracy(table: Table, styles: dict[str, _Style]) -> Figure | None:
     return figure
 
 
+def resolution(table: Table, styles: dict[str, _Style]) -> Figure | None:
+    """Accuracy against the side of the test images, with 95% intervals over seeds; None for a single size."""
+    data = table.data
+    if data["height"].nunique() == 1:
+        return None
+    figure, axes = _figure(table, gap=8)
+    axes.set(xlabel="height of the test images (px)", ylabel="top-1 accuracy (%), measured")
+    for (_, name), curve in data.groupby(["trained_as", "label"], sort=False):
+        curve = curve.sort_values("height")
+        spread = 100 * _column(curve, "accuracy_ci95").fillna(0.0)
+        axes.errorbar(curve["height"], 100 * curve["accuracy"], yerr=spread, capsize=4, label=str(name), **styles[str(name)])
+    axes.set_xticks(sorted(data["height"].unique()))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
+    return figure
+
+
 def mixer_styles(tables: Sequence[Table]) -> dict[str, _Style]:
     """One look per line, a mixer with its factors: first those that have curves, which need the different colours most.
 
@@ -157,7 +177,7 @@ def mixer_styles(tables: Sequence[Table]) -> dict[str, _Style]:
         if "label" in table.data:
             names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
-            curves |= names if table.name.startswith("profile") else set()
+            curves |= names if table.name.startswith(("profile", "resolution")) else set()
             plain = table.data["variant"] == "" if "variant" in table.data else True
             baselines |= set(table.data.loc[(table.data["mixer"] == BASELINE) & plain, "label"])
     others = sorted(mixers - baselines, key=lambda name: (name not in curves, name))

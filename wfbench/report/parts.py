@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -23,11 +24,24 @@ CHOSEN_BACKEND = "chosen by PyTorch"
 DASH = "–"
 REFUSED = "refused"
 _LEFT_ALIGNED = frozenset(
-    {"model", "mixer", "weights", "status", "baseline", "crossover", "backend", "of the bound (%)", "by", "module or operator"}
+    {
+        "model",
+        "mixer",
+        "weights",
+        "status",
+        "baseline",
+        "crossover",
+        "backend",
+        "of the bound (%)",
+        "by",
+        "module or operator",
+        "verdict",
+        "source",
+    }
 )
 #: What a terminal is spared where a table has more columns than fit: the files have all.
 _WIDE = 13
-_FILES_ONLY = ("backend", "GFLOPs", "elementwise (G)", "activations (M)", "bytes moved (MB)", "IQR (ms)")
+_FILES_ONLY = ("top-5 (%)", "backend", "GFLOPs", "elementwise (G)", "activations (M)", "bytes moved (MB)", "IQR (ms)")
 
 R = TypeVar("R", bound=Row)
 K = TypeVar("K", bound=Hashable)
@@ -52,11 +66,37 @@ class Table:
     def to_markdown(self) -> str:
         """The title, the table and the notes as GitHub-flavoured Markdown."""
         columns = [str(column) for column in self.frame.columns]
-        rules = [":---" if column in _LEFT_ALIGNED else "---:" for column in columns]
+        rules = [":---" if left_aligned(column) else "---:" for column in columns]
         body = [[_markdown(str(cell)) for cell in line] for line in self.frame.itertuples(index=False)]
         lines = ["| " + " | ".join(cells) + " |" for cells in [columns, rules, *body]]
         notes = ["", *(f"- {_markdown(note)}" for note in self.notes)] if self.notes else []
         return "\n".join([f"## {_markdown(self.title)}", "", *lines, *notes]) + "\n"
+
+    def to_latex(self) -> str:
+        """The table as LaTeX for the package booktabs, title and notes as its caption; characters are plain ASCII."""
+        columns = [str(column) for column in self.frame.columns]
+        rule = "".join("l" if left_aligned(column) else "r" for column in columns)
+        body = [" & ".join(map(_latex, cells)) + r" \\" for cells in [columns, *self.frame.astype(str).values.tolist()]]
+        notes = "".join(f"\n  {_latex(note)}" for note in self.notes)
+        return (
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{_latex(self.title)}.{notes}}}",
+                    rf"\label{{tab:{self.name}}}",
+                    rf"\begin{{tabular}}{{{rule}}}",
+                    r"\toprule",
+                    body[0],
+                    r"\midrule",
+                    *body[1:],
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+            + "\n"
+        )
 
     def to_rich(self) -> Group:
         """The title, the table and the notes, to be printed by a Rich console; of a wide table without some columns."""
@@ -71,13 +111,18 @@ class Table:
         # Text objects, since Rich would take square brackets in a plain string for markup.
         grid = RichTable(box=box.SIMPLE_HEAD)
         for column in frame.columns:
-            justify: Literal["left", "right"] = "left" if column in _LEFT_ALIGNED else "right"
+            justify: Literal["left", "right"] = "left" if left_aligned(column) else "right"
             whole = column in ("model", "mixer") or any(" [" in str(cell) for cell in frame[column])
             grid.add_column(Text(str(column)), justify=justify, overflow="fold", no_wrap=whole)
         for line in frame.itertuples(index=False):
             grid.add_row(*(Text(str(cell)) for cell in line))
         notes = (Text(f"• {note}", style="dim") for note in (*more, *self.notes))
         return Group(Text(self.title, style="bold"), grid, *notes)
+
+
+def left_aligned(column: str) -> bool:
+    """Whether a column holds words rather than numbers."""
+    return column in _LEFT_ALIGNED or column.startswith("by ")
 
 
 def make_table(
@@ -306,6 +351,22 @@ def with_interval(value: float | None, low: float | None, high: float | None, sh
 def plural(count: int, noun: str) -> str:
     """So many of a thing."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+#: What a table may hold beside ASCII, and the characters that LaTeX reads as commands.
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$"},
+    **{"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "≥": r"$\ge$", "≤": r"$\le$", "†": r"\dag{}", "·": r"$\cdot$"},
+    **{"²": "$^2$", "⁹": "$^9$", "⁶": "$^6$", "₀": "$_0$", "₂": "$_2$", "∝": r"$\propto$", "√": r"$\surd$", "α": r"$\alpha$"},
+    **{"“": "``", "”": "''", "’": "'", "…": r"\ldots{}", "\u00a0": "~", "→": r"$\to$", "ε": r"$\epsilon$", "≈": r"$\approx$"},
+}
+
+
+def _latex(text: str) -> str:
+    """Text for LaTeX, in ASCII: a letter with an accent that stands for no symbol loses it."""
+    known = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return unicodedata.normalize("NFKD", known).encode("ascii", "ignore").decode()
 
 
 def _markdown(text: str) -> str:

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wfbench.records import AnyRow, BaselineRow, TrainRow
+from wfbench.report.erf import erf_tables
+from wfbench.report.paired import paired_tables
+from wfbench.report.pareto import pareto_tables
 from wfbench.report.parts import (
     BASELINE,
     Line,
@@ -34,29 +37,44 @@ from wfbench.report.parts import (
     title_of,
 )
 from wfbench.report.profiles import overview_tables, profile_tables
+from wfbench.report.published import published_tables
+from wfbench.report.resolutions import resolution_tables
+from wfbench.report.runs import Run
+from wfbench.report.significance import Asked, judge
+from wfbench.report.statistics import mean_interval
 
-__all__ = ["BASELINE", "Table", "factors", "label", "mean_interval", "tables"]
+__all__ = ["BASELINE", "Asked", "Table", "factors", "label", "mean_interval", "tables"]
 
 _SMALL_SIDE = 64  # up to this image side, a table says that small images reward convolutions
 
 
-def tables(rows: Iterable[AnyRow]) -> list[Table]:
-    """All tables that the rows give: accuracy and cost side by side, accuracy, then profiles and what they lead to."""
+def tables(
+    rows: Iterable[AnyRow], asked: Asked | None = None, *, published: bool = False, runs: Sequence[Run] = ()
+) -> list[Table]:
+    """All tables that the rows give: accuracy and cost side by side, accuracy, then profiles and what they lead to.
+
+    Args:
+        rows: the records.
+        asked: what accuracies are held against; by default softmax, without a margin.
+        published: also published numbers, in tables of their own.
+        runs: the run directories, whose predictions are compared image by image.
+    """
+    asked = asked or Asked()
     rows = list(rows)
-    accuracy, cost = _accuracy_tables(rows), profile_tables(rows)
-    return [*overview_tables(accuracy, cost), *accuracy, *cost]
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
-    """The mean and the half-width of its two-sided t-interval; no half-width for a single value."""
-    from scipy.stats import t as student
-
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, float(student.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
+    accuracy, cost = _accuracy_tables(rows, asked), profile_tables(rows)
+    overview = overview_tables(accuracy, cost)
+    known = published_tables() if published else []
+    fronts = pareto_tables(accuracy, overview)
+    return [
+        *overview,
+        *accuracy,
+        *resolution_tables(rows),
+        *cost,
+        *fronts,
+        *paired_tables(runs, asked),
+        *erf_tables(rows),
+        *known,
+    ]
 
 
 class _AccuracyKey(NamedTuple):
@@ -79,6 +97,7 @@ class _RunKey(NamedTuple):
     pos_embed: str
     recipe_digest: str
     weights: str
+    pretraining: str
     batch: int
     steps: int
     parameters: int
@@ -93,19 +112,19 @@ def _run_key(row: TrainRow) -> _RunKey:
     return _RunKey(*(getattr(row, field) for field in _RunKey._fields))
 
 
-def _accuracy_tables(rows: Sequence[AnyRow]) -> list[Table]:
+def _accuracy_tables(rows: Sequence[AnyRow], asked: Asked) -> list[Table]:
     trained = group((row for row in rows if isinstance(row, TrainRow)), _accuracy_key)
     simple = group((row for row in rows if isinstance(row, BaselineRow)), lambda row: row.dataset)
     keys = sorted_keys(trained)
     made = [
-        _accuracy_table(f"accuracy{suffix}", key, trained[key], simple.get(key.dataset, []))
+        _accuracy_table(f"accuracy{suffix}", key, trained[key], simple.get(key.dataset, []), asked)
         for key, suffix in zip(keys, suffixes([[key] for key in keys]), strict=True)
     ]
     alone = sorted(simple.keys() - {key.dataset for key in keys})
     return made + [_baseline_table(dataset, simple[dataset]) for dataset in alone]
 
 
-def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baselines: list[BaselineRow]) -> Table:
+def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baselines: list[BaselineRow], asked: Asked) -> Table:
     groups = group(rows, _run_key)
     # Where positions differ all are named, but for the learned one.
     differ = len({run.pos_embed for run in groups}) > 1
@@ -115,13 +134,17 @@ def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baseline
     }
     used = [row for seeds in runs.values() for row in seeds]
     varying = [
-        field for field in ("recipe_digest", "weights", "batch", "steps") if len({getattr(row, field) for row in used}) > 1
+        field
+        for field in ("recipe_digest", "weights", "pretraining", "batch", "steps")
+        if len({getattr(row, field) for row in used}) > 1
     ]
     simple = latest(baselines, lambda row: row.name)
-    lines = [_accuracy_line(key, run, labels[run], seeds, varying) for run, seeds in runs.items()]
+    judged, findings = _judged(runs, labels, asked)
+    lines = [_accuracy_line(key, run, labels[run], seeds, varying, judged.get(run, ({}, {}))) for run, seeds in runs.items()]
     lines += [_baseline_line(row) for row in simple]
     notes = [
         *_accuracy_notes(key, runs, varying),
+        *findings,
         *_baseline_notes(simple, {row.samples for row in used}),
         *_digits_note(key.dataset),
         *refused_notes((labels[_run_key(row)], row.macs, row.macs_error) for row in used),
@@ -131,6 +154,24 @@ def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baseline
     return make_table(name, f"Accuracy: {title_of([key])}", lines, notes)
 
 
+def _judged(
+    runs: Mapping[_RunKey, Sequence[TrainRow]], labels: Mapping[_RunKey, str], asked: Asked
+) -> tuple[dict[_RunKey, Line], list[str]]:
+    """The comparisons within each recipe: runs of another digest, of other weights or on other samples have no baseline."""
+
+    def recipe(run: _RunKey) -> tuple[object, ...]:
+        return run.model, run.recipe_digest, run.weights, run.pretraining, run.batch, run.steps, run.samples
+
+    judged: dict[_RunKey, Line] = {}
+    findings: dict[str, None] = {}
+    for family in dict.fromkeys(map(recipe, runs)):
+        members = {run: (labels[run], [row.accuracy for row in seeds]) for run, seeds in runs.items() if recipe(run) == family}
+        lines, notes = judge(members, asked)
+        judged |= lines
+        findings |= dict.fromkeys(notes)
+    return judged, list(findings)
+
+
 def _baseline_table(dataset: str, rows: list[BaselineRow]) -> Table:
     simple = latest(rows, lambda row: row.name)
     notes = [*_baseline_notes(simple, set()), *_digits_note(dataset)]
@@ -138,10 +179,13 @@ def _baseline_table(dataset: str, rows: list[BaselineRow]) -> Table:
     return make_table(name, f"Accuracy of simple classifiers: {dataset}", [_baseline_line(row) for row in simple], notes)
 
 
-def _accuracy_line(key: _AccuracyKey, run: _RunKey, name: str, seeds: list[TrainRow], varying: Sequence[str]) -> Line:
+def _accuracy_line(
+    key: _AccuracyKey, run: _RunKey, name: str, seeds: list[TrainRow], varying: Sequence[str], judged: Line
+) -> Line:
     seeds = sorted(seeds, key=lambda row: row.seed)
     last = max(seeds, key=lambda row: row.created)
     accuracy, interval = mean_interval([row.accuracy for row in seeds])
+    top5 = math.fsum(row.top5 or 0.0 for row in seeds) / len(seeds) if all(row.top5 is not None for row in seeds) else None
     means = {
         field: math.fsum(getattr(row, field) for row in seeds) / len(seeds)
         for field in ("loss", "images_per_second", "data_wait_share", "train_seconds")
@@ -153,7 +197,9 @@ def _accuracy_line(key: _AccuracyKey, run: _RunKey, name: str, seeds: list[Train
         "params (M)": number(run.parameters / 1e6),
         "GMACs": gmacs(last.macs),
         "accuracy (%, measured)": percent(accuracy) + ("" if interval is None else f" ± {percent(interval)}"),
+        **({} if top5 is None else {"top-5 (%)": percent(top5)}),
         "seeds": plural(len(seeds), "seed"),
+        **judged[0],
         "samples": f"{run.samples:,}",
         "loss": number(means["loss"]),
         "images/s": number(means["images_per_second"]),
@@ -168,10 +214,13 @@ def _accuracy_line(key: _AccuracyKey, run: _RunKey, name: str, seeds: list[Train
         "macs_error": last.macs_error,
         "accuracy": accuracy,
         "accuracy_ci95": interval,
+        "top5": top5,
         "seed_count": len(seeds),
         "seeds": " ".join(str(row.seed) for row in seeds),
         "accuracy_by_seed": " ".join(repr(row.accuracy) for row in seeds),
         **means,
+        "train_seconds_ci95": mean_interval([row.train_seconds for row in seeds])[1],
+        **judged[1],
     }
     return cells, raw
 
@@ -184,10 +233,12 @@ def _baseline_line(row: BaselineRow) -> Line:
 
 def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]], varying: Sequence[str]) -> list[str]:
     first = next(iter(runs))
-    shared = [f"{field} {getattr(first, field)}" for field in ("weights", "batch", "steps") if field not in varying]
+    shared = [
+        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
+    ]
     notes = [
         f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(key.image_size)} px, "
-        f"{plural(key.epochs, 'epoch')}, pretraining none{''.join(f', {part}' for part in shared)}.",
+        f"{', '.join([plural(key.epochs, 'epoch'), *shared])}.",
         "Lines are in alphabetical order.",
     ]
     counts = {len(seeds) for seeds in runs.values()}

@@ -191,7 +191,7 @@ class Run:
             top5=evaluation.top5,
             samples=evaluation.samples,
             loss=evaluation.loss,
-            best_accuracy=max(row[f"{prefix}accuracy"] for row in progress.rows),
+            best_accuracy=max(row.get(f"{prefix}accuracy", 0.0) for row in progress.rows),
             bad_images=len(self.bad_images),
             processes=distributed.world(),
             compiled=recipe.compute.compile,
@@ -238,7 +238,9 @@ def train(
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
     run = prepare(recipe)
     distributed.on_main(run.try_out)
-    return training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
+    row = training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
+    assert isinstance(row, TrainRow)
+    return row
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import DiT, VisionTransformer
+from wfbench.recipe import Recipe
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,6 +35,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def own_gpu(device: torch.device) -> torch.device:
+    """Of several processes that torchrun started on a host, this one's GPU; else the device as it is."""
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
 def try_count(
     model: VisionTransformer | DiT, shape: tuple[int, int, int, int], path: str = "released", *, fused_attention: bool = True
 ) -> tuple[FlopCount | None, str | None]:
@@ -44,6 +54,12 @@ def try_count(
         if is_out_of_memory(e):
             raise
         return None, f"it cannot be counted: {type(e).__name__}: {' '.join(str(e).split())[:300]}"
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    """The recipe's precision, for matrix products of what runs inside."""
+    name = recipe.compute.precision
+    return nullcontext() if name == "float32" else torch.autocast(device.type, getattr(torch, name))
 
 
 def writable_dir(path: Path) -> Path:

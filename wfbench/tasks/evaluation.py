@@ -353,7 +353,7 @@ def _machine(environment: Environment) -> dict[str, object]:
 
 def _recorded(request: EvalRequest) -> TrainRow:
     """What the trainer recorded for these weights."""
-    rows = [read_result(request.path), *read_rows(request.path)]
+    rows = [row for row in (read_result(request.path), *read_rows(request.path)) if isinstance(row, TrainRow)]
     row = next((row for row in rows if row.weights == request.weights), None)
     if row is None:
         raise InputError(

@@ -13,8 +13,8 @@ from wfbench import recipe as recipes
 from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
 from wfbench.tasks import training
-from wfbench.tasks.classify import prepare
 from wfbench.tasks.common import try_count
+from wfbench.tasks.jobs import prepare
 from wfbench.training import TrainState, checkpoint, distributed
 
 

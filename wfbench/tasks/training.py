@@ -6,23 +6,27 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
-from wfbench.records import Environment, TrainRow
+from wfbench.records import DiTRow, Environment, TrainRow
 from wfbench.tasks.common import writable_dir
 from wfbench.training import Loss, Mix, Progress, Scores, Trackers, TrainState, Watch, checkpoint, distributed, fit
 
+#: What a finished run says of itself, by its task.
+RunRow = TrainRow | DiTRow
+_RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
+
 #: Settings that may differ between a run and its resume: they change no result.
-_FREE_TO_CHANGE = ("data.workers", "data.path", "keep_every", "save_steps")
+_FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Job(Protocol):
         """The held-out figures of the model as it is now; every process calls it."""
         ...
 
-    def finish(self, finished: Finished, out: Path) -> list[TrainRow]:
+    def finish(self, finished: Finished, out: Path) -> Sequence[RunRow]:
         """Write the task's own files into ``out``; the run's rows, the first of which is its result.
 
         The first process alone calls it.
@@ -96,7 +100,7 @@ def run(
     device: torch.device,
     resume: bool = False,
     trackers: Trackers | None = None,
-) -> TrainRow:
+) -> RunRow:
     """Train a job into the run directory ``out``; with ``resume``, continue one that was interrupted or killed.
 
     Returns:
@@ -138,7 +142,7 @@ def _prepare_directory(job: Job, out: Path) -> None:
     checkpoint.write_whole(out / "config.yaml", recipes.dump(job.recipe))
 
 
-def _write_result(job: Job, finished: Finished, out: Path) -> TrainRow:
+def _write_result(job: Job, finished: Finished, out: Path) -> RunRow:
     """The final weights, the task's files and the record; result.json comes last and says that all of it is there."""
     checkpoint.write_tensors(out / "model.safetensors", finished.state.model.state_dict())
     if finished.state.ema is not None:
@@ -231,7 +235,7 @@ def read_recipe(out: Path) -> Recipe:
     return recipes.parse(data, str(path))
 
 
-def read_result(out: Path) -> TrainRow:
+def read_result(out: Path) -> RunRow:
     """The result of a finished run.
 
     Raises:
@@ -240,7 +244,7 @@ def read_result(out: Path) -> TrainRow:
     read_recipe(out)
     path = out / "result.json"
     try:
-        return TrainRow.model_validate_json(path.read_text())
+        return _RESULT.validate_json(path.read_text())
     except OSError as e:
         raise InputError(
             "the run is not finished",
@@ -254,7 +258,7 @@ def read_result(out: Path) -> TrainRow:
         ) from e
 
 
-def read_rows(out: Path) -> Sequence[TrainRow]:
+def read_rows(out: Path) -> Sequence[RunRow]:
     """All training rows of a finished run: of its raw weights, and of the averaged ones where it has them."""
     rows, _ = records.read(out / "records.jsonl")
-    return [row for row in rows if isinstance(row, TrainRow)]
+    return [row for row in rows if isinstance(row, RunRow)]

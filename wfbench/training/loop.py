@@ -96,7 +96,7 @@ def fit(
 ) -> Scores:
     """Train from ``progress`` to the recipe's last epoch; returns that epoch's evaluation.
 
-    Each epoch ends with an evaluation, a line in ``metrics.jsonl`` and a checkpoint.
+    Each epoch ends with a line in ``metrics.jsonl`` and a checkpoint, and, as the recipe has it, with an evaluation.
 
     Raises:
         RunError: at a loss that is not finite, naming the step; the last checkpoint stays.
@@ -135,19 +135,20 @@ def fit(
                     checkpoint.save(save_to, state, asdict(progress))
                 if stop:
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}", stop)
-            scores = evaluate()
-            if not all(math.isfinite(value) for value in scores.metrics.values()):
+            last = progress.epoch + 1 == recipe.epochs
+            scores = evaluate() if last or _is_turn(progress.epoch + 1, recipe.eval_every) else None
+            if scores is not None and not all(math.isfinite(value) for value in scores.metrics.values()):
                 raise RunError(f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept")
-            best = scores.headline > progress.best
-            if best:
-                progress.best, progress.best_epoch = scores.headline, progress.epoch + 1
+            best = False
+            if scores is not None and scores.headline > progress.best:
+                best, progress.best, progress.best_epoch = True, scores.headline, progress.epoch + 1
             row = {
                 "epoch": progress.epoch + 1,
                 "step": state.step_count,
                 "train_loss": sum(progress.losses) / len(progress.losses),
                 "lr": metrics.lr,
                 "grad_norm": float(metrics.grad_norm),
-                **scores.metrics,
+                **(scores.metrics if scores is not None else {}),
                 "train_seconds": round(progress.train_seconds, 3),
                 "images_per_second": round(progress.images / progress.train_seconds, 1),
             }

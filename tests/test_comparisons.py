@@ -1,0 +1,275 @@
+"""What a report says of differences: the accuracy table's verdicts, Pareto fronts, paired tests, published numbers, LaTeX."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_report import ACCURACY, cell, exponent, lines, notes, only, small_report, train
+from typer.testing import CliRunner
+
+from wfbench import records, report
+from wfbench.cli import app
+from wfbench.errors import InputError
+from wfbench.records import AnyRow
+from wfbench.report import Asked, Table
+from wfbench.report.statistics import against_baseline
+
+DIFFERENCE = "difference to softmax (points)"
+SAMPLES = {
+    "linear": [0.890, 0.892, 0.894, 0.889],
+    "pool": [0.9405, 0.9380, 0.9425, 0.9391],
+    "softmax": [0.940, 0.938, 0.942, 0.9394],
+}
+
+
+def seeds(samples: dict[str, list[float]] | None = None, **changes: object) -> list[AnyRow]:
+    return [
+        train(mixer, seed, accuracy, **changes)
+        for mixer, values in (samples or SAMPLES).items()
+        for seed, accuracy in enumerate(values)
+    ]
+
+
+def named(tables: list[Table], name: str) -> Table:
+    return next(table for table in tables if table.name == name)
+
+
+def test_the_table_says_what_the_statistics_say() -> None:
+    table = named(report.tables(seeds()), "accuracy")
+    linear, pool = against_baseline([SAMPLES["linear"], SAMPLES["pool"]], SAMPLES["softmax"], relevant=0.01).comparisons
+    assert lines(table, "verdict") == ["worse", "not distinguishable", "baseline"]
+    assert list(table.data["difference"])[:2] == [linear.difference, pool.difference]
+    assert list(table.data["difference_low"])[:2] == [linear.low, pool.low]
+    assert list(table.data["p_adjusted"])[:2] == [linear.p, pool.p]
+    assert list(table.data["power"])[:2] == [linear.power, pool.power]
+    assert (
+        table.frame[DIFFERENCE][0] == f"−{-100 * linear.difference:.2f} [−{-100 * linear.low:.2f}, −{-100 * linear.high:.2f}]"
+    )
+    assert table.frame["power at 1.00 points"][1] == "> 99 %"
+    assert "Dunnett's test of 2 lines against softmax" in notes(table)
+    assert "neither that there is a difference nor that there is none" in notes(table)
+
+
+def test_not_distinguishable_is_never_worded_as_equal() -> None:
+    text = named(report.tables(seeds()), "accuracy").to_markdown().lower()
+    assert "not distinguishable" in text
+    for word in ("equal", "same accuracy", "as good", "equivalent", "identical", "no difference "):
+        assert word not in text
+
+
+def test_equivalence_needs_a_margin_and_shows_it() -> None:
+    table = named(report.tables(seeds(), Asked(margin=0.01)), "accuracy")
+    assert lines(table, "verdict") == ["worse", "within ±1.00", "baseline"]
+    assert "TOST" in notes(table)
+    narrow = named(report.tables(seeds(), Asked(margin=0.0005)), "accuracy")
+    assert lines(narrow, "verdict")[1] == "not distinguishable"
+    assert list(narrow.data["p_equivalent"])[1] > 0.05
+
+
+def test_a_single_seed_is_marked_and_enters_no_comparison() -> None:
+    rows = [*seeds(), train("hydra", accuracy=0.99)]
+    table = named(report.tables(rows), "accuracy")
+    assert lines(table, "verdict")[0] == "not ranked: 1 seed"
+    assert table.frame[DIFFERENCE][0] == "–"
+    assert list(table.data["difference"])[2] == list(named(report.tables(seeds()), "accuracy").data["difference"])[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([*seeds({"linear": [0.9, 0.91]}), train("softmax")], "it has a single seed"),
+        (seeds({"linear": [0.9, 0.91], "pool": [0.9, 0.92]}), "there is no such line"),
+        (seeds({"linear": [0.9, 0.9], "softmax": [0.9, 0.9]}), "no spread"),
+    ],
+)
+def test_why_nothing_was_compared_is_said(rows: list[AnyRow], why: str) -> None:
+    table = named(report.tables(rows), "accuracy")
+    assert DIFFERENCE not in table.frame
+    assert "Nothing was compared with the baseline softmax: " in notes(table)
+    assert why in notes(table)
+
+
+def test_another_baseline_may_be_asked_for() -> None:
+    table = named(report.tables(seeds(), Asked(baseline="linear")), "accuracy")
+    assert lines(table, "verdict") == ["baseline", "better", "better"]
+
+
+def test_factors_are_lines_of_the_family_and_other_recipes_are_not() -> None:
+    rows = [*seeds(), *seeds({"softmax": [0.95, 0.951, 0.949]}, local_conv="dwc")]
+    assert lines(named(report.tables(rows), "accuracy"), "verdict")[-1] == "better", "is it only the convolution?"
+    other = seeds({"pool": [0.5, 0.51], "softmax": [0.9, 0.91]}, recipe_digest="another")
+    table = named(report.tables([*seeds(), *other]), "accuracy")
+    verdicts = dict(zip(zip(lines(table), lines(table, "recipe_digest"), strict=True), lines(table, "verdict"), strict=True))
+    assert verdicts["pool", "another"] == "worse"
+    assert verdicts["pool", "0123456789ab"] == "not distinguishable"
+
+
+def test_spreads_that_differ_are_said() -> None:
+    draws = np.random.default_rng(0)
+    wild = {"pool": draws.normal(0.9, 0.05, 10).tolist(), "softmax": draws.normal(0.9, 0.001, 10).tolist()}
+    assert "spreads over seeds differ" in notes(named(report.tables(seeds(wild)), "accuracy"))
+    assert "spreads over seeds differ" not in notes(named(report.tables(seeds()), "accuracy"))
+
+
+def test_power_is_never_rounded_to_certainty() -> None:
+    far = {"pool": [0.5, 0.5001, 0.4999], "softmax": [0.9, 0.9001, 0.8999]}
+    assert lines(named(report.tables(seeds(far)), "accuracy"), "power at 1.00 points")[0] == "> 99 %"
+
+
+# --- fronts
+
+
+def test_fronts_by_every_cost() -> None:
+    rows = [*seeds({"linear": SAMPLES["linear"]}, macs=1e9), *seeds({"softmax": SAMPLES["softmax"]}, macs=2e9)]
+    rows += [*seeds({"pool": [0.5, 0.51, 0.49]}, macs=3e9, parameters=1_000), train("hydra", accuracy=0.99, macs=1e3)]
+    table = named(report.tables(rows), "pareto")
+    assert lines(table) == ["linear", "pool", "softmax"], "a single seed has no place"
+    assert lines(table, "by GMACs") == ["on the front", "dominated", "on the front"]
+    assert lines(table, "by params") == ["dominated", "on the front", "on the front"]
+    assert "not ranked: hydra" in notes(table)
+    assert not [table for table in report.tables([train(), train("pool")]) if table.name.startswith("pareto")]
+
+
+def test_measured_costs_come_with_their_intervals() -> None:
+    rows: list[AnyRow] = [*seeds(), exponent("linear")]
+    for mixer, median in (("linear", 0.010), ("pool", 0.011), ("softmax", 0.030)):
+        rows += [
+            cell(mixer, side, median * side / 448, median_low=median * 0.8, median_high=median * 1.2) for side in (224, 448)
+        ]
+    table = named(report.tables(rows), "pareto")
+    assert "by latency at 448 px" in table.frame
+    assert lines(table, "by latency at 448 px") == ["undecided", "on the front", "undecided"]
+
+
+# --- the same images
+
+
+def keep(place: Path, mixer: str, seed: int, right: np.ndarray, truth: np.ndarray, **changes: object) -> None:
+    """A run directory with predictions."""
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text("")
+    (place / "result.json").write_text(train(mixer, seed, float(right.mean()), **changes).model_dump_json())
+    top1 = np.where(right, truth, (truth + 1) % 10)
+    index = np.random.default_rng(seed).permutation(len(truth))  # in any order
+    table = pd.DataFrame({"index": np.arange(len(truth)), "label": truth, "top1": top1, "confidence": 0.5})
+    table.iloc[index].to_parquet(place / "predictions-raw.parquet")
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    draws = np.random.default_rng(0)
+    truth, hard = draws.integers(0, 10, 800), draws.normal(1.5, 1.5, 800)
+    for mixer, shift in (("softmax", 0.0), ("linear", -1.0), ("pool", 0.0)):
+        for seed in range(3):
+            right = draws.random(800) < 1 / (1 + np.exp(-(hard + shift)))
+            keep(tmp_path / f"{mixer}-{seed}", mixer, seed, right, truth)
+    return tmp_path
+
+
+def test_mixers_are_compared_image_by_image(kept: Path) -> None:
+    runs = report.find_runs([kept, kept / "pool-0"])
+    assert len(runs) == 9
+    (table,) = report.tables([], runs=runs)
+    assert (table.name, lines(table)) == ("paired", ["linear", "pool"])
+    assert lines(table, "verdict") == ["worse", "not distinguishable"]
+    assert lines(table, "seeds") == ["3 and 3"] * 2
+    accuracy = {mixer: np.mean([r.row.accuracy for r in runs if r.row.mixer == mixer]) for mixer in SAMPLES}
+    assert table.data["difference"][0] == pytest.approx(accuracy["linear"] - accuracy["softmax"])
+    assert "seed 0: " in table.frame["McNemar, two models"][0]
+    assert "the models differ" in table.frame["McNemar, two models"][0]
+
+
+def test_other_images_are_not_compared(kept: Path, tmp_path: Path) -> None:
+    keep(kept / "xca-0", "xca", 0, np.ones(800, bool), np.zeros(800, int))
+    table = named(report.tables([], runs=report.find_runs([kept])), "paired")
+    assert "Not compared, since they were judged on other images or labels: xca" in notes(table)
+    keep(
+        kept / "ttt-0",
+        "ttt",
+        0,
+        np.ones(800, bool),
+        pd.read_parquet(kept / "pool-0/predictions-raw.parquet").sort_values("index")["label"].to_numpy(),
+    )
+    table = named(report.tables([], runs=report.find_runs([kept])), "paired")
+    assert dict(zip(lines(table), lines(table, "verdict"), strict=True))["ttt"] == "not ranked: 1 seed"
+
+
+def test_broken_files_of_a_run_are_bad_input(kept: Path) -> None:
+    (kept / "pool-0" / "predictions-raw.parquet").write_bytes(b"none")
+    with pytest.raises(InputError, match="cannot read predictions"):
+        report.tables([], runs=report.find_runs([kept]))
+    (kept / "pool-0" / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="not the result of a run"):
+        report.find_runs([kept])
+
+
+# --- published numbers
+
+
+def test_published_numbers_are_marked_and_never_mix_resolutions() -> None:
+    plain, made = report.tables(small_report()), report.tables(small_report(), published=True)
+    assert not [table for table in plain if "ublished" in table.title and "not published" in table.title]
+    known = [table for table in made if table.name.startswith("published")]
+    assert [table.name for table in known] == ["published-accuracy-224", "published-accuracy-448", "published-fid-256"]
+    for table in known:
+        assert set(lines(table, "px")) == {table.name.rsplit("-", 1)[1]}
+        assert all("published" in column for column in table.frame if column not in ("model", "px", "source"))
+        assert all(table.data["source"].str.contains("arXiv"))
+        assert "none was measured here" in notes(table)
+    values = dict(zip(lines(known[0], "model"), lines(known[0], "top-1 (%, published)"), strict=True))
+    assert values["WeightFormer-T"] == "76.3"
+    assert "WeightFormer-B" not in values, "it was trained at 448 px"
+    assert values["ConvNeXt-B (isotropic)"] == "82.0"
+    assert len(plain) == len(made) - 3
+
+
+def test_every_published_number_names_a_source_that_is_there() -> None:
+    known = yaml.safe_load((Path(report.__file__).parent / "published.yaml").read_text())
+    entries = [*known["accuracy"], *known["fid"]]
+    assert {entry["source"] for entry in entries} == set(known["sources"])
+    assert all({"model", "px", "value", "source"} <= set(entry) for entry in entries)
+
+
+# --- LaTeX, and the command
+
+
+def test_every_table_is_latex_in_ascii(tmp_path: Path) -> None:
+    rows = [*small_report(), *seeds(dataset="a_b & c"), train("50%_{x}", accuracy=0.5, dataset="a_b & c")]
+    for table in report.tables(rows, Asked(margin=0.01), published=True):
+        text = table.to_latex()
+        assert text.isascii(), table.name
+        body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+        assert len(body) == len(table.frame)
+        cells = {len(re.findall(r"(?<!\\)&", line)) + 1 for line in body}
+        assert cells == {len(table.frame.columns)}
+        assert not re.search(r"(?<!\\)[%_#]", text.split(r"\label")[0])
+    written = report.write(rows, tmp_path)
+    stems = {suffix: {path.stem for path in written if path.suffix == suffix} for suffix in (".tex", ".csv")}
+    assert stems[".tex"] == stems[".csv"]
+
+
+def test_latex_says_what_the_table_says() -> None:
+    text = only([train(seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]).to_latex()
+    assert r"91.00 $\pm$ 2.48" in text
+    assert r"accuracy (\%, measured)" in text
+
+
+def test_the_command_takes_a_baseline_a_margin_and_published_numbers(tmp_path: Path) -> None:
+    records.append(tmp_path / "records.jsonl", seeds())
+    words = ["report", str(tmp_path), "--margin", "1", "--published", "--baseline", "pool"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    table = (tmp_path / "accuracy.md").read_text()
+    assert "difference to pool (points)" in table
+    assert "within ±1.00" in table
+    assert (tmp_path / "published-fid-256.tex").is_file()
+    assert (tmp_path / "page.html").is_file()
+    assert ACCURACY in table
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--margin", "-1"])
+    assert done.exit_code == 2
+    assert "margin" in done.output

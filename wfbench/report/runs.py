@@ -1,0 +1,93 @@
+"""What a run directory holds beside its record: the curve of its training and its predictions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+
+from wfbench.errors import InputError
+from wfbench.records import TrainRow
+
+_COLUMNS = ("index", "label", "top1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and its result."""
+
+    place: Path
+    row: TrainRow
+
+    def curve(self) -> list[dict[str, float]]:
+        """The finite numbers of each epoch; empty without ``metrics.jsonl``. A torn line ends the curve.
+
+        Raises:
+            InputError: if the file is there and cannot be read.
+        """
+        path = self.place / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        points = []
+        for line in _text(path).splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+            points.append({key: value for key, value in numbers.items() if math.isfinite(value)})
+        return [point for point in points if "epoch" in point]
+
+    def predictions(self) -> pd.DataFrame | None:
+        """index, label and top1 of every held-out sample, in order, by the weights of the record; None if not kept.
+
+        Raises:
+            InputError: if the file is there and is no table of predictions, or names a sample twice.
+        """
+        path = self.place / f"predictions-{self.row.weights}.parquet"
+        if not path.is_file():
+            return None
+        try:
+            table = pd.read_parquet(path, columns=list(_COLUMNS)).sort_values("index", ignore_index=True)
+        except (OSError, ValueError, KeyError) as e:
+            raise InputError("cannot read predictions", got=f"{path}: {e}", expected=f"columns {', '.join(_COLUMNS)}") from e
+        if table["index"].duplicated().any():
+            raise InputError("a sample has two predictions", got=path, expected="each index once")
+        return table
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """The finished runs in directories and below them, each once; a file is no run.
+
+    Raises:
+        InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        for place, _, names in os.walk(path):
+            if {"result.json", "config.yaml"} <= set(names):
+                directory = Path(place)
+                found.setdefault(directory.resolve(), Run(directory, _result(directory / "result.json")))
+    return [found[place] for place in sorted(found)]
+
+
+def _result(path: Path) -> TrainRow:
+    try:
+        return TrainRow.model_validate_json(_text(path))
+    except ValidationError as e:
+        problem = e.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InputError("not the result of a run", got=f"{path}: {where}: {problem['msg']}", expected="a train row") from e
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise InputError("cannot read a run", got=f"{path}: {e.strerror}", expected="a readable file") from e
