@@ -95,7 +95,7 @@ class Run:
             told=self._replaced,
         )
 
-    def try_out(self) -> None:
+    def try_data(self) -> None:
         """Take a few training images through their transforms and one held-out image through the model too.
 
         So none of these fails in an hour.
@@ -237,7 +237,7 @@ def train(
     """
     distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
     run = prepare(recipe)
-    distributed.on_main(run.try_out)
+    distributed.on_main(run.try_data)
     row = training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
     assert isinstance(row, TrainRow)
     return row

@@ -68,7 +68,7 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
     world = processes or distributed.world()
     checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
-    replace(run, world=world).try_out()
+    replace(run, world=world).try_data()
     training.try_directory(out)
     disk_bytes = training.check_space(recipe, run.model, out)
     state = TrainState(run.model, run.recipe, run.steps_per_epoch)
