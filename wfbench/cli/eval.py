@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +22,23 @@ def evaluate(
     mapping: Annotated[
         Path | None, typer.Option(help="A JSON file of other labels: class folder, or file name, to the model's classes.")
     ] = None,
+    samples: Annotated[Path | None, typer.Option(help="Of a denoiser: a samples.npz of `wfbench sample`, to score.")] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="With --samples: a file of Inception's weights, for FID and IS; nothing is downloaded.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="What FID compares with: an npz, or a folder of images. Default: the training images.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key: data.eval_resize=shorter")] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go. Default: eval/ beside the weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Evaluate weights: top-1, top-5, loss, figures by class, and every prediction; at several resolutions, if asked for.
 
-    The unchanged evaluation of a run is compared with what its trainer recorded; if they differ though the machine is the
-    same, the exit code is 1.
+    Of a denoiser: the held-out loss by t; with --samples, the scores of these samples instead.
+
+        The unchanged evaluation of a run is compared with what its trainer recorded; if they differ though the machine is the
+        same, the exit code is 1.
     """
     import json
 
@@ -41,6 +51,17 @@ def evaluate(
 
     if weights not in ("raw", "ema"):
         raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema")
+    given = {"--samples": samples, "--inception": inception, "--reference": reference}
+    if path.is_dir() and read_recipe(path).task == "dit":
+        from wfbench.cli.scores import show_held_out, show_scores
+
+        other = {"--recipe": recipe, "--mixer": mixer, "--data": data, "--set": settings}
+        _refuse(other | {"--resolution": resolution, "--mapping": mapping}, "a classifier")
+        if samples is not None:
+            return show_scores(path, samples, inception, reference, device, out)
+        _refuse(given, "samples, given by --samples")
+        return show_held_out(path, weights, device, out)
+    _refuse(given, "a denoiser's run")
     overrides = list(settings or [])
     overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
     if data is not None and (recipe is not None or path.is_dir()):  # else there is no source, and the evaluation says why
@@ -64,3 +85,12 @@ def evaluate(
             typer.echo(f"what the trainer recorded: {'the same' if result.same else f'NOT the same: {figures}{where}'}")
     if any(result.same is False and not result.elsewhere for result in results):
         raise typer.Exit(1)
+
+
+def _refuse(options: Mapping[str, object], whose: str) -> None:
+    """Refuse options that are of something else."""
+    from wfbench.errors import InputError
+
+    used = [name for name, value in options.items() if value]
+    if used:
+        raise InputError(f"an option that is of {whose}", got=", ".join(used), remedy="leave it out")

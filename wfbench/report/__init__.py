@@ -73,6 +73,7 @@ def write(
         InputError: if a file cannot be written.
     """
     from wfbench.report import figures
+    from wfbench.report.diffusion import draw_curves
     from wfbench.report.erf import draw_erf
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
@@ -91,7 +92,7 @@ def write(
             sections[table.name] = f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n"
         titles = {table.name: table.title for table in made}
         drawn = [(path, table.name) for path, table in figures.draw(made, out)]
-        for path, name in [*drawn, *draw_erf(rows, out)]:
+        for path, name in [*drawn, *draw_erf(rows, out), *draw_curves(rows, out)]:
             written.append(path)
             sections[name] += f"\n![{titles[name]}]({path.name})\n"
         found = sources(rows)

@@ -69,6 +69,7 @@ def page(
 
     drawn = charts(tables, runs)
     by_kind = {"accuracy": "accuracy", "pareto": "accuracy", "overview": "glance", "published": "published", "erf": "erf"}
+    by_kind |= {"denoising": "denoisers", "scores": "denoisers"}
     placed: dict[str, list[Table]] = {}
     for table in tables:
         placed.setdefault(by_kind.get(table.name.partition("-")[0], "cost"), []).append(table)
@@ -87,6 +88,7 @@ def page(
             _Section("cost", "Cost and scaling", ours["scaling"], shown.get("cost", ()), _LEGENDS["scaling"]),
             _Section("training", "Training", ours["training"], legend=_LEGENDS["training"]),
             _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=maps),
+            _Section("denoisers", "Denoisers", tables=shown.get("denoisers", ())),
             _Section("samples", "Samples", maps=samples),
             _Section("published", "Published numbers", tables=shown.get("published", ())),
             _Section("pictures", "Pictures left out", left_out=left_out),

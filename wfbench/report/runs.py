@@ -8,14 +8,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError
-from wfbench.records import TrainRow
+from wfbench.records import DiTRow, TrainRow
 
 _COLUMNS = ("index", "label", "top1")
+_RESULT: TypeAdapter[TrainRow | DiTRow] = TypeAdapter(Annotated[TrainRow | DiTRow, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The finished runs in directories and below them, each once; a file is no run.
+    """The finished runs of classifiers in directories and below them, each once; a file is no run.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
@@ -73,13 +75,17 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         for place, _, names in os.walk(path):
             if {"result.json", "config.yaml"} <= set(names):
                 directory = Path(place)
-                found.setdefault(directory.resolve(), Run(directory, _result(directory / "result.json")))
+                row = _result(directory / "result.json")
+                if row is not None:
+                    found.setdefault(directory.resolve(), Run(directory, row))
     return [found[place] for place in sorted(found)]
 
 
-def _result(path: Path) -> TrainRow:
+def _result(path: Path) -> TrainRow | None:
+    """The result of a classifier; None for a denoiser's, whose row holds its curves."""
     try:
-        return TrainRow.model_validate_json(_text(path))
+        row = _RESULT.validate_json(_text(path))
+        return row if isinstance(row, TrainRow) else None
     except ValidationError as e:
         problem = e.errors()[0]
         where = ".".join(map(str, problem["loc"]))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wfbench.records import AnyRow, BaselineRow, TrainRow
+from wfbench.report.diffusion import diffusion_tables
 from wfbench.report.erf import erf_tables
 from wfbench.report.paired import paired_tables
 from wfbench.report.pareto import pareto_tables
@@ -73,6 +74,7 @@ def tables(
         *fronts,
         *paired_tables(runs, asked),
         *erf_tables(rows),
+        *diffusion_tables(rows),
         *known,
     ]
 

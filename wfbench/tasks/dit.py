@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -170,11 +169,17 @@ class Run:
         )
 
     def try_data(self) -> None:
-        """A first batch without workers, and a first held-out sample, so that none of it fails first in an hour."""
-        few = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"workers": 0})})
+        """Take a few training samples and one held-out one through their transforms, so that none of these fails in an hour.
+
+        Raises:
+            InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
+        """
+        self.batches((0, 0))  # it is not begun, but refuses what does not fit
+        data = self.recipe.data.model_copy(update={"workers": 0})
+        few = self.recipe.model_copy(update={"batch_size": min(self.recipe.batch_size, 2 * self.world), "data": data})
         first = replace(self, recipe=few)
         next(first.batches((0, 0)))
-        next(islice(first.held_out(batch_size=1), 1))
+        next(first.held_out(batch_size=1))
 
     def finish(self, finished: Finished, out: Path) -> list[DiTRow]:
         """Rows of the averaged weights, if there are any, and of the raw ones; no files beside the weights."""

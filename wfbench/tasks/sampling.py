@@ -8,6 +8,7 @@ where it is the set is whole.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -23,11 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 from wfbench import recipe as recipes
+from wfbench import records
 from wfbench.data.codecs import Codec, PixelCodec, VAECodec
 from wfbench.diffusion import Sampler, sample
 from wfbench.errors import InputError, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
+from wfbench.records import PictureRow
 from wfbench.tasks import dit
 from wfbench.tasks.classify import read_weights
 from wfbench.tasks.common import precision_of, writable_dir
@@ -143,7 +146,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
 
     Returns:
         The directory with ``samples.npz`` (NHWC, uint8, ``arr_0``; classes, ``arr_1``), ``grid.png`` and ``protocol.json``;
-        None while parts of other processes are missing.
+        None while parts of other processes are missing. A record of the grid, for the report, lies beside them.
 
     Raises:
         InputError: for a run, an autoencoder or settings that cannot be, or a directory of other settings.
@@ -169,7 +172,18 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
                 _save(path, _pictures(request, model, recipe, codec, indices, device, done))
     elif wrong := _differences(json.loads((out / PROTOCOL).read_text()), protocol):
         raise _other(out, wrong)
-    return _assemble(out, protocol, model.num_classes)
+    config = model.config
+    picture = PictureRow(
+        environment=records.environment(device.type),
+        model=recipe.model.name,
+        mixer=config.mixer,
+        local_conv=config.local_conv,
+        pos_embed=config.pos_embed,
+        caption=f"seed {recipe.seed}, {protocol['weights']} weights, {protocol['sampler']} {protocol['steps']} steps, "
+        f"cfg {protocol['cfg']:g}, noise seed {protocol['sample_seed']}; a row for each class",
+        picture="",
+    )
+    return _assemble(out, protocol, model.num_classes, picture)
 
 
 def _pictures(
@@ -272,7 +286,7 @@ def _other(out: Path, wrong: list[str]) -> InputError:
     )
 
 
-def _assemble(out: Path, protocol: dict[str, Any], classes: int) -> Path | None:
+def _assemble(out: Path, protocol: dict[str, Any], classes: int, picture: PictureRow) -> Path | None:
     """Put the parts together, once, whichever process comes first to find all of them."""
     parts = [_part(out, k) for k in range(-(-protocol["samples"] // PART))]
     with writing("samples", out, expected="a writable place with room", remedy="make room, and call it again"):
@@ -288,6 +302,8 @@ def _assemble(out: Path, protocol: dict[str, Any], classes: int) -> Path | None:
                     np.savez(file, arr_0=images, arr_1=labels)
                 os.replace(part, out / SAMPLES)
                 _grid(images, classes).save(out / GRID)
+                grid = picture.model_copy(update={"picture": base64.b64encode((out / GRID).read_bytes()).decode()})
+                _write_whole(out / "records.jsonl", (grid.model_dump_json() + "\n").encode())
                 told = protocol | {"samples_sha256": _sha256(out / SAMPLES)}
                 _write_whole(out / PROTOCOL, (json.dumps(told, indent=1) + "\n").encode())
             for rest in (*parts, out / "settings.json"):
@@ -296,10 +312,14 @@ def _assemble(out: Path, protocol: dict[str, Any], classes: int) -> Path | None:
     return out
 
 
-def _grid(images: np.ndarray, classes: int, most: int = 10) -> Image.Image:
-    """The first samples of the first classes, a row for each class, small pictures enlarged, a dark line between."""
-    rows = [images[c::classes][:most] for c in range(min(classes, most))]
+def _grid(images: np.ndarray, classes: int) -> Image.Image:
+    """The first samples of the first classes, a row for each class, small pictures enlarged, a grey line between.
+
+    At most 10 of each, and about 1024 pixels a side.
+    """
     height, width, channels = images.shape[1:]
+    most = max(1, min(10, 1024 // max(height, width)))
+    rows = [images[c::classes][:most] for c in range(min(classes, most, len(images)))]
     scale = max(1, 48 // max(height, width))
     columns = max(map(len, rows))
     page = np.full((len(rows) * (height * scale + 2), columns * (width * scale + 2), channels), 96, dtype=np.uint8)
