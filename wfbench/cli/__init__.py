@@ -15,6 +15,7 @@ from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
+from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
 
@@ -48,6 +49,7 @@ app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("erf")(erf)
+app.command("sweep")(sweep)
 app.command("demo")(demo)
 app.add_typer(data)
 

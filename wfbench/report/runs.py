@@ -63,7 +63,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The finished runs in directories and below them, each once; a file is no run.
+    """The finished runs in directories and below them, each once; a file is no run, and a trial of tuning no result.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
@@ -74,7 +74,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
             if {"result.json", "config.yaml"} <= set(names):
                 directory = Path(place)
                 found.setdefault(directory.resolve(), Run(directory, _result(directory / "result.json")))
-    return [found[place] for place in sorted(found)]
+    return [found[place] for place in sorted(found) if found[place].row.validation is None]
 
 
 def _result(path: Path) -> TrainRow:
