@@ -201,6 +201,8 @@ class Run:
             train_seconds=progress.train_seconds,
             images_per_second=progress.images / seconds,
             data_wait_share=progress.wait_seconds / seconds,
+            chosen=training.chosen(recipe, config.mlp_ratio, config.depth),
+            validation=recipe.data.validation,
         )
 
 
