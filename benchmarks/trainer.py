@@ -140,9 +140,9 @@ def cases(scratch: Path) -> list[Case]:
 
     plain = recipes.load("digits", [*one_epoch, "model.image_size=112"])
     return [
-        Case("compute-bound, smallest steps: the digits' model, 8 px", digits, tiny, in_memory(8, 10, 1), 200),
-        Case("compute-bound: ViT-Tiny, 112 px", plain, vit, in_memory(112, 10, 3), 6),
-        Case("loader-bound: JPEG 500×375, RandAugment, 112 px, one layer of 32 channels", imagenet, small, jpegs, 12),
+        Case("compute-bound, smallest steps: the digits' model, 8 px", digits, tiny, in_memory(8, 10, 1), 100),
+        Case("compute-bound: ViT-Tiny, 112 px", plain, vit, in_memory(112, 10, 3), 2),
+        Case("loader-bound: JPEG 500×375, RandAugment, 112 px, one layer of 32 channels", imagenet, small, jpegs, 8),
     ]
 
 

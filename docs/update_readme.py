@@ -5,8 +5,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: Directory of results, and which of its tables the README shows between its marks.
 SHOWN = {
+    "results/cifar10": ("accuracy", "resolution"),
     "results/demo": ("accuracy",),
-    "results/profile": ("speedup", "crossover", "scaling"),
+    "results/profile": ("speedup", "crossover"),
 }
 
 

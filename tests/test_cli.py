@@ -1,12 +1,15 @@
 """The command line: what it says to bad input, what it writes, what it does not import."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import image_folder, listing
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,12 +32,40 @@ def test_importing_the_command_line_does_not_import_torch():
 def test_the_commands_and_their_flags_are_what_users_rely_on():
     flags = {
         "mixers": ["--json"],
-        "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"],
-        "eval": ["--device"],
+        "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"]
+        + ["--nproc", "--dry-run", "--tensorboard", "--wandb"],
+        "eval": ["--weights", "--recipe", "--mixer", "--data", "--resolution", "--mapping", "--set", "--out", "--device"],
+        "baselines": ["--recipe", "--data", "--set", "--out"],
         "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"]
         + ["--mode", "--tokens", "--dtype", "--compile", "--channels-last", "--threads", "--baseline", "--attention", "--force"]
         + ["--alternatives", "--saturate", "--breakdown", "--no-isolate", "--no-memory", "--seconds", "--budget"],
-        "report": ["--out"],
+        "report": ["--out", "--claims"],
+        "sweep": [
+            "--mixer",
+            "--seed",
+            "--recipe",
+            "--local-conv",
+            "--pos",
+            "--set",
+            "--vary",
+            "--data",
+            "--baseline",
+            "--match",
+        ]
+        + [
+            "--match",
+            "--tune",
+            "--trials",
+            "--claims",
+            "--out",
+            "--jobs",
+            "--threads",
+            "--device",
+            "--slurm",
+            "--partition",
+            "--time",
+        ]
+        + ["--gpus", "--cpus", "--dry-run"],
         "demo": ["--out"],
     }
     for command, expected in flags.items():
@@ -65,6 +96,27 @@ def one_class_without_images(tmp_path: Path) -> Path:
             (root / part / c).mkdir(parents=True)
         Image.new("L", (8, 8)).save(root / part / "a" / "0.png")
     return root
+
+
+def sets(*settings: str) -> list[str]:
+    return ["train", *(word for setting in settings for word in ("--set", setting))]
+
+
+def written(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def unlike(tmp_path: Path) -> Path:
+    image_folder(tmp_path / "unlike", "train", ["a", "b"], 1)
+    return image_folder(tmp_path / "unlike", "val", ["a", "c"], 1)
+
+
+def of_several_sizes(tmp_path: Path) -> Path:
+    for part in ("train", "val"):
+        image_folder(tmp_path / "sizes", part, ["a", "b"], 2)
+    Image.new("RGB", (3, 3)).save(tmp_path / "sizes" / "train" / "a" / "000.png")
+    return tmp_path / "sizes"
 
 
 def unwritable(tmp_path: Path) -> Path:
@@ -99,6 +151,69 @@ BAD = {
     "seed": (lambda t: ["train", "--seed", 10**20], ["seed", "less than"]),
     "a mixer called null": (lambda t: ["train", "--mixer", "null"], ["'null'", "softmax"]),
     "an empty mixer": (lambda t: ["train", "--mixer", ""], ["model.mixer"]),
+    "zero epochs of warm-up left": (lambda t: sets("epochs=2", "optim.warmup_epochs=2"), ["warmup_epochs (2)", "fewer than"]),
+    "rate": (lambda t: sets("optim.lr=-1e-3"), ["optim.lr = -0.001", "greater than 0"]),
+    "rate that is no number": (lambda t: sets("optim.lr=.nan"), ["optim.lr = nan", "finite"]),
+    "micro-batch": (lambda t: sets("compute.micro_batch=0"), ["compute.micro_batch = 0", "greater than or equal to 1"]),
+    "precision": (
+        lambda t: sets("compute.precision=half"),
+        ["compute.precision = 'half'", "'float32', 'bfloat16' or 'float16'"],
+    ),
+    "average": (lambda t: sets("ema.decay=1.5"), ["ema.decay = 1.5", "less than 1"]),
+    "layer decay": (lambda t: sets("optim.layer_decay=0"), ["optim.layer_decay = 0", "greater than 0"]),
+    "smoothing": (lambda t: sets("label_smoothing=1"), ["label_smoothing = 1", "less than 1"]),
+    "pairs": (lambda t: sets("mix.mixup=0.8", "batch_size=63"), ["mix pairs images", "(63)", "even"]),
+    "mixing of nothing": (lambda t: sets("mix.prob=0.5"), ["mixup or cutmix above 0", "mix: null"]),
+    "mixing mode": (lambda t: sets("mix.mixup=1", "mix.mode=row"), ["mix.mode = 'row'", "'batch', 'pair' or 'elem'"]),
+    "erasing without its augmentation": (lambda t: sets("data.erase=0.5"), ["augment: resized-crop"]),
+    "crop": (lambda t: sets("data.crop_scale=[1.0,0.1]"), ["crop_scale needs 0 < low <= high"]),
+    "policy": (
+        lambda t: sets("data.augment=resized-crop", "data.auto_augment=rnd-m9"),
+        ["unknown augmentation policy", "rnd-m9", "rand-m9-mstd0.5-inc1"],
+    ),
+    "limit": (lambda t: sets("data.limit=5"), ["data.limit = 5", "10 (the classes) to 1,437"]),
+    "source": (lambda t: sets("data.source=imagenet"), ["data.source = 'imagenet'", "'folder'"]),
+    "no path": (
+        lambda t: ["train", "--recipe", "imagenet-deit"],
+        ["does not say where the images are", "nothing is downloaded"],
+    ),
+    "no idx files": (lambda t: ["train", "--recipe", "fashion", "--data", t], ["Fashion-MNIST is missing", "train-images"]),
+    "no binary batches": (lambda t: ["train", "--recipe", "cifar10", "--data", t], ["CIFAR-10 are missing", "data_batch_1"]),
+    "no archive": (lambda t: ["train", "--data", f"tar:{t}"], ["no archive", "train.tar"]),
+    "no shards": (lambda t: ["train", "--data", f"webdataset:{t}"], ["no shards", "train-*.tar"]),
+    "a data set that is none": (lambda t: ["train", "--data", f"huggingface:{t}"], ["Hugging Face", "load_dataset"]),
+    "splits of different classes": (lambda t: ["train", "--data", unlike(t)], ["different classes", "b, c"]),
+    "recipe file": (lambda t: ["train", "--recipe", t / "no.yaml"], ["no such recipe file", "no.yaml"]),
+    "recipe that is no YAML": (lambda t: ["train", "--recipe", written(t, "a: [1")], ["cannot read the recipe", "mine.yaml"]),
+    "recipe that is a list": (lambda t: ["train", "--recipe", written(t, "- 1")], ["not a recipe", "list"]),
+    "recipe without a rate": (lambda t: ["train", "--recipe", written(t, "epochs: 1\nbatch_size: 4")], ["optim", "required"]),
+    "several mistakes": (lambda t: sets("epochs=0", "batch_size=0"), ["(and 1 more)", "epochs = 0"]),
+    "position": (lambda t: ["train", "--pos", "learnt"], ["model.pos_embed = 'learnt'", "'learned'"]),
+    "position for a mixer": (lambda t: ["train", "--pos", "rope2d", "--mixer", "pool"], ["rotary", "'pool'", "softmax"]),
+    "local convolution": (lambda t: ["train", "--local-conv", "3x3"], ["model.local_conv = '3x3'", "'none' or 'dwc'"]),
+    "width of a position": (
+        lambda t: ["train", "--pos", "sincos", *sets("model.embed_dim=18", "model.num_heads=2")[1:]],
+        ["embed_dim = 18", "a multiple of 4"],
+    ),
+    "class token": (
+        lambda t: ["train", "--mixer", "static", *sets("model.class_token=true")[1:]],
+        ["takes no class token", "'static'"],
+    ),
+    "pool": (lambda t: sets("model.pool=token"), ["pooling needs a class token", "class_token=True"]),
+    "mixer option": (lambda t: sets("model.mixer_options.lokal=false"), ["lokal", "softmax"]),
+    "mixer class": (lambda t: ["train", "--mixer", f"{written(t, 'x = 1', 'm.py')}:Nix"], ["m.py", "Nix"]),
+    "mixer file that breaks": (lambda t: ["train", "--mixer", f"{written(t, 'x = (', 'm.py')}:Nix"], ["m.py", "never closed"]),
+    "no CUDA": (lambda t: ["train", "--device", "cuda"], ["no CUDA device", "cpu or auto"]),
+    "resume of nothing": (lambda t: ["train", "--resume", "--out", t / "run"], ["not a run directory", "config.yaml"]),
+    "no weights": (lambda t: sets("model.init_weights=no.safetensors"), ["cannot read the weights", "nothing is downloaded"]),
+    "processes": (lambda t: ["train", "--nproc", 2, *sets("batch_size=65")[1:]], ["65 for 2 processes", "a multiple of 2"]),
+    "baselines of an unknown recipe": (lambda t: ["baselines", "--recipe", "digitz"], ["'digitz'", "did you mean digits"]),
+    "baselines of nothing": (lambda t: ["baselines", "--data", t / "nowhere"], ["not a folder", "nowhere"]),
+    "baselines of images of several sizes": (
+        lambda t: ["baselines", "--data", of_several_sizes(t)],
+        ["several sizes", "all of one size"],
+    ),
+    "baselines that cannot be written": (lambda t: ["baselines", "--out", unwritable(t)], ["cannot write", "another --out"]),
     "grid too small": (lambda t: ["train", "--mixer", "weightformer", "--set", "model.patch_size=8"], ["1x1", "at least 2x2"]),
 }
 
@@ -115,13 +230,61 @@ def records(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("case", list(BAD))
 def test_bad_input_is_one_message_and_exit_code_2(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words, expected = BAD[case]
-    result = run(*words(tmp_path))
+    given = words(tmp_path)
+    before = listing(tmp_path)
+    result = run(*given)
     assert result.exit_code == 2, result.output
+    assert listing(tmp_path) == before, "nothing is written for bad input"
     assert "Traceback" not in result.output
     assert result.output.count("error:") == 1
     for word in expected:
         assert word in result.output, result.output
+
+
+def test_baselines_are_the_floor_under_the_accuracies_of_a_recipe(tmp_path):
+    result = run("baselines", "--out", tmp_path / "floor")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "floor" / "records.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["logistic regression on pixels", "nearest neighbour on pixels"]
+    for row in rows:
+        assert (row["samples"], row["dataset"]) == (360, "digits (20% held out by split seed 0)")
+        assert 0.94 < row["accuracy"] < 1
+        assert f"{row['name']}: {100 * row['accuracy']:.2f} % of 360" in result.output
+    fewer = run("baselines", "--out", tmp_path / "fewer", "--set", "data.limit=50")
+    assert fewer.exit_code == 0, fewer.output
+    few = [json.loads(line) for line in (tmp_path / "fewer" / "records.jsonl").read_text().splitlines()]
+    assert all(a["accuracy"] < b["accuracy"] for a, b in zip(few, rows, strict=True))
+    assert "50 of 1,437 for training" in few[0]["dataset"]
+
+
+def test_a_number_of_processes_below_one_is_refused(tmp_path):
+    assert run("train", "--nproc", 0, "--out", tmp_path / "run").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_says_by_its_exit_code_that_it_goes_on(number, code, tmp_path, monkeypatch):
+    """75 is for a scheduler that queues the same command again; here the signal comes from within, at a known step."""
+    from wfbench.cli.progress import Lines
+
+    told = [False]
+
+    def step(self, epoch, step, steps, loss):
+        if step == 5 and not told[0]:
+            told[0] = True
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Lines, "step", step)
+    result = run("train", *SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == code, result.output
+    assert "interrupted: stopped in epoch 1 after step" in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run" / "result.json").exists()
+    again = run("train", "--resume", "--out", tmp_path / "run")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_failed_run_is_exit_code_1_and_names_the_step(tmp_path):

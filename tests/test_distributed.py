@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +133,58 @@ def test_two_processes_stop_together_and_go_on_exactly(pair, tmp_path):
     assert process.returncode == 75, text
     assert not (out / "result.json").exists()
     train(out, "--nproc", "2", "--resume", sets=[*SETTINGS, "save_steps=5"])
+    a, b = load_file(pair[1] / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_each_process_draws_by_a_seed_of_its_own(pair):
+    """Else all of them would drop the same paths, and a task's loss would draw the same noise."""
+    [newest] = (pair[1] / "checkpoint").glob("step-*")
+    states = load_file(newest / "random.safetensors")
+    assert states.keys() >= {"0.torch", "1.torch", "0.generator", "1.generator"}
+    assert not torch.equal(states["0.torch"], states["1.torch"])
+    assert not torch.equal(states["0.generator"], states["1.generator"])
+    [alone] = (pair[0] / "checkpoint").glob("step-*")
+    assert torch.equal(states["0.torch"], load_file(alone / "random.safetensors")["0.torch"]), "the first is a run's own"
+
+
+@pytest.mark.slow
+def test_processes_that_a_scheduler_starts_by_their_environment_stop_with_75_and_go_on(pair, tmp_path):
+    """As the Slurm script of docs/TRAINING.md starts and signals them: no torchrun, one command for each process."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def together(*more: str) -> list[subprocess.Popen]:
+        words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
+        words += [word for setting in (*SETTINGS, "save_steps=5") for word in ("--set", setting)]
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        return [
+            subprocess.Popen(
+                words,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+            )
+            for rank in "01"
+        ]
+
+    processes = together()
+    deadline = time.monotonic() + 200
+    while not list((out / "checkpoint").glob("step-*")):
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGUSR1)
+    said = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], said
+    assert not (out / "result.json").exists()
+    again = together("--resume")
+    said = [process.communicate(timeout=200)[0] for process in again]
+    assert [process.returncode for process in again] == [0, 0], said
     a, b = load_file(pair[1] / "model.safetensors"), load_file(out / "model.safetensors")
     assert all(torch.equal(a[key], b[key]) for key in a)
 

@@ -150,6 +150,14 @@ def test_other_settings_have_other_names_and_leave_the_plain_evaluation_as_it_wa
     assert len((a_run / "eval" / "records.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_checkpoint_s_weights_are_evaluated_by_the_recipe_of_their_run(a_run):
+    [best] = (a_run / "checkpoint").glob("best-*")
+    [result] = evaluate(best / "model.safetensors", recipe=str(a_run / "config.yaml"))
+    last = json.loads((a_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (result.row.accuracy, result.row.loss) == (last["accuracy"], last["loss"]), "of the run's only epoch"
+    assert result.row.weights == "file"
+
+
 # Files, under the names of those who made them
 
 

@@ -38,6 +38,7 @@ EVERY_KEY = {
     "data.path": "somewhere/else",
     "data.holdout": 0.3,
     "data.split_seed": 4,
+    "data.validation": 0.2,
     "data.mean": (0.25,),
     "data.std": (0.75,),
     "data.limit": 100,
@@ -91,6 +92,13 @@ EVERY_KEY = {
     "eval_every": 2,
     "keep_every": 5,
     "save_steps": 100,
+    "chosen.match": "macs",
+    "chosen.match_to": "softmax",
+    "chosen.budget": 1000,
+    "chosen.residual": 0.01,
+    "chosen.rates": (1e-3, 2e-3),
+    "chosen.trial_seeds": (1000,),
+    "chosen.validation": 0.2,
 }
 #: What a key cannot do without.
 NEEDS = {
@@ -100,6 +108,8 @@ NEEDS = {
     "ema.decay": ["ema.warmup=false"],
     "ema.warmup": ["ema.decay=0.9"],
     "diffusion.vae": ["data.source=latents"],
+    **{key: ["chosen.match=params"] for key in EVERY_KEY if key.startswith("chosen.")},
+    "chosen.match": ["chosen.budget=1"],
 }
 
 
@@ -146,7 +156,7 @@ def test_a_key_is_overridden_alone(key: str, value: object) -> None:
 
 
 def test_the_keys_above_are_all_there_are() -> None:
-    classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9"]).model_dump() | {
+    classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9", "chosen.match=macs"]).model_dump() | {
         "diffusion": recipe.load("dit-digits").diffusion.model_dump()
     }
     assert dict(leaves(classifier)).keys() == EVERY_KEY.keys()

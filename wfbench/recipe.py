@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from wfbench import strict
 from wfbench.errors import InputError, did_you_mean
+from wfbench.strict import Section as _Section
 
 _Side = Annotated[int, Field(ge=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -78,6 +75,9 @@ class DataSection(_Section):
     #: For a source without a split of its own: the share held out, stratified, and the seed of the draw.
     holdout: float = Field(0.2, gt=0, lt=1)
     split_seed: int = Field(0, ge=0, lt=2**32)
+    #: For tuning: hold out this share of the training images, stratified and drawn by ``split_seed``, and evaluate on it; the
+    #: held-out images are then not looked at.
+    validation: float | None = Field(None, gt=0, lt=1)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     #: "shift": resize to the model's size, then ``crop_padding`` and ``hflip``. "resized-crop": timm's training transform,
@@ -216,6 +216,22 @@ class ComputeSection(_Section):
     micro_batch: int | None = Field(None, ge=1)
 
 
+class ChosenSection(_Section):
+    """What `wfbench sweep` chose for this mixer by a rule that is one for all mixers; the digest holds the rule alone."""
+
+    #: What was made equal to the baseline's by the MLP ratio or the depth, whose it is, how much, and the relative difference
+    #: that is left.
+    match: Literal["params", "macs"] | None = None
+    match_to: str | None = None
+    budget: int | None = None
+    residual: float | None = None
+    #: Rates that were tried for this mixer, of which optim.lr was the best, the seeds of each, and the part of the training
+    #: images that they were judged on.
+    rates: tuple[float, ...] | None = None
+    trial_seeds: tuple[int, ...] | None = None
+    validation: float | None = None
+
+
 class Recipe(_Section):
     """A whole training run, but for the machine it runs on."""
 
@@ -240,6 +256,7 @@ class Recipe(_Section):
     keep_every: int | None = Field(None, ge=1)
     #: Save inside an epoch too, every so many steps; None: at the end of each epoch.
     save_steps: int | None = Field(None, ge=1)
+    chosen: ChosenSection | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -280,12 +297,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         InputError: for an unknown recipe or key, a malformed file, or a value out of range.
     """
     path = _find(str(name_or_path))
-    try:
-        data = yaml.load(path.read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise InputError("cannot read the recipe", got=f"{path}: {_line(e)}", expected="a YAML file of settings") from e
-    if not isinstance(data, dict):
-        raise InputError("not a recipe", got=f"{path}: {type(data).__name__}", expected="a YAML mapping of settings")
+    data = strict.read_yaml(path, "recipe")
     data.setdefault("name", path.stem)
     for override in overrides:
         _override(data, override)
@@ -298,12 +310,7 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
     Raises:
         InputError: as `load`.
     """
-    try:
-        return Recipe.model_validate_json(json.dumps(data), strict=True)
-    except TypeError as e:
-        raise InputError("not a recipe", got=f"{where}: {e}", expected="numbers, strings, lists and mappings") from e
-    except ValidationError as e:
-        raise _explain(e, where) from e
+    return strict.validated(Recipe, data, "recipe", where)
 
 
 def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -316,6 +323,17 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     for text in overrides:
         _override(data, text)
     return parse(data, "the overrides")
+
+
+def data_settings(data: str, source: str) -> list[str]:
+    """``--data`` as settings: a path for the recipe's source, another source with its path, or the digits."""
+    sources = get_args(DataSection.model_fields["source"].annotation)
+    if data == "digits":
+        return ["data.source=digits", "data.path=null"]
+    named, colon, path = data.partition(":")
+    if colon and named in sources:
+        return [f"data.source={named}", f"data.path={json.dumps(path)}"]
+    return [f"data.source={'folder' if source == 'digits' else source}", f"data.path={json.dumps(data)}"]
 
 
 def dump(recipe: Recipe) -> str:
@@ -337,7 +355,7 @@ def recipes_dir() -> Path:
 def digest(recipe: Recipe) -> str:
     """A short hash of all that decides a run but its seed and what is compared: mixer, local convolution, position.
 
-    Runs with the same one were trained alike.
+    Runs with the same one were trained alike. Where a sweep matched or tuned each mixer, the rule counts and not its outcome.
     """
     exclude: dict[str, Any] = {
         "seed": True,
@@ -352,6 +370,13 @@ def digest(recipe: Recipe) -> str:
         exclude["diffusion"] = True  # as before there was one, so that classifiers keep their digests
     else:
         exclude["diffusion"] = {"vae", "sampling"}  # after training
+    if recipe.data.validation is None:  # as before there was one, so that old records keep their digests
+        exclude["data"] |= {"validation"}
+    exclude["chosen"] = True if recipe.chosen is None else {"residual"}
+    if recipe.chosen is not None and recipe.chosen.match is not None:
+        exclude["model"] |= {"mlp_ratio", "depth"}
+    if recipe.chosen is not None and recipe.chosen.rates is not None:
+        exclude["optim"] = {"lr"}
     data = recipe.model_dump(mode="json", exclude=exclude)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -393,37 +418,11 @@ def _override(data: dict[str, Any], text: str) -> None:
         if not isinstance(data, dict):
             raise InputError("no such setting", got=key, expected=f"{parent} holds a value, not settings")
     try:
-        data[last] = yaml.load(value, _Loader)
+        data[last] = strict.parse_value(value)
     except yaml.YAMLError as e:
-        raise InputError("cannot read an override", got=f"{text}: {_line(e)}", expected="a YAML value after '='") from e
-
-
-def _explain(error: ValidationError, where: str) -> InputError:
-    first, *more = error.errors()
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location) or "the recipe"
-    others = f" (and {len(more)} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        known = _fields(location[:-1])
-        return InputError(
-            f"unknown recipe key{others}",
-            got=f"{key} in {where}",
-            expected=", ".join(known),
-            remedy=did_you_mean(location[-1], known),
-        )
-    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return InputError(
-        f"bad recipe value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, ")
-    )
-
-
-def _fields(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for part in location:
-        annotation = model.model_fields[part].annotation
-        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        model = kinds[0]
-    return list(model.model_fields)
+        raise InputError(
+            "cannot read an override", got=f"{text}: {strict.one_line(e)}", expected="a YAML value after '='"
+        ) from e
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -432,16 +431,3 @@ def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)

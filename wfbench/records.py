@@ -75,6 +75,23 @@ class _ModelRow(Row):
         return data
 
 
+class Chosen(_Strict):
+    """What a sweep chose for this mixer by one rule for all mixers: the budget it was matched to, the rate it was tuned to."""
+
+    match: Literal["params", "macs"] | None = None
+    match_to: str | None = None
+    #: Of the baseline, in parameters or in MACs, and (own − baseline's) / baseline's.
+    budget: int | None = None
+    residual: float | None = None
+    mlp_ratio: float
+    depth: int
+    lr: float
+    #: The rates that were tried, with which seeds, on which share of the training images.
+    rates: tuple[float, ...] | None = None
+    trial_seeds: tuple[int, ...] | None = None
+    validation: float | None = None
+
+
 class TrainRow(_ModelRow):
     """One finished training run: the accuracy of its last epoch, never the best one."""
 
@@ -116,6 +133,9 @@ class TrainRow(_ModelRow):
     images_per_second: float
     #: The share of train_seconds spent waiting for data.
     data_wait_share: float
+    chosen: Chosen | None = None
+    #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
+    validation: float | None = None
 
 
 class EvalRow(_ModelRow):
@@ -532,6 +552,41 @@ class ScoreRow(_ModelRow):
     real_samples: int | None = None
 
 
+class TrialRow(_ModelRow):
+    """One trial of a sweep's tuning: a rate, judged on images held out of the training images."""
+
+    kind: Literal["trial"] = "trial"
+    recipe: str
+    #: That of the final runs which follow from the trials.
+    recipe_digest: str
+    dataset: str
+    image_size: tuple[int, int]
+    epochs: int
+    seed: int
+    lr: float
+    #: All rates that were to be tried, and the recipe's own.
+    rates: tuple[float, ...]
+    recipe_lr: float
+    #: "diverged": a loss that is not finite, or at the end more than twice that of guessing.
+    status: Literal["ok", "diverged"]
+    message: str | None = None
+    #: On the images held out of the training images, so many of them; of a trial that is ok.
+    accuracy: float | None = None
+    loss: float | None = None
+    samples: int | None = None
+    validation: float
+
+
+class ClaimsRow(Row):
+    """A file of claims as it stood when a sweep recorded it; ``created`` is when."""
+
+    kind: Literal["claims"] = "claims"
+    sha256: str
+    text: str
+    #: Runs of the sweep that had begun by then: where there are any, nothing was stated before the runs.
+    begun: int
+
+
 AnyRow = Annotated[
     TrainRow
     | EvalRow
@@ -549,7 +604,9 @@ AnyRow = Annotated[
     | PictureRow
     | DiTRow
     | DenoisingRow
-    | ScoreRow,
+    | ScoreRow
+    | TrialRow
+    | ClaimsRow,
     Field(discriminator="kind"),
 ]
 _ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)
@@ -625,7 +682,7 @@ def now() -> str:
 
 def command_line() -> str:
     """The command that runs now, as a user would type it."""
-    program = Path(sys.argv[0]).name or "python"
+    program = {"": "python", "__main__.py": "wfbench"}.get(name := Path(sys.argv[0]).name, name)
     return shlex.join([program, *sys.argv[1:]])
 
 

@@ -9,7 +9,7 @@ one() {
     mixer=$1 seed=$2 run=$out/$1-s$2
     resume=() && [ ! -f "$run/config.yaml" ] || resume=(--resume)
     wfbench train --recipe dit-digits --mixer "$mixer" --seed "$seed" --device cpu --out "$run" "${resume[@]}"
-    wfbench sample "$run" --num 1000 --device cpu --out "$run/samples"
+    wfbench sample "$run" --num 500 --device cpu --out "$run/samples"
     [ -d "$run/eval" ] || {
         wfbench eval "$run" --weights ema --device cpu --out "$run/eval"
         wfbench eval "$run" --samples "$run/samples/samples.npz" --device cpu --out "$run/eval"

@@ -16,6 +16,7 @@ from wfbench.cli.mixers import mixers
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
 from wfbench.cli.sample import sample
+from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
 
@@ -50,6 +51,7 @@ app.command("profile")(profile)
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("erf")(erf)
+app.command("sweep")(sweep)
 app.command("demo")(demo)
 app.add_typer(data)
 

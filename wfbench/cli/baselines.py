@@ -20,13 +20,12 @@ def baselines(
     """Logistic regression and nearest neighbour on raw pixels: the floor under every accuracy of a small data set."""
     from wfbench import recipe as recipes
     from wfbench import records
-    from wfbench.cli.train import data_settings
     from wfbench.tasks import classify
     from wfbench.tasks.training import try_directory
 
     resolved = recipes.load(recipe, settings or [])
     if data is not None:
-        resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
+        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or Path("runs") / f"{resolved.name}-baselines"
     try_directory(out)
     rows = classify.baselines(resolved)

@@ -43,8 +43,8 @@ def evaluate(
     import json
 
     from wfbench import recipe as recipes
-    from wfbench.cli.train import data_settings
     from wfbench.errors import InputError
+    from wfbench.recipe import data_settings
     from wfbench.tasks.common import choose_device
     from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
     from wfbench.tasks.training import read_recipe

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -177,3 +178,80 @@ def cell_table() -> Iterator[PlainCells | LiveCells]:
     # Drawn between measurements alone: a thread that draws would take time from what is measured.
     with Live(auto_refresh=False, transient=True, vertical_overflow="visible") as live:
         yield LiveCells(live)
+
+
+class PlainRuns:
+    """News of a sweep as plain lines: one for each run that begins, ends or fails."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def say(self, line: str) -> None:
+        """Pass it on."""
+        typer.echo(line)
+
+    def begin(self, runs: Sequence[Any], stands: Sequence[Any]) -> None:
+        """Say how many there are, and how they stand."""
+        self.states = {run.name: status.state for run, status in zip(runs, stands, strict=True)}
+        typer.echo(f"{len(runs)} runs: {_counted(self.states.values())}")
+
+    def changed(self, run: Any, status: Any) -> None:
+        """A line, if the state is another one."""
+        if self.states.get(run.name) != status.state:
+            self.states[run.name] = status.state
+            done = sum(state == "finished" for state in self.states.values())
+            typer.echo(f"[{done}/{len(self.states)}] {status.state}: {run.name}  {status.message or status.figure}".rstrip())
+
+
+class LiveRuns:
+    """A Rich table of a sweep's runs, which refreshes; those that run or failed stand first."""
+
+    ORDER = ("failed", "running", "queued", "elsewhere", "stopped", "broken", "new", "finished")
+
+    def __init__(self, live: Any) -> None:
+        self.live, self.rows, self.said = live, {}, []  # type: ignore[var-annotated]
+
+    def say(self, line: str) -> None:
+        """Print it above the table."""
+        self.live.console.print(line, highlight=False, markup=False)
+
+    def begin(self, runs: Sequence[Any], stands: Sequence[Any]) -> None:
+        """Show all runs."""
+        self.rows = {run.name: (run, status) for run, status in zip(runs, stands, strict=True)}
+        self._show()
+
+    def changed(self, run: Any, status: Any) -> None:
+        """Fill in."""
+        self.rows[run.name] = (run, status)
+        self._show()
+
+    def _show(self) -> None:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("run", "state", "epochs", "held out", "message", box=box.SIMPLE_HEAD)
+        for run, status in sorted(self.rows.values(), key=lambda row: self.ORDER.index(row[1].state)):
+            epochs = f"{status.epoch}/{run.recipe.epochs}"
+            table.add_row(Text(run.name), status.state, epochs, status.figure, Text(status.message[:80]))
+        words = _counted(status.state for _, status in self.rows.values())
+        self.live.update(Group(Text(words, style="dim"), table), refresh=True)
+
+
+def _counted(states: Iterable[str]) -> str:
+    """So many in each state, in words."""
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in LiveRuns.ORDER if counts[state])
+
+
+@contextmanager
+def run_table() -> Iterator[PlainRuns | LiveRuns]:
+    """A watcher of a sweep."""
+    if not sys.stdout.isatty():
+        yield PlainRuns()
+        return
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        yield LiveRuns(live)

@@ -25,13 +25,18 @@ def report(
         float | None,
         typer.Option(help="Points of accuracy within which a mixer is as good as the baseline; set it before the runs."),
     ] = None,
+    claims: Annotated[
+        Path | None, typer.Option(help="A file of claims to answer. Default: those that the sweeps recorded.")
+    ] = None,
     published: Annotated[bool, typer.Option("--published", help="Also tables of published numbers, marked as such.")] = False,
 ) -> None:
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
     from wfbench.report import Asked
+    from wfbench.report.claims import read_claims
 
     sources = paths or [Path("results")]
-    asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100)
+    stated = None if claims is None else read_claims(claims)
+    asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
     write_and_show(sources, place, asked, published=published)
 

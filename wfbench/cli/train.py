@@ -59,7 +59,7 @@ def train(
     else:
         resolved = recipes.load(recipe or "digits", overrides)
     if data is not None:
-        resolved = recipes.override(resolved, data_settings(data, resolved.data.source))
+        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
     if dry_run:
         from wfbench.cli.plan import show
@@ -101,21 +101,6 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
             typer.echo(f"run directory: {out}")
     finally:
         distributed.leave()
-
-
-def data_settings(data: str, source: str) -> list[str]:
-    """``--data`` as settings: a path for the recipe's source, another source with its path, or the digits."""
-    from typing import get_args
-
-    from wfbench.recipe import DataSection
-
-    sources = get_args(DataSection.model_fields["source"].annotation)
-    if data == "digits":
-        return ["data.source=digits", "data.path=null"]
-    named, colon, path = data.partition(":")
-    if colon and named in sources:
-        return [f"data.source={named}", f"data.path={json.dumps(path)}"]
-    return [f"data.source={'folder' if source == 'digits' else source}", f"data.path={json.dumps(data)}"]
 
 
 def _run_directory(recipe: Recipe) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wfbench.data import arrays, files
-from wfbench.data.splits import Dataset, limited
+from wfbench.data.splits import Dataset, limited, parted
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
@@ -37,11 +37,15 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
         return files.held_out_folder(_directory(data))
     whole = _open(data)
     _check_labels(whole)
-    if data.limit is None:
-        return whole
-    some = limited(whole.train, data.limit, data.split_seed)
-    name = f"{whole.name}, {len(some):,} of {len(whole.train):,} for training"
-    return replace(whole, name=name, train=some)
+    found = whole
+    if data.limit is not None:
+        some = limited(whole.train, data.limit, data.split_seed)
+        name = f"{whole.name}, {len(some):,} of {len(whole.train):,} for training"
+        found = replace(whole, name=name, train=some)
+    if data.validation is not None:
+        rest, part = parted(found.train, data.validation, data.split_seed)
+        found = replace(found, train=rest, val=part)
+    return found
 
 
 def _open(data: DataSection) -> Dataset:

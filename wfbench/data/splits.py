@@ -177,3 +177,23 @@ def limited(split: Split, limit: int, seed: int) -> Subset:
         members = targets[order] == c
         turn[members] = np.arange(members.sum())
     return Subset(split, np.sort(order[np.argsort(turn, kind="stable")[:limit]]).tolist())
+
+
+def parted(split: Split, share: float, seed: int) -> tuple[Subset, Subset]:
+    """A split in two, the second with ``share`` of each class, drawn by ``seed``.
+
+    Raises:
+        InputError: if a class would be missing on one side.
+    """
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, part = train_test_split(range(len(split)), test_size=share, random_state=seed, stratify=split.targets)
+    except ValueError as e:
+        raise InputError(
+            "so few training images cannot be held out",
+            got=f"data.validation = {share:g} of {len(split):,} images in {len(set(split.targets)):,} classes",
+            expected="images of each class on both sides",
+            remedy="change data.validation (of a sweep: tune.validation)",
+        ) from e
+    return Subset(split, sorted(rest)), Subset(split, sorted(part))

@@ -68,7 +68,15 @@ def page(
     import wfbench
 
     drawn = charts(tables, runs)
-    by_kind = {"accuracy": "accuracy", "pareto": "accuracy", "overview": "glance", "published": "published", "erf": "erf"}
+    by_kind = {
+        "claims": "claims",
+        "tuning": "accuracy",
+        "accuracy": "accuracy",
+        "pareto": "accuracy",
+        "overview": "glance",
+        "published": "published",
+        "erf": "erf",
+    }
     by_kind |= {"denoising": "denoisers", "scores": "denoisers"}
     placed: dict[str, list[Table]] = {}
     for table in tables:
@@ -83,6 +91,7 @@ def page(
 
     def render(maps: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]], left_out: str) -> str:
         sections = [
+            _Section("claims", "Claims", tables=shown.get("claims", ())),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", ours["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
             _Section("cost", "Cost and scaling", ours["scaling"], shown.get("cost", ()), _LEGENDS["scaling"]),

@@ -37,6 +37,11 @@ _LEFT_ALIGNED = frozenset(
         "module or operator",
         "verdict",
         "source",
+        "claim",
+        "says",
+        "holds if",
+        "why",
+        "pre-registered",
     }
 )
 #: What a terminal is spared where a table has more columns than fit: the files have all.

@@ -65,7 +65,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The finished runs of classifiers in directories and below them, each once; a file is no run.
+    """The finished runs of classifiers in directories and below them, each once; a file is no run, a trial of tuning no result.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
@@ -76,7 +76,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
             if {"result.json", "config.yaml"} <= set(names):
                 directory = Path(place)
                 row = _result(directory / "result.json")
-                if row is not None:
+                if row is not None and row.validation is None:
                     found.setdefault(directory.resolve(), Run(directory, row))
     return [found[place] for place in sorted(found)]
 

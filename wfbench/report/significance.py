@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from wfbench.errors import InputError
+from wfbench.report.claims import Claims
 from wfbench.report.parts import BASELINE, DASH, Line, percent, plural
 from wfbench.report.statistics import ENOUGH_POWER, Comparison, Family, against_baseline
 
@@ -26,11 +27,13 @@ class Asked:
         baseline: the label of the line that the others are held against.
         margin: within ± this, a fraction, a mixer is as good as the baseline; None asks for no equivalence.
         relevant: the true difference, a fraction, whose power is printed where there is no margin.
+        claims: those to be answered; None for those that the records hold.
     """
 
     baseline: str = BASELINE
     margin: float | None = None
     relevant: float = 0.01
+    claims: Claims | None = None
 
     def __post_init__(self) -> None:
         for what, value in (("margin", self.margin), ("relevant difference", self.relevant)):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wfbench.records import AnyRow, BaselineRow, TrainRow
+from wfbench.report.claims import claims_tables
 from wfbench.report.diffusion import diffusion_tables
 from wfbench.report.erf import erf_tables
 from wfbench.report.paired import paired_tables
@@ -43,6 +44,7 @@ from wfbench.report.resolutions import resolution_tables
 from wfbench.report.runs import Run
 from wfbench.report.significance import Asked, judge
 from wfbench.report.statistics import mean_interval
+from wfbench.report.tuning import tuning_tables
 
 __all__ = ["BASELINE", "Asked", "Table", "factors", "label", "mean_interval", "tables"]
 
@@ -66,9 +68,12 @@ def tables(
     overview = overview_tables(accuracy, cost)
     known = published_tables() if published else []
     fronts = pareto_tables(accuracy, overview)
+    answers, trials = claims_tables(rows, asked.claims), tuning_tables(rows)
     return [
+        *answers,
         *overview,
         *accuracy,
+        *trials,
         *resolution_tables(rows),
         *cost,
         *fronts,
@@ -88,6 +93,7 @@ class _AccuracyKey(NamedTuple):
     epochs: int
     device: str
     dtype: str
+    chosen: str | None = None
 
 
 class _RunKey(NamedTuple):
@@ -107,7 +113,9 @@ class _RunKey(NamedTuple):
 
 
 def _accuracy_key(row: TrainRow) -> _AccuracyKey:
-    return _AccuracyKey(row.dataset, row.recipe, row.image_size, row.epochs, row.environment.device, row.dtype)
+    return _AccuracyKey(
+        row.dataset, row.recipe, row.image_size, row.epochs, row.environment.device, row.dtype, chosen_in_words(row)
+    )
 
 
 def _run_key(row: TrainRow) -> _RunKey:
@@ -115,7 +123,7 @@ def _run_key(row: TrainRow) -> _RunKey:
 
 
 def _accuracy_tables(rows: Sequence[AnyRow], asked: Asked) -> list[Table]:
-    trained = group((row for row in rows if isinstance(row, TrainRow)), _accuracy_key)
+    trained = group((row for row in rows if isinstance(row, TrainRow) and row.validation is None), _accuracy_key)
     simple = group((row for row in rows if isinstance(row, BaselineRow)), lambda row: row.dataset)
     keys = sorted_keys(trained)
     made = [
@@ -198,6 +206,7 @@ def _accuracy_line(
         **{field: str(getattr(run, field)) for field in varying},
         "params (M)": number(run.parameters / 1e6),
         "GMACs": gmacs(last.macs),
+        **_chosen_cells(last),
         "accuracy (%, measured)": percent(accuracy) + ("" if interval is None else f" ± {percent(interval)}"),
         **({} if top5 is None else {"top-5 (%)": percent(top5)}),
         "seeds": plural(len(seeds), "seed"),
@@ -222,9 +231,32 @@ def _accuracy_line(
         "accuracy_by_seed": " ".join(repr(row.accuracy) for row in seeds),
         **means,
         "train_seconds_ci95": mean_interval([row.train_seconds for row in seeds])[1],
+        **({} if last.chosen is None else last.chosen.model_dump(exclude={"rates", "trial_seeds"})),
         **judged[1],
     }
     return cells, raw
+
+
+def chosen_in_words(row: TrainRow) -> str | None:
+    """What a sweep made equal for all lines of a table; None for runs as they are."""
+    chosen = row.chosen
+    if chosen is None:
+        return None
+    unit = {"params": "parameters", "macs": "MACs"}
+    matched = [f"{unit[chosen.match]} matched to {chosen.match_to}"] if chosen.match is not None else []
+    return ", ".join([*matched, *([f"rate tuned in {plural(len(chosen.rates), 'trial')}"] if chosen.rates else [])])
+
+
+def _chosen_cells(row: TrainRow) -> dict[str, str]:
+    """What it took for this line."""
+    chosen, cells = row.chosen, {}
+    if chosen is not None and chosen.match is not None and chosen.residual is not None:
+        cells = {
+            "MLP ratio": f"{chosen.mlp_ratio:.3g}",
+            "depth": str(chosen.depth),
+            "off the budget (%)": f"{100 * chosen.residual:+.2f}".replace("-", "−"),
+        }
+    return cells | ({"rate": f"{chosen.lr:.3g}"} if chosen is not None and chosen.rates else {})
 
 
 def _baseline_line(row: BaselineRow) -> Line:

@@ -27,14 +27,14 @@ from wfbench.data import (
     steps_per_epoch,
     train_batches,
 )
-from wfbench.errors import InputError, writing
+from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import BaselineRow, TrainRow
 from wfbench.tasks import training
 from wfbench.tasks.common import try_count
 from wfbench.tasks.training import Finished, read_recipe, read_result
-from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, distributed, evaluate
+from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, checkpoint, distributed, evaluate
 
 __all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result", "train"]
 
@@ -96,10 +96,13 @@ class Run:
         )
 
     def try_data(self) -> None:
-        """Take a few training images and one held-out image through their transforms, so that none of these fails in an hour.
+        """Take a few training images through their transforms and one held-out image through the model too.
+
+        So none of these fails in an hour.
 
         Raises:
             InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
+            MixerError: for a mixer that cannot work on such images.
         """
         self.batches((0, 0))  # it is not begun, but refuses what does not fit
         mix, size = self.mix, min(self.recipe.batch_size, 2 * self.world)
@@ -108,7 +111,9 @@ class Run:
         inputs, targets = next(few.batches((0, 0)))
         if mix is not None:
             mix(inputs, targets, key=(0, 0, 0))
-        next(few.held_out(batch_size=1))
+        image, _ = next(few.held_out(batch_size=1))
+        with torch.no_grad():
+            self.model.eval()(image)
 
     def _replaced(self, name: str, reason: str) -> None:
         self.bad_images[name] = reason
@@ -196,6 +201,8 @@ class Run:
             train_seconds=progress.train_seconds,
             images_per_second=progress.images / seconds,
             data_wait_share=progress.wait_seconds / seconds,
+            chosen=training.chosen(recipe, config.mlp_ratio, config.depth),
+            validation=recipe.data.validation,
         )
 
 
@@ -267,10 +274,8 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
     columns: dict[str, object] = {"index": range(evaluation.samples), "label": evaluation.targets.to(torch.int32).numpy()}
     columns |= {f"top{k + 1}": top[:, k].numpy() for k in range(top.shape[1])}
     columns["confidence"] = evaluation.confidence.float().numpy()
-    part = path.with_name(f".{path.name}.part")
-    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+    with checkpoint.whole(path) as part:
         pd.DataFrame(columns).to_parquet(part, index=False, compression="zstd")
-        part.replace(path)
 
 
 def baselines(recipe: Recipe) -> list[BaselineRow]:

@@ -58,8 +58,8 @@ class Plan:
 def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None) -> Plan:
     """Check a run and say what it will do; nothing is written but a file that is removed at once.
 
-    Opens the data, reads the initial weights, builds the model, takes a few training images and a first one of evaluation
-    through their transforms, tries the directory, and asks for the room on its disk.
+    Opens the data, reads the initial weights, builds the model, takes a few training images through their transforms and
+    a first one of evaluation through the model too, tries the directory, and asks for the room on its disk.
 
     Raises:
         InputError, MixerError: for whatever would stop the run.

@@ -17,7 +17,7 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
-from wfbench.records import DiTRow, Environment, TrainRow
+from wfbench.records import Chosen, DiTRow, Environment, TrainRow
 from wfbench.tasks.common import writable_dir
 from wfbench.training import Loss, Mix, Progress, Scores, Trackers, TrainState, Watch, checkpoint, distributed, fit
 
@@ -138,6 +138,7 @@ def run(
 def _prepare_directory(job: Job, out: Path) -> None:
     check_space(job.recipe, job.model, out)
     writable_dir(out)
+    checkpoint.tidy(out / "checkpoint")
     checkpoint.write_whole(out / "config.yaml", recipes.dump(job.recipe))
 
 
@@ -261,3 +262,10 @@ def read_rows(out: Path) -> Sequence[RunRow]:
     """All training rows of a finished run: of its raw weights, and of the averaged ones where it has them."""
     rows, _ = records.read(out / "records.jsonl")
     return [row for row in rows if isinstance(row, RunRow)]
+
+
+def chosen(recipe: Recipe, mlp_ratio: float, depth: int) -> Chosen | None:
+    """What a sweep chose for this run, for its row, beside the model's own ratio and depth; None for a run as it is."""
+    if recipe.chosen is None:
+        return None
+    return Chosen(**recipe.chosen.model_dump(), mlp_ratio=mlp_ratio, depth=depth, lr=recipe.optim.lr)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,7 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
         except InputError:
             _remove_parts(directory)  # or a full disk stays as full
             raise
-        for old in [*_found(directory)[:-1], *(sorted(directory.glob("best-*"))[:-1] if best else [])]:
-            shutil.rmtree(old, ignore_errors=True)
+        tidy(directory)
 
     distributed.on_main(write)
 
@@ -99,6 +99,17 @@ def _link(checkpoint: Path, part: Path) -> Path:
         except OSError:  # a file system without hard links, or a full one: the copy will say
             shutil.copy2(file, part / file.name)
     return part
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a newer checkpoint has replaced, and what a killed process left behind."""
+    _remove_parts(directory)
+    *older, newest = _found(directory) or [directory]
+    best = sorted(directory.glob("best-*"))
+    # Beyond the newest is the best one of an epoch that was not saved as the newest before the kill: it will come again.
+    beyond = [path for path in best if path.name[-8:] > newest.name[-8:]]
+    for old in [*older, *beyond, *[path for path in best if path not in beyond][:-1]]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_parts(directory: Path) -> None:
@@ -215,16 +226,30 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     model.load_state_dict(weights)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of ``path`` once it is written.
+
+    Raises:
+        InputError: if it cannot be written; then the old one is still there, and nothing else.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+            yield part
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a resume after a kill, finds the old one or the new one.
 
     Raises:
         InputError: if it cannot be written; the old one is then still there.
     """
-    part = path.with_name(f".{path.name}.part")
-    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+    with whole(path) as part:
         part.write_text(text)
-        os.replace(part, path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -233,10 +258,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: as `write_whole`.
     """
-    part = path.with_name(f".{path.name}.part")
-    with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
+    with whole(path) as part:
         save_file(contiguous(tensors), part)
-        os.replace(part, path)
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,316 @@
+"""Claims: written before the runs, hashed, and answered: supported, contradicted or undecidable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import CPU, crossover, lines, train
+from typer.testing import CliRunner
+
+from wfbench import records, report
+from wfbench.cli import app
+from wfbench.errors import InputError
+from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
+from wfbench.report import Asked
+from wfbench.report.claims import Answer, Claims, answer, read_claims, registration
+from wfbench.tasks.sweep import claims as recording
+
+HEAD = "recipe: small\nseeds: [0, 1, 2, 3, 4]\nbudget: {epochs: 20}\nclaims:\n"
+BETTER = "  - {id: a, says: dynamic beats static, kind: better, line: pool, than: softmax}\n"
+SEEDS = np.array([-0.003, 0.002, 0.0, 0.001, 0.0])  # a deviation of 0.19 points
+
+
+def stated(tmp_path: Path, *claims: str, head: str = HEAD) -> Claims:
+    file = tmp_path / "claims.yaml"
+    file.write_text(head + "".join(claims))
+    return read_claims(file)
+
+
+def runs(**means: float) -> list[AnyRow]:
+    return [
+        train(name.replace("_", "-"), seed, mean + SEEDS[seed], minute=5) for name, mean in means.items() for seed in range(5)
+    ]
+
+
+def only(tmp_path: Path, rows: list[AnyRow], claim: str, head: str = HEAD) -> Answer:
+    (found,) = answer(stated(tmp_path, claim, head=head).file, rows).values()
+    return found
+
+
+# --- accuracy
+
+
+@pytest.mark.parametrize(
+    ("pool", "verdict"), [(0.92, "supported"), (0.88, "contradicted"), (0.901, "undecidable"), (0.8995, "undecidable")]
+)
+def test_better(pool: float, verdict: str, tmp_path: Path) -> None:
+    found = only(tmp_path, runs(softmax=0.90, pool=pool), BETTER)
+    assert found.verdict == verdict
+    assert found.estimate == pytest.approx(100 * (pool - 0.90))
+    assert found.low < found.estimate < found.high
+    assert found.power > 0.99, "a point at a deviation of 0.19"
+
+
+def test_better_by_a_margin_is_another_claim(tmp_path: Path) -> None:
+    rows = runs(softmax=0.90, pool=0.92)
+    more = "  - {id: a, says: by 3 points, kind: better, line: pool, than: softmax, by: 3, effect: 4}\n"
+    assert only(tmp_path, rows, BETTER).verdict == "supported"
+    assert only(tmp_path, rows, more).verdict == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("pool", "margin", "verdict"),
+    [
+        (0.901, 1.0, "supported"),
+        (0.92, 1.0, "contradicted"),
+        (0.88, 1.0, "contradicted"),
+        (0.909, 1.0, "undecidable"),
+        (0.90, 0.1, "undecidable"),
+    ],
+)
+def test_within(pool: float, margin: float, verdict: str, tmp_path: Path) -> None:
+    claim = f"  - {{id: a, says: as good as, kind: within, line: pool, of: softmax, margin: {margin}}}\n"
+    found = only(tmp_path, runs(softmax=0.90, pool=pool), claim)
+    assert found.verdict == verdict
+    assert (found.power > 0.9) == (margin == 1.0)
+
+
+@pytest.mark.parametrize(("xca", "verdict"), [(0.89, "supported"), (0.93, "contradicted"), (0.9195, "undecidable")])
+def test_best_of_a_family_is_decided_by_its_nearest_rival(xca: float, verdict: str, tmp_path: Path) -> None:
+    claim = "  - {id: a, says: the best, kind: best, line: pool, among: [softmax, xca, linear]}\n"
+    found = only(tmp_path, runs(softmax=0.90, pool=0.92, linear=0.88, xca=xca), claim)
+    assert found.verdict == verdict
+    assert ("the lead over softmax" if xca == 0.89 else "the lead over xca") in found.why
+    assert found.power is not None
+
+
+def test_the_seeds_of_the_file_decide_and_no_others(tmp_path: Path) -> None:
+    rows = [*runs(softmax=0.90, pool=0.92), *(train("pool", seed, 0.1, minute=5) for seed in (7, 8))]
+    assert only(tmp_path, rows, BETTER).estimate == pytest.approx(2.0)
+    some = [row for row in rows if not (row.mixer == "pool" and row.seed in (3, 4))]
+    found = only(tmp_path, some, BETTER)
+    assert (found.verdict, found.why) == ("undecidable", "no run of pool with seed 3, 4")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 40},
+        {"recipe": "another"},
+        {"weights": "ema"},
+        {"validation": 0.2},
+        {"chosen": Chosen(match="params", match_to="softmax", budget=1, residual=0.0, mlp_ratio=4.0, depth=4, lr=1e-3)},
+        {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=1e-3)},
+    ],
+)
+def test_runs_with_another_budget_do_not_count(changes: dict, tmp_path: Path) -> None:
+    rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95, minute=5, **changes) for seed in range(5))]
+    found = only(tmp_path, rows, BETTER)
+    assert found.verdict == "undecidable"
+    assert "no run of pool" in found.why
+
+
+def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
+    rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95 + SEEDS[seed], recipe_digest="other") for seed in range(5))]
+    assert "2 settings" in only(tmp_path, rows, BETTER).why
+    same = [train(mixer, seed, 0.9, minute=5) for mixer in ("pool", "softmax") for seed in range(5)]
+    assert "do not differ" in only(tmp_path, same, BETTER).why
+
+
+def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None:
+    """Eight lines that are all alike: every claim of a difference is false, and each may be wrong either way."""
+    names = [f"m{i}" for i in range(8)]
+    claims = [f"  - {{id: b{n}, says: x, kind: better, line: {n}, than: softmax}}\n" for n in names]
+    claims += ["  - {id: best, says: x, kind: best, line: m0, among: [m1, m2, m3]}\n"]
+    file, draws, wrong, uncorrected = stated(tmp_path, *claims).file, np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        accuracy = draws.normal(0.9, 0.003, (9, 5))
+        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate([*names, "softmax"]) for s in range(5)]
+        said = answer(file, rows).values()
+        wrong += any(found.verdict == "supported" for found in said)
+        uncorrected += any(found.low + 0.5 * (found.estimate - found.low) > 0 for found in said)
+    assert wrong / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+    assert uncorrected / 300 > 0.1, "the check sees intervals of half the length"
+
+
+def test_power_is_as_printed(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: x, kind: better, line: pool, than: softmax, effect: 0.5}\n"
+    file, draws, found, printed = stated(tmp_path, claim).file, np.random.default_rng(1), 0, []
+    for _ in range(400):
+        accuracy = draws.normal([[0.905], [0.9]], 0.003, (2, 5))
+        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
+        said = answer(file, rows)["a"]
+        found += said.verdict == "supported"
+        printed.append(said.power)
+    assert found / 400 == pytest.approx(np.median(printed), abs=0.1)
+
+
+# --- scaling
+
+
+def fit(mixer: str, value: float, half: float, **changes: object) -> FitRow:
+    fields = {
+        "environment": CPU,
+        "created": "2025-01-01T00:05:00+00:00",
+        "session": "first",
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "sides": ((224, 224), (448, 448)),
+        "tokens": (196, 784),
+        "a": 0.001,
+        "b": 1e-5,
+        "c": 0.0,
+        "spread": 0.01,
+        "freedom": 3,
+        "exponents": (0.5, value),
+        "exponents_low": (0.4, value - half),
+        "exponents_high": (0.6, value + half),
+        "macs_exponents": (1.0, 1.0),
+    }
+    return FitRow(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "verdict"), [(1.0, 0.05, "supported"), (1.5, 0.1, "contradicted"), (1.1, 0.2, "undecidable")]
+)
+def test_exponents(value: float, half: float, verdict: str, tmp_path: Path) -> None:
+    claim = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
+    found = only(tmp_path, [fit("pool", value, half)], claim)
+    assert (found.verdict, found.estimate, found.power) == (verdict, value, None)
+    assert "448 px" in found.why
+    at = claim.replace("at_most", "side: 224, at_most")
+    assert only(tmp_path, [fit("pool", value, half)], at).estimate == 0.5
+    exact = claim.replace("at_most", "quantity: macs, at_most")
+    assert only(tmp_path, [fit("pool", value, half)], exact).verdict == "supported"
+
+
+def test_a_scaling_claim_that_several_profiles_could_answer_is_undecidable(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
+    found = only(tmp_path, [fit("pool", 1.0, 0.1), fit("pool", 1.0, 0.1, session="second")], claim)
+    assert found.verdict == "undecidable"
+    assert "2 profiles" in found.why
+    assert only(tmp_path, [], claim).why == "no profile of pool"
+    again = [fit("pool", 2.0, 0.1), fit("pool", 1.0, 0.05, created="2025-01-01T00:06:00+00:00")]
+    assert only(tmp_path, again, claim).verdict == "supported", "the newest of one session counts"
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        ({"verdict": "at", "side": 400.0, "interval": True, "side_low": 380.0, "side_high": 420.0}, "supported"),
+        ({"verdict": "at", "side": 700.0, "interval": True, "side_low": 650.0, "side_high": 750.0}, "contradicted"),
+        ({"verdict": "at", "side": 480.0, "interval": True, "side_low": 400.0, "side_high": 600.0}, "undecidable"),
+        ({"verdict": "always", "interval": True, "side_high": 224.0}, "supported"),
+        ({"verdict": "none", "interval": True, "side_low": 896.0}, "contradicted"),
+        ({"verdict": "none", "interval": True}, "undecidable"),
+        ({"verdict": "at", "side": 400.0}, "undecidable"),
+    ],
+)
+def test_crossovers(row: dict, verdict: str, tmp_path: Path) -> None:
+    claim = "  - {id: a, says: faster, kind: crossover, line: pool, from: 500}\n"
+    assert only(tmp_path, [crossover("pool", **row)], claim).verdict == verdict
+
+
+# --- registration
+
+
+def recorded(found: Claims, minute: int = 0, **changes: object) -> ClaimsRow:
+    fields = {"environment": CPU, "created": f"2025-01-01T00:{minute:02}:00+00:00", "sha256": found.sha256}
+    return ClaimsRow(**(fields | {"text": found.text, "begun": 0} | changes))
+
+
+def test_a_claim_is_pre_registered_only_if_the_file_is_unchanged_and_older_than_every_run(tmp_path: Path) -> None:
+    found, rows = stated(tmp_path, BETTER), runs(softmax=0.90, pool=0.92)
+    assert registration(found.sha256, [recorded(found)], rows) is None
+    assert "10 of 10 rows are older" in registration(found.sha256, [recorded(found, minute=9)], rows)
+    assert "1 run had begun" in registration(found.sha256, [recorded(found, begun=1)], rows)
+    other = stated(tmp_path, BETTER.replace("beats", "does not beat"))
+    assert "not this file" in registration(other.sha256, [recorded(found)], rows)
+    assert "no claims" in registration(found.sha256, [], rows)
+
+
+def test_the_table_and_the_page_answer_the_claims_that_the_records_hold(tmp_path: Path) -> None:
+    found = stated(
+        tmp_path, BETTER, BETTER.replace("id: a", "id: b").replace("line: pool, than: softmax", "line: softmax, than: pool")
+    )
+    rows = [*runs(softmax=0.90, pool=0.92), recorded(found)]
+    table = next(table for table in report.tables(rows) if table.name == "claims")
+    assert lines(table, "verdict") == ["supported", "contradicted"]
+    assert lines(table, "pre-registered") == ["yes", "yes"]
+    assert "5%/2" in " ".join(table.notes)
+    report.write(rows, tmp_path / "out")
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert 'id="claims"' in page
+    assert "dynamic beats static" in page
+    assert (tmp_path / "out" / "claims.tex").read_text().isascii()
+
+
+def test_a_file_that_was_changed_is_not_called_pre_registered(tmp_path: Path) -> None:
+    found = stated(tmp_path, BETTER)
+    records.append(tmp_path / "records.jsonl", [*runs(softmax=0.90, pool=0.92), recorded(found)])
+
+    def said() -> str:
+        done = CliRunner().invoke(app, ["report", str(tmp_path), "--claims", str(tmp_path / "claims.yaml")])
+        assert done.exit_code == 0, done.output
+        return (tmp_path / "claims.csv").read_text()
+
+    assert ",True,yes," in said()
+    (tmp_path / "claims.yaml").write_text(found.text.replace("pool, than", "pool, by: 0.1, than"))
+    assert ",False," in said()
+    assert "not this file" in said()
+
+
+def test_a_record_whose_text_was_changed_is_refused(tmp_path: Path) -> None:
+    found = stated(tmp_path, BETTER)
+    bad = recorded(found, text=found.text.replace("beats", "does not beat"))
+    with pytest.raises(InputError, match="recorded claims were changed"):
+        report.tables([bad])
+    assert report.tables([recorded(found)], Asked())[0].name == "claims"
+
+
+def test_a_sweep_records_claims_once_and_refuses_another_version_after_runs_began(tmp_path: Path) -> None:
+    stated(tmp_path, BETTER)
+    file, out = tmp_path / "claims.yaml", tmp_path / "out"
+    assert "before the first run" in recording.record(file, out)
+    assert "recorded 20" in recording.record(file, out)
+    assert len(records.read(out / "records.jsonl")[0]) == 1
+    file.write_text(file.read_text().replace("beats", "surpasses"))
+    assert "before the first run" in recording.record(file, out), "as long as nothing has begun"
+    (out / "run").mkdir()
+    (out / "run" / "config.yaml").touch()
+    file.write_text(file.read_text().replace("surpasses", "equals"))
+    with pytest.raises(InputError, match="changed after runs began"):
+        recording.record(file, out)
+    late = tmp_path / "late"
+    (late / "run").mkdir(parents=True)
+    (late / "run" / "config.yaml").touch()
+    assert "not pre-registered" in recording.record(file, late)
+    assert records.read(late / "records.jsonl")[0][0].begun == 1
+
+
+# --- bad files
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + BETTER.replace("than:", "then:"), ["unknown claims file key", "did you mean than"]),
+        (HEAD + BETTER.replace("kind: better", "kind: nicer"), ["'better'", "'within'"]),
+        (HEAD + BETTER.replace("}", ", effect: 0}"), ["effect (0) must be more than by (0)"]),
+        (HEAD + BETTER + BETTER, ["two claims have the id a"]),
+        (HEAD.replace("[0, 1, 2, 3, 4]", "[0]") + BETTER, ["seeds"]),
+        (HEAD.replace("[0, 1, 2, 3, 4]", "[0, 0]") + BETTER, ["named twice"]),
+        (HEAD.replace("{epochs: 20}", "{epoch: 20}") + BETTER, ["did you mean epochs"]),
+        (HEAD + "  - {id: a, says: x, kind: exponent, line: pool}\n", ["at_least or at_most"]),
+        ("claims: [", ["cannot read the claims file"]),
+        ("- 1", ["not a claims file"]),
+    ],
+)
+def test_a_bad_file_is_one_message(text: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(InputError) as said:
+        read_claims(tmp_path / "claims.yaml")
+    for word in words:
+        assert word in str(said.value)

@@ -1,0 +1,128 @@
+"""``wfbench sweep``: many runs, each resumable."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wfbench.cli.errors import speaks_plainly
+
+if TYPE_CHECKING:
+    from wfbench.tasks.sweep import Dispatch, SweepRequest
+
+
+@speaks_plainly
+def sweep(
+    file: Annotated[Path | None, typer.Argument(help="A YAML of the sweep; options replace what it says.")] = None,
+    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed; repeat it. Default: 0.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="A recipe; repeat it. Default: digits.")] = None,
+    local_conv: Annotated[list[str] | None, typer.Option(help="none or dwc, for every mixer; repeat it.")] = None,
+    pos: Annotated[list[str] | None, typer.Option(help="A position, for every mixer; repeat it.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key in all runs.")] = None,
+    vary: Annotated[list[str] | None, typer.Option(help="Several values of a recipe key: optim.lr=[1e-3,2e-3]")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the images are, as in `wfbench train`.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The mixer that others are matched to. Default: softmax.")] = None,
+    match: Annotated[str | None, typer.Option(help="params or macs: make each mixer's equal to the baseline's.")] = None,
+    tune: Annotated[str | None, typer.Option(help="lr: find each mixer's best rate first, by the same trials.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Rates that are tried for each mixer. Default: 5.")] = None,
+    claims: Annotated[str | None, typer.Option(help="A file of claims, recorded before the first run.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs/sweep"),
+    jobs: Annotated[int | None, typer.Option(help="Runs at once. Default: 1; on Slurm, all.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: cores / jobs.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Run as Slurm jobs, through submitit.")] = False,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    time: Annotated[int, typer.Option(help="Minutes of a Slurm job; a run that needs more is queued again.", min=1)] = 240,
+    gpus: Annotated[int, typer.Option(help="GPUs of a Slurm job.", min=0, max=1)] = 0,
+    cpus: Annotated[int, typer.Option(help="Cores of a Slurm job.", min=1)] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how they stand, and stop.")] = False,
+) -> None:
+    """Train mixers × seeds × recipes; what is finished is left alone, what was stopped is resumed.
+
+    Each run is a `wfbench train` in a process of its own. One that fails does not stop the others: it is listed with its
+    message at the end, and the exit code is 1. Ctrl-C saves all runs and exits with 130; the same command goes on.
+    """
+    from wfbench.tasks.common import choose_device
+    from wfbench.tasks.sweep import Dispatch, SlurmOptions, load_request
+
+    if tune is None and trials is not None:
+        raise _needs("--trials", "--tune lr")
+    options: dict[str, Any] = {
+        "mixers": mixer,
+        "seeds": seed,
+        "recipes": recipe,
+        "local_conv": local_conv,
+        "pos": pos,
+        "set": settings,
+    }
+    options |= {"vary": _varied(vary or []) or None, "data": data, "baseline": baseline, "match": match, "claims": claims}
+    options |= {"tune": None if tune is None else {"key": tune} | ({} if trials is None else {"trials": trials})}
+    request = load_request(file, options)
+    choose_device(device)
+    if not slurm and partition is not None:
+        raise _needs("--partition", "--slurm")
+    asked = SlurmOptions(partition, time, gpus, cpus) if slurm else None
+    if dry_run:
+        _list(request, out)
+    else:
+        _sweep(request, out, Dispatch(jobs, threads, device, asked))
+
+
+def _sweep(request: SweepRequest, out: Path, dispatch: Dispatch) -> None:
+    from wfbench.cli.progress import run_table
+    from wfbench.tasks.sweep import sweep as task
+
+    with run_table() as watch:
+        ended = task(request, out, dispatch, watch)
+    bad = {name: status for name, status in ended.items() if status.state != "finished"}
+    typer.echo(f"{len(ended) - len(bad)} of {len(ended)} runs are finished in {out}")
+    for name, status in bad.items():
+        typer.echo(f"{status.state}: {name}: {status.message or 'the same command goes on'}", err=True)
+    typer.echo(f"tables and the page: wfbench report {out}")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _list(request: SweepRequest, out: Path) -> None:
+    """What would be run, and how it stands."""
+    from wfbench.tasks.sweep import Sweep, match_lines, status_of
+
+    plan = Sweep.plan(request, out)
+    for line in match_lines(plan.drafts, request.baseline):
+        typer.echo(line)
+    tuning = plan.tuning()
+    runs, missing = plan.finals(tuning)
+    for run in [*(tuning.trials() if tuning is not None else []), *runs]:
+        status = status_of(run, out)
+        state = "diverged" if status.diverged else status.state
+        typer.echo(f"{state:9} {run.place(out)}" + (f"  {status.message}" if status.message else f"  {status.figure}"))
+        typer.echo(f"          wfbench train {shlex.join(run.words)}")
+    for line, why in missing.items():
+        typer.echo(f"not yet   {line}: {why}")
+
+
+def _varied(texts: list[str]) -> dict[str, Any]:
+    """``key=[values]`` as the YAML has it."""
+    import yaml
+
+    from wfbench import strict
+    from wfbench.errors import InputError
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            found[key] = strict.parse_value(value)
+        except yaml.YAMLError as e:
+            raise InputError("cannot read --vary", got=f"{text}: {strict.one_line(e)}", expected="key=[values]") from e
+    return found
+
+
+def _needs(option: str, other: str) -> Exception:
+    from wfbench.errors import InputError
+
+    return InputError(f"{option} means nothing here", got=option, expected=f"{option} beside {other}", remedy=f"add {other}")

@@ -1,0 +1,125 @@
+"""Strict settings: YAML read into pydantic models, and whatever is wrong with it said in one message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wfbench.errors import InputError, did_you_mean
+
+
+class Section(BaseModel):
+    """Settings: frozen, without unknown keys, without NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file; ``what`` names it in errors.
+
+    Raises:
+        InputError: for a file that cannot be read, or holds something else.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"), what, str(path))
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected="a YAML file of settings") from e
+
+
+def parse_yaml(text: str, what: str, where: str) -> dict[str, Any]:
+    """The mapping in a YAML text; ``where`` names its origin in errors.
+
+    Raises:
+        InputError: as `read_yaml`.
+    """
+    try:
+        data = yaml.load(text, _Loader)
+    except yaml.YAMLError as e:
+        raise InputError(f"cannot read the {what}", got=f"{where}: {one_line(e)}", expected="a YAML file of settings") from e
+    if not isinstance(data, dict):
+        raise InputError(f"not a {what}", got=f"{where}: {type(data).__name__}", expected="a YAML mapping of settings")
+    return data
+
+
+def parse_value(text: str) -> Any:
+    """A YAML value, such as stands behind ``key=`` on the command line.
+
+    Raises:
+        yaml.YAMLError: if it is none.
+    """
+    return yaml.load(text, _Loader)
+
+
+def validated(kind: type[S], data: dict[str, Any], what: str, where: str) -> S:
+    """Settings from plain data.
+
+    Raises:
+        InputError: for an unknown key, naming the nearest known one, or a value of another type or out of range.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(data), strict=True)
+    except TypeError as e:
+        raise InputError(f"not a {what}", got=f"{where}: {e}", expected="numbers, strings, lists and mappings") from e
+    except ValidationError as e:
+        raise _explain(e, kind, what, where) from e
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _explain(error: ValidationError, kind: type[Section], what: str, where: str) -> InputError:
+    # A key that is misspelt is missing too: the unknown one comes first.
+    first, *more = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    location = first["loc"]
+    key = ".".join(map(str, location)) or f"the {what}"
+    others = f" (and {len(more)} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(kind, location[:-1])
+        return InputError(
+            f"unknown {what} key{others}",
+            got=f"{key} in {where}",
+            expected=", ".join(known),
+            remedy=did_you_mean(str(location[-1]), known),
+        )
+    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return InputError(
+        f"bad {what} value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, ")
+    )
+
+
+def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys of the settings at a place, on whose way stand keys, list indices, and the kinds of alternatives."""
+    choices = [kind]
+    for part in location:
+        own = {field.alias or name: field for name, field in choices[0].model_fields.items()}
+        if len(choices) > 1:
+            choices = [choice for choice in choices if part in get_args(choice.model_fields["kind"].annotation)] or choices
+        elif part in own:
+            choices = _models(own[str(part)].annotation) or choices
+    return [field.alias or name for name, field in choices[0].model_fields.items()]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models(part)]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

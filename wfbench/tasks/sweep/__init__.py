@@ -1,0 +1,23 @@
+"""Sweeps: mixers × seeds × recipes as resumable runs, each made by `wfbench train` in a process of its own."""
+
+from wfbench.tasks.sweep.plan import match_lines
+from wfbench.tasks.sweep.request import Line, SweepRequest, Tune, load_request
+from wfbench.tasks.sweep.run import Dispatch, Sweep, Watch, sweep
+from wfbench.tasks.sweep.runs import Planned, Status, status_of
+from wfbench.tasks.sweep.slurm import SlurmOptions
+
+__all__ = [
+    "Dispatch",
+    "Line",
+    "Planned",
+    "SlurmOptions",
+    "Status",
+    "Sweep",
+    "SweepRequest",
+    "Tune",
+    "Watch",
+    "load_request",
+    "match_lines",
+    "status_of",
+    "sweep",
+]

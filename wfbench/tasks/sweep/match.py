@@ -1,0 +1,137 @@
+"""Equal budgets: the MLP ratio, or the depth, at which a mixer has as many parameters or MACs as the baseline."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+import mixers
+from wfbench import models
+from wfbench.errors import InputError
+from wfbench.recipe import Recipe
+
+What = Literal["params", "macs"]
+
+#: The largest relative difference that counts as equal, and the MLP ratios between which it is looked for.
+RESIDUAL = 0.02
+RATIOS = (0.5, 16.0)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What makes one mixer's budget equal to the baseline's.
+
+    Attributes:
+        what: parameters or MACs.
+        budget: the baseline's.
+        before: the mixer's own, unmatched.
+        reached: the mixer's own, matched.
+        mlp_ratio: at which it is reached; None where it stays as it was.
+        depth: likewise.
+    """
+
+    what: What
+    budget: int
+    before: int
+    reached: int
+    mlp_ratio: float | None = None
+    depth: int | None = None
+
+    @property
+    def residual(self) -> float:
+        """The difference that is left, relative to the budget."""
+        return self.reached / self.budget - 1
+
+    def settings(self, baseline: str) -> list[str]:
+        """As overrides of the recipe."""
+        changed = {"mlp_ratio": self.mlp_ratio, "depth": self.depth}
+        rule = {"match": self.what, "match_to": f'"{baseline}"', "budget": self.budget, "residual": repr(self.residual)}
+        return [
+            *(f"model.{key}={value!r}" for key, value in changed.items() if value is not None),
+            *(f"chosen.{key}={value}" for key, value in rule.items()),
+        ]
+
+
+def match(recipe: Recipe, what: What, baseline: Recipe, classes: int) -> Match:
+    """Match the recipe's model to that of ``baseline``.
+
+    The MLP ratio is the knob. For a mixer that lives in the FFN, which the ratio changes as well, other depths are tried
+    where no ratio does it, the nearest first. Nothing is trained or timed: parameters are counted on the meta device,
+    MACs by the closed forms that the modules declare.
+
+    Raises:
+        InputError: if no ratio and no depth comes within 2 %, naming the nearest; or a mixer declares no MACs.
+    """
+    budget, own = count(baseline, what, classes), count(recipe, what, classes)
+    if own == budget:
+        return Match(what, budget, own, own)
+    config = _config(recipe, classes)
+    nearest: Match | None = None
+    for depth in _depths(config.mixer, config.depth):
+        found = _by_ratio(recipe, what, classes, budget, own, depth, same_depth=depth == config.depth)
+        if nearest is None or abs(found.residual) < abs(nearest.residual):
+            nearest = found
+        if abs(nearest.residual) <= RESIDUAL:
+            return nearest
+    assert nearest is not None
+    unit = {"params": "parameters", "macs": "MACs"}[what]
+    raise InputError(
+        f"the {unit} cannot be matched",
+        got=f"{config.mixer}: {nearest.reached:,} at MLP ratio {nearest.mlp_ratio or config.mlp_ratio:g} and depth "
+        f"{nearest.depth or config.depth} ({100 * nearest.residual:+.1f} %) are the nearest",
+        expected=f"{budget:,} {unit} within {RESIDUAL:.0%}, at an MLP ratio from {RATIOS[0]:g} to {RATIOS[1]:g}",
+        remedy=f"leave the mixer out, match the {'MACs' if what == 'params' else 'parameters'}, or compare as is",
+    )
+
+
+def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
+    """Parameters of a recipe's model, or MACs of one image's forward pass on the order of evaluation that is quoted.
+
+    Raises:
+        InputError, MixerError: if the model cannot be, or declares no MACs.
+    """
+    section = recipe.model
+    with torch.device("meta"):  # shapes alone; the global generator is not drawn from
+        model = models.create(section.name, section.mixer, section.image_size, classes, **section.overrides() | changed)
+    if what == "params":
+        return sum(parameter.numel() for parameter in model.parameters())
+    return sum(model.declared_macs(model.config.image_size).values())
+
+
+def _config(recipe: Recipe, classes: int) -> models.Config:
+    section = recipe.model
+    return models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
+
+
+def _depths(mixer: str, depth: int) -> Iterator[int]:
+    """The depth as it is; for a mixer that lives in the FFN then all others up to four times it, the nearest first."""
+    yield depth
+    if mixers.spec(mixer).ffn_in != "linear":
+        yield from sorted((other for other in range(1, 4 * depth + 1) if other != depth), key=lambda d: (abs(d - depth), d))
+
+
+def _by_ratio(recipe: Recipe, what: What, classes: int, budget: int, before: int, depth: int, *, same_depth: bool) -> Match:
+    """The nearest to the budget that the width of the FFN reaches; parameters and MACs grow with it."""
+    dim = _config(recipe, classes).embed_dim
+    low, high = math.ceil(dim * RATIOS[0]), int(dim * RATIOS[1])
+    changed = {} if same_depth else {"depth": depth}
+
+    @cache
+    def at(hidden: int) -> int:
+        return count(recipe, what, classes, mlp_ratio=_ratio(hidden, dim), **changed)
+
+    first = low + bisect_left(range(low, high + 1), budget, key=at)  # the narrowest that reaches it, or one too far
+    hidden = min((h for h in (first - 1, first) if low <= h <= high), key=lambda h: abs(at(h) - budget))
+    return Match(what, budget, before, at(hidden), _ratio(hidden, dim), None if same_depth else depth)
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The MLP ratio whose FFN, int(dim · ratio) wide, has this width."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)

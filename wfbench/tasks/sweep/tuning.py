@@ -1,0 +1,134 @@
+"""The same tuning budget for every mixer: the same rates, judged on images held out of the training images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wfbench import recipe as recipes
+from wfbench import records
+from wfbench.records import TrainRow, TrialRow
+from wfbench.tasks import training
+from wfbench.tasks.sweep.plan import Draft
+from wfbench.tasks.sweep.request import Tune
+from wfbench.tasks.sweep.runs import Planned, Status, status_of
+
+#: Where trials lie in the sweep's directory.
+FOLDER = "trials"
+#: A trial diverged whose mean training loss in the last epoch is above so many times that of guessing, ln(classes).
+_LOST = 2.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The trials of a sweep, and what follows from them."""
+
+    tune: Tune
+    drafts: Sequence[Draft]
+    out: Path
+
+    def trials(self) -> list[Planned]:
+        """Every rate of every line with every trial seed."""
+        return [
+            self._trial(draft, rate, seed)
+            for seed in self.tune.seeds
+            for i in range(self.tune.trials)
+            for draft in self.drafts
+            for rate in [self._rates(draft)[i]]
+        ]
+
+    def chosen(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
+        """The settings of the line's final runs; or why there are none.
+
+        The rate with the highest mean accuracy over the trial seeds, then the lowest loss; a rate at which a trial diverged
+        is not chosen.
+        """
+        means: dict[float, tuple[float, float]] = {}
+        for rate in self._rates(draft):
+            rows = []
+            for seed in self.tune.seeds:
+                row = self._outcome(draft, rate, seed)
+                if row is None:
+                    return (), "not all of its trials are done"
+                rows.append(row)
+            if all(row.status == "ok" for row in rows):
+                accuracies, losses = [row.accuracy or 0.0 for row in rows], [row.loss or 0.0 for row in rows]
+                means[rate] = math.fsum(accuracies) / len(rows), -math.fsum(losses) / len(rows)
+        if not means:
+            return (), "every rate of tuning diverged"
+        return (f"optim.lr={max(means, key=means.__getitem__)!r}", *self._rule(draft)), None
+
+    def record(self) -> None:
+        """Add the trials that are not yet there to the sweep's records."""
+        path = self.out / "records.jsonl"
+        known = records.read(path)[0] if path.is_file() else []
+        there = {_key(row) for row in known if isinstance(row, TrialRow)}
+        found = [self._outcome(d, rate, seed) for d in self.drafts for rate in self._rates(d) for seed in self.tune.seeds]
+        records.append(path, [row for row in found if row is not None and _key(row) not in there])
+
+    @staticmethod
+    def diverged(status: Status) -> bool:
+        """Whether a trial's failure is its result, so that it is not tried again."""
+        return status.diverged
+
+    def _rates(self, draft: Draft) -> tuple[float, ...]:
+        return self.tune.rates(draft.recipe.optim.lr)
+
+    def _rule(self, draft: Draft) -> list[str]:
+        rule = {"rates": self._rates(draft), "trial_seeds": self.tune.seeds, "validation": self.tune.validation}
+        return [f"chosen.{key}={json.dumps(value)}" for key, value in rule.items()]
+
+    def _trial(self, draft: Draft, rate: float, seed: int) -> Planned:
+        more = [f"optim.lr={rate!r}", f"data.validation={self.tune.validation!r}"]
+        return draft.planned(seed, more, {"lr": rate}, FOLDER)
+
+    def _outcome(self, draft: Draft, rate: float, seed: int) -> TrialRow | None:
+        """A trial's row; None if it is not done."""
+        run = self._trial(draft, rate, seed)
+        status = status_of(run, self.out)
+        if status.state != "finished" and not status.diverged:
+            return None
+        final, config, place = draft.planned(seed, self._rule(draft)).recipe, draft.config, run.place(self.out)
+        row = training.read_result(place) if status.state == "finished" else None
+        assert row is None or isinstance(row, TrainRow)
+        lost = None if row is None else _lost(place, len(draft.dataset.classes))
+        ok = row is not None and lost is None
+        return TrialRow(
+            environment=records.environment() if row is None else row.environment,
+            created=records.now() if row is None else row.created,
+            model=final.model.name,
+            mixer=config.mixer,
+            local_conv=config.local_conv,
+            pos_embed=config.pos_embed,
+            recipe=final.name,
+            recipe_digest=recipes.digest(final),
+            dataset=draft.dataset.name,
+            image_size=config.image_size,
+            epochs=final.epochs,
+            seed=seed,
+            lr=rate,
+            rates=self._rates(draft),
+            recipe_lr=draft.recipe.optim.lr,
+            status="ok" if ok else "diverged",
+            message=status.message or lost,
+            accuracy=row.accuracy if row is not None and ok else None,
+            loss=row.loss if row is not None and ok else None,
+            samples=row.samples if row is not None and ok else None,
+            validation=self.tune.validation,
+        )
+
+
+def _lost(place: Path, classes: int) -> str | None:
+    """What is wrong with a trial whose loss stayed finite but left all bounds."""
+    last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
+    bound = _LOST * math.log(classes)
+    return (
+        None if last["train_loss"] <= bound else f"training loss {last['train_loss']:.3g} in the last epoch, above {bound:.2f}"
+    )
+
+
+def _key(row: TrialRow) -> tuple[object, ...]:
+    return (row.model, row.mixer, row.local_conv, row.pos_embed, row.recipe_digest, row.seed, row.lr)
