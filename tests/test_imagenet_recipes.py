@@ -189,8 +189,7 @@ def test_every_recipe_says_at_its_head_how_it_is_run_and_whether_it_was():
     for name in recipes.names():
         head = (recipes.recipes_dir() / f"{name}.yaml").read_text().split("\ntask:")[0]
         assert all(line.startswith("#") for line in head.splitlines()), name
-        for word in ("Hardware:", "Time:", "Expected:", f"--recipe {name}" if name != "digits" else "wfbench train"):
-            assert word in head, (name, word)
         assert "measured" in head or "not yet run" in head, name
         if name.startswith("imagenet"):
-            assert all(word in head for word in ("One GPU:", "Eight GPUs:", "Two hosts:", "not yet run")), name
+            words = ("One GPU:", "Eight GPUs:", "Two hosts:", "Hardware:", "Time:", "Expected:", f"--recipe {name} ")
+            assert [word for word in words if word not in head] == [], name
