@@ -9,13 +9,14 @@ import pytest
 from test_report import CPU, crossover, lines, train
 from typer.testing import CliRunner
 
-from wfbench import records, report
+from wfbench import recipe, records, report
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
 from wfbench.report import Asked
 from wfbench.report.claims import Answer, Claims, answer, read_claims, registration
 from wfbench.tasks.sweep import claims as recording
+from wfbench.tasks.sweep import load_request
 
 HEAD = "recipe: small\nseeds: [0, 1, 2, 3, 4]\nbudget: {epochs: 20}\nclaims:\n"
 BETTER = "  - {id: a, says: dynamic beats static, kind: better, line: pool, than: softmax}\n"
@@ -314,3 +315,18 @@ def test_a_bad_file_is_one_message(text: str, words: list[str], tmp_path: Path) 
         read_claims(tmp_path / "claims.yaml")
     for word in words:
         assert word in str(said.value)
+
+
+def test_the_claims_on_cifar10_speak_of_the_lines_seeds_and_epochs_of_their_sweep() -> None:
+    root = Path(__file__).parent.parent
+    wanted = load_request(root / "sweeps" / "cifar10.yaml", {})
+    assert wanted.claims is not None
+    file = read_claims(root / wanted.claims).file
+    made = {line.mixer + (" + DWC" if line.local_conv == "dwc" else "") for line in wanted.mixers}
+    named = {claim.line for claim in file.claims}
+    for claim in file.claims:
+        named |= {getattr(claim, "than", claim.line), getattr(claim, "of", claim.line), *getattr(claim, "among", ())}
+    assert named <= made
+    assert file.seeds == wanted.seeds
+    assert [file.recipe] == list(wanted.recipes)
+    assert file.budget.epochs == recipe.load(file.recipe).epochs

@@ -40,32 +40,9 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
         + ["--mode", "--tokens", "--dtype", "--compile", "--channels-last", "--threads", "--baseline", "--attention", "--force"]
         + ["--alternatives", "--saturate", "--breakdown", "--no-isolate", "--no-memory", "--seconds", "--budget"],
         "report": ["--out", "--claims"],
-        "sweep": [
-            "--mixer",
-            "--seed",
-            "--recipe",
-            "--local-conv",
-            "--pos",
-            "--set",
-            "--vary",
-            "--data",
-            "--baseline",
-            "--match",
-        ]
-        + [
-            "--match",
-            "--tune",
-            "--trials",
-            "--claims",
-            "--out",
-            "--jobs",
-            "--threads",
-            "--device",
-            "--slurm",
-            "--partition",
-            "--time",
-        ]
-        + ["--gpus", "--cpus", "--dry-run"],
+        "sweep": ["--mixer", "--seed", "--recipe", "--local-conv", "--pos", "--set", "--vary", "--data", "--baseline"]
+        + ["--match", "--tune", "--trials", "--claims", "--out", "--jobs", "--threads", "--device", "--slurm", "--partition"]
+        + ["--time", "--gpus", "--cpus", "--dry-run"],
         "demo": ["--out"],
     }
     for command, expected in flags.items():

@@ -106,8 +106,8 @@ def drafts(request: SweepRequest) -> list[Draft]:
         found.append(draft)
     if problems:
         raise InputError(problems[0] + (f"\n(and {len(problems) - 1} more mixers)" if len(problems) > 1 else ""))
-    names = [draft.planned(request.seeds[0]).name for draft in found]
-    twice = [draft.label for draft, name in zip(found, names, strict=True) if names.count(name) > 1]
+    made = [draft.planned(request.seeds[0]).recipe for draft in found]
+    twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
     if twice:
         raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
     return found

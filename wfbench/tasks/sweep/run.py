@@ -19,7 +19,7 @@ from wfbench.tasks.common import writable_dir
 from wfbench.tasks.sweep import claims
 from wfbench.tasks.sweep.plan import Draft, drafts, match_lines
 from wfbench.tasks.sweep.request import SweepRequest
-from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, failure, is_locked, lock, start, status_of
+from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, failure, is_locked, start, status_of, take
 from wfbench.tasks.sweep.slurm import Job, Slurm, SlurmOptions
 from wfbench.tasks.sweep.tuning import Tuning
 from wfbench.training import Interrupted
@@ -70,8 +70,8 @@ class Local:
         self.gpus: deque[str] = deque(_gpus(device))
 
     def launch(self, run: Planned) -> Process | None:
-        """Begin or resume a run; None if another process has it."""
-        held = lock(run.place(self.out))
+        """Begin or resume a run; None if another process has it, or has just finished it."""
+        held = take(run, self.out)
         if held is None:
             return None
         self.gpus.rotate(-1)

@@ -122,6 +122,15 @@ def lock(place: Path) -> int | None:
     return file
 
 
+def take(run: Planned, out: Path) -> int | None:
+    """The lock of a run that is still to be made; None if another process has it, or finished it a moment ago."""
+    held = lock(run.place(out))
+    if held is not None and (run.place(out) / "result.json").is_file():
+        os.close(held)
+        return None
+    return held
+
+
 def is_locked(place: Path) -> bool:
     """Whether a process has the run."""
     if not (place / _LOCK).exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wfbench.errors import InputError
-from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, lock, start, status_of
+from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, start, status_of, take
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -38,7 +38,7 @@ class Remote:
 
     def __call__(self) -> Status:
         """Make the run, unless it is finished or another process has it; how it ended."""
-        held = lock(self.run.place(self.out))
+        held = take(self.run, self.out)
         if held is None:
             return Status("elsewhere")
         self.process = start(self.run, self.out, held, device=self.device, threads=self.threads)
