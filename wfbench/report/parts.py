@@ -127,7 +127,7 @@ class Table:
 
 def left_aligned(column: str) -> bool:
     """Whether a column holds words rather than numbers."""
-    return column in _LEFT_ALIGNED or column.startswith("by ")
+    return column in _LEFT_ALIGNED or (column.startswith("by ") and not column.endswith("(MB)"))
 
 
 def make_table(
