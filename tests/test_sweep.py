@@ -251,9 +251,9 @@ def test_another_run_s_directory_is_not_taken_for_this_one(done: Path, tmp_path:
 
 def test_a_failing_mixer_is_listed_with_its_message_while_the_others_finish(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
-    words = ["--mixer", f"{tmp_path}/broken.py:Broken", "--mixer", "linear", "--mixer", "pool"]
+    words = ["--mixer", f"{tmp_path}/broken.py:Broken", "--mixer", "linear", "--mixer", "pool", "--jobs", "3"]
     out = tmp_path / "out"
-    said, _ = (process := start(out, *words)).communicate(timeout=300)
+    said, _ = (process := start(out, *words)).communicate(timeout=900)
     assert process.returncode == 1, said
     assert "2 of 3 runs are finished" in said
     assert "ValueError: this mixer is broken" in said
@@ -280,7 +280,7 @@ def test_two_sweeps_at_once_share_the_work_and_run_nothing_twice(done: Path, tmp
     words = ["--mixer", "linear", "--mixer", "pool", "--seed", "0", "--seed", "1", "--jobs", "1"]
     both = [start(tmp_path / "out", *words) for _ in range(2)]
     for process in both:
-        said, _ = process.communicate(timeout=500)
+        said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said
         assert "4 of 4 runs are finished" in said
     for place in (tmp_path / "out").glob("*/result.json"):
@@ -297,7 +297,7 @@ def test_ctrl_c_saves_all_runs_and_exits_with_130_and_the_same_command_goes_on(t
         assert time.monotonic() < deadline, "too slow"
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "2 runs were stopped and saved" in said
     assert all("stopped in epoch" in (place.parent / "log.txt").read_text() for place in tmp_path.glob("*/config.yaml"))
@@ -330,7 +330,7 @@ def test_a_sweep_that_is_killed_ten_times_ends_with_every_run_made_once_and_the_
         for child in children if kills % 2 else []:
             os.kill(child, signal.SIGKILL)
         kills += 1
-    said, _ = (process := start(out, *words)).communicate(timeout=500)
+    said, _ = (process := start(out, *words)).communicate(timeout=900)
     assert process.returncode == 0, said
     assert "4 of 4 runs are finished" in said
     for place in out.glob("*/result.json"):
