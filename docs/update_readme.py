@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHOWN = {
     "results/cifar10": ("accuracy", "resolution"),
     "results/demo": ("accuracy",),
+    "results/dit-digits": ("denoising-ema",),
     "results/profile": ("speedup", "crossover"),
 }
 
