@@ -1,6 +1,6 @@
 """What the trainer costs beside the training itself: its images/s against a bare loop's, in one process.
 
-    python benchmarks/trainer.py --out results/benchmarks      (about 6 minutes on 2 CPU cores)
+    python benchmarks/trainer.py --out results/benchmarks      (about 3 minutes on 2 CPU cores)
 
 The bare loop is what one writes in a notebook: forward, cross-entropy, backward, clip, AdamW, and nothing else. Both train
 the same model from the same weights on the same batches, in float32, at batch 32, by turns in random order; a turn is one
@@ -162,7 +162,7 @@ def main() -> None:
     """Measure every case and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     stamp = records.environment()
