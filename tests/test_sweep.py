@@ -67,7 +67,21 @@ def names(wanted, out: Path = Path("none")) -> list[str]:
 
 
 def start(out: Path, *words: str, settings: list[str] = SET) -> subprocess.Popen:
-    command = [sys.executable, "-W", "ignore", "-m", "wfbench", "sweep", "--out", str(out), "--device", "cpu", *words]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "wfbench",
+        "sweep",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        *words,
+    ]
     command += [word for setting in settings for word in ("--set", setting)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
@@ -300,7 +314,7 @@ def test_ctrl_c_saves_all_runs_and_exits_with_130_and_the_same_command_goes_on(t
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "2 runs were stopped and saved" in said
-    assert all("stopped in epoch" in (place.parent / "log.txt").read_text() for place in tmp_path.glob("*/config.yaml"))
+    assert all("interrupted: stopped" in (place.parent / "log.txt").read_text() for place in tmp_path.glob("*/config.yaml"))
     assert not [place for place in tmp_path.glob("*/.lock") if is_locked(place.parent)]
     stands = [
         status_of(run, tmp_path)
