@@ -508,7 +508,7 @@ def test_several_processes_mix_as_one_does(settings, world):
         assert x.shape == images.shape
         assert y.sum(1) == pytest.approx(torch.ones(16))
         for rank in range(world):
-            mine = loading._positions(16, rank, world)
+            mine = loading.positions(16, rank, world)
             part_x, part_y = several(images[mine], classes[mine], key=(3, 1, step))
             assert torch.equal(part_x, x[mine])
             assert torch.equal(part_y, y[mine])
