@@ -72,6 +72,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(pair):
     assert result["samples"] == 360
 
 
+@pytest.mark.slow
 def test_other_weights_are_seen_to_differ_by_more(pair, tmp_path):
     """Another seed of the mixing or another half of each batch moves the weights far beyond the tolerance above."""
     train(tmp_path / "other", sets=[*SETTINGS, "mix.mixup=0.7"])
@@ -207,6 +208,7 @@ class Breaks(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_run_with_its_own_traceback_and_the_run_can_go_on(tmp_path):
     mixer = tmp_path / "breaks.py"
     mixer.write_text(BREAKS.format(mended=str(tmp_path / "mended")))

@@ -125,6 +125,7 @@ def test_a_run_that_is_killed_at_five_random_moments_ends_as_if_it_had_not_been(
         assert_equal_runs(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tmp_path):
     out = tmp_path / "run"
     process = start(out, *settings())
@@ -151,6 +152,7 @@ def test_resuming_is_refused_for_another_recipe_and_another_number_of_processes(
     assert "--nproc 1" in text
 
 
+@pytest.mark.slow
 def test_a_wrong_resume_would_be_seen(uninterrupted, tmp_path):
     """The comparison fails for a run whose random states were not taken up."""
     out = tmp_path / "run"

@@ -290,6 +290,7 @@ def test_a_run_is_held_by_the_process_that_trains_it_however_it_ends(tmp_path: P
     assert not is_locked(tmp_path / "run"), "nobody is left to hold it"
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_work_and_run_nothing_twice(done: Path, tmp_path: Path) -> None:
     words = ["--mixer", "linear", "--mixer", "pool", "--seed", "0", "--seed", "1", "--jobs", "1"]
     both = [start(tmp_path / "out", *words) for _ in range(2)]
@@ -303,6 +304,7 @@ def test_two_sweeps_at_once_share_the_work_and_run_nothing_twice(done: Path, tmp
     assert weights(tmp_path / "out") == weights(done)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_all_runs_and_exits_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     process = start(tmp_path, "--mixer", "linear", "--mixer", "pool", "--jobs", "2", settings=[*SET, "epochs=400"])
     deadline = time.monotonic() + 200
