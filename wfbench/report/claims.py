@@ -37,11 +37,11 @@ class _Claim(Section):
 
 
 class Better(_Claim):
-    """line − than > by, in points of accuracy."""
+    """line − than > by, in points of accuracy. A negative ``by`` says "no worse than, by more than"."""
 
     kind: Literal["better"]
     than: str
-    by: float = Field(0.0, ge=0, lt=100)
+    by: _Points = 0.0
     #: The true difference whose power is printed.
     effect: _Points = 1.0
 
@@ -266,7 +266,7 @@ def _notes(found: Claims) -> list[str]:
 def _condition(claim: AnyClaim) -> str:
     match claim:
         case Better():
-            return f"{claim.line} − {claim.than} > {claim.by:g} points"
+            return f"{claim.line} − {claim.than} > {f'{claim.by:g}'.replace('-', '−')} points"
         case Within():
             return f"|{claim.line} − {claim.of}| < {claim.margin:g} points"
         case Best():
