@@ -8,13 +8,15 @@ import pytest
 from helpers import run_python
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "recipe", "records", "strict"}
+LEAVES = {"errors", "files", "recipe", "records", "signals", "strict"}
 SIBLINGS = {"data", "training", "diffusion", "measure"}
 
 #: What each room may import beside itself and the bare package (its version).
 MAY_IMPORT: dict[str, set[str]] = {
     "mixers": set(),
     "errors": set(),
+    "files": set(),
+    "signals": set(),
     "strict": {"errors"},
     "recipe": {"errors", "strict"},
     "records": {"errors"},

@@ -12,7 +12,7 @@ from helpers import Silent
 from safetensors.torch import load_file
 
 from wfbench import recipe as recipes
-from wfbench.tasks import classify
+from wfbench.tasks import jobs
 from wfbench.training import RunError, TrainState, checkpoint
 
 SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=2", "optim.warmup_epochs=0"]
@@ -21,7 +21,7 @@ SMALL += ["ema.decay=0.9", "keep_every=1"]
 
 def train(out: Path, *settings: str, resume: bool = False):
     recipe = recipes.load("digits", [*SMALL, *settings])
-    return classify.train(recipe, out, Silent(), device=torch.device("cpu"), resume=resume)
+    return jobs.train(recipe, out, Silent(), device=torch.device("cpu"), resume=resume)
 
 
 @pytest.fixture(scope="module")

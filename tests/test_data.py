@@ -26,7 +26,7 @@ from wfbench.data import eval_batches, loading, mixer_of, open_dataset, steps_pe
 from wfbench.data.transforms import eval_transform
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, MixSection
-from wfbench.tasks import classify
+from wfbench.tasks import jobs
 from wfbench.tasks.common import choose_device
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -793,7 +793,7 @@ def test_a_folder_of_images_trains(tmp_path):
             for i in range(6):
                 Image.new("RGB", (12, 10), (shade + i, shade, shade)).save(root / part / c / f"{i}.png")
     recipe = recipes.load("digits", [*SMALL, f"data.path={root}", "epochs=8"])
-    row = classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+    row = jobs.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
     assert row.samples == 12
     assert row.dataset == "folder images (12 train, 12 held out)"
     assert row.accuracy == 1.0
@@ -807,4 +807,4 @@ def test_a_corrupt_image_is_named(tmp_path, workers):
     bad.write_bytes(bad.read_bytes()[:40])
     recipe = recipes.load("digits", [*SMALL, f"data.path={root}", f"data.workers={workers}", "epochs=2"])
     with pytest.raises(InputError, match=r"cannot be read[\s\S]*val/dark/003.png"):
-        classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+        jobs.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))

@@ -21,7 +21,7 @@ from wfbench import recipe as recipes
 from wfbench.cli import app
 from wfbench.data import eval_batches, open_dataset
 from wfbench.recipe import DataSection
-from wfbench.tasks import classify
+from wfbench.tasks import classify, jobs
 from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def trained(tmp_path_factory) -> Path:
     """A run with averaged weights."""
     out = tmp_path_factory.mktemp("trained") / "run"
     torch.manual_seed(0)
-    classify.train(recipes.load("digits", [*SMALL, "ema.decay=0.9"]), out, Silent(), device=CPU)
+    jobs.train(recipes.load("digits", [*SMALL, "ema.decay=0.9"]), out, Silent(), device=CPU)
     return out
 
 
@@ -371,7 +371,7 @@ def pickled(tmp_path: Path) -> Path:
 
 def bound_to_its_grid(tmp_path: Path, a_run: Path) -> Path:
     recipe = recipes.load("digits", [*SMALL, "model.mixer=mlp-mixer"])
-    classify.train(recipe, tmp_path / "mlp", Silent(), device=CPU)
+    jobs.train(recipe, tmp_path / "mlp", Silent(), device=CPU)
     return tmp_path / "mlp"
 
 

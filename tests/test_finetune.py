@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from wfbench import models
 from wfbench import recipe as recipes
 from wfbench.cli import app
-from wfbench.tasks import classify
+from wfbench.tasks import classify, jobs
 from wfbench.training import TrainState
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def trained(tmp_path_factory) -> Path:
     """A run on the digits, with averaged weights."""
     out = tmp_path_factory.mktemp("trained") / "run"
     torch.manual_seed(0)
-    classify.train(recipes.load("digits", [*SMALL, "ema.decay=0.9"]), out, Silent(), device=CPU)
+    jobs.train(recipes.load("digits", [*SMALL, "ema.decay=0.9"]), out, Silent(), device=CPU)
     return out
 
 
@@ -43,7 +43,7 @@ def test_a_run_s_weights_are_taken_up_whole_and_named_in_the_record(name, traine
     named = f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
     assert run.pretraining == named
     recipe = recipes.load("digits", [*SMALL, f"model.init_weights={file}", "optim.lr=1e-9"])
-    row = classify.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
     assert row.pretraining == named
     assert json.loads((tmp_path / "run" / "result.json").read_text())["pretraining"] == named
     before = json.loads((trained / "metrics.jsonl").read_text())[{"m": "accuracy", "e": "ema_accuracy"}[name[0]]]

@@ -17,7 +17,7 @@ from wfbench import recipe as recipes
 from wfbench.cli import app
 from wfbench.measure import count_flops
 from wfbench.measure.flops import bytes_of_training
-from wfbench.tasks import classify
+from wfbench.tasks import classify, jobs
 from wfbench.tasks.plan import plan
 from wfbench.training import TrainState, checkpoint
 
@@ -77,7 +77,7 @@ def test_groups_macs_memory_and_disk_are_those_of_the_run(tmp_path):
     assert planned.gmacs == count_flops(model, (1, 1, 8, 8)).macs / 1e9
     assert planned.batch == (64, 64, 16)
     assert planned.step_bytes == bytes_of_training(model, (16, 1, 8, 8)) < bytes_of_training(model, (64, 1, 8, 8))
-    classify.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
     saved = tmp_path / "run" / "checkpoint"
     names = sorted(p.name for p in saved.iterdir())
     assert names[1:] == ["epoch-0002", "epoch-0004", "step-00000088"]
@@ -118,7 +118,7 @@ def test_a_dry_run_of_several_processes_stays_one_and_tells_the_share_of_each(tm
 
 
 def test_a_dry_run_of_a_resume_leaves_the_run_as_it_is(tmp_path):
-    classify.train(recipe_of("epochs=1", "optim.warmup_epochs=0"), tmp_path / "run", Silent(), device=CPU)
+    jobs.train(recipe_of("epochs=1", "optim.warmup_epochs=0"), tmp_path / "run", Silent(), device=CPU)
     before = listing(tmp_path)
     result = run("--dry-run", "--resume", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
@@ -182,7 +182,7 @@ def old(tmp_path_factory) -> Path:
     """A run of two epochs, after the first."""
     out = tmp_path_factory.mktemp("old") / "run"
     recipe = recipe_of("epochs=2", "optim.warmup_epochs=0", "data.workers=0")
-    classify.train(recipe.model_copy(update={"epochs": 1}), out, Silent(), device=CPU)
+    jobs.train(recipe.model_copy(update={"epochs": 1}), out, Silent(), device=CPU)
     checkpoint.write_whole(out / "config.yaml", recipes.dump(recipe))
     (out / "result.json").unlink()
     return out

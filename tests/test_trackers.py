@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from wfbench import recipe as recipes
 from wfbench.cli import app
-from wfbench.tasks import classify
+from wfbench.tasks import jobs
 from wfbench.training import Interrupted, Trackers, checkpoint
 
 SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=2", "optim.warmup_epochs=0"]
@@ -37,7 +37,7 @@ def scalars(out: Path) -> dict[str, list[tuple[int, float]]]:
 def train(out: Path, *, watch=None, resume: bool = False, settings=()):
     recipe = recipes.load("digits", [*SMALL, *settings])
     trackers = Trackers(tensorboard=True)
-    return classify.train(recipe, out, watch or Silent(), device=torch.device("cpu"), resume=resume, trackers=trackers)
+    return jobs.train(recipe, out, watch or Silent(), device=torch.device("cpu"), resume=resume, trackers=trackers)
 
 
 def assert_curves_equal_metrics(out: Path) -> None:

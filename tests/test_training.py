@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from wfbench import recipe as recipes
 from wfbench.data import open_dataset
 from wfbench.errors import InputError
-from wfbench.tasks import classify
+from wfbench.tasks import classify, jobs
 from wfbench.tasks.common import choose_device
 from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
 from wfbench.training import Interrupted, RunError, checkpoint
@@ -31,7 +31,7 @@ class Silent:
 
 def train(out, *overrides, resume=False, watch=None):
     recipe = recipes.load("digits", [*SMALL, *overrides])
-    return classify.train(recipe, out, watch or Silent(), device=choose_device("cpu"), resume=resume)
+    return jobs.train(recipe, out, watch or Silent(), device=choose_device("cpu"), resume=resume)
 
 
 def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
@@ -76,7 +76,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_ch
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoint").iterdir())
     recipe = recipes.load("digits", [*SMALL, "epochs=2", "optim.lr=1e30", "optim.clip_grad=null"])
     with pytest.raises(RunError, match=r"not finite: (nan|inf) at step \d+"):
-        classify.train(recipe, tmp_path / "broken", Silent(), device=choose_device("cpu"))
+        jobs.train(recipe, tmp_path / "broken", Silent(), device=choose_device("cpu"))
     assert not (tmp_path / "broken" / "result.json").exists()
     assert kept[-1] == "step-00000044"
 
@@ -145,7 +145,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
 def test_every_predictor_learns_and_matters(tmp_path):
     recipe = recipes.load("digits", [*SMALL, "model.mixer=weightformer", "model.embed_dim=32", "epochs=3"])
     fresh = classify.prepare(recipe).model.state_dict()
-    classify.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
+    jobs.train(recipe, tmp_path / "run", Silent(), device=choose_device("cpu"))
     trained = load_file(tmp_path / "run" / "model.safetensors")
     predictors = [k for k in trained if "blocks.1." in k and ("predictor" in k or "expand" in k)]
     assert len(predictors) == 7
@@ -165,7 +165,7 @@ def test_every_predictor_learns_and_matters(tmp_path):
 def test_the_three_demo_mixers_reach_94_percent_and_predictors_decide_classes(tmp_path):
     for mixer in ("softmax", "linear", "weightformer"):
         recipe = recipes.load("digits", [f"model.mixer={mixer}"])
-        row = classify.train(recipe, tmp_path / mixer, Silent(), device=choose_device("cpu"))
+        row = jobs.train(recipe, tmp_path / mixer, Silent(), device=choose_device("cpu"))
         assert row.accuracy >= 0.94, mixer
     run = classify.prepare(recipe)
     trained = load_file(tmp_path / "weightformer" / "model.safetensors")

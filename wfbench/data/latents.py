@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wfbench import files
 from wfbench.data.codecs import Codec
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.errors import InputError, writing
@@ -117,7 +118,7 @@ class Extraction:
             return None
         manifest = settings | {"shards": [json.loads(note.read_text()) for note in notes]}
         with _written(out):
-            _write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", f".{rank}")
+            files.write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", f".{rank}")
         return out / MANIFEST
 
     def _encode(self, indices: range, done: Callable[[int], None]) -> dict[str, Tensor]:
@@ -289,18 +290,22 @@ def _written(out: Path) -> AbstractContextManager[None]:
 def _save(note: Path, tensors: dict[str, Tensor]) -> None:
     """Write a shard, and then the note that says it is whole."""
     shard = note.with_suffix(".safetensors")
-    part = shard.with_name(f".{shard.name}.part")
-    save_file(tensors, part)
-    told = {"file": shard.name, "samples": len(tensors["labels"]), "bytes": part.stat().st_size, "sha256": _sha256(part)}
-    os.replace(part, shard)
-    _write_whole(note, json.dumps(told))
+    with files.whole(shard) as part:
+        save_file(tensors, part)
+        told = {
+            "file": shard.name,
+            "samples": len(tensors["labels"]),
+            "bytes": part.stat().st_size,
+            "sha256": files.sha256(part),
+        }
+    files.write_whole(note, json.dumps(told))
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings down before any shard, or find the same there."""
     path = out / "settings.json"
     if not path.is_file():
-        _write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
+        files.write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
     found = json.loads(path.read_text())
     wrong = [f"{key}: {found.get(key)!r} there, {now!r} now" for key, now in settings.items() if found.get(key) != now]
     if wrong:
@@ -335,21 +340,10 @@ def _check_shard(directory: Path, told: dict[str, Any], hashed: bool = True) -> 
     if not path.is_file():
         raise InputError("a shard of latents is missing", got=str(path), expected="every shard of the manifest", remedy=_AGAIN)
     size = path.stat().st_size
-    if size != told["bytes"] or (hashed and _sha256(path) != told["sha256"]):
+    if size != told["bytes"] or (hashed and files.sha256(path) != told["sha256"]):
         raise InputError(
             "a shard of latents is damaged",
             got=f"{path}: {size} bytes that hash to something else" if size == told["bytes"] else f"{path}: {size} bytes",
             expected=f"{told['bytes']} bytes of SHA-256 {told['sha256'][:12]}…",
             remedy=_AGAIN,
         )
-
-
-def _write_whole(path: Path, text: str, suffix: str = "") -> None:
-    part = path.with_name(f".{path.name}{suffix}.part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

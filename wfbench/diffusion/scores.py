@@ -6,7 +6,6 @@ that beside it. It is FID on Inception's features alone; on others it is a proxy
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wfbench import files
 from wfbench.errors import InputError
 
 
@@ -135,8 +135,7 @@ class Inception:
         }
         if not path.is_file():
             raise InputError("no Inception weights there", got=str(path), **wanted)
-        with path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.sha256 = files.sha256(path)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         try:

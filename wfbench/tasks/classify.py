@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wfbench import models, records
+from wfbench import files, models, records
 from wfbench import recipe as recipes
 from wfbench.data import (
     Batch,
@@ -34,9 +33,9 @@ from wfbench.records import BaselineRow, TrainRow
 from wfbench.tasks import training
 from wfbench.tasks.common import try_count
 from wfbench.tasks.training import Finished, read_recipe, read_result
-from wfbench.training import Evaluation, Loss, Mix, Scores, Trackers, TrainState, Watch, checkpoint, distributed, evaluate
+from wfbench.training import Evaluation, Loss, Mix, Scores, TrainState, checkpoint, distributed, evaluate
 
-__all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result", "train"]
+__all__ = ["Run", "baselines", "prepare", "read_recipe", "read_result"]
 
 
 @dataclass(frozen=True)
@@ -223,28 +222,6 @@ def prepare(recipe: Recipe) -> Run:
     return Run(recipe, dataset, model, model.config.image_size, pretraining)
 
 
-def train(
-    recipe: Recipe,
-    out: Path,
-    watch: Watch,
-    *,
-    device: torch.device,
-    resume: bool = False,
-    trackers: Trackers | None = None,
-) -> TrainRow:
-    """Train a recipe into the run directory ``out``; see `training.run`.
-
-    Raises:
-        InputError, RunError, Interrupted: as `training.run`.
-    """
-    distributed.on_main(lambda: training.check_directory(recipe, out, resume))  # before data are read
-    run = prepare(recipe)
-    distributed.on_main(run.try_data)
-    row = training.run(run, out, watch, device=device, resume=resume, trackers=trackers)
-    assert isinstance(row, TrainRow)
-    return row
-
-
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a safetensors file, and its SHA-256.
 
@@ -252,9 +229,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         InputError: if it is no such file.
     """
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return load_file(path), sha256
+        return load_file(path), files.sha256(path)
     except (OSError, SafetensorError) as e:
         raise InputError(
             "cannot read the weights",

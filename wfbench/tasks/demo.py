@@ -10,7 +10,7 @@ from pathlib import Path
 import mixers
 from wfbench import recipe as recipes
 from wfbench import records
-from wfbench.tasks import classify
+from wfbench.tasks import classify, jobs
 from wfbench.tasks.common import choose_device, slug, writable_dir
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
@@ -56,7 +56,7 @@ def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], 
     for mixer in request.mixers:
         told(f"training {mixer} on the digits")
         recipe = recipes.load("digits", [*request.overrides, f"model.mixer={json.dumps(mixer)}"])
-        classify.train(recipe, out / slug(mixer), watch(mixer), device=device)
+        jobs.train(recipe, out / slug(mixer), watch(mixer), device=device)
     told("logistic regression and nearest neighbour on the same split")
     records.append(out / "records.jsonl", classify.baselines(plain))
     told(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")

@@ -22,6 +22,7 @@ from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
 from wfbench.report.erf import encode
 from wfbench.tasks import classify
+from wfbench.tasks.training import WEIGHTS
 from wfbench.training import checkpoint
 
 #: Radii, in tokens, outside which the share of the energy is recorded: those that the image has room for.
@@ -134,7 +135,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     model, count = prepared.model, min(request.images, len(prepared.dataset.val))
     batches = eval_batches(prepared.dataset.val, recipe.data, prepared.image_size, prepared.in_channels, batch_size=count)
     images = next(iter(batches))[0].to(device)
-    weights = run / "model.safetensors"
+    weights = run / WEIGHTS["raw"]
     for stage in ("fresh", "trained"):
         if stage == "trained":
             try:

@@ -22,7 +22,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import Environment, EvalRow, TrainRow
 from wfbench.tasks.classify import Run, read_weights, write_predictions
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.training import read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.training import WEIGHTS, read_recipe, read_result, read_rows, try_directory
 from wfbench.training import Evaluation
 
 
@@ -86,7 +86,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     """
     of_run = request.path.is_dir()
     recipe = _recipe(request, of_run)
-    name = {"raw": "model.safetensors", "ema": "ema.safetensors"}[request.weights] if of_run else ""
+    name = WEIGHTS[request.weights] if of_run else ""
     tensors, sha256 = read_weights(request.path / name if of_run else request.path)
     run, labels = _run(recipe, tensors, request)
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]

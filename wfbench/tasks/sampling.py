@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wfbench import files, records
 from wfbench import recipe as recipes
-from wfbench import records
 from wfbench.data.codecs import Codec, PixelCodec, VAECodec
 from wfbench.diffusion import Sampler, sample
 from wfbench.errors import InputError, writing
@@ -34,7 +34,7 @@ from wfbench.records import PictureRow
 from wfbench.tasks import dit
 from wfbench.tasks.classify import read_weights
 from wfbench.tasks.common import precision_of, writable_dir
-from wfbench.tasks.training import read_recipe, read_result
+from wfbench.tasks.training import WEIGHTS, read_recipe, read_result
 from wfbench.training.checkpoint import load_weights
 
 #: Samples in a part.
@@ -125,7 +125,7 @@ def load_model(run: Path, weights: str, device: torch.device) -> tuple[DiT, Reci
         raise InputError("unknown weights", got=repr(weights), expected="raw or ema")
     if weights == "ema" and recipe.ema is None:
         raise InputError("the run has no averaged weights", got=f"{run} with ema: null", remedy="use --weights raw")
-    path = run / {"raw": "model.safetensors", "ema": "ema.safetensors"}[weights]
+    path = run / WEIGHTS[weights]
     tensors, sha256 = read_weights(path)
     table, patches = tensors.get("y_embedder.embedding_table.weight"), tensors.get("x_embedder.proj.weight")
     if table is None or patches is None:
@@ -268,7 +268,7 @@ def _agree(out: Path, protocol: dict[str, Any]) -> None:
     """Write the settings down before any part, or find the same there."""
     path = out / "settings.json"
     if not path.is_file():
-        _write_whole(path, (json.dumps(protocol, indent=1) + "\n").encode())
+        _write_json(path, protocol)
     if wrong := _differences(json.loads(path.read_text()), protocol):
         raise _other(out, wrong)
 
@@ -289,7 +289,7 @@ def _other(out: Path, wrong: list[str]) -> InputError:
 def _assemble(out: Path, protocol: dict[str, Any], classes: int, picture: PictureRow) -> Path | None:
     """Put the parts together, once, whichever process comes first to find all of them."""
     parts = [_part(out, k) for k in range(-(-protocol["samples"] // PART))]
-    with writing("samples", out, expected="a writable place with room", remedy="make room, and call it again"):
+    with _written(out):
         with (out / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / PROTOCOL).is_file():
@@ -297,15 +297,12 @@ def _assemble(out: Path, protocol: dict[str, Any], classes: int, picture: Pictur
                     return None
                 images = np.concatenate([np.load(part) for part in parts])
                 labels = np.arange(len(images)) % classes
-                part = out / f".{SAMPLES}.part"
-                with part.open("wb") as file:
+                with files.whole(out / SAMPLES) as part, part.open("wb") as file:
                     np.savez(file, arr_0=images, arr_1=labels)
-                os.replace(part, out / SAMPLES)
                 _grid(images, classes).save(out / GRID)
                 grid = picture.model_copy(update={"picture": base64.b64encode((out / GRID).read_bytes()).decode()})
-                _write_whole(out / "records.jsonl", (grid.model_dump_json() + "\n").encode())
-                told = protocol | {"samples_sha256": _sha256(out / SAMPLES)}
-                _write_whole(out / PROTOCOL, (json.dumps(told, indent=1) + "\n").encode())
+                files.write_whole(out / "records.jsonl", grid.model_dump_json() + "\n")
+                _write_json(out / PROTOCOL, protocol | {"samples_sha256": files.sha256(out / SAMPLES)})
             for rest in (*parts, out / "settings.json"):
                 rest.unlink(missing_ok=True)
         (out / ".lock").unlink(missing_ok=True)
@@ -336,20 +333,14 @@ def _part(out: Path, k: int) -> Path:
 
 
 def _save(path: Path, images: np.ndarray) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing("samples", path, expected="a writable place with room", remedy="make room, and call it again"):
-        with part.open("wb") as file:
-            np.save(file, images)
-        os.replace(part, path)
+    with _written(path), files.whole(path, f".{os.getpid()}") as part, part.open("wb") as file:
+        np.save(file, images)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing("samples", path, expected="a writable place with room", remedy="make room, and call it again"):
-        part.write_bytes(content)
-        os.replace(part, path)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with _written(path):
+        files.write_whole(path, json.dumps(content, indent=1) + "\n", f".{os.getpid()}")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _written(path: Path) -> AbstractContextManager[None]:
+    return writing("samples", path, expected="a writable place with room", remedy="make room, and call it again")

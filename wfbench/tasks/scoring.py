@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable
@@ -15,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wfbench import files, records
 from wfbench import recipe as recipes
-from wfbench import records
 from wfbench.data import Dataset, Split, eval_batches
 from wfbench.data.latents import centre_crop
 from wfbench.data.splits import UNREADABLE
@@ -36,7 +35,7 @@ from wfbench.records import DenoisingRow, DiTRow, ScoreRow
 from wfbench.tasks import dit
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.sampling import PROTOCOL, denoiser, load_model, to_uint8
-from wfbench.tasks.training import read_recipe, read_result, read_rows
+from wfbench.tasks.training import WEIGHTS, read_recipe, read_result, read_rows
 
 #: Fewer samples than this are not scored apart.
 FEWEST = 100
@@ -114,7 +113,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     recipe = read_recipe(request.run)
     denoiser(recipe)
     images, labels, protocol = read_samples(request.samples)
-    if protocol["weights_sha256"] != _sha256(request.run / {"raw": "model", "ema": "ema"}[protocol["weights"]], ".safetensors"):
+    if protocol["weights_sha256"] != _sha256(request.run / WEIGHTS[protocol["weights"]]):
         raise InputError(
             "the samples are of other weights", got=str(request.samples), expected=f"samples of {request.run}, as it is now"
         )
@@ -341,10 +340,8 @@ def _trained(recipe: recipes.Recipe, job: dit.Run) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path, suffix: str = "") -> str:
-    path = path.with_name(path.name + suffix)
+def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as e:
         raise InputError("cannot read a file", got=f"{path}: {e.strerror}") from e

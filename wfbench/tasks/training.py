@@ -25,6 +25,9 @@ from wfbench.training import Loss, Mix, Progress, Scores, Trackers, TrainState, 
 RunRow = TrainRow | DiTRow
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
+#: The file of the final weights, raw or averaged, in a run directory.
+WEIGHTS = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+
 #: Settings that may differ between a run and its resume: they change no result.
 _FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
 
@@ -144,9 +147,9 @@ def _prepare_directory(job: Job, out: Path) -> None:
 
 def _write_result(job: Job, finished: Finished, out: Path) -> RunRow:
     """The final weights, the task's files and the record; result.json comes last and says that all of it is there."""
-    checkpoint.write_tensors(out / "model.safetensors", finished.state.model.state_dict())
+    checkpoint.write_tensors(out / WEIGHTS["raw"], finished.state.model.state_dict())
     if finished.state.ema is not None:
-        checkpoint.write_tensors(out / "ema.safetensors", finished.state.ema.module.state_dict())
+        checkpoint.write_tensors(out / WEIGHTS["ema"], finished.state.ema.module.state_dict())
     rows = job.finish(finished, out)
     if not (out / "records.jsonl").is_file() or not read_rows(out):  # else it was stopped between these two lines
         records.append(out / "records.jsonl", rows)

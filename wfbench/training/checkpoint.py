@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wfbench import files
 from wfbench.errors import InputError, writing
 from wfbench.training import distributed
 from wfbench.training.state import TrainState
@@ -233,13 +234,9 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if it cannot be written; then the old one is still there, and nothing else.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run"):
-            yield part
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    guard = writing(path.name, path, expected="a writable place with room", remedy="make room, then --resume the run")
+    with guard, files.whole(path) as part:
+        yield part
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -8,15 +8,15 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from wfbench import signals
 from wfbench.training import checkpoint, distributed
 from wfbench.training.state import StepMetrics, TrainState
 
@@ -197,24 +197,8 @@ def _check_gradient(metrics: StepMetrics, state: TrainState) -> None:
         )
 
 
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def _interrupts() -> AbstractContextManager[list[int]]:
     """A list that is filled at the first signal to stop; the second Ctrl-C stops at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: nobody can send it a signal
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals.noted(
+        (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )

@@ -6,15 +6,15 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import torch
 
+from wfbench import signals
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.sweep import claims
 from wfbench.tasks.sweep.plan import Draft, drafts, match_lines
@@ -243,24 +243,10 @@ def _stop(running: Sequence[Process | Job], watch: Watch) -> None:
         raise
 
 
-@contextmanager
-def _stops() -> Iterator[list[int]]:
+def _stops() -> AbstractContextManager[list[int]]:
     """SIGTERM and a closed terminal stop the sweep as Ctrl-C does; the list holds the signal."""
-    seen: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
+    def stop() -> None:
         raise KeyboardInterrupt
 
-    before = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: nobody can send it a signal
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals.noted((signal.SIGTERM, signal.SIGHUP), stop)

@@ -1,0 +1,39 @@
+"""Files that are whole or absent, and what they hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A file to write to, which takes the place of ``path`` once it is written.
+
+    Whoever is killed when, a reader finds the old file or the new one; if writing fails, the old one and nothing else.
+
+    Args:
+        path: the file.
+        suffix: tells the unfinished file from that of another process that may write the same one.
+    """
+    part = path.with_name(f".{path.name}{suffix}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, suffix: str = "") -> None:
+    """Write a text file, whole."""
+    with whole(path, suffix) as part:
+        part.write_text(text)
