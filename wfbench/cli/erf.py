@@ -21,7 +21,9 @@ def erf(
     resolution: Annotated[int | None, typer.Option(help="Side in pixels of the fresh model. Default: the model's own.")] = None,
     images: Annotated[int, typer.Option(help="Images that the maps are averaged over.")] = 32,
     draws: Annotated[int, typer.Option(help="Random projections of the features per image.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of projections, of noise images, and of fresh weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the choice of images, of projections, of noise images, and of fresh weights.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(help="Where records, tables and the figure go.")] = Path("results/erf"),
 ) -> None:

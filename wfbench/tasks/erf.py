@@ -16,7 +16,7 @@ from torch import Tensor
 from mixers.base import Grid
 from wfbench import models, records
 from wfbench import recipe as recipes
-from wfbench.data import eval_batches
+from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
@@ -38,7 +38,8 @@ class ErfRequest:
     Attributes:
         images: how many images the energy is averaged over.
         draws: random projections of the features per image.
-        seed: of the projections, of noise images, and of the weights of a model that belongs to no run.
+        seed: of the choice of images, of the projections, of noise images, and of the weights of a model that belongs to
+            no run.
     """
 
     images: int = 32
@@ -124,6 +125,12 @@ def measure(model: VisionTransformer, images: Tensor, request: ErfRequest) -> di
     }
 
 
+def sampled(split: Split, count: int, seed: int) -> Subset:
+    """So many images of a split, or all if it has fewer, drawn by ``seed``: the first ones are often all of one class."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    return Subset(split, sorted(order[:count].tolist()))
+
+
 def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[ErfRow]:
     """The maps of a finished run, on its held-out images: as its seed initialised it, then as it was trained.
 
@@ -132,8 +139,8 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     """
     row, recipe = classify.read_result(run), classify.read_recipe(run)
     prepared = classify.prepare(recipe)
-    model, count = prepared.model, min(request.images, len(prepared.dataset.val))
-    batches = eval_batches(prepared.dataset.val, recipe.data, prepared.image_size, prepared.in_channels, batch_size=count)
+    model, some = prepared.model, sampled(prepared.dataset.val, request.images, request.seed)
+    batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
     weights = run / WEIGHTS["raw"]
     for stage in ("fresh", "trained"):
