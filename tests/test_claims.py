@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from wfbench import recipe, records, report
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
-from wfbench.report import Asked
+from wfbench.report import Asked, figures
 from wfbench.report.claims import Answer, Claims, answer, read_claims, registration
+from wfbench.report.parts import Table
 from wfbench.tasks.sweep import claims as recording
 from wfbench.tasks.sweep import load_request
 
@@ -59,6 +61,16 @@ def test_better_by_a_margin_is_another_claim(tmp_path: Path) -> None:
     more = "  - {id: a, says: by 3 points, kind: better, line: pool, than: softmax, by: 3, effect: 4}\n"
     assert only(tmp_path, rows, BETTER).verdict == "supported"
     assert only(tmp_path, rows, more).verdict == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("pool", "verdict"), [(0.90, "supported"), (0.893, "supported"), (0.88, "contradicted"), (0.89, "undecidable")]
+)
+def test_no_worse_than_by_a_margin(pool: float, verdict: str, tmp_path: Path) -> None:
+    claim = "  - {id: a, says: no worse, kind: better, line: pool, than: softmax, by: -1, effect: 0}\n"
+    found = only(tmp_path, runs(softmax=0.90, pool=pool), claim)
+    assert found.verdict == verdict
+    assert found.power > 0.99
 
 
 @pytest.mark.parametrize(
@@ -246,6 +258,38 @@ def test_the_table_and_the_page_answer_the_claims_that_the_records_hold(tmp_path
     assert 'id="claims"' in page
     assert "dynamic beats static" in page
     assert (tmp_path / "out" / "claims.tex").read_text().isascii()
+
+
+def test_the_figure_shows_each_claim_of_accuracy_on_the_region_where_it_holds(tmp_path: Path) -> None:
+    found = stated(
+        tmp_path,
+        BETTER,
+        "  - {id: b, says: no worse, kind: better, line: pool, than: softmax, by: -1, effect: 0}\n",
+        "  - {id: c, says: as good as, kind: within, line: pool, of: softmax, margin: 1.5}\n",
+        "  - {id: d, says: linear, kind: exponent, line: pool, at_most: 1.1}\n",
+        "  - {id: e, says: not run, kind: better, line: xca, than: softmax}\n",
+    )
+    (table,) = (table for table in report.tables([*runs(softmax=0.90, pool=0.92), recorded(found)]) if table.name == "claims")
+    figure = figures.claims(table, {})
+    (axes,) = figure.axes
+    left, right = axes.get_xlim()
+    regions = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert regions == [pytest.approx(ends) for ends in ((0, right), (-1, right), (-1.5, 1.5))]
+    assert left < -1.5 < 1.5 < right
+    assert [text.get_text() for text in axes.texts][-3:] == ["supported", "supported", "contradicted"]
+    markers = [container[0] for container in axes.containers if len(container) == 3]
+    assert [float(marker.get_xdata()[0]) for marker in markers] == pytest.approx([2.0] * 3)
+    assert [marker.get_marker() for marker in markers] == ["o", "o", "X"]
+    assert figures.claims(_without_estimates(table), {}) is None
+    assert "32 px cannot decide" in " ".join(table.notes)
+    report.write([*runs(softmax=0.90, pool=0.92), recorded(found)], tmp_path / "out")
+    assert (tmp_path / "out" / "claims.png").is_file()
+    assert "](claims.png)" in (tmp_path / "out" / "tables.md").read_text()
+    assert 'class="maps claims"' in (tmp_path / "out" / "page.html").read_text()
+
+
+def _without_estimates(table: Table) -> Table:
+    return replace(table, data=table.data.assign(estimate=None))
 
 
 def test_a_file_that_was_changed_is_not_called_pre_registered(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from wfbench import strict
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, ClaimsRow, CrossoverRow, FitRow, Row, TrainRow
-from wfbench.report.parts import DASH, Line, Table, group, label, latest, make_table, pixels, plural
+from wfbench.report.parts import DASH, SMALL_SIDE, Line, Table, group, label, latest, make_table, pixels, plural
 from wfbench.report.statistics import LEVEL, equivalence_power, power_of
 from wfbench.strict import Section
 
@@ -229,6 +229,7 @@ def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[
             "estimate": said.estimate,
             "low": said.low,
             "high": said.high,
+            **dict(zip(("holds_above", "holds_below"), _region(claim), strict=True)),
             "power": said.power,
             "why": said.why,
             "rows": len(said.rows),
@@ -237,10 +238,12 @@ def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[
             "claims_sha256": found.sha256,
         }
         lines.append((cells, raw))
-    return make_table(name, f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}", lines, _notes(found))
+    used = [row for said in answers.values() for row in said.rows if isinstance(row, TrainRow)]
+    sides = {max(row.image_size) for row in used}
+    return make_table(name, f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}", lines, _notes(found, sides))
 
 
-def _notes(found: Claims) -> list[str]:
+def _notes(found: Claims, sides: Iterable[int]) -> list[str]:
     file, k = found.file, len(_of_accuracy(found.file))
     budget = [plural(file.budget.epochs, "epoch")]
     budget += [f"{file.budget.match} matched"] if file.budget.match else ["models as they are"]
@@ -250,6 +253,12 @@ def _notes(found: Claims) -> list[str]:
         f"{', '.join(budget)}. Runs with another budget or other seeds do not count.",
         "“Undecidable” is no finding: with these runs the claim may be true or false.",
     ]
+    if small := [side for side in sides if side <= SMALL_SIDE]:
+        notes.append(
+            f"Images of {max(small)} px cannot decide which mixer is best on ImageNet, at high resolution or after long "
+            "training: they have few tokens, and reward convolutions. They show what these runs, and differences within a "
+            "family, are like."
+        )
     if k:
         notes.append(
             "Differences are in points of accuracy. Each end of an interval is a one-sided bound on the standard deviation "
@@ -277,6 +286,19 @@ def _condition(claim: AnyClaim) -> str:
             return f"{low}exponent of {'MACs' if claim.quantity == 'macs' else 'latency'}{high}"
         case Crossover():
             return f"faster than {claim.than} from {claim.side} px on"
+
+
+def _region(claim: AnyClaim) -> tuple[float | None, float | None]:
+    """The points of accuracy between which a claim of accuracy holds, None where there is no end."""
+    match claim:
+        case Better():
+            return claim.by, None
+        case Within():
+            return -claim.margin, claim.margin
+        case Best():
+            return 0.0, None
+        case _:
+            return None, None
 
 
 def _interval(said: Answer, digits: int) -> str:

@@ -30,6 +30,11 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("s", "^", "D", "v", "P", "X", "p")
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (6, 1, 1, 1, 1, 1)))
 _GREY = "0.45"
+_VERDICTS: dict[str, dict[str, Any]] = {
+    "supported": {"color": _COLOURS[0], "marker": "o", "markersize": 9},
+    "contradicted": {"color": _COLOURS[1], "marker": "X", "markersize": 9},
+    "undecidable": {"color": "0.25", "marker": "s", "markersize": 8, "markerfacecolor": "white"},
+}
 _BAND_ROOM = 2  # a band widens the axis by no more than this factor on each side
 _SHORT_GUIDE = 0.25  # a guide that is seen along less than this part of the axis says nothing
 
@@ -43,6 +48,7 @@ def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
         "profile": {"latency": latency, "memory": memory},
         "accuracy": {"accuracy": accuracy},
         "resolution": {"resolution": resolution},
+        "claims": {"claims": claims},
     }
     for table in tables:
         kind, dash, suffix = table.name.partition("-")
@@ -162,6 +168,42 @@ def resolution(table: Table, styles: dict[str, _Style]) -> Figure | None:
         axes.errorbar(curve["height"], 100 * curve["accuracy"], yerr=spread, capsize=4, label=str(name), **styles[str(name)])
     axes.set_xticks(sorted(data["height"].unique()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
+    return figure
+
+
+def claims(table: Table, styles: dict[str, _Style]) -> Figure | None:
+    """The estimate and interval of each claim of accuracy, on the region where it holds; None if none has an estimate."""
+    del styles  # claims have looks by their verdicts
+    data = table.data.assign(condition=table.frame["holds if"])
+    region = data[["holds_above", "holds_below"]].apply(pd.to_numeric).astype(float)
+    data = data[_column(data, "estimate").notna() & region.notna().any(axis=1)]
+    if data.empty:
+        return None
+    figure, axes = _figure(table, gap=8)
+    figure.set_size_inches(_SIZE[0], 1.7 + 0.52 * len(data))
+    ends = [0.0, *_column(data, "low"), *_column(data, "high"), *region.loc[data.index].stack()]
+    room = 0.06 * (max(ends) - min(ends))
+    left, right = min(ends) - room, max(ends) + room
+    for place, claim in enumerate(data.to_dict("records")):
+        begin = left if pd.isna(claim["holds_above"]) else claim["holds_above"]
+        end = right if pd.isna(claim["holds_below"]) else claim["holds_below"]
+        axes.barh(place, end - begin, left=begin, height=0.62, color="0.9", zorder=1)
+        axes.errorbar(
+            claim["estimate"],
+            place,
+            xerr=[[claim["estimate"] - claim["low"]], [claim["high"] - claim["estimate"]]],
+            capsize=4,
+            linestyle="none",
+            **_VERDICTS[str(claim["verdict"])],
+        )
+        axes.annotate(str(claim["verdict"]), (1.01, place), xycoords=axes.get_yaxis_transform(), va="center", fontsize=9)
+    axes.axvline(0, color=_GREY, linewidth=1, zorder=2)
+    conditions = [textwrap.shorten(text, 60, placeholder=" …", break_on_hyphens=False) for text in data["condition"]]
+    axes.set_yticks(
+        range(len(data)), [f"{name}\n{text}" for name, text in zip(data["id"], conditions, strict=True)], fontsize=8
+    )
+    axes.set(xlim=(left, right), ylim=(len(data) - 0.4, -0.6), xlabel="points of accuracy; grey: where the claim holds")
+    axes.grid(visible=False, axis="y")
     return figure
 
 

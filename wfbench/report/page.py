@@ -16,6 +16,7 @@ from importlib import resources
 import numpy as np
 
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
+from wfbench.report import figures
 from wfbench.report.charts import Chart, charts
 from wfbench.report.erf import DECADES, caption, decode
 from wfbench.report.parts import Table, label, left_aligned, plural
@@ -91,7 +92,7 @@ def page(
 
     def render(maps: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]], left_out: str) -> str:
         sections = [
-            _Section("claims", "Claims", tables=shown.get("claims", ())),
+            _Section("claims", "Claims", tables=shown.get("claims", ()), maps=_claims(tables)),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", ours["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
             _Section("cost", "Cost and scaling", ours["scaling"], shown.get("cost", ()), _LEGENDS["scaling"]),
@@ -154,6 +155,18 @@ def _pictures(rows: Iterable[AnyRow], room: int) -> tuple[list[dict[str, str]], 
         room -= size
         (maps if is_map else samples).append({"png": png, "caption": words})
     return maps, samples, left
+
+
+def _claims(tables: Iterable[Table]) -> list[dict[str, str]]:
+    """The figure of each table of claims."""
+    pictures = []
+    for table in tables:
+        figure = figures.claims(table, {}) if table.name.startswith("claims") else None
+        if figure is not None:
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=110)
+            pictures.append({"png": base64.b64encode(file.getvalue()).decode(), "caption": table.title})
+    return pictures
 
 
 def _coloured(row: ErfRow) -> str:

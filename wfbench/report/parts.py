@@ -22,6 +22,7 @@ BASELINE = "softmax"
 CHOSEN_BACKEND = "chosen by PyTorch"
 
 DASH = "–"
+SMALL_SIDE = 64  # up to this image side, tables say that small images reward convolutions
 REFUSED = "refused"
 _LEFT_ALIGNED = frozenset(
     {

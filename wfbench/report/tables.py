@@ -18,6 +18,7 @@ from wfbench.report.paired import paired_tables
 from wfbench.report.pareto import pareto_tables
 from wfbench.report.parts import (
     BASELINE,
+    SMALL_SIDE,
     Line,
     Table,
     environment_notes,
@@ -47,8 +48,6 @@ from wfbench.report.statistics import mean_interval
 from wfbench.report.tuning import tuning_tables
 
 __all__ = ["BASELINE", "Asked", "Table", "factors", "label", "mean_interval", "tables"]
-
-_SMALL_SIDE = 64  # up to this image side, a table says that small images reward convolutions
 
 
 def tables(
@@ -280,7 +279,7 @@ def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]
         notes.append("± is the half-width of the 95% t-interval of the mean over the seeds.")
     if 1 in counts:
         notes.append("A single seed has no interval, so it ranks nothing.")
-    if max(key.image_size) <= _SMALL_SIDE:
+    if max(key.image_size) <= SMALL_SIDE:
         notes.append(
             "Small images reward convolutions: they show whether a mixer trains, and differences within a family, "
             "not the rank on ImageNet or at high resolution."
