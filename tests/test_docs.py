@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 import wfbench.models as models
@@ -13,13 +14,25 @@ from wfbench.measure import count_flops
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_tables_in_the_readme_are_the_generated_ones():
+@pytest.fixture
+def update():
     spec = importlib.util.spec_from_file_location("update_readme", ROOT / "docs" / "update_readme.py")
-    update = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(update)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_in_the_readme_are_the_generated_ones(update):
     readme = (ROOT / "README.md").read_text()
     assert update.SHOWN
     assert update.with_tables(readme) == readme
+
+
+def test_columns_of_a_table_are_chosen_by_their_names(update):
+    table = "| a | b | c |\n| :--- | ---: | ---: |\n| 1 | \\|x\\| &lt; 2 |  |\n\n- a note"
+    assert update.with_columns(table, ("c", "b")) == "| b | c |\n| ---: | ---: |\n| \\|x\\| &lt; 2 |  |"
+    with pytest.raises(ValueError, match="no column d"):
+        update.with_columns(table, ("a", "d"))
 
 
 def test_the_readme_shows_the_contributors_mixer_and_it_is_counted(tmp_path):
