@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from test_latents import vae_dir
 from typer.testing import CliRunner
 
+from wfbench import files, records
 from wfbench import recipe as recipes
-from wfbench import records
 from wfbench.cli import app
 from wfbench.data import open_dataset
 from wfbench.diffusion import Noising, Sampler, denoising_loss, frozen, noised_loss
@@ -380,7 +380,7 @@ def written(directory: Path, images: np.ndarray, labels: np.ndarray, run_: Path)
     np.savez(directory / "samples.npz", arr_0=images, arr_1=labels)
     protocol = {
         "weights": "ema",
-        "weights_sha256": sampling._sha256(run_ / "ema.safetensors"),
+        "weights_sha256": files.sha256(run_ / "ema.safetensors"),
         "sampler": "none",
         "steps": 1,
         "cfg": 1.0,
@@ -388,7 +388,7 @@ def written(directory: Path, images: np.ndarray, labels: np.ndarray, run_: Path)
         "decoder": "pixel",
         "dtype": "float32",
         "sample_seed": 0,
-        "samples_sha256": sampling._sha256(directory / "samples.npz"),
+        "samples_sha256": files.sha256(directory / "samples.npz"),
     }
     (directory / "protocol.json").write_text(json.dumps(protocol))
     return directory / "samples.npz"
