@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import CPU, crossover, lines, train
+from test_report import CPU, cell, crossover, lines, train
 from typer.testing import CliRunner
 
 from wfbench import recipe, records, report
@@ -125,6 +125,39 @@ def test_runs_with_another_budget_do_not_count(changes: dict, tmp_path: Path) ->
     assert "no run of pool" in found.why
 
 
+def test_the_pooled_lines_are_all_among_the_rows_and_their_spreads_are_compared(tmp_path: Path) -> None:
+    both = stated(tmp_path, BETTER, BETTER.replace("id: a", "id: b").replace("line: pool", "line: xca"))
+    rows = runs(softmax=0.90, pool=0.92, xca=0.92)
+    found = answer(both.file, rows)
+    assert len(found["a"].rows) == len(found["b"].rows) == 15
+    alike = " ".join(report.tables([*rows, recorded(both)])[0].notes)
+    assert "spreads over seeds differ" not in alike
+    spread = (0.3, 0.7, 0.35, 0.65, 0.5)
+    wide = [row if row.mixer != "xca" else row.model_copy(update={"accuracy": spread[row.seed]}) for row in rows]
+    assert "spreads over seeds differ" in " ".join(report.tables([*wide, recorded(both)])[0].notes)
+
+
+def test_a_contradiction_of_within_may_come_from_either_side(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: as good as, kind: within, line: pool, of: softmax, margin: 0.01}\n"
+    file, draws, wrong = stated(tmp_path, claim).file, np.random.default_rng(2), 0
+    for _ in range(600):
+        accuracy = draws.normal([[0.90009], [0.9]], 0.003, (2, 5))  # the claim is true, just so
+        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
+        wrong += answer(file, rows)["a"].verdict == "contradicted"
+    assert wrong / 600 < 0.05 + 3 * (0.05 * 0.95 / 600) ** 0.5  # 0.1 with two bounds of 5% each
+
+
+def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> None:
+    tuned = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=1e-3)}
+    other = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=2e-3)}
+    head = HEAD.replace("{epochs: 20}", "{epochs: 20, trials: 2}")
+    rows = [train("softmax", s, 0.90 + SEEDS[s], minute=5, **tuned) for s in range(5)]
+    pool = [train("pool", s, 0.92 + SEEDS[s], minute=5, **(tuned if s < 3 else other)) for s in range(5)]
+    assert "several rates" in only(tmp_path, [*rows, *pool], BETTER, head).why
+    same = [row.model_copy(update={"chosen": other["chosen"]}) for row in pool]
+    assert only(tmp_path, [*rows, *same], BETTER, head).verdict == "supported"
+
+
 def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
     rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95 + SEEDS[seed], recipe_digest="other") for seed in range(5))]
     assert "2 settings" in only(tmp_path, rows, BETTER).why
@@ -218,12 +251,30 @@ def test_a_scaling_claim_that_several_profiles_could_answer_is_undecidable(tmp_p
         ({"verdict": "always", "interval": True, "side_high": 224.0}, "supported"),
         ({"verdict": "none", "interval": True, "side_low": 896.0}, "contradicted"),
         ({"verdict": "none", "interval": True}, "undecidable"),
+        ({"verdict": "none", "interval": True, "side_low": 700.0}, "undecidable"),
+        ({"verdict": "none", "interval": True, "side_low": 300.0, "side_high": 400.0}, "contradicted"),
+        ({"verdict": "always", "interval": True, "side_low": 800.0}, "undecidable"),
+        ({"verdict": "always", "interval": True, "side_high": 224.0, "largest_side": 448}, "undecidable"),
+        ({"verdict": "always", "interval": True, "side_high": 600.0, "smallest_side": 600}, "undecidable"),
         ({"verdict": "at", "side": 400.0}, "undecidable"),
     ],
 )
 def test_crossovers(row: dict, verdict: str, tmp_path: Path) -> None:
     claim = "  - {id: a, says: faster, kind: crossover, line: pool, from: 500}\n"
     assert only(tmp_path, [crossover("pool", **row)], claim).verdict == verdict
+
+
+def test_a_curve_is_as_old_as_its_oldest_cell(tmp_path: Path) -> None:
+    found = stated(tmp_path, "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n")
+    early, late = cell("pool", 448, 0.1, minute=1), cell("pool", 224, 0.1, minute=8)
+    rows = [early, late, fit("pool", 1.0, 0.05, session=early.session, created=at_minute(9)), recorded(found, minute=5)]
+    (table,) = (table for table in report.tables(rows) if table.name == "claims")
+    assert lines(table, "verdict") == ["supported"]
+    assert lines(table, "pre-registered") == ["no: 1 of 3 rows are older than the claims"]
+
+
+def at_minute(minute: int) -> str:
+    return f"2025-01-01T00:{minute:02}:00+00:00"
 
 
 # --- registration
@@ -349,6 +400,13 @@ def test_a_sweep_records_claims_once_and_refuses_another_version_after_runs_bega
         (HEAD.replace("[0, 1, 2, 3, 4]", "[0, 0]") + BETTER, ["named twice"]),
         (HEAD.replace("{epochs: 20}", "{epoch: 20}") + BETTER, ["did you mean epochs"]),
         (HEAD + "  - {id: a, says: x, kind: exponent, line: pool}\n", ["at_least or at_most"]),
+        (HEAD + "  - {id: a, says: x, kind: exponent, line: pool, at_least: 2, at_most: 1}\n", ["at_least (2) is more than"]),
+        (HEAD + BETTER.replace("than: softmax", "than: pool"), ["pool is compared with itself"]),
+        (HEAD + "  - {id: a, says: x, kind: within, line: pool, of: pool, margin: 1}\n", ["pool is compared with itself"]),
+        (HEAD + "  - {id: a, says: x, kind: best, line: pool, among: [pool, xca]}\n", ["pool is compared with itself"]),
+        (HEAD + "  - {id: a, says: x, kind: best, line: pool, among: [xca, xca]}\n", ["named twice"]),
+        (HEAD + "  - {id: a, says: x, kind: crossover, line: xca, than: xca, from: 9}\n", ["xca is compared with itself"]),
+        ("seeds: [5, 6]\n" + HEAD + BETTER, ["the key seeds stands twice"]),
         ("claims: [", ["cannot read the claims file"]),
         ("- 1", ["not a claims file"]),
     ],

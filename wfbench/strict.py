@@ -117,7 +117,13 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3)."""
+    """YAML that reads 1e-3 as a number (PyYAML follows YAML 1.1, which wants 1.0e-3), and takes no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -36,9 +36,11 @@ def sweep(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     slurm: Annotated[bool, typer.Option("--slurm", help="Run as Slurm jobs, through submitit.")] = False,
     partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
-    time: Annotated[int, typer.Option(help="Minutes of a Slurm job; a run that needs more is queued again.", min=1)] = 240,
-    gpus: Annotated[int, typer.Option(help="GPUs of a Slurm job.", min=0, max=1)] = 0,
-    cpus: Annotated[int, typer.Option(help="Cores of a Slurm job.", min=1)] = 2,
+    time: Annotated[
+        int | None, typer.Option(help="Minutes of a Slurm job; a run that needs more is queued again. Default: 240.", min=1)
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a Slurm job. Default: 0.", min=0, max=1)] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a Slurm job. Default: 2.", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how they stand, and stop.")] = False,
 ) -> None:
     """Train mixers × seeds × recipes; what is finished is left alone, what was stopped is resumed.
@@ -62,10 +64,14 @@ def sweep(
     options |= {"vary": _varied(vary or []) or None, "data": data, "baseline": baseline, "match": match, "claims": claims}
     options |= {"tune": None if tune is None else {"key": tune} | ({} if trials is None else {"trials": trials})}
     request = load_request(file, options)
-    choose_device(device)
-    if not slurm and partition is not None:
-        raise _needs("--partition", "--slurm")
-    asked = SlurmOptions(partition, time, gpus, cpus) if slurm else None
+    for name, value in (("--partition", partition), ("--time", time), ("--gpus", gpus), ("--cpus", cpus)):
+        if value is not None and not slurm:
+            raise _needs(name, "--slurm")
+    if slurm and threads is not None:
+        raise _needs("--threads", "runs on this machine; on Slurm, --cpus")
+    if not slurm:
+        choose_device(device)  # of this machine: on Slurm the runs are elsewhere
+    asked = SlurmOptions(partition, time or 240, gpus or 0, cpus or 2) if slurm else None
     if dry_run:
         _list(request, out)
     else:

@@ -18,9 +18,9 @@ from pydantic import Field, model_validator
 
 from wfbench import strict
 from wfbench.errors import InputError
-from wfbench.records import AnyRow, ClaimsRow, CrossoverRow, FitRow, Row, TrainRow
-from wfbench.report.parts import DASH, SMALL_SIDE, Line, Table, group, label, latest, make_table, pixels, plural
-from wfbench.report.statistics import LEVEL, equivalence_power, power_of
+from wfbench.records import AnyRow, ClaimsRow, CrossoverRow, FitRow, MeasurementRow, ProfileRow, Row, TrainRow
+from wfbench.report.parts import DASH, SMALL_SIDE, Line, Table, group, label, latest, make_table, pixels, plural, spread_note
+from wfbench.report.statistics import LEVEL, equivalence_power, power_of, spread_p
 from wfbench.strict import Section
 
 P = TypeVar("P", FitRow, CrossoverRow)
@@ -36,6 +36,14 @@ class _Claim(Section):
     line: str = Field(min_length=1)
 
 
+def _others(line: str, *others: str) -> None:
+    """Refuse a line that is compared with itself, or twice with the same one."""
+    if line in others:
+        raise ValueError(f"{line} is compared with itself")
+    if len(set(others)) < len(others):
+        raise ValueError("a line is named twice in among")
+
+
 class Better(_Claim):
     """line − than > by, in points of accuracy. A negative ``by`` says "no worse than, by more than"."""
 
@@ -47,6 +55,7 @@ class Better(_Claim):
 
     @model_validator(mode="after")
     def _consistent(self) -> Better:
+        _others(self.line, self.than)
         if self.effect <= self.by:
             raise ValueError(f"effect ({self.effect:g}) must be more than by ({self.by:g}): its power is printed")
         return self
@@ -59,6 +68,11 @@ class Within(_Claim):
     of: str
     margin: float = Field(gt=0, lt=100)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Within:
+        _others(self.line, self.of)
+        return self
+
 
 class Best(_Claim):
     """line − other > 0 for every other one of a family."""
@@ -67,6 +81,11 @@ class Best(_Claim):
     among: tuple[str, ...] = Field(min_length=1)
     #: The true lead over each whose power is printed.
     effect: float = Field(1.0, gt=0, lt=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Best:
+        _others(self.line, *self.among)
+        return self
 
 
 class Exponent(_Claim):
@@ -85,6 +104,8 @@ class Exponent(_Claim):
     def _consistent(self) -> Exponent:
         if self.at_least is None and self.at_most is None:
             raise ValueError("at_least or at_most is needed")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least ({self.at_least:g}) is more than at_most ({self.at_most:g})")
         return self
 
 
@@ -96,6 +117,11 @@ class Crossover(_Claim):
     side: int = Field(ge=1, alias="from")
     model: str = "vit-tiny"
     mode: Literal["infer", "train"] = "infer"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Crossover:
+        _others(self.line, self.than)
+        return self
 
 
 AnyClaim = Annotated[Better | Within | Best | Exponent | Crossover, Field(discriminator="kind")]
@@ -240,7 +266,12 @@ def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[
         lines.append((cells, raw))
     used = [row for said in answers.values() for row in said.rows if isinstance(row, TrainRow)]
     sides = {max(row.image_size) for row in used}
-    return make_table(name, f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}", lines, _notes(found, sides))
+    return make_table(
+        name,
+        f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}",
+        lines,
+        [*_notes(found, sides), *spread_note(_Accuracy.of(file, rows).p_spread)],
+    )
 
 
 def _notes(found: Claims, sides: Iterable[int]) -> list[str]:
@@ -355,6 +386,11 @@ def _of_accuracy(file: ClaimsFile) -> list[Better | Within | Best]:
     return [claim for claim in file.claims if isinstance(claim, Better | Within | Best)]
 
 
+def compared(file: ClaimsFile) -> list[str]:
+    """The lines whose accuracies a file speaks of, each once."""
+    return list(dict.fromkeys(name for claim in _of_accuracy(file) for name in _named(claim)))
+
+
 def _named(claim: Better | Within | Best) -> list[str]:
     others = {"better": lambda c: [c.than], "within": lambda c: [c.of], "best": lambda c: list(c.among)}
     return [claim.line, *others[claim.kind](claim)]
@@ -371,13 +407,15 @@ class _Accuracy:
     #: Pooled over the lines with all seeds, in points, and its degrees of freedom.
     deviation: float
     freedom: int
+    #: Of Brown and Forsythe's test that these lines spread alike; None where it cannot be made.
+    p_spread: float | None
     #: The error that each claim may have.
     alpha: float
 
     @classmethod
     def of(cls, file: ClaimsFile, rows: Sequence[AnyRow]) -> _Accuracy:
         claims = _of_accuracy(file)
-        names = dict.fromkeys(name for claim in claims for name in _named(claim))
+        names = compared(file)
         counted = [row for row in rows if isinstance(row, TrainRow) and _counts(row, file) and label(row) in names]
         families = group(counted, _family)
         runs: dict[str, dict[int, TrainRow]] = {}
@@ -389,12 +427,16 @@ class _Accuracy:
         freedom = len(whole) * (len(file.seeds) - 1)
         squares = math.fsum((x - math.fsum(values) / len(values)) ** 2 for values in whole for x in values)
         refused = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
+        for name, by_seed in runs.items():
+            if len({run.chosen.lr if run.chosen is not None else None for run in by_seed.values()}) > 1:
+                refused = f"the runs of {name} were tuned to several rates, so they do not make one line"
         deviation = math.sqrt(squares / freedom) if freedom else 0.0
-        return cls(file.seeds, runs, refused, deviation, freedom, (1 - LEVEL) / max(len(claims), 1))
+        p = spread_p(whole) if len(whole) > 1 and deviation > 1e-10 else None
+        return cls(file.seeds, runs, refused, deviation, freedom, p, (1 - LEVEL) / max(len(claims), 1))
 
     def answer(self, claim: Better | Within | Best) -> Answer:
         names = _named(claim)
-        used = tuple(row for name in names for row in self.runs.get(name, {}).values())
+        used = tuple(row for by_seed in self.runs.values() for row in by_seed.values())  # all: the deviation is pooled
         missing = [(name, sorted(set(self.seeds) - set(self.runs.get(name, {})))) for name in names]
         lacks = "; ".join(f"no run of {name} with seed {', '.join(map(str, seeds))}" for name, seeds in missing if seeds)
         if lacks or self.refused:
@@ -427,13 +469,15 @@ class _Accuracy:
         d, t = self.difference(claim.line, claim.than), self.critical(self.alpha)
         low, high = d - t * self.error, d + t * self.error
         verdict: Verdict = "supported" if low > claim.by else "contradicted" if high < claim.by else "undecidable"
-        power = power_of((claim.effect - claim.by) / self.error, t, self.freedom)
+        power = power_of((claim.effect - claim.by) / self.error, t, self.freedom, two_sided=False)
         return Answer(verdict, f"power at a true difference of {claim.effect:g} points", d, low, high, power, used)
 
     def _within(self, claim: Within, used: tuple[Row, ...]) -> Answer:
+        """Two one-sided tests; a contradiction may come from either side, so each of these has half the error."""
         d, t = self.difference(claim.line, claim.of), self.critical(self.alpha)
         low, high = d - t * self.error, d + t * self.error
-        inside, outside = -claim.margin < low and high < claim.margin, low > claim.margin or high < -claim.margin
+        inside = -claim.margin < low and high < claim.margin
+        outside = abs(d) - self.critical(self.alpha / 2) * self.error > claim.margin
         verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
         power = equivalence_power(claim.margin / self.error, self.freedom, level=1 - self.alpha)
         return Answer(verdict, "power at no difference", d, low, high, power, used)
@@ -445,7 +489,7 @@ class _Accuracy:
         rival = min(leads, key=leads.__getitem__)
         low, high = leads[rival] - t * self.error, leads[rival] + self.critical(self.alpha / count) * self.error
         verdict: Verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecidable"
-        power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom)))
+        power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom, two_sided=False)))
         why = f"the lead over {rival}, the nearest; power at a true lead of {claim.effect:g} points over each"
         return Answer(verdict, why, leads[rival], low, high, power, used)
 
@@ -483,7 +527,7 @@ def _exponent(claim: Exponent, rows: Sequence[AnyRow]) -> Answer:
     outside = (least is not None and high < least) or (most is not None and low > most)
     verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
     why = "; ".join([f"at {pixels(row.sides[at])} px", *row.doubts])
-    return Answer(verdict, why, value, low, high, rows=(row,))
+    return Answer(verdict, why, value, low, high, rows=(row, *_cells(row, rows)))
 
 
 def _crossover(claim: Crossover, rows: Sequence[AnyRow]) -> Answer:
@@ -493,12 +537,37 @@ def _crossover(claim: Crossover, rows: Sequence[AnyRow]) -> Answer:
         return Answer("undecidable", why)
     measured = f"measured from {row.smallest_side} to {row.largest_side} px"
     if not row.interval:
-        return Answer("undecidable", f"too few cells for an interval; {measured}", row.side, rows=(row,))
-    faster = row.verdict != "none" and row.side_high is not None and row.side_high <= claim.side
-    slower = row.side_low is not None and row.side_low > claim.side
-    verdict: Verdict = "supported" if faster else "contradicted" if slower else "undecidable"
+        return Answer("undecidable", f"too few cells for an interval; {measured}", row.side, rows=(row, *_cells(row, rows)))
+    used = (row, *_cells(row, rows))
+    if not row.smallest_side <= claim.side <= row.largest_side:
+        return Answer("undecidable", f"only {measured}", row.side, row.side_low, row.side_high, rows=used)
+    verdict: Verdict = "supported" if _surely_faster(row, claim.side) else "undecidable"
+    if _surely_slower(row, claim.side):
+        verdict = "contradicted"
     told = {"always": "faster at every side", "none": "slower at the last side", "at": "in between"}[row.verdict]
-    return Answer(verdict, f"{told}; {measured}", row.side, row.side_low, row.side_high, rows=(row,))
+    return Answer(verdict, f"{told}; {measured}", row.side, row.side_low, row.side_high, rows=used)
+
+
+def _surely_faster(row: CrossoverRow, side: float) -> bool:
+    """Whether a mixer is faster at ``side`` and above: the sides that are not told apart all lie below."""
+    return row.verdict != "none" and row.side_high is not None and row.side_high <= side
+
+
+def _surely_slower(row: CrossoverRow, side: float) -> bool:
+    """Whether a mixer is slower at ``side`` or somewhere above.
+
+    What the interval says depends on the verdict: of a mixer that is slower at the last side, sides above the interval are
+    surely slower, and so are all if it is the last side alone; of one that overtakes, those just below it. Of one that is
+    faster all along the curves nothing is surely slower, wherever the interval lies.
+    """
+    if row.verdict == "none":
+        return row.side_high is not None or (row.side_low is not None and row.side_low >= row.largest_side)
+    return row.verdict == "at" and row.side_low is not None and row.side_low > side
+
+
+def _cells(row: FitRow | CrossoverRow, rows: Iterable[AnyRow]) -> tuple[Row, ...]:
+    """What a curve was drawn through: the cells of its session, which may be older than the row."""
+    return tuple(cell for cell in rows if isinstance(cell, MeasurementRow | ProfileRow) and cell.session == row.session)
 
 
 def _profiled(row: FitRow | CrossoverRow, claim: Exponent | Crossover) -> bool:

@@ -22,6 +22,7 @@ BASELINE = "softmax"
 CHOSEN_BACKEND = "chosen by PyTorch"
 
 DASH = "–"
+_UNLIKE = 0.01  # p under which the spreads are said to differ: over many tables, 5% would say it too often
 SMALL_SIDE = 64  # up to this image side, tables say that small images reward convolutions
 REFUSED = "refused"
 _LEFT_ALIGNED = frozenset(
@@ -355,6 +356,16 @@ def with_interval(value: float | None, low: float | None, high: float | None, sh
     if value is None:
         return DASH
     return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
+
+
+def spread_note(p: float | None) -> list[str]:
+    """What to say where lines whose deviation is pooled do not spread alike, by Brown and Forsythe's p; else nothing."""
+    if p is None or p >= _UNLIKE:
+        return []
+    return [
+        f"The lines' spreads over seeds differ (Brown and Forsythe's p = {p:.2g}), and pooling assumes that they do not: "
+        "intervals of lines that spread widely are too short, those of the others too long."
+    ]
 
 
 def plural(count: int, noun: str) -> str:

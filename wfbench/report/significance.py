@@ -8,12 +8,10 @@ from typing import TypeVar
 
 from wfbench.errors import InputError
 from wfbench.report.claims import Claims
-from wfbench.report.parts import BASELINE, DASH, Line, percent, plural
+from wfbench.report.parts import BASELINE, DASH, Line, percent, plural, spread_note
 from wfbench.report.statistics import ENOUGH_POWER, Comparison, Family, against_baseline
 
 K = TypeVar("K", bound=Hashable)
-
-_UNLIKE = 0.01  # p under which the spreads are said to differ: over many tables, 5% would say it too often
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,4 @@ def _notes(family: Family, asked: Asked) -> list[str]:
             "over the lines, show that the true difference is smaller than that margin, which was given to the report. The "
             "power of equivalence is the least probability of showing it where there is no difference at all."
         )
-    if family.p_spread is not None and family.p_spread < _UNLIKE:
-        notes.append(
-            f"The lines' spreads over seeds differ (Brown and Forsythe's p = {family.p_spread:.2g}), and pooling assumes that "
-            "they do not: intervals of lines that spread widely are too short, those of the others too long."
-        )
-    return notes
+    return notes + spread_note(family.p_spread)

@@ -113,7 +113,6 @@ def against_baseline(
     Source: Dunnett, JASA 50 (1955) 1096; Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657; Holm, Scand. J. Stat. 6
     (1979) 65. SciPy's `dunnett` draws its distribution at random, which moves the third digit of p; here it is integrated.
     """
-    from scipy.stats import levene
     from scipy.stats import t as student
 
     samples = [_sample(values) for values in (baseline, *groups)]
@@ -159,8 +158,15 @@ def against_baseline(
         deviation,
         freedom,
         critical,
-        float(levene(*samples, center="median").pvalue) if max(sizes) > 2 else None,
+        spread_p(samples),
     )
+
+
+def spread_p(samples: Sequence[Sequence[float] | NDArray[np.float64]]) -> float | None:
+    """p of Brown and Forsythe's test that all samples spread alike, which pooling assumes; None for pairs of values alone."""
+    from scipy.stats import levene
+
+    return float(levene(*samples, center="median").pvalue) if max(map(len, samples)) > 2 else None
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -218,15 +224,16 @@ def _deviations(freedom: int) -> tuple[Floats, Floats]:
     return chi.ppf((node + 1) / 2, freedom) / math.sqrt(freedom), weight / 2
 
 
-def power_of(effect: float, critical: float, freedom: int) -> float:
-    """P(|t| > critical) for a true difference of ``effect`` standard errors, with ν = ``freedom``.
+def power_of(effect: float, critical: float, freedom: int, *, two_sided: bool = True) -> float:
+    """P(|t| > critical), or P(t > critical), for a true difference of ``effect`` standard errors, with ν = ``freedom``.
 
     t = D/S, D normal about the effect and S = √(χ²_ν/ν): a mean over S. (SciPy's noncentral t is slow and at times NaN.)
     """
     from scipy.special import ndtr
 
     scale, weight = _deviations(freedom)
-    return float(weight @ (ndtr(effect - critical * scale) + ndtr(-effect - critical * scale)))
+    other = ndtr(-effect - critical * scale) if two_sided else 0.0
+    return float(weight @ (ndtr(effect - critical * scale) + other))
 
 
 def _found_with(critical: float, freedom: int) -> float:

@@ -167,7 +167,7 @@ class Run:
         seconds = max(progress.train_seconds, 1e-9)
         return TrainRow(
             environment=finished.environment,
-            created=finished.began,
+            created=finished.progress.began,
             recipe=recipe.name,
             recipe_digest=recipes.digest(recipe),
             dataset=self.dataset.name,

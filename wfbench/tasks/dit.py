@@ -193,7 +193,7 @@ class Run:
         curve = tuple((row["epoch"], row[f"{prefix}loss"]) for row in progress.rows if f"{prefix}loss" in row)
         return DiTRow(
             environment=finished.environment,
-            created=finished.began,
+            created=finished.progress.began,
             model=recipe.model.name,
             mixer=config.mixer,
             local_conv=config.local_conv,

@@ -40,15 +40,13 @@ class Finished:
         state: the training state after the last step.
         progress: what the run cost.
         scores: the last evaluation.
-        environment: where it ran, stamped at its beginning.
-        began: when that was.
+        environment: where its last session ran, stamped at that one's beginning.
     """
 
     state: TrainState
     progress: Progress
     scores: Scores
     environment: Environment
-    began: str
 
 
 class Job(Protocol):
@@ -117,15 +115,15 @@ def run(
     distributed.on_main(lambda: check_directory(job.recipe, out, resume))
     if resume and (out / "result.json").is_file():
         return read_result(out)
-    environment, began = records.environment(device.type), records.now()  # of the code that runs, not of a later commit
+    environment = records.environment(device.type)  # of the code that runs, not of a later commit
     job.model.to(device)
-    state, progress = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss), Progress()
+    state, progress = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss), Progress(began=records.now())
     if distributed.rank():
         torch.manual_seed(distributed.seed(job.recipe.seed))  # else all processes would drop the same paths
     distributed.on_main(lambda: _prepare_directory(job, out))
     saved = checkpoint.load(out / "checkpoint") if resume else None
     if saved is not None:
-        progress = Progress(**saved.progress)
+        progress = Progress(**saved.progress)  # it began with its first session: what may be known of it may be as old
         checkpoint.load_weights(job.model, saved.model, str(out / "checkpoint"))
         if state.ema is not None:
             checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
@@ -134,7 +132,7 @@ def run(
     own = trackers if trackers is not None and distributed.is_main() else Trackers()
     with own.beside(watch, out, job.recipe, after=state.step_count) as all_watch:
         scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix)
-    finished = Finished(state, progress, scores, environment, began)
+    finished = Finished(state, progress, scores, environment)
     return distributed.on_main(lambda: _write_result(job, finished, out))
 
 

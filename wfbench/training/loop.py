@@ -82,6 +82,7 @@ class Progress:
     best_epoch: int = 0
     losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
+    began: str = ""  # when the first session did
 
 
 def fit(

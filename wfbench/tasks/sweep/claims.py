@@ -3,21 +3,64 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
-from wfbench.report.claims import read_claims
+from wfbench.report.claims import compared, read_claims
+from wfbench.report.parts import label
+from wfbench.tasks.sweep.plan import Draft
+from wfbench.tasks.sweep.request import SweepRequest
 
 
-def check(path: Path) -> None:
-    """Read a file of claims.
+def check(path: Path, request: SweepRequest, found: Sequence[Draft]) -> None:
+    """Read a file of claims, and see that the sweep makes the runs that can answer them.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is none, or asks for lines, seeds, a recipe or a budget that the sweep does not have: claims that
+            runs cannot answer would be noticed when it is too late to change them.
     """
-    read_claims(path)
+    file = read_claims(path).file
+    ours = [draft for draft in found if draft.recipe.name == file.recipe and not draft.varied]
+    if not ours:
+        raise _unlike(path, f"recipe {file.recipe}", f"recipes {', '.join(dict.fromkeys(d.recipe.name for d in found))}")
+    names = {_name(draft) for draft in ours}
+    if missing := [name for name in compared(file) if name not in names]:
+        raise _unlike(path, f"the lines {', '.join(missing)}", ", ".join(sorted(names)))
+    if lacking := sorted(set(file.seeds) - set(request.seeds)):
+        raise _unlike(path, f"the seeds {', '.join(map(str, lacking))}", ", ".join(map(str, request.seeds)))
+    trials = request.tune.trials if request.tune is not None else 0
+    budget = (file.budget.epochs, file.budget.match, file.budget.trials)
+    for draft in ours:
+        has = (draft.recipe.epochs, request.match, trials)
+        if has != budget:
+            raise _unlike(path, "epochs {}, match {}, trials {}".format(*budget), "epochs {}, match {}, trials {}".format(*has))
+
+
+class _Line(NamedTuple):
+    """What a table names a line by."""
+
+    model: str
+    mixer: str
+    local_conv: str
+    pos_embed: str
+
+
+def _name(draft: Draft) -> str:
+    config = draft.config
+    return label(_Line(draft.recipe.model.name, config.mixer, config.local_conv, config.pos_embed))
+
+
+def _unlike(path: Path, wanted: str, has: str) -> InputError:
+    return InputError(
+        "the claims ask for what the sweep does not run",
+        got=f"{path}: {wanted}",
+        expected=f"what the sweep has: {has}",
+        remedy="change one of them; leave the claims out of a sweep of other lines in the same --out: they stay recorded",
+    )
 
 
 def record(path: Path, out: Path) -> str:

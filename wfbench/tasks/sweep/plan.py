@@ -57,7 +57,8 @@ class Draft:
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
-        return Planned(name_of(recipe, {**self.varied, **(varied or {})}), recipe, tuple(words), self.label, folder)
+        name = name_of(recipe, {**self.varied, **(varied or {})})
+        return Planned(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name)
 
 
 def label_of(base: str, line: Line, varied: Mapping[str, object]) -> str:

@@ -38,7 +38,7 @@ class Tune(Section):
     key: Literal["lr"] = "lr"
     #: Rates that are tried: the recipe's times factor^i, as many below it as above (one more below, of an even number).
     trials: int = Field(5, ge=2, le=50)
-    factor: float = Field(2.0, gt=1)
+    factor: float = Field(2.0, ge=1.01)
     #: Each rate is tried once with each of these seeds, none of which is a final one.
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field((1000,), min_length=1)
     #: The share of the training images that trials are judged on.

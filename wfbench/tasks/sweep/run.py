@@ -101,9 +101,10 @@ class Sweep:
         Raises:
             InputError, MixerError: for whatever would stop a run.
         """
+        found = tuple(drafts(request))
         if request.claims is not None:
-            claims.check(Path(request.claims))
-        return cls(request, tuple(drafts(request)), out)
+            claims.check(Path(request.claims), request, found)
+        return cls(request, found, out)
 
     def tuning(self) -> Tuning | None:
         """The trials that come first, if there are any."""

@@ -16,6 +16,7 @@ from typing import Literal
 
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
+from wfbench.records import DiTRow, TrainRow
 from wfbench.tasks import training
 from wfbench.tasks.common import slug
 
@@ -39,6 +40,8 @@ class Planned:
     words: tuple[str, ...]
     line: str
     folder: str = ""
+    #: The data set by the name that its record has; "" where it is not looked at.
+    dataset: str = ""
 
     def place(self, out: Path) -> Path:
         """The run directory."""
@@ -58,9 +61,10 @@ class Status:
 
 
 def name_of(recipe: Recipe, varied: Mapping[str, object]) -> str:
-    """A name that people can read, and a digest of all that decides the run: it changes with nothing else.
+    """A name that people can read, and a digest of the recipe and the seed: it changes with nothing else.
 
-    Settings at their defaults are left out of the digest, so that a new version's new settings do not rename old runs.
+    A mixer's file, initial weights and the data set stand in it by their names, not by what they hold. Settings at their
+    defaults are left out of the digest, so that a new version's new settings do not rename old runs.
     """
     free = {"data": {"path", "workers"}, "eval_every": True, "keep_every": True, "save_steps": True}
     content = recipe.model_dump(mode="json", exclude=free, exclude_defaults=True)  # type: ignore[arg-type]
@@ -75,13 +79,13 @@ def status_of(run: Planned, out: Path) -> Status:
     """How a run's directory stands.
 
     Raises:
-        InputError: for a directory of that name with another recipe.
+        InputError: for a directory of that name with another recipe, another data set, or a result that cannot be read.
     """
     place = run.place(out)
     if (place / "config.yaml").is_file():
         training.check_directory(run.recipe, place, resume=True)
     if (place / "result.json").is_file():
-        return Status("finished", run.recipe.epochs, _figure(place / "result.json"))
+        return Status("finished", run.recipe.epochs, _figure(run, training.read_result(place), place))
     if is_locked(place):
         return Status("elsewhere", epochs_done(place))
     if (place / _FAILED).is_file():
@@ -97,9 +101,16 @@ def epochs_done(place: Path) -> int:
         return 0
 
 
-def _figure(path: Path) -> str:
-    result = json.loads(path.read_text())
-    return f"{100 * result['accuracy']:.2f} %" if "accuracy" in result else f"loss {result['loss']:.4f}"
+def _figure(run: Planned, result: TrainRow | DiTRow, place: Path) -> str:
+    """The held-out figure of a finished run, which must be of the data that the sweep was given."""
+    if run.dataset and result.dataset != run.dataset:
+        raise InputError(
+            "a finished run is of another data set",
+            got=f"{place}: {result.dataset}",
+            expected=run.dataset,
+            remedy="give the data of that run, or sweep into another --out",
+        )
+    return f"{100 * result.accuracy:.2f} %" if isinstance(result, TrainRow) else f"loss {result.loss:.4f}"
 
 
 # --- locks
