@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from wfbench import records, report
 from wfbench.cli import app
 from wfbench.errors import InputError
-from wfbench.records import AnyRow
-from wfbench.report import Asked, Table
+from wfbench.records import AnyRow, Chosen
+from wfbench.report import Asked, Table, charts
 from wfbench.report.statistics import against_baseline
 
 DIFFERENCE = "difference to softmax (points)"
@@ -135,15 +135,74 @@ def test_fronts_by_every_cost() -> None:
     assert not [table for table in report.tables([train(), train("pool")]) if table.name.startswith("pareto")]
 
 
+def measured(*mixers: tuple[str, float], **changes: object) -> list[AnyRow]:
+    """A profile of the model that `PROFILED` trains, with the median at 448 px; at 32 px it has as many parameters."""
+    return [
+        cell(m, side, median * side / 448, **({"median_low": median * 0.8, "median_high": median * 1.2} | changes))
+        for m, median in mixers
+        for side in (32, 448)
+    ]
+
+
+PROFILED = {"parameters": 5_717_416}
+THREE_MIXERS = (("linear", 0.010), ("pool", 0.011), ("softmax", 0.030))
+
+
 def test_measured_costs_come_with_their_intervals() -> None:
-    rows: list[AnyRow] = [*seeds(), exponent("linear")]
-    for mixer, median in (("linear", 0.010), ("pool", 0.011), ("softmax", 0.030)):
-        rows += [
-            cell(mixer, side, median * side / 448, median_low=median * 0.8, median_high=median * 1.2) for side in (224, 448)
-        ]
-    table = named(report.tables(rows), "pareto")
-    assert "by latency at 448 px" in table.frame
+    table = named(report.tables([*seeds(**PROFILED), exponent("linear"), *measured(*THREE_MIXERS)]), "pareto")
     assert lines(table, "by latency at 448 px") == ["undecided", "on the front", "undecided"]
+
+
+def test_a_profile_of_another_model_says_nothing_of_the_trained_ones_costs() -> None:
+    rows = [*seeds(), *measured(*THREE_MIXERS)]
+    table = named(report.tables(rows), "pareto")
+    assert not [name for name in table.frame if "latency" in name]
+    assert "of another model" in notes(table)
+    assert not named(report.tables(rows), "overview").data["same_model"].any()
+    (chart, *_) = charts.charts(report.tables(rows), [])
+    assert [choice.title for choice in chart.x if choice.field == "latency"] == [
+        "latency at 448 px of the profiled vit-tiny, another model (ms)"
+    ]
+
+
+def test_a_mixer_whose_cost_is_not_known_may_be_cheaper_than_all() -> None:
+    same = {mixer: SAMPLES["softmax"] for mixer in ("linear", "pool", "softmax")}
+    table = named(report.tables([*seeds(same, **PROFILED), *measured(*THREE_MIXERS[:2])]), "pareto")
+    assert lines(table, "by latency at 448 px") == ["undecided", "undecided", "not known"]
+    worse = {**same, "softmax": [0.1, 0.11, 0.12, 0.13]}
+    table = named(report.tables([*seeds(worse, **PROFILED), *measured(("linear", 0.001), ("pool", 0.011))]), "pareto")
+    assert lines(table, "by latency at 448 px") == ["on the front", "undecided", "not known"]
+    refused = [row if row.mixer != "pool" else row.model_copy(update={"macs": None}) for row in seeds(same)]
+    assert lines(named(report.tables(refused), "pareto"), "by GMACs") == ["undecided", "not known", "undecided"]
+
+
+def test_a_cost_that_was_measured_once_is_not_exact() -> None:
+    memory = {"memory_status": "ok", "memory_baseline_bytes": 0}
+    rows: list[AnyRow] = seeds(**PROFILED)
+    for (mixer, median), peak in zip(THREE_MIXERS, (123.3e6, 60e6, 122.6e6), strict=True):
+        rows += measured((mixer, median), memory_bytes=int(peak), **memory)
+    table = named(report.tables(rows), "pareto")
+    assert lines(table, "by memory at 448 px") == ["dominated", "on the front", "undecided"]
+    assert "more than 5%" in notes(table)
+
+
+def test_lines_of_several_recipes_are_told_apart() -> None:
+    rows = [*seeds({"softmax": SAMPLES["softmax"], "linear": SAMPLES["linear"]})]
+    rows += seeds({"softmax": [0.5, 0.51, 0.49], "linear": SAMPLES["pool"]}, recipe_digest="another")
+    tables = report.tables(rows)
+    table = named(tables, "pareto")
+    assert sorted(set(lines(table, "recipe_digest"))) == ["0123456789ab", "another"]
+    (chart, *_) = charts.charts(tables, [])
+    by_line = {(point["mixer"], point["setting"]): point["front_macs"] for point in chart.points}
+    assert by_line["linear", "another"] != by_line["linear", "0123456789ab"]
+
+
+def test_seeds_that_were_tuned_to_other_rates_are_other_lines() -> None:
+    def tuned(seed: int, lr: float) -> AnyRow:
+        return train("pool", seed, 0.9, chosen=Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=lr))
+
+    table = named(report.tables([tuned(0, 1e-3), tuned(1, 1e-3), tuned(2, 2e-3)]), "accuracy")
+    assert list(zip(lines(table, "rate"), lines(table, "seeds"), strict=True)) == [("0.001", "2 seeds"), ("0.002", "1 seed")]
 
 
 # --- the same images

@@ -32,6 +32,8 @@ _MARKERS = {
 }
 #: How the column of a Pareto table begins that is about a cost of the chart.
 _COLUMNS = {"macs": "GMACs", "params": "params", "train": "training time", "latency": "latency", "memory": "memory"}
+#: What tells the lines of a Pareto table apart.
+_RUN = ("label", "model", "recipe_digest", "weights", "batch", "steps", "samples")
 _UNKNOWN = {"color": "#888888", "marker": "o", "linestyle": "-"}  # of a run whose record is not among the rows
 _LINE = 16  # pixels of one name in the legend
 _LARGE = 1e8  # from so many MACs on they are shown in units of 10⁹, below in units of 10⁶
@@ -166,6 +168,7 @@ def _cost(table: Table, overview: Table | None, front: Table | None, looks: Mapp
             "model": data["model"],
             "seeds": data["seed_count"].astype(int),
             "verdict": data.get("verdict"),
+            "setting": data["recipe_digest"] if data["recipe_digest"].nunique() > 1 else None,
             **{"accuracy": accuracy, "accuracy_low": accuracy - half, "accuracy_high": accuracy + half},
             "loss": data["loss"].astype(float),
             "macs": _floats(data, "macs") * (1e-9 if large else 1e-6),
@@ -182,7 +185,7 @@ def _cost(table: Table, overview: Table | None, front: Table | None, looks: Mapp
         x += _add_measured(frame, overview)
     for choice in x:
         standing = _standing(front, choice.field)
-        frame[f"front_{choice.field}"] = [standing.get(name) for name in frame["mixer"]]
+        frame[f"front_{choice.field}"] = [standing.get(tuple(run[name] for name in _RUN)) for run in data.to_dict("records")]
     x = [choice for choice in x if frame[choice.field].notna().any()]
     y = [Choice("accuracy", "top-1 accuracy (%), measured, last epoch", "accuracy_low", "accuracy_high")]
     y += [Choice("loss", "held-out loss")]
@@ -203,18 +206,21 @@ def _add_measured(frame: pd.DataFrame, overview: Table) -> list[Choice]:
         ("memory", "last.memory_bytes", 1e-6),
     ):
         frame[name] = frame["mixer"].map(pd.to_numeric(cells[column]).astype(float) * scale)
+    whose = "" if known["same_model"].all() else f" of the profiled {known['last.model'].iloc[0]}, another model"
     return [
-        Choice("latency", f"latency at {side} px (ms)", "latency_low", "latency_high"),
-        Choice("memory", f"peak memory at {side} px (MB)"),
+        Choice("latency", f"latency at {side} px{whose} (ms)", "latency_low", "latency_high"),
+        Choice("memory", f"peak memory at {side} px{whose} (MB)"),
     ]
 
 
-def _standing(front: Table | None, cost: str) -> dict[str, str]:
-    """The mixers' places by a cost, from the column of the Pareto table that is about it."""
+def _standing(front: Table | None, cost: str) -> dict[tuple[object, ...], str]:
+    """The lines' places by a cost, from the column of the Pareto table that is about it."""
     if front is None:
         return {}
     columns = [name for name in map(str, front.data) if name.startswith(f"by {_COLUMNS[cost]}")]
-    return {} if not columns else dict(zip(front.data["label"], front.data[columns[0]], strict=True))
+    return (
+        {} if not columns else {tuple(line[name] for name in _RUN): line[columns[0]] for line in front.data.to_dict("records")}
+    )
 
 
 # --- curves of runs
@@ -222,20 +228,23 @@ def _standing(front: Table | None, cost: str) -> dict[str, str]:
 
 def _curves(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart]:
     """The training of each run, for runs of one recipe on one data set."""
-    found: dict[tuple[str, str, str], list[Point]] = {}
+    found: dict[tuple[str, str, str, str], list[Point]] = {}
     for run in runs:
+        if run.row.validation is not None:
+            continue  # a trial of tuning is no result
         curve = run.curve()
         every = max(1, math.ceil(len(curve) / _MOST_POINTS))
         kept = [*curve[::every], *([curve[-1]] if curve and (len(curve) - 1) % every else [])]
-        key = (run.row.dataset, run.row.recipe, pixels(run.row.image_size))
-        who = {"mixer": label(run.row), "seed": run.row.seed, "run": run.place.name}
+        key = (run.row.dataset, run.row.recipe, pixels(run.row.image_size), run.row.recipe_digest)
+        who = {"mixer": label(run.row), "seed": run.row.seed, "run": str(run.place)}
         for point in kept:
             more = {"accuracy": 100 * point["accuracy"]} if "accuracy" in point else {}
             found.setdefault(key, []).append({**point, **more, **who})
     words = {"accuracy": "held-out top-1 (%)", "loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}
     words |= {"grad_norm": "norm of the gradient before clipping"}
     made = []
-    for number, ((dataset, recipe, side), points) in enumerate(sorted(found.items()), 1):
+    for number, ((dataset, recipe, side, digest), points) in enumerate(sorted(found.items()), 1):
+        alone = sum(key[:3] == (dataset, recipe, side) for key in found) == 1
         y = [Choice(name, text) for name, text in words.items() if any(name in point for point in points)]
         x = [Choice("epoch", "epoch")] + [
             Choice(name, text)
@@ -244,7 +253,7 @@ def _curves(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart]:
         ]
         if y:
             names = sorted({str(point["mixer"]) for point in points})
-            title = f"Training: {dataset}, recipe {recipe}, {side} px"
+            title = f"Training: {dataset}, recipe {recipe}{'' if alone else f' {digest}'}, {side} px"
             spec = _lines_spec(looks, names, band=False)
             made.append(Chart(f"curves-{number}", title, spec, points, x, y, (), ("Each line is one run, of one seed.",)))
     return made
@@ -288,7 +297,9 @@ def _points_spec(looks: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
     base = alt.Chart().encode(color=encoded["color"], opacity=faint)
     up = base.mark_rule(strokeWidth=1.4).encode(x=x, y=alt.Y("y_low:Q").title("@y"), y2="y_high:Q")
     across = base.mark_rule(strokeWidth=1.4).encode(y=y, x=alt.X("x_low:Q").title("@x"), x2="x_high:Q")
-    tips = [alt.Tooltip(f"{name}:N") for name in ("mixer", "model", "seeds", "verdict", "standing", "tip_x", "tip_y")]
+    tips = [
+        alt.Tooltip(f"{name}:N") for name in ("mixer", "model", "setting", "seeds", "verdict", "standing", "tip_x", "tip_y")
+    ]
     at = base.encode(x=x, y=y, shape=encoded["shape"], tooltip=tips)
     filled = at.transform_filter("datum.seeds > 1").mark_point(filled=True, size=110)
     hollow = at.transform_filter("datum.seeds == 1").mark_point(filled=False, size=110, strokeWidth=2)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from wfbench.records import AnyRow, ErfRow
 from wfbench.report.parts import (
+    DASH,
     Line,
     Table,
     flat,
@@ -99,15 +100,17 @@ def _table(name: str, key: _Key, maps: Sequence[ErfRow]) -> Table:
         "Reached are the patches that any energy falls on.",
         "The maps are one model's, of one seed: they show where its gradient comes from, not whether that helps.",
     ]
-    return make_table(name, f"Effective receptive field: {title_of([key])}", [_line(key, row) for row in maps], notes)
+    several = len({(row.recipe, row.recipe_digest) for row in maps}) > 1
+    return make_table(name, f"Effective receptive field: {title_of([key])}", [_line(key, row, several) for row in maps], notes)
 
 
-def _line(key: _Key, row: ErfRow) -> Line:
+def _line(key: _Key, row: ErfRow, several: bool) -> Line:
     shares = dict(zip(row.radii, row.outside, strict=True))
     cells = {
         "mixer": label(row),
         "weights": row.weights,
         "seed": str(row.seed),
+        **({"recipe": f"{row.recipe or DASH} {row.recipe_digest or ''}".strip()} if several else {}),
         **{f"outside {radius:g} (%)": f"{100 * share:.3g}" for radius, share in shares.items()},
         "half within (tokens)": number(row.half_radius),
         "reached (%)": f"{100 * row.reached:.3g}",

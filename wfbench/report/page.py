@@ -34,7 +34,7 @@ _LEGENDS = {
     "training": "Click a name in the legend to pick it out.",
 }
 #: Columns by which a single seed is never ranked.
-_RANKS = ("accuracy", "loss", "difference")
+_RANKS = ("accuracy", "loss", "difference", "top-5", "held-out loss", "best epoch", "mse", "proxy-FD", "FID", "value")
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,21 @@ def _table(table: Table) -> dict[str, object]:
         "id": f"table-{table.name}",
         "title": table.title,
         "published": table.name.startswith("published"),
-        "columns": [{"name": name, "left": left_aligned(name), "ranks": name.startswith(_RANKS)} for name in names],
-        "lines": [{"cells": cells, "alone": "1 seed" in cells} for cells in table.frame.astype(str).values.tolist()],
+        "columns": [
+            {"name": name, "left": left_aligned(name), "ranks": name.startswith(_RANKS) or name.endswith(" px (%)")}
+            for name in names
+        ],
+        "lines": [
+            {"cells": cells, "alone": _alone(dict(zip(names, cells, strict=True)))}
+            for cells in table.frame.astype(str).values.tolist()
+        ],
         "notes": table.notes,
     }
+
+
+def _alone(cells: Mapping[str, str]) -> bool:
+    """Whether a line, or one of its figures, is of a single seed."""
+    return cells.get("seeds", "").removesuffix(" seed").split("/")[0].removesuffix(" seed") == "1"
 
 
 def _pictures(rows: Iterable[AnyRow], room: int) -> tuple[list[dict[str, str]], list[dict[str, str]], list[str]]:
@@ -186,7 +197,7 @@ def _summary(rows: Sequence[AnyRow]) -> str:
     """How much there is, from when, on what."""
     if not rows:
         return "No records."
-    trained = [row for row in rows if isinstance(row, TrainRow)]
+    trained = [row for row in rows if isinstance(row, TrainRow) and row.validation is None]
     dates = sorted(row.created[:10] for row in rows)
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     devices = sorted({row.environment.device for row in rows})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -414,6 +415,7 @@ def overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[Ta
     for index, name in joined:
         shown = {"mixer": name, **{column: trained.frame[column][index] for column in ("accuracy (%, measured)", "seeds")}}
         raw: dict[str, object] = {f"accuracy.{column}": _raw(trained, column, index) for column in trained.data.columns}
+        raw["same_model"] = _same_model(trained.data.iloc[index], name, measured.data, cell_of)
         for which, tokens in (("first", first), ("last", last)):
             cell = cell_of.get((name, tokens))
             for column in columns[tokens]:
@@ -430,6 +432,13 @@ def overview_tables(accuracy: Sequence[Table], cost: Sequence[Table]) -> list[Ta
         *(note for note in trained.notes if note.startswith(("A single seed", "±", "Digits check", "Small images"))),
     ]
     return [make_table("overview", "Mixers at a glance", lines, notes)]
+
+
+def _same_model(run: pd.Series[Any], name: str, cells: pd.DataFrame, cell_of: Mapping[tuple[str, int], int]) -> bool:
+    """Whether a profile is sure to be of the trained model: it has a cell of its image size, with as many parameters."""
+    ours = (cells.iloc[place] for (mixer, _), place in cell_of.items() if mixer == name)
+    size = (run["height"], run["width"], run["parameters"])
+    return any((cell["height"], cell["width"], cell["parameters"]) == size for cell in ours)
 
 
 def _fastest_cells(data: pd.DataFrame) -> dict[tuple[str, int], int]:

@@ -93,7 +93,9 @@ def _table(name: str, key: _Key, rows: Sequence[EvalRow]) -> Table:
         counts |= seeds
         cells = {f"{pixels(size)} px (%)": _words(found[size]) if size in found else DASH for size in sizes}
         words = "/".join(plural(count, "seed") for count in sorted(seeds))
-        lines.append(({"model": line.model, "mixer": label(line), **cells, "seeds": words}, {}))
+        twice = sum(label(other) == label(line) and other.model == line.model for other in groups) > 1
+        told = {"trained as": line.trained_as} if twice else {}
+        lines.append(({"model": line.model, "mixer": label(line), **told, **cells, "seeds": words}, {}))
         raw += [flat(key) | {"label": label(line)} | line._asdict() | _figures(size, found[size]) for size in found]
     notes = [
         "Top-1 of the weights after the last epoch on held-out images of other sizes, measured here; nothing was trained "

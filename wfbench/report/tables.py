@@ -109,6 +109,8 @@ class _RunKey(NamedTuple):
     steps: int
     parameters: int
     samples: int
+    #: The rate that a sweep chose for the line; None for the recipe's own.
+    rate: float | None
 
 
 def _accuracy_key(row: TrainRow) -> _AccuracyKey:
@@ -118,7 +120,8 @@ def _accuracy_key(row: TrainRow) -> _AccuracyKey:
 
 
 def _run_key(row: TrainRow) -> _RunKey:
-    return _RunKey(*(getattr(row, field) for field in _RunKey._fields))
+    rate = row.chosen.lr if row.chosen is not None and row.chosen.rates else None
+    return _RunKey(**{field: getattr(row, field) for field in _RunKey._fields[:-1]}, rate=rate)
 
 
 def _accuracy_tables(rows: Sequence[AnyRow], asked: Asked) -> list[Table]:
@@ -139,7 +142,8 @@ def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baseline
     differ = len({run.pos_embed for run in groups}) > 1
     labels = {run: label(run, all_positions=differ) for run in groups}
     runs = {
-        run: latest(groups[run], lambda row: row.seed) for run in sorted(groups, key=lambda run: (run.model, labels[run], run))
+        run: latest(groups[run], lambda row: row.seed)
+        for run in sorted(groups, key=lambda run: (run.model, labels[run], run[:-1], run.rate or 0.0))
     }
     used = [row for seeds in runs.values() for row in seeds]
     varying = [
