@@ -16,6 +16,8 @@ SHOWN: dict[str, tuple[str, ...] | None] = {
         "seeds",
         "difference to softmax (points)",
         "verdict",
+        "power at 1.00 points",
+        "found in 80% from (points)",
         "train (s)",
     ),
     "results/cifar10/resolution.md": None,

@@ -13,8 +13,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import stats
+from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, EvalRow, ProfileRow, ScalingRow, TrainRow
 from wfbench.report import Table, figures
@@ -482,6 +484,28 @@ def test_csv_numbers_are_the_rows_numbers(tmp_path: Path) -> None:
     assert (uncounted["macs"], oom["median_seconds"], oom["parameters"]) == ("", "", "")
     assert timed["parameters"] == str(rows[2].parameters)
     assert [line["status"] for line in (timed, uncounted, oom)] == ["ok", "ok", "oom"]
+
+
+def test_a_table_of_the_report_before_does_not_stay_beside_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("mine")
+    report.write(small_report(), tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert {"accuracy.md", "accuracy.csv", "accuracy.tex", "accuracy.png"} <= before
+    report.write([*small_report(), train("pool", image_size=(64, 64))], tmp_path)
+    after = {path.name for path in tmp_path.iterdir()}
+    assert not {name for name in after if name.startswith("accuracy.")}
+    assert len({name for name in after if name.startswith("accuracy-")}) >= 6
+    assert "notes.md" in after
+    report.write(small_report(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_baseline_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    records.append(tmp_path / "records.jsonl", small_report())
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--baseline", "pol"])
+    assert (done.exit_code, "did you mean pool" in done.output) == (2, True), done.output
+    assert not (tmp_path / "tables.md").exists()
+    assert CliRunner().invoke(app, ["report", str(tmp_path), "--baseline", "pool"]).exit_code == 0
 
 
 def cells(path: Path) -> list[dict[str, str]]:

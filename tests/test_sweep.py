@@ -18,6 +18,7 @@ from wfbench import recipe, records
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import TrialRow
+from wfbench.report.tuning import tuning_tables
 from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, load_request, status_of, sweep
 from wfbench.tasks.sweep.runs import is_locked, lock, name_of
 
@@ -206,6 +207,10 @@ def test_bad_yaml_is_one_message_and_exit_code_2_and_nothing_is_written(text: st
     [
         (["--mixer", "softmax", "--trials", "3"], "--tune lr"),
         (["--mixer", "softmax", "--partition", "gpu"], "--slurm"),
+        (["--mixer", "softmax", "--time", "60"], "--slurm"),
+        (["--mixer", "softmax", "--gpus", "0"], "--slurm"),
+        (["--mixer", "softmax", "--cpus", "4"], "--slurm"),
+        (["--mixer", "softmax", "--slurm", "--threads", "4"], "--cpus"),
         (["--mixer", "softmax", "--device", "tpu"], "'tpu'"),
         (["--mixer", "softmax", "--vary", "optim.lr=["], "--vary"),
         ([], "mixers"),
@@ -223,6 +228,47 @@ def test_without_slurm_on_the_machine_it_says_so(tmp_path: Path, monkeypatch) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="Slurm cannot be used"):
         run(request(mixers=["softmax"]), tmp_path / "out", slurm=SlurmOptions())
+
+
+def test_a_node_without_a_gpu_can_submit_jobs_that_have_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["--mixer", "softmax", "--slurm", "--device", "cuda", "--gpus", "1", "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, ["sweep", *words]).output
+    assert "Slurm cannot be used" in said
+    assert "no CUDA device" not in said
+
+
+CLAIMS = """
+recipe: digits
+seeds: [0, 1]
+budget: {epochs: 1}
+claims:
+  - {id: a, says: x, kind: better, line: linear + DWC, than: pool}
+"""
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("linear + DWC", "linear+DWC", "the lines linear+DWC"),
+        ("[0, 1]", "[0, 2]", "the seeds 2"),
+        ("digits", "fashion", "recipe fashion"),
+        ("epochs: 1", "epochs: 6", "epochs 6"),
+        ("epochs: 1", "epochs: 1, match: params", "match params"),
+        ("epochs: 1", "epochs: 1, trials: 3", "trials 3"),
+        ("", "", ""),
+    ],
+)
+def test_claims_that_the_sweep_cannot_answer_are_refused_before_it_runs(was: str, now: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text(CLAIMS.replace(was, now))
+    mixers = [{"mixer": "linear", "local_conv": "dwc"}, "pool"]
+    wanted = request(mixers=mixers, seeds=[0, 1], claims=str(tmp_path / "claims.yaml"))
+    if not said:
+        assert len(Sweep.plan(wanted, tmp_path / "out").drafts) == 2
+        return
+    with pytest.raises(InputError, match="what the sweep does not run") as refused:
+        Sweep.plan(wanted, tmp_path / "out")
+    assert said in str(refused.value)
 
 
 # --- runs
@@ -260,6 +306,22 @@ def test_another_run_s_directory_is_not_taken_for_this_one(done: Path, tmp_path:
     for name in ("config.yaml", "result.json"):
         (place / name).write_bytes((other / name).read_bytes())
     with pytest.raises(InputError, match="another recipe"):
+        status_of(planned, tmp_path)
+
+
+def test_a_finished_run_of_other_data_is_not_taken_for_this_one(done: Path, tmp_path: Path) -> None:
+    (planned, *_) = Sweep.plan(request(mixers=["linear"], seeds=[0]), tmp_path).finals(None)[0]
+    place, other = planned.place(tmp_path), next(done.glob("digits-linear-s0-*"))
+    place.mkdir()
+    (place / "config.yaml").write_bytes((other / "config.yaml").read_bytes())
+    result = json.loads((other / "result.json").read_text())
+    (place / "result.json").write_text(json.dumps(result))
+    assert status_of(planned, tmp_path).state == "finished"
+    (place / "result.json").write_text(json.dumps(result | {"dataset": "folder other (10 held out)"}))
+    with pytest.raises(InputError, match="another data set"):
+        status_of(planned, tmp_path)
+    (place / "result.json").write_text("{")
+    with pytest.raises(InputError, match="cannot read the run's result"):
         status_of(planned, tmp_path)
 
 
@@ -455,6 +517,16 @@ def test_the_report_shows_trials_and_never_takes_one_for_a_result(tuned: Path) -
     again, _ = run(request(mixers=["linear", "pool"], tune={"trials": 3, "factor": 5e8, "validation": 0.25}), tuned)
     assert len(again) == 6
     assert len(trials(tuned)) == 6, "recorded once"
+
+
+def test_no_rate_is_chosen_before_all_trials_are_done(tuned: Path) -> None:
+    found = trials(tuned)
+    mixer, last = found[0].mixer, max(row.lr for row in found)
+    some = [row for row in found if not (row.mixer == mixer and row.lr == last)]
+    (whole,), (part,) = (tuning_tables(rows) for rows in (found, some))
+    assert "–" not in list(whole.frame["best rate"])
+    assert list(part.frame.set_index("mixer")["best rate"])[sorted({row.mixer for row in found}).index(mixer)] == "–"
+    assert f"without a trial: {mixer} 1 rate" in " ".join(part.notes)
 
 
 def test_a_line_whose_every_trial_diverges_is_listed_and_has_no_final_run(tmp_path: Path) -> None:

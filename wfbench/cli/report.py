@@ -11,7 +11,7 @@ import typer
 from wfbench.cli.errors import speaks_plainly
 
 if TYPE_CHECKING:
-    from wfbench.report import Asked
+    from wfbench.report import Asked, Table
 
 
 @speaks_plainly
@@ -31,14 +31,31 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Also tables of published numbers, marked as such.")] = False,
 ) -> None:
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
-    from wfbench.report import Asked
+    from wfbench.report import Asked, collect, tables
     from wfbench.report.claims import read_claims
+    from wfbench.report.parts import BASELINE
 
     sources = paths or [Path("results")]
+    if baseline != BASELINE:
+        _check_baseline(baseline, tables(collect(sources)[0]))
     stated = None if claims is None else read_claims(claims)
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
     write_and_show(sources, place, asked, published=published)
+
+
+def _check_baseline(baseline: str, made: Sequence[Table]) -> None:
+    """Refuse a baseline that no table of accuracy has a line of: nothing would be compared."""
+    from wfbench.errors import InputError, did_you_mean
+
+    names = {str(n) for t in made if t.name.startswith("accuracy") and "label" in t.data for n in t.data["label"].dropna()}
+    if baseline not in names:
+        raise InputError(
+            "no such baseline",
+            got=baseline,
+            expected=f"a line of the accuracy tables: {', '.join(sorted(names)) or 'there is none'}",
+            remedy=did_you_mean(baseline, names) if names else "train first",
+        )
 
 
 def write_and_show(paths: Sequence[Path], out: Path, asked: Asked | None = None, *, published: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def write(
 ) -> list[Path]:
     """Write every table as Markdown, CSV and LaTeX, the plots, ``tables.md`` with all of it, and ``page.html``.
 
+    Files of the report before, as its ``tables.md`` names them, are removed where they are not written again: an old table
+    beside new ones would be taken for one of them.
+
     ``tables.md`` and the page also name the environments and commands that the rows came from, and the torn lines.
 
     Args:
@@ -84,6 +88,7 @@ def write(
     sections = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
+        before = _linked(out / "tables.md")
         for table in made:
             written += [out / f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
             written[-3].write_text(table.to_markdown(), encoding="utf-8")
@@ -100,6 +105,8 @@ def write(
         text = "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)])
         written[0].write_text(text, encoding="utf-8")
         written[1].write_text(page(rows, made, runs, found, torn), encoding="utf-8")
+        for path in before - set(written):
+            path.unlink(missing_ok=True)
     except OSError as e:
         raise InputError(
             "cannot write the report",
@@ -108,6 +115,15 @@ def write(
             remedy="choose another --out",
         ) from e
     return written
+
+
+def _linked(tables: Path) -> set[Path]:
+    """The files that a report wrote beside its ``tables.md``, which links them: each table in three kinds, and the plots."""
+    if not tables.is_file():
+        return set()
+    names = re.findall(r"\]\(([^()/]+)\.(csv|png)\)$", tables.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ends = {"csv": ("md", "csv", "tex"), "png": ("png",)}
+    return {tables.parent / f"{stem}.{end}" for stem, kind in names for end in ends[kind]}
 
 
 def _record_files(path: Path) -> list[Path]:

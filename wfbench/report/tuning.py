@@ -57,7 +57,7 @@ def _table(name: str, key: _Key, rows: Sequence[TrialRow]) -> Table:
         raw += [{**flat(key), "mixer": mixer, **row.model_dump(include=_RAW)} for row in trials]
     first = rows[0]
     notes = [
-        f"Every line had the same rates, about the recipe's own of {first.recipe_lr:g}, each with {_seeds(rows)}, judged on "
+        f"Every line has the same rates, about the recipe's own of {first.recipe_lr:g}, each with {_seeds(rows)}, judged on "
         f"{percent(first.validation)} % of the training images, which these trials were not trained on. The held-out images "
         "were not looked at, and the final seeds are others.",
         "Each column of a rate is the mean accuracy in % of its trials. The best rate has the highest, and no trial that "
@@ -69,6 +69,10 @@ def _table(name: str, key: _Key, rows: Sequence[TrialRow]) -> Table:
             f"The best rate is the last of the grid, and a better one may lie beyond: {', '.join(sorted(edges))}. More trials "
             "for all lines would say."
         )
+    undone = {mixer: count for mixer, members in group(rows, label).items() if (count := _undone(members))}
+    if undone:
+        told = ", ".join(f"{mixer} {plural(count, 'rate')}" for mixer, count in sorted(undone.items()))
+        notes.append(f"Not all trials are done, and no rate is chosen before they are; without a trial: {told}.")
     title = title_of([key._replace(recipe_digest="")])
     return make_table(name, f"Tuning: {title}", lines, notes, raw)
 
@@ -98,8 +102,15 @@ def _by_rate(trials: Iterable[TrialRow]) -> dict[float, list[TrialRow]]:
     return {rate: found[rate] for rate in sorted(found)}
 
 
-def _best(trials: Iterable[TrialRow]) -> float | None:
-    """The rate that the sweep chose: the highest mean accuracy, then the lowest mean loss."""
+def _undone(trials: Sequence[TrialRow]) -> int:
+    """How many of a line's rates have no trial yet."""
+    return len(set(trials[0].rates) - {row.lr for row in trials})
+
+
+def _best(trials: Sequence[TrialRow]) -> float | None:
+    """The rate that the sweep chose: the highest mean accuracy, then the lowest mean loss; None while rates are untried."""
+    if _undone(trials):
+        return None
     means = {
         rate: (_mean(rows), -math.fsum(row.loss or 0.0 for row in rows) / len(rows))
         for rate, rows in _by_rate(trials).items()
