@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from test_report import baseline, cell, crossover, exponent, small_report, train
 
 from wfbench import records, report
 from wfbench.records import AnyRow, ErfRow, PictureRow
-from wfbench.report import Asked
+from wfbench.report import Asked, Table
 from wfbench.report.charts import charts
 from wfbench.report.erf import encode
-from wfbench.report.page import MOST_BYTES, page
+from wfbench.report.page import MOST_BYTES, _table, page
 from wfbench.report.sources import sources
 
 
@@ -176,6 +177,17 @@ def test_maps_survive_their_record(tmp_path: Path) -> None:
 
 
 # --- in a browser
+
+
+@pytest.mark.parametrize(
+    ("seeds", "alone"),
+    [("1 seed", True), ("5 seeds", False), ("1 seed/3 seeds", True), ("3 seeds/5 seeds", False), ("1", True), ("11", False)],
+)
+def test_a_line_with_a_figure_of_a_single_seed_is_marked(seeds: str, alone: bool) -> None:
+    frame = pd.DataFrame({"mixer": ["pool"], "24 px (%)": ["90.00"], "seeds": [seeds], "held-out loss": ["0.1"]})
+    shown = _table(Table("resolution", "T", frame, frame, ()))
+    assert shown["lines"][0]["alone"] is alone
+    assert [column["name"] for column in shown["columns"] if column["ranks"]] == ["24 px (%)", "held-out loss"]
 
 
 def chromium() -> str | None:
