@@ -470,7 +470,7 @@ class _Accuracy:
         low, high = d - t * self.error, d + t * self.error
         verdict: Verdict = "supported" if low > claim.by else "contradicted" if high < claim.by else "undecidable"
         power = power_of((claim.effect - claim.by) / self.error, t, self.freedom, two_sided=False)
-        return Answer(verdict, f"power at a true difference of {claim.effect:g} points", d, low, high, power, used)
+        return Answer(verdict, f"power at a true difference of {_points(claim.effect)}", d, low, high, power, used)
 
     def _within(self, claim: Within, used: tuple[Row, ...]) -> Answer:
         """Two one-sided tests; a contradiction may come from either side, so each of these has half the error."""
@@ -490,8 +490,12 @@ class _Accuracy:
         low, high = leads[rival] - t * self.error, leads[rival] + self.critical(self.alpha / count) * self.error
         verdict: Verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecidable"
         power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom, two_sided=False)))
-        why = f"the lead over {rival}, the nearest; power at a true lead of {claim.effect:g} points over each"
+        why = f"the lead over {rival}, the nearest; power at a true lead of {_points(claim.effect)} over each"
         return Answer(verdict, why, leads[rival], low, high, power, used)
+
+
+def _points(value: float) -> str:
+    return f"{value:g} point{'' if value == 1 else 's'}"
 
 
 def _counts(row: TrainRow, file: ClaimsFile) -> bool:
