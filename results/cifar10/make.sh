@@ -16,7 +16,7 @@ one() {
     [ -d "$1/eval" ] || wfbench eval "$1" --device cpu --resolution 24 --resolution 32 --resolution 48
 }
 export -f one
-for line in softmax softmax-dwc linear linear-dwc static weightformer; do
+for line in softmax static weightformer; do
     printf '%s\n' $out/cifar10-$line-s[0-9]-*
 done | xargs -P 2 -I {} bash -c 'one {}'
 
