@@ -432,6 +432,7 @@ def _children(pid: int) -> list[int]:
 # --- Slurm's executors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["debug", "local"])
 def test_runs_as_jobs_give_the_same_results(cluster: str, done: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit")
@@ -471,6 +472,7 @@ def trials(out: Path) -> list[TrialRow]:
     return [row for row in records.read(out / "records.jsonl")[0] if isinstance(row, TrialRow)]
 
 
+@pytest.mark.slow
 def test_every_mixer_has_the_same_trials_and_a_rate_of_1e6_diverges(tuned: Path) -> None:
     rows = trials(tuned)
     by_mixer = {m: [(row.lr, row.seed) for row in rows if row.mixer == m] for m in ("linear", "pool")}
@@ -481,6 +483,7 @@ def test_every_mixer_has_the_same_trials_and_a_rate_of_1e6_diverges(tuned: Path)
     assert all(row.message for row in rows if row.status == "diverged")
 
 
+@pytest.mark.slow
 def test_trials_are_judged_on_training_images_and_the_final_runs_take_the_best_rate(tuned: Path) -> None:
     assert {row.samples for row in trials(tuned) if row.samples} == {360}, "a quarter of 1437, not the 360 held out: 359.25"
     finals = [records.read(place)[0][0] for place in tuned.glob("digits-*/records.jsonl")]
@@ -505,6 +508,7 @@ def test_the_validation_images_are_no_held_out_ones() -> None:
     assert all(image in place for part in parts for image in part)
 
 
+@pytest.mark.slow
 def test_the_report_shows_trials_and_never_takes_one_for_a_result(tuned: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tuned), "--out", str(tuned / "report")])
     assert done.exit_code == 0, done.output
@@ -519,6 +523,7 @@ def test_the_report_shows_trials_and_never_takes_one_for_a_result(tuned: Path) -
     assert len(trials(tuned)) == 6, "recorded once"
 
 
+@pytest.mark.slow
 def test_no_rate_is_chosen_before_all_trials_are_done(tuned: Path) -> None:
     found = trials(tuned)
     mixer, last = found[0].mixer, max(row.lr for row in found)
@@ -529,6 +534,7 @@ def test_no_rate_is_chosen_before_all_trials_are_done(tuned: Path) -> None:
     assert f"without a trial: {mixer} 1 rate" in " ".join(part.notes)
 
 
+@pytest.mark.slow
 def test_a_line_whose_every_trial_diverges_is_listed_and_has_no_final_run(tmp_path: Path) -> None:
     wanted = request(mixers=["linear"], set=[*SET, "optim.lr=1e6"], tune={"trials": 2, "factor": 1.5})
     ended, _ = run(wanted, tmp_path)
