@@ -229,7 +229,8 @@ def claims_tables(rows: Iterable[AnyRow], stated: Claims | None = None) -> list[
 
 def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> Table:
     file = found.file
-    answers = answer(file, rows)
+    accuracy = _Accuracy.of(file, rows)
+    answers = _answers(file, rows, accuracy)
     lines: list[Line] = []
     for claim in file.claims:
         said = answers[claim.id]
@@ -270,7 +271,7 @@ def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[
         name,
         f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}",
         lines,
-        [*_notes(found, sides), *spread_note(_Accuracy.of(file, rows).p_spread)],
+        [*_notes(found, sides), *spread_note(accuracy.p_spread)],
     )
 
 
@@ -370,7 +371,10 @@ def registration(sha256: str, recorded: Iterable[ClaimsRow], used: Iterable[Row]
 
 def answer(file: ClaimsFile, rows: Sequence[AnyRow]) -> dict[str, Answer]:
     """The answer to each claim, by its id."""
-    accuracy = _Accuracy.of(file, rows)
+    return _answers(file, rows, _Accuracy.of(file, rows))
+
+
+def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: _Accuracy) -> dict[str, Answer]:
     answers = {}
     for claim in file.claims:
         if isinstance(claim, Exponent):
