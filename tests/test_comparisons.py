@@ -172,6 +172,12 @@ def test_a_mixer_whose_cost_is_not_known_may_be_cheaper_than_all() -> None:
     worse = {**same, "softmax": [0.1, 0.11, 0.12, 0.13]}
     table = named(report.tables([*seeds(worse, **PROFILED), *measured(("linear", 0.001), ("pool", 0.011))]), "pareto")
     assert lines(table, "by latency at 448 px") == ["on the front", "undecided", "not known"]
+    apart = measured(("linear", 0.001), ("pool", 0.1))  # surely: without softmax, linear would be on the front
+    table = named(report.tables([*seeds(same, **PROFILED), *apart]), "pareto")
+    assert lines(table, "by latency at 448 px") == ["undecided", "undecided", "not known"]
+    best = {**same, "softmax": [0.99, 0.991, 0.989, 0.99]}  # more accurate, but perhaps dearer
+    table = named(report.tables([*seeds(best, **PROFILED), *apart]), "pareto")
+    assert lines(table, "by latency at 448 px") == ["undecided", "undecided", "not known"]
     refused = [row if row.mixer != "pool" else row.model_copy(update={"macs": None}) for row in seeds(same)]
     assert lines(named(report.tables(refused), "pareto"), "by GMACs") == ["undecided", "not known", "undecided"]
 
