@@ -224,7 +224,7 @@ def main() -> None:
     if given.peak:
         peak(given.peak[0], given.peak[1], int(given.peak[2]))
         return
-    environment = records.environment("cpu")  # of the revision that is measured, whatever changes meanwhile
+    environment = records.stamp("cpu")  # of the revision that is measured, whatever changes meanwhile
     rows = [row for layer in FORMS for row in timings(layer, given.rounds)]
     memory = [] if given.no_memory else [row for layer in FORMS for row in peaks(layer)]
     print(write(given.out, environment, rows, memory, given.rounds))

@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    stamp = records.environment()
+    stamp = records.stamp()
     lines, raw = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for case in cases(Path(scratch)):

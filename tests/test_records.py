@@ -249,7 +249,7 @@ def test_an_unreadable_path_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_the_environment_stamp_is_complete() -> None:
-    stamp = records.environment()
+    stamp = records.stamp()
     assert stamp.device_type == "cpu"
     assert stamp.threads >= 1
     assert stamp.versions["torch"]

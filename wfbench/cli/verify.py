@@ -42,7 +42,7 @@ def as_text(report: Report) -> str:
     from wfbench import records
 
     found = dataclasses.asdict(report)
-    environment = records.environment("cpu").model_dump(mode="json")
+    environment = records.stamp("cpu").model_dump(mode="json")
     first = {"mixer": found.pop("mixer"), "verdict": report.verdict}
     return json.dumps(first | found | {"environment": environment}, indent=2, ensure_ascii=False)
 

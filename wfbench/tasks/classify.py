@@ -266,7 +266,7 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     }
     return [
         BaselineRow(
-            environment=records.environment(),
+            environment=records.stamp(),
             name=name,
             dataset=dataset.name,
             accuracy=float(classifier.fit(train_x, train_y).score(val_x, val_y)),

@@ -177,7 +177,7 @@ def _row(model: VisionTransformer, name: str, device: torch.device, fields: dict
     return ErfRow.model_validate(
         fields
         | {
-            "environment": records.environment(device.type),
+            "environment": records.stamp(device.type),
             "model": name,
             "mixer": config.mixer,
             "local_conv": config.local_conv,

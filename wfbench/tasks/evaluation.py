@@ -286,7 +286,7 @@ def _row(
         digest = recipes.digest(read_recipe(request.path))  # of the training, whatever the evaluation's data are
         trained = {"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed}
     return EvalRow(
-        environment=records.environment(device.type),
+        environment=records.stamp(device.type),
         **trained,
         model=recipe.model.name,
         mixer=config.mixer,

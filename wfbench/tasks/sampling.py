@@ -174,7 +174,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
         raise _other(out, wrong)
     config = model.config
     picture = PictureRow(
-        environment=records.environment(device.type),
+        environment=records.stamp(device.type),
         model=recipe.model.name,
         mixer=config.mixer,
         local_conv=config.local_conv,

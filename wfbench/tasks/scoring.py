@@ -59,7 +59,7 @@ def held_out(run: Path, weights: str, *, device: torch.device, out: Path | None 
     job = replace(dit.prepare(recipe), model=model)
     found = job.evaluation(model)
     row = DenoisingRow(
-        environment=records.environment(device.type),
+        environment=records.stamp(device.type),
         **_trained(recipe, job),
         **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         weights_sha256=sha256,
@@ -120,7 +120,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     job = dit.prepare(recipe)
     rows, missing = [], []
     shared = _trained(recipe, job) | {
-        "environment": records.environment(device.type),
+        "environment": records.stamp(device.type),
         "dataset": job.dataset.name,
         "image_size": tuple(images.shape[2:]),
         **{key: protocol[key] for key in ScoreRow.model_fields if key in protocol and key not in ("samples", "image_size")},

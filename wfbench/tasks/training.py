@@ -115,7 +115,7 @@ def run(
     distributed.on_main(lambda: check_directory(job.recipe, out, resume))
     if resume and (out / "result.json").is_file():
         return read_result(out)
-    environment = records.environment(device.type)  # of the code that runs, not of a later commit
+    environment = records.stamp(device.type)  # of the code that runs, not of a later commit
     job.model.to(device)
     state, progress = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss), Progress(began=records.now())
     if distributed.rank():

@@ -86,7 +86,7 @@ def profile(request: ProfileRequest, journal: Path, watch: Watch | None = None) 
     cells = request.cells()
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    environment = records.environment(request.device)
+    environment = records.stamp(request.device)
     run = _Run(request, cells, environment, journal, watch)
     run.recall()
     watch.begin(cells)

@@ -82,7 +82,7 @@ def record(path: Path, out: Path) -> str:
             expected=f"the file that was recorded {known[-1].created}: SHA-256 {known[-1].sha256[:12]}",
             remedy="restore the file, or sweep into another --out",
         )
-    records.append(into, [ClaimsRow(environment=records.environment(), sha256=found.sha256, text=found.text, begun=begun)])
+    records.append(into, [ClaimsRow(environment=records.stamp(), sha256=found.sha256, text=found.text, begun=begun)])
     late = f"; {begun} runs had begun, so they are not pre-registered" if begun else ", before the first run"
     return f"claims {found.sha256[:12]} recorded{late}"
 

@@ -97,7 +97,7 @@ class Tuning:
         lost = None if row is None else _lost(place, len(draft.dataset.classes))
         ok = row is not None and lost is None
         return TrialRow(
-            environment=records.environment() if row is None else row.environment,
+            environment=records.stamp() if row is None else row.environment,
             created=records.now() if row is None else row.created,
             model=final.model.name,
             mixer=config.mixer,

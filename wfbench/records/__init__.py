@@ -1,0 +1,62 @@
+"""Records: every result the bench ever reports is a typed row, appended to a JSONL file with its environment.
+
+Tables and plots are made from these rows and from nothing else. The schema is versioned: a reader refuses rows that are
+newer than itself. A row that a killed writer left torn is reported and skipped; nothing else is lost.
+
+    row.py           what all rows share
+    training.py, profile.py, diffusion.py, evidence.py     rows by kind
+    journal.py       the union of all kinds; JSONL under a lock
+    environment.py   the stamp
+"""
+
+from __future__ import annotations
+
+from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
+from wfbench.records.environment import stamp
+from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
+from wfbench.records.journal import AnyRow, append, read
+from wfbench.records.profile import (
+    BreakdownRow,
+    CrossoverRow,
+    FitRow,
+    HarnessRow,
+    MachineRow,
+    MeasurementRow,
+    ProfileRow,
+    ScalingRow,
+    ThroughputRow,
+)
+from wfbench.records.row import SCHEMA, Environment, Row, command_line, now
+from wfbench.records.training import BaselineRow, Chosen, EvalRow, TrainRow, TrialRow
+
+__all__ = [
+    "SCHEMA",
+    "AnyRow",
+    "BaselineRow",
+    "BreakdownRow",
+    "Chosen",
+    "ClaimsRow",
+    "CrossoverRow",
+    "DenoisingRow",
+    "DiTRow",
+    "Environment",
+    "ErfRow",
+    "EvalRow",
+    "FitRow",
+    "HarnessRow",
+    "MachineRow",
+    "MeasurementRow",
+    "PictureRow",
+    "ProfileRow",
+    "Row",
+    "ScalingRow",
+    "ScoreRow",
+    "ThroughputRow",
+    "TrainRow",
+    "TrialRow",
+    "append",
+    "command_line",
+    "now",
+    "read",
+    "stamp",
+]

@@ -1,0 +1,120 @@
+"""Rows about denoisers: training runs, evaluations of their weights, scores of their samples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from wfbench.records.row import ModelRow
+
+
+class HeldOutDenoising(ModelRow):
+    """What every row with the held-out denoising loss carries: on fixed noise, each sample once in each bin of t."""
+
+    dataset: str
+    #: What the model sees: "pixel", or "latent" and the start of the SHA-256 of the autoencoder that made them.
+    space: str
+    #: Of the model's input: of the latent, in latent space.
+    image_size: tuple[int, int]
+    dtype: str
+    weights: Literal["raw", "ema"]
+    #: Mean of mse + vb over t, and both by bin: bin k has edges[k] <= t < edges[k + 1]; vb in bits per dimension.
+    loss: float
+    edges: tuple[int, ...]
+    mse: tuple[float, ...]
+    vb: tuple[float, ...]
+    samples: int
+    #: Of steps and noise, and of a latent's draw from its posterior: losses of another seed are not comparable.
+    noise_seed: int
+
+
+class DiTRow(HeldOutDenoising):
+    """One finished training of a denoiser: the held-out loss after its last epoch, never the best one."""
+
+    kind: Literal["dit"] = "dit"
+    recipe: str
+    #: Hash of the resolved recipe but for seed, mixer, the factors and how samples are drawn.
+    recipe_digest: str
+    seed: int
+    epochs: int
+    steps: int
+    batch: int
+    parameters: int
+    #: MACs of one forward pass of one sample; None where the counts did not agree, and then macs_error says why.
+    macs: float | None
+    macs_error: str | None = None
+    ema_decay: float | None
+    pretraining: str = "none"
+    #: The best epoch's loss, for information: it is not a result.
+    best_loss: float
+    #: After each epoch, mean loss of its steps; and of the epochs with an evaluation, the held-out loss of these weights.
+    train_curve: tuple[tuple[int, float], ...]
+    held_out_curve: tuple[tuple[int, float], ...]
+    bad_images: int = 0
+    processes: int = 1
+    compiled: bool = False
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    micro_batch: int | None = None
+    train_seconds: float
+    images_per_second: float
+    data_wait_share: float
+
+
+class DenoisingRow(HeldOutDenoising):
+    """One evaluation of a denoiser's weights by `wfbench eval`."""
+
+    kind: Literal["denoising"] = "denoising"
+    recipe: str
+    recipe_digest: str
+    seed: int
+    weights_sha256: str
+
+
+class ScoreRow(ModelRow):
+    """One score of a set of samples, with its protocol: scores of different protocols are not comparable."""
+
+    kind: Literal["score"] = "score"
+    recipe: str
+    recipe_digest: str
+    seed: int
+    dataset: str
+    #: How the samples were drawn.
+    weights: Literal["raw", "ema"]
+    weights_sha256: str
+    sampler: str
+    steps: int
+    cfg: float
+    #: Channels that guidance changed; None for all.
+    cfg_channels: int | None
+    #: "pixel", or "vae" and the start of the SHA-256 of the autoencoder.
+    decoder: str
+    dtype: str
+    sample_seed: int
+    image_size: tuple[int, int]
+    samples_sha256: str
+    #: What was scored: the first so many of them.
+    samples: int
+    metric: Literal[
+        "FID",
+        "IS",
+        "precision",
+        "recall",
+        "proxy-FD",
+        "proxy precision",
+        "proxy recall",
+        "class agreement",
+        "memorisation ratio",
+        "memorised share",
+    ]
+    value: float
+    #: Standard deviation over equal parts of the samples, of IS alone.
+    spread: float | None = None
+    #: The network behind it, with the SHA-256 of its weights; "pixels" where there is none.
+    extractor: str
+    extractor_sha256: str = ""
+    #: What it was compared with, and of how many images; None for published statistics, which do not say.
+    reference: str
+    reference_samples: int | None = None
+    #: The same figure of real, held-out images: the floor of a distance, the ceiling of an agreement; and of how many.
+    real: float | None = None
+    real_samples: int | None = None

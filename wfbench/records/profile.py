@@ -1,0 +1,227 @@
+"""Rows of a profile: measurements of cells, cells, and what is computed from the cells of a session."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from wfbench.records.row import ModelRow, Row
+
+
+class CellRow(ModelRow):
+    """What every row about one cell of a profile carries: one model with one mixer at one resolution, and how it was run."""
+
+    session: str
+    #: What differs from the named model beside the factors: "patch 32", "depth 6"; empty for the model itself.
+    variant: str = ""
+    #: Of the image, in pixels.
+    resolution: tuple[int, int]
+    #: How many of them are one of the model's input, along a side: 8 where it works on latents.
+    downsample: int = 1
+    tokens: int
+    batch: int
+    #: Set where the batch was chosen to hold as many tokens at every resolution.
+    token_budget: int | None = None
+    mode: Literal["infer", "train"]
+    #: "float32", or "bfloat16" for weights and activations, or "bfloat16 autocast".
+    dtype: str
+    compiled: bool = False
+    channels_last: bool = False
+    #: "chosen by PyTorch", or the backend of scaled_dot_product_attention that was forced.
+    sdpa_backend: str
+    path: str
+    protocol: str
+
+
+class ProfileRow(CellRow):
+    """One cell of a profile, summed up over its rounds. A failed cell is a row too."""
+
+    kind: Literal["profile"] = "profile"
+    order_seed: int
+    status: Literal["ok", "oom", "error", "timeout"]
+    message: str | None = None
+    parameters: int | None = None
+    #: MACs of one image's forward pass; None where the counts did not agree, and then macs_error says why.
+    macs: float | None = None
+    #: Of one image's forward pass too: elementwise operations; elements that operators with MACs put out.
+    elementwise: float | None = None
+    activations: float | None = None
+    #: Bytes per image that any execution moves at least once: weights and input read, output written.
+    bytes_least: float | None = None
+    #: Bytes per image that the operators read and wrote, each for itself.
+    bytes_moved: float | None = None
+    #: The most bytes alive at once by the shapes alone: weights, input and activations of the whole batch.
+    bytes_alive: float | None = None
+    counted_by: tuple[str, ...] = ()
+    macs_error: str | None = None
+    #: Raw timing samples, in seconds per call on the whole batch, round after round.
+    samples: tuple[float, ...] = ()
+    #: The median of each round.
+    round_medians: tuple[float, ...] = ()
+    #: The median of the rounds' medians (of the samples, in rows that name no rounds), and its 95% interval over rounds.
+    median: float | None = None
+    median_low: float | None = None
+    median_high: float | None = None
+    #: Of all samples.
+    p10: float | None = None
+    p25: float | None = None
+    p75: float | None = None
+    p90: float | None = None
+    #: Peak memory of one call in a process of its own, above what the process held before the model was built.
+    memory_bytes: float | None = None
+    memory_baseline_bytes: float | None = None
+    #: What the caching allocator had reserved; CUDA only.
+    memory_reserved_bytes: float | None = None
+    memory_status: Literal["ok", "oom", "error", "timeout", "not measured"] = "not measured"
+    memory_message: str | None = None
+    #: The least time that this machine's measured rates allow for the whole batch, and which rate sets it.
+    bound_seconds: float | None = None
+    bound_by: Literal["compute", "memory"] | None = None
+
+
+class MeasurementRow(CellRow):
+    """One measurement of one cell, written as soon as it is made: a profile that is called again begins after these."""
+
+    kind: Literal["measurement"] = "measurement"
+    stage: Literal["latency", "memory", "throughput"]
+    #: From 0; latency alone has several.
+    round: int = 0
+    #: The seed of the order in which the cells of this round were measured, and the seconds that the cell was allowed.
+    order_seed: int = 0
+    budget: float | None = None
+    status: Literal["ok", "oom", "error", "timeout"]
+    message: str | None = None
+    #: Seconds per call on the whole batch; of the throughput stage, one median per batch tried.
+    samples: tuple[float, ...] = ()
+    #: The batches that the throughput stage tried.
+    batches: tuple[int, ...] = ()
+    #: Of the memory stage: "peak", "baseline", on CUDA "reserved".
+    bytes: dict[str, float] = {}
+    #: Wall seconds of the measurement, start-up of its process counted, and those within calls of the model.
+    wall_seconds: float
+    call_seconds: float
+
+
+class ThroughputRow(CellRow):
+    """Images per second by batch, doubled until more images gain less than ``gain``, time or memory ran out."""
+
+    kind: Literal["throughput"] = "throughput"
+    status: Literal["ok", "oom", "error", "timeout"]
+    message: str | None = None
+    batches: tuple[int, ...] = ()
+    images_per_second: tuple[float, ...] = ()
+    #: The smallest batch within ``gain`` of the best rate.
+    saturating_batch: int | None = None
+    gain: float = 0.05
+
+
+class BreakdownRow(CellRow):
+    """MACs of one image's forward pass by module and by operator."""
+
+    kind: Literal["breakdown"] = "breakdown"
+    by_module: dict[str, float]
+    by_operator: dict[str, float]
+
+
+class MachineRow(Row):
+    """What this machine did in the same session: the rates that a roofline is made of."""
+
+    kind: Literal["machine"] = "machine"
+    session: str
+    dtype: str
+    #: Operations per second (two for each MAC) of the fastest square matrix product tried, and bytes per second, read
+    #: and written, of a large copy.
+    gemm_flops: float
+    copy_bytes: float
+    gemm_size: int
+
+
+class HarnessRow(Row):
+    """What one call of the profile cost beside the calls that it timed."""
+
+    kind: Literal["harness"] = "harness"
+    session: str
+    protocol: str
+    #: The mixer that the crossovers of this call are found against.
+    baseline: str = "softmax"
+    #: Of the timing: wall seconds, and those within calls of the models, warm-up counted.
+    wall_seconds: float
+    call_seconds: float
+    #: Of the counting of MACs.
+    count_seconds: float
+    #: Processes that were started, and the median seconds of each outside calls of its model; isolated cells only.
+    processes: int
+    fixed_seconds: float | None
+    #: The machine's load average over the last minute, at the beginning and the end.
+    load: tuple[float, float]
+
+
+class FromProfile(ModelRow):
+    """What a row that is computed from a profile's cells carries: all that the cells share."""
+
+    session: str
+    variant: str = ""
+    sdpa_backend: str = "chosen by PyTorch"
+    #: The cells' setting: rows that were written before there were several in a session have none.
+    batch: int | None = None
+    token_budget: int | None = None
+    mode: Literal["infer", "train"] | None = None
+    dtype: str | None = None
+    compiled: bool | None = None
+    channels_last: bool | None = None
+    protocol: str | None = None
+
+
+class ScalingRow(FromProfile):
+    """The local exponent d log t / d log N between two neighbouring resolutions of one profile; t is for one image."""
+
+    kind: Literal["scaling"] = "scaling"
+    low: tuple[int, int]
+    high: tuple[int, int]
+    tokens: tuple[int, int]
+    latency_exponent: float
+    #: 95%, from the spread of all cells about the curve; None where there are too few cells for one.
+    latency_exponent_low: float | None = None
+    latency_exponent_high: float | None = None
+    macs_exponent: float | None
+
+
+class FitRow(FromProfile):
+    """The curve t = a + b N + c N² through one mixer's cells, by least squares of relative errors; t is for one image."""
+
+    kind: Literal["fit"] = "fit"
+    sides: tuple[tuple[int, int], ...]
+    tokens: tuple[int, ...]
+    #: Seconds, seconds per token, seconds per token²; none is negative.
+    a: float
+    b: float
+    c: float
+    #: Typical relative distance of a cell from the curve, and the degrees of freedom behind it.
+    spread: float
+    freedom: int
+    #: The curve's local exponent d log t / d log N at each side, with its 95% interval, beside that of the counted MACs' own
+    #: curve.
+    exponents: tuple[float, ...]
+    exponents_low: tuple[float, ...]
+    exponents_high: tuple[float, ...]
+    macs_exponents: tuple[float | None, ...]
+    #: Why the curve says less than it seems to: a range that is too short, overhead that dominates.
+    doubts: tuple[str, ...] = ()
+
+
+class CrossoverRow(FromProfile):
+    """The image side from which a mixer is faster than the baseline, in one profile."""
+
+    kind: Literal["crossover"] = "crossover"
+    #: A mixer too, with the same factors.
+    baseline: str
+    #: The baseline's attention backend at each side, the fastest of those that were timed.
+    baseline_backends: tuple[str, ...] = ()
+    #: "at": between two measured sides, interpolated; "always": faster at every side; "none": at none up to the last.
+    verdict: Literal["at", "always", "none"]
+    side: float | None
+    #: 95% interval of the side. An end that is None lies outside the measured sides; without ``interval`` there is none.
+    interval: bool = False
+    side_low: float | None = None
+    side_high: float | None = None
+    smallest_side: int
+    largest_side: int

@@ -1,0 +1,73 @@
+"""What every row carries: schema version, date, command and environment; of a row about a model also the model."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
+SCHEMA = 5
+
+
+class Strict(BaseModel):
+    """Frozen settings and rows: an unknown field is an error."""
+
+    # "strings": by default pydantic writes NaN and infinity as null, which the reader would then refuse.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Environment(Strict):
+    """Where a number was measured."""
+
+    device: str
+    device_type: Literal["cpu", "cuda"]
+    threads: int
+    tf32: bool
+    platform: str
+    python: str
+    versions: dict[str, str]
+    git_revision: str | None
+    git_dirty: bool | None
+
+
+class Row(Strict):
+    """What every row carries."""
+
+    schema_version: int = SCHEMA
+    #: When the work began.
+    created: str = Field(default_factory=lambda: now())
+    command: str = Field(default_factory=lambda: command_line())
+    environment: Environment
+
+
+class ModelRow(Row):
+    """What every row about a model carries: the model, its mixer, and the factors of the skeleton that vary beside it."""
+
+    model: str
+    mixer: str
+    local_conv: Literal["none", "dwc"] = "none"
+    pos_embed: Literal["none", "learned", "sincos", "rope2d"] = "learned"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_there_were_positions(cls, data: Any) -> Any:
+        """A row that names no position was written when each model had its preset's own."""
+        if isinstance(data, dict) and "pos_embed" not in data and str(data.get("model")).startswith("weightformer-"):
+            return data | {"pos_embed": "none"}
+        return data
+
+
+def now() -> str:
+    """The time, in UTC, as rows carry it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def command_line() -> str:
+    """The command that runs now, as a user would type it."""
+    program = {"": "python", "__main__.py": "wfbench"}.get(name := Path(sys.argv[0]).name, name)
+    return shlex.join([program, *sys.argv[1:]])

@@ -1,0 +1,136 @@
+"""Rows about classifiers: training runs, evaluations of their weights, simple classifiers, trials of tuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from wfbench.records.row import ModelRow, Row, Strict
+
+
+class Chosen(Strict):
+    """What a sweep chose for this mixer by one rule for all mixers: the budget it was matched to, the rate it was tuned to."""
+
+    match: Literal["params", "macs"] | None = None
+    match_to: str | None = None
+    #: Of the baseline, in parameters or in MACs, and (own − baseline's) / baseline's.
+    budget: int | None = None
+    residual: float | None = None
+    mlp_ratio: float
+    depth: int
+    lr: float
+    #: The rates that were tried, with which seeds, on which share of the training images.
+    rates: tuple[float, ...] | None = None
+    trial_seeds: tuple[int, ...] | None = None
+    validation: float | None = None
+
+
+class TrainRow(ModelRow):
+    """One finished training run: the accuracy of its last epoch, never the best one."""
+
+    kind: Literal["train"] = "train"
+    recipe: str
+    #: Hash of the resolved recipe but for seed, mixer and the factors: rows with different ones are never averaged.
+    recipe_digest: str
+    dataset: str
+    seed: int
+    image_size: tuple[int, int]
+    epochs: int
+    steps: int
+    batch: int
+    dtype: str
+    parameters: int
+    #: MACs of one image's forward pass; None where the counts did not agree, and then macs_error says why.
+    macs: float | None
+    macs_error: str | None = None
+    weights: Literal["raw", "ema"] = "raw"
+    #: What the weights began from: "none", or a file and the start of its SHA-256.
+    pretraining: str = "none"
+    #: Top-1 and top-5, as fractions of samples, over exactly this many held-out samples. Top-5 needs more classes than five.
+    accuracy: float
+    top5: float | None = None
+    samples: int
+    loss: float
+    #: The best epoch's accuracy, for information: it is not a result.
+    best_accuracy: float
+    #: Training images that could not be read, each replaced by another of its class in every epoch.
+    bad_images: int = 0
+    #: Processes that trained together, and how each of them ran.
+    processes: int = 1
+    compiled: bool = False
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    micro_batch: int | None = None
+    #: Wall seconds of training, evaluation apart; summed over the sessions of a resumed run.
+    train_seconds: float
+    images_per_second: float
+    #: The share of train_seconds spent waiting for data.
+    data_wait_share: float
+    chosen: Chosen | None = None
+    #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
+    validation: float | None = None
+
+
+class EvalRow(ModelRow):
+    """One evaluation of trained weights by `wfbench eval`: of a run, perhaps at another resolution, or of a file."""
+
+    kind: Literal["eval"] = "eval"
+    #: Of a run: its recipe, digest and seed, as in its training row. Of a file: none.
+    recipe: str | None = None
+    recipe_digest: str | None = None
+    seed: int | None = None
+    weights: Literal["raw", "ema", "file"]
+    #: The SHA-256 of the weights' file.
+    weights_sha256: str
+    dataset: str
+    #: The size the model was built for, and that of the images it was evaluated on.
+    trained_size: tuple[int, int]
+    image_size: tuple[int, int]
+    eval_resize: Literal["squash", "shorter"]
+    eval_crop: float
+    #: Of input channels, as the images were normalised.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str
+    #: The file of other labels, and the samples that it has none for, which were left out.
+    mapping: str | None = None
+    unlabelled: int = 0
+    accuracy: float
+    top5: float | None = None
+    samples: int
+    #: None where a sample may have several labels.
+    loss: float | None
+
+
+class BaselineRow(Row):
+    """A simple classifier on the same split, to calibrate how easy a data set is."""
+
+    kind: Literal["baseline"] = "baseline"
+    name: str
+    dataset: str
+    accuracy: float
+    samples: int
+
+
+class TrialRow(ModelRow):
+    """One trial of a sweep's tuning: a rate, judged on images held out of the training images."""
+
+    kind: Literal["trial"] = "trial"
+    recipe: str
+    #: That of the final runs which follow from the trials.
+    recipe_digest: str
+    dataset: str
+    image_size: tuple[int, int]
+    epochs: int
+    seed: int
+    lr: float
+    #: All rates that were to be tried, and the recipe's own.
+    rates: tuple[float, ...]
+    recipe_lr: float
+    #: "diverged": a loss that is not finite, or at the end more than twice that of guessing.
+    status: Literal["ok", "diverged"]
+    message: str | None = None
+    #: On the images held out of the training images, so many of them; of a trial that is ok.
+    accuracy: float | None = None
+    loss: float | None = None
+    samples: int | None = None
+    validation: float
