@@ -1,0 +1,1 @@
+"""Analysis: rows in, typed results out. No words for people, no formatting, no files, no plots: those are the report's."""
