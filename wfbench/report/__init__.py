@@ -10,7 +10,7 @@ from pathlib import Path
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.records import AnyRow
-from wfbench.report.runs import Run, find_runs
+from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.tables import Asked, Table, tables
 
 __all__ = ["Asked", "Run", "Table", "collect", "find_runs", "tables", "write"]

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from wfbench.analysis.cells import Setting, setting_without_batch
 from wfbench.records import AnyRow, BreakdownRow
+from wfbench.report.cells_in_words import latest_cells, raw_line
 from wfbench.report.parts import (
     REFUSED,
     Line,
@@ -22,7 +24,6 @@ from wfbench.report.parts import (
     suffixes,
     title_of,
 )
-from wfbench.report.settings import Setting, latest_cells, raw_line, setting_without_batch
 
 _DEPTH = 2  # so many parts has the name of a module that a table shows
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from wfbench.records.run_directory import Run
 from wfbench.report.figures import mixer_styles
 from wfbench.report.parts import label, pixels
-from wfbench.report.runs import Run
 from wfbench.report.tables import Table
 
 INK = "currentColor"  # of the page: dark on light, light on dark, black in print

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from wfbench.analysis.cells import Profile, Size, line_key, placed
 from wfbench.records import AnyRow, CrossoverRow, FitRow
+from wfbench.report.cells_in_words import in_backend, raw_line, raw_settings
 from wfbench.report.parts import (
     BASELINE,
     CHOSEN_BACKEND,
@@ -22,7 +24,6 @@ from wfbench.report.parts import (
     title_of,
     with_interval,
 )
-from wfbench.report.settings import Profile, Size, in_backend, line_key, placed, raw_line, raw_settings
 
 _SEVERAL = "The session holds several settings, and a row does not say which of them it means."
 _DEPTH = 2  # so many parts has the name of a module that a breakdown shows

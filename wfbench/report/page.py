@@ -16,11 +16,11 @@ from importlib import resources
 import numpy as np
 
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
+from wfbench.records.run_directory import Run
 from wfbench.report import figures
 from wfbench.report.charts import Chart, charts
 from wfbench.report.erf import DECADES, caption, decode
 from wfbench.report.parts import Table, label, left_aligned, plural
-from wfbench.report.runs import Run
 from wfbench.report.sources import Source
 
 #: The page's limit, of which pictures get what charts and tables leave.

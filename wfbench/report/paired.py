@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wfbench.records.run_directory import Run
 from wfbench.report.parts import DASH, Line, Table, flat, label, make_table, percent, sorted_keys, suffixes, title_of
-from wfbench.report.runs import Run
 from wfbench.report.significance import Asked
 from wfbench.report.statistics import LEVEL, image_seed_bootstrap, mcnemar
 

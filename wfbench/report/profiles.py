@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from wfbench.analysis.cells import LineKey, Profile, Size, current, line_key, owners, profiles_of
 from wfbench.records import AnyRow, HarnessRow, MachineRow, ProfileRow, ScalingRow
 from wfbench.report.breakdown import breakdown_tables
+from wfbench.report.cells_in_words import in_backend, session_notes
 from wfbench.report.comparisons import crossover_tables, scaling_tables, speedup_tables
 from wfbench.report.parts import (
     BASELINE,
@@ -32,17 +34,6 @@ from wfbench.report.parts import (
     suffixes,
     title_of,
     with_interval,
-)
-from wfbench.report.settings import (
-    LineKey,
-    Profile,
-    Size,
-    current,
-    in_backend,
-    line_key,
-    owners,
-    profiles_of,
-    session_notes,
 )
 from wfbench.report.throughput import throughput_tables
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wfbench.records import AnyRow, BaselineRow, TrainRow
+from wfbench.records.run_directory import Run
 from wfbench.report.claims import claims_tables
 from wfbench.report.diffusion import diffusion_tables
 from wfbench.report.erf import erf_tables
@@ -42,7 +43,6 @@ from wfbench.report.parts import (
 from wfbench.report.profiles import overview_tables, profile_tables
 from wfbench.report.published import published_tables
 from wfbench.report.resolutions import resolution_tables
-from wfbench.report.runs import Run
 from wfbench.report.significance import Asked, judge
 from wfbench.report.statistics import mean_interval
 from wfbench.report.tuning import tuning_tables

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from wfbench.analysis.cells import Setting, setting_without_batch
 from wfbench.records import AnyRow, ThroughputRow
+from wfbench.report.cells_in_words import latest_cells, raw_line
 from wfbench.report.parts import (
     DASH,
     Line,
@@ -20,7 +22,6 @@ from wfbench.report.parts import (
     suffixes,
     title_of,
 )
-from wfbench.report.settings import Setting, latest_cells, raw_line, setting_without_batch
 
 
 def throughput_tables(rows: Iterable[AnyRow]) -> list[Table]:

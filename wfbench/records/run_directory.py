@@ -14,7 +14,8 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError
-from wfbench.records import DiTRow, TrainRow
+from wfbench.records.diffusion import DiTRow
+from wfbench.records.training import TrainRow
 
 _COLUMNS = ("index", "label", "top1")
 _RESULT: TypeAdapter[TrainRow | DiTRow] = TypeAdapter(Annotated[TrainRow | DiTRow, Field(discriminator="kind")])

@@ -6,20 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileRow, Row, ScalingRow, ThroughputRow
-from wfbench.report.parts import (
-    BASELINE,
-    CHOSEN_BACKEND,
-    environment_notes,
-    factors,
-    flat,
-    group,
-    label,
-    latest,
-    latest_session,
-    plural,
-    sorted_keys,
-)
+from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, group, latest, latest_session, sorted_keys
+from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileRow, ScalingRow, ThroughputRow
 
 #: Height and width, in pixels.
 Size = tuple[int, int]
@@ -29,7 +17,6 @@ _Computed = ScalingRow | FitRow | CrossoverRow
 #: A row that belongs to a line.
 LineRow = ProfileRow | ThroughputRow | BreakdownRow | _Computed
 _C = TypeVar("_C", ScalingRow, FitRow, CrossoverRow)
-_T = TypeVar("_T", bound=ThroughputRow | BreakdownRow)
 
 
 class Setting(NamedTuple):
@@ -143,12 +130,6 @@ def current(rows: Sequence[AnyRow]) -> list[AnyRow]:
     return [row for row in rows if not dated(row) or row.created == newest[row.session]]  # type: ignore[union-attr]
 
 
-def in_backend(profile: Profile) -> str:
-    """What to say of the baseline's attention backend, where several were timed."""
-    backends = {row.sdpa_backend for row in profile.cells if (row.mixer, row.variant) == (BASELINE, "")}
-    return " in its fastest attention backend at that resolution" if len(backends) > 1 else ""
-
-
 def owners(row: _Computed, profiles: Iterable[Profile]) -> list[Profile]:
     """The profiles from whose cells a row may have been computed: several where it does not say which."""
     return [
@@ -185,37 +166,3 @@ def _agrees(row: _Computed, setting: Setting) -> bool:
 
 def _is_upper_end(row: ScalingRow, cell: ProfileRow) -> bool:
     return (line_key(cell), cell.resolution, cell.status) == (line_key(row), row.high, "ok")
-
-
-def session_notes(session: str, sessions: Mapping[str, Sequence[Row]], cells: Mapping[str, int]) -> list[str]:
-    """Which session a table shows, when it began, and which others were left out, with their numbers of ``cells``."""
-    first = min(row.created for row in sessions[session])
-    notes = [f"Session {session}, begun {first}."]
-    others = [f"{name} ({plural(cells[name], 'cell')})" for name in sessions if name != session]
-    if others:
-        notes.append(f"Earlier sessions of the same setting were left out: {', '.join(others)}.")
-    return notes
-
-
-def latest_cells(rows: Sequence[_T]) -> tuple[list[_T], list[str]]:
-    """The cells of the latest session, and what to say of it and of the others."""
-    sessions = group(rows, lambda row: row.session)
-    session = latest_session(sessions)
-    cells = latest(sessions[session], cell_key)
-    counts = {name: len({cell_key(row) for row in members}) for name, members in sessions.items()}
-    notes = [*session_notes(session, sessions, counts), *environment_notes(row.environment for row in cells)]
-    return cells, notes
-
-
-def raw_settings(places: Sequence[Profile]) -> dict[str, object]:
-    """The setting of a table as raw cells; where a table has several, all their values."""
-    if len(places) == 1:
-        return flat(places[0].setting)
-    entries = [flat(profile.setting) for profile in places]
-    return {field: "/".join(dict.fromkeys(str(entry[field]) for entry in entries)) for field in entries[0]}
-
-
-def raw_line(row: LineRow) -> dict[str, object]:
-    """What names a line, as raw cells."""
-    fields = ("mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
-    return {"label": label(row), **{field: getattr(row, field) for field in fields}}

@@ -1,0 +1,85 @@
+"""Which rows are one line, which lines may stand side by side, and what a line is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from wfbench.records import Row
+
+#: The mixer that speed-ups are measured against, with the same factors.
+BASELINE = "softmax"
+#: What a row says of its attention backend where none was forced.
+CHOSEN_BACKEND = "chosen by PyTorch"
+SMALL_SIDE = 64  # up to this image side, tables say that small images reward convolutions
+
+R = TypeVar("R", bound=Row)
+K = TypeVar("K", bound=Hashable)
+N = TypeVar("N", bound="Key")
+
+
+class _HasFactors(Protocol):
+    """What names a line: a row about a model, or the key of such rows."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def mixer(self) -> str: ...
+    @property
+    def local_conv(self) -> str: ...
+    @property
+    def pos_embed(self) -> str: ...
+
+
+def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
+    """What was chosen beside the mixer, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
+
+    A position is named where it is not the model's usual one (of DiTs sincos, of weightformer-* none, of the others the
+    learned one), and with ``all_positions`` wherever it is not the learned one.
+    """
+    usual = "sincos" if "dit-" in row.model else "none" if row.model.startswith("weightformer-") else "learned"
+    named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
+    position = "no position" if row.pos_embed == "none" else row.pos_embed
+    return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])
+
+
+def label(row: _HasFactors, *, all_positions: bool = False) -> str:
+    """The name of a mixer's line: "softmax", "softmax + DWC, rope2d", "softmax, patch 32", "softmax [flash]".
+
+    Behind the factors stands the variant of the model, and in brackets the attention backend that was forced, in rows that
+    have them.
+    """
+    chosen = ", ".join(filter(None, [factors(row, all_positions=all_positions), getattr(row, "variant", "")]))
+    backend = getattr(row, "sdpa_backend", CHOSEN_BACKEND)
+    forced = "" if backend == CHOSEN_BACKEND else f" [{backend}]"
+    return row.mixer + (" + " if row.local_conv == "dwc" else ", " if chosen else "") + chosen + forced
+
+
+class Key(Protocol):
+    """What the lines of one table share: a named tuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def sorted_keys(keys: Iterable[N]) -> list[N]:
+    """The keys in order, where a field that is None comes before any value."""
+    return sorted(keys, key=lambda key: [(value is not None, value) for value in key._asdict().values()])
+
+
+def group(rows: Iterable[R], key: Callable[[R], K]) -> dict[K, list[R]]:
+    """The rows by key, keys and rows in the order in which they come."""
+    groups: dict[K, list[R]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def latest(rows: Iterable[R], key: Callable[[R], K]) -> list[R]:
+    """The newest row of each key, in the order of the keys; of rows of the same second, the last one recorded."""
+    groups = group(rows, key)
+    return [max(reversed(groups[name]), key=lambda row: row.created) for name in sorted(groups)]  # type: ignore[type-var]
+
+
+def latest_session(sessions: Mapping[str, Sequence[Row]]) -> str:
+    """The session with the newest row; of rows of the same second, the session that was recorded last."""
+    return max(reversed(list(sessions)), key=lambda name: max(row.created for row in sessions[name]))

@@ -1,0 +1,87 @@
+"""Numbers and facts in words, as every table says them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from wfbench.records import Environment
+
+DASH = "–"
+REFUSED = "refused"
+_UNLIKE = 0.01  # p under which the spreads are said to differ: over many tables, 5% would say it too often
+
+
+def pixels(size: tuple[int, int]) -> str:
+    """An image size: one number for a square."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}×{size[1]}"
+
+
+def gmacs(count: float | None, missing: str = REFUSED) -> str:
+    """MACs (or FLOPs) in units of 10⁹."""
+    return missing if count is None else number(count, 1e-9, digits=4)
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent."""
+    return f"{100 * fraction:.2f}"
+
+
+def number(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    """A number with three significant digits, and all digits before the decimal point; a dash for none."""
+    if value is None:
+        return DASH
+    value *= scale
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, show: Callable[[float], str]) -> str:
+    """A number and, in brackets, its 95% interval where there is one: "12.3 [12.1, 12.6]"; a dash for no number."""
+    if value is None:
+        return DASH
+    return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
+
+
+def plural(count: int, noun: str) -> str:
+    """So many of a thing."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def refused_notes(counts: Iterable[tuple[str, float | None, str | None]]) -> list[str]:
+    """Why there are no MACs, from (line, MACs, reason): one note per reason."""
+    reasons: dict[str, dict[str, None]] = {}
+    for mixer, count, error in counts:
+        if count is None:
+            reasons.setdefault(error or "no reason was recorded", {})[mixer] = None
+    return [f"GMACs {REFUSED} ({', '.join(mixers)}): {reason}" for reason, mixers in reasons.items()]
+
+
+def environment_notes(environments: Iterable[Environment]) -> list[str]:
+    """What the environments of one table do not share, since lines that were timed differently do not compare."""
+    entries = [_flat_environment(environment) for environment in environments]
+    differing = {}
+    for field in dict.fromkeys(field for entry in entries for field in entry):
+        values = list(dict.fromkeys(entry.get(field, "none") for entry in entries))
+        if len(values) > 1:
+            differing[field] = values
+    if not differing:
+        return []
+    parts = "; ".join(f"{field}: {', '.join(values)}" for field, values in differing.items())
+    return [f"The lines come from different environments, so their times may not compare. {parts}."]
+
+
+def _flat_environment(environment: Environment) -> dict[str, str]:
+    fields = environment.model_dump(exclude={"versions"})
+    return {name.replace("_", " "): str(value) for name, value in fields.items()} | environment.versions
+
+
+def spread_note(p: float | None) -> list[str]:
+    """What to say where lines whose deviation is pooled do not spread alike, by Brown and Forsythe's p; else nothing."""
+    if p is None or p >= _UNLIKE:
+        return []
+    return [
+        f"The lines' spreads over seeds differ (Brown and Forsythe's p = {p:.2g}), and pooling assumes that they do not: "
+        "intervals of lines that spread widely are too short, those of the others too long."
+    ]
