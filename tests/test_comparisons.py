@@ -16,7 +16,8 @@ from wfbench import records, report
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen
-from wfbench.report import Asked, Table, charts
+from wfbench.report import Asked, Table
+from wfbench.report import page as charts
 from wfbench.report.statistics import against_baseline
 
 DIFFERENCE = "difference to softmax (points)"

@@ -20,9 +20,8 @@ from test_report import baseline, cell, crossover, exponent, small_report, train
 from wfbench import records, report
 from wfbench.records import AnyRow, ErfRow, PictureRow
 from wfbench.report import Asked, Table
-from wfbench.report.charts import charts
 from wfbench.report.erf import encode
-from wfbench.report.page import MOST_BYTES, _table, page
+from wfbench.report.page import MOST_BYTES, _table, charts, page
 from wfbench.report.sources import sources
 
 

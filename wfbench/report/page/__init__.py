@@ -18,8 +18,12 @@ import numpy as np
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report import figures
-from wfbench.report.charts import Chart, charts
 from wfbench.report.erf import DECADES, caption, decode
+from wfbench.report.figures import mixer_styles
+from wfbench.report.page.accuracy import cost_chart
+from wfbench.report.page.charts import Chart
+from wfbench.report.page.curves import training_charts
+from wfbench.report.page.scaling import scaling_chart
 from wfbench.report.parts import Table, label, left_aligned, plural
 from wfbench.report.sources import Source
 
@@ -206,7 +210,7 @@ def _summary(rows: Sequence[AnyRow]) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("wfbench.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("wfbench.report.page").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 @cache
@@ -217,3 +221,22 @@ def _bundle() -> str:
 
     version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version).replace("</script", "<\\/script")
+
+
+def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
+    """Scaling for each profile, accuracy against cost for each accuracy table, and the curves of the runs."""
+    looks = mixer_styles(tables)
+    crossed = {name.name.removeprefix("crossover"): name for name in tables if name.name.startswith("crossover")}
+    scaling = [
+        scaling_chart(table, crossed.get(table.name.removeprefix("profile")), looks)
+        for table in tables
+        if table.name.startswith("profile")
+    ]
+    overview = next((table for table in tables if table.name == "overview"), None)
+    trained = [table for table in tables if table.name.startswith("accuracy") and "label" in table.data]
+    fronts = {table.name.removeprefix("pareto"): table for table in tables if table.name.startswith("pareto")}
+    cost = [
+        cost_chart(table, overview if len(trained) == 1 else None, fronts.get(table.name.removeprefix("accuracy")), looks)
+        for table in trained
+    ]
+    return [chart for chart in [*cost, *scaling, *training_charts(list(runs), looks)] if chart is not None]

@@ -1,0 +1,47 @@
+"""The charts of training: held-out figures and losses of each run, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wfbench.analysis.lines import label
+from wfbench.records.run_directory import Run
+from wfbench.report.page.charts import Chart, Choice, Point, lines_spec
+from wfbench.report.words import pixels
+
+_MOST_POINTS = 200  # of one run's curve
+
+
+def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart]:
+    """The training of each run, for runs of one recipe on one data set."""
+    found: dict[tuple[str, str, str, str], list[Point]] = {}
+    for run in runs:
+        if run.row.validation is not None:
+            continue  # a trial of tuning is no result
+        curve = run.curve()
+        every = max(1, math.ceil(len(curve) / _MOST_POINTS))
+        kept = [*curve[::every], *([curve[-1]] if curve and (len(curve) - 1) % every else [])]
+        key = (run.row.dataset, run.row.recipe, pixels(run.row.image_size), run.row.recipe_digest)
+        who = {"mixer": label(run.row), "seed": run.row.seed, "run": str(run.place)}
+        for point in kept:
+            more = {"accuracy": 100 * point["accuracy"]} if "accuracy" in point else {}
+            found.setdefault(key, []).append({**point, **more, **who})
+    words = {"accuracy": "held-out top-1 (%)", "loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}
+    words |= {"grad_norm": "norm of the gradient before clipping"}
+    made = []
+    for number, ((dataset, recipe, side, digest), points) in enumerate(sorted(found.items()), 1):
+        alone = sum(key[:3] == (dataset, recipe, side) for key in found) == 1
+        y = [Choice(name, text) for name, text in words.items() if any(name in point for point in points)]
+        x = [Choice("epoch", "epoch")] + [
+            Choice(name, text)
+            for name, text in (("step", "optimiser step"), ("train_seconds", "seconds of training"))
+            if any(name in point for point in points)
+        ]
+        if y:
+            names = sorted({str(point["mixer"]) for point in points})
+            title = f"Training: {dataset}, recipe {recipe}{'' if alone else f' {digest}'}, {side} px"
+            spec = lines_spec(looks, names, band=False)
+            made.append(Chart(f"curves-{number}", title, spec, points, x, y, (), ("Each line is one run, of one seed.",)))
+    return made
