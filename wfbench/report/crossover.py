@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from wfbench.analysis.lines import label
 from wfbench.analysis.scaling import Crossing, Crossovers
@@ -31,7 +32,7 @@ def _table(name: str, result: Crossovers) -> Table:
         notes.append("Brackets and 95% give the interval of that side, from the distance of the cells to their curves.")
     notes.append(f"Session {crossings[0].session}.")
     title = f"Crossover: {title_of([profile.setting for profile in result.profiles])}"
-    return make_table("crossover", name, title, _columns(result), crossings, notes)
+    return replace(make_table("crossover", name, title, _columns(result), crossings, notes), result=result)
 
 
 def _columns(result: Crossovers) -> list[Column[Crossing]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost, ProfileCost
@@ -50,7 +51,8 @@ def _table(name: str, result: ProfileCost) -> Table:
     optional = [column for column in columns if column.optional]
     shown = {column.heading for column in optional if any(column.cell(cell) != DASH for cell in result.cells)}
     title = f"Profile: {title_of([result.profile.setting])}"
-    return make_table("profile", name, title, columns, result.cells, profile_notes(result, shown), order=_ORDER)
+    notes = profile_notes(result, shown)
+    return replace(make_table("profile", name, title, columns, result.cells, notes, order=_ORDER), result=result)
 
 
 def _naming_columns(result: ProfileCost) -> list[Column[CellCost]]:

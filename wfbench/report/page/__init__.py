@@ -15,6 +15,8 @@ from importlib import resources
 
 import numpy as np
 
+from wfbench.analysis.profile import ProfileCost
+from wfbench.analysis.scaling import Crossovers
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report import figures
@@ -226,11 +228,11 @@ def _bundle() -> str:
 def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
     """Scaling for each profile, accuracy against cost for each accuracy table, and the curves of the runs."""
     looks = mixer_styles(tables)
-    crossed = {name.name.removeprefix("crossover"): name for name in tables if name.name.startswith("crossover")}
+    crossed = {found.profiles: found for table in tables if isinstance(found := table.result, Crossovers)}
     scaling = [
-        scaling_chart(table, crossed.get(table.name.removeprefix("profile")), looks)
+        scaling_chart(found, table, crossed.get((found.profile,)), looks)
         for table in tables
-        if table.name.startswith("profile")
+        if isinstance(found := table.result, ProfileCost)
     ]
     overview = next((table for table in tables if table.name == "overview"), None)
     trained = [table for table in tables if table.name.startswith("accuracy") and "label" in table.data]
