@@ -228,9 +228,9 @@ def _bundle() -> str:
 def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
     """Scaling for each profile, accuracy against cost for each accuracy table, and the curves of the runs."""
     looks = mixer_styles(tables)
-    crossed = {found.profiles: found for table in tables if isinstance(found := table.result, Crossovers)}
+    crossed = {id(found.profile): found for table in tables if isinstance(found := table.result, Crossovers)}
     scaling = [
-        scaling_chart(found, table, crossed.get((found.profile,)), looks)
+        scaling_chart(found, table, crossed.get(id(found.profile)), looks)
         for table in tables
         if isinstance(found := table.result, ProfileCost)
     ]
