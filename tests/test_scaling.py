@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_report import cell
 
 from wfbench.measure import crossover, local_exponents
 from wfbench.measure.scaling import exact_exponents, faster_from, fit, rounds_interval
+from wfbench.records import CrossoverRow
+from wfbench.tasks.profile.summary import derived
 
 SIDES = np.array([224, 448, 672, 896, 1120, 1344])
 TOKENS = (SIDES // 16) ** 2.0
@@ -133,14 +136,12 @@ def test_what_is_said_from_a_number_of_tokens_on():
     assert faster_from(TOKENS[:3], 0.5 * theirs[:3], theirs[:3], TOKENS[0]) == "undecidable"
 
 
-def test_an_interval_holds_the_crossover_that_is_reported():
-    """The reported curve has no negative coefficient and may cross elsewhere than the free one, about which intervals stand."""
-    rng = np.random.default_rng(5)
-    for _ in range(100):
-        noise = rng.normal(1, 0.1, (2, 4))
-        found = crossover(TOKENS[2:], times(LINEAR)[2:] * noise[0], times(SOFTMAX)[2:] * noise[1])
-        point = {"always": 0.0, "none": math.inf}.get(found.verdict, found.tokens)
-        assert found.interval.low <= point <= found.interval.high
+@pytest.mark.parametrize(("share", "verdict"), [(0.86, "none"), (0.94, "at"), (1.0, "at")])
+def test_an_interval_holds_the_crossover_that_is_reported(share, verdict):
+    """The reported curve has no negative coefficient: where the cells bend downward it crosses elsewhere than the free one."""
+    found = crossover(TOKENS, times((6e-3, 90e-6, -2e-9)), share * times(LINEAR))
+    assert found.verdict == verdict
+    assert found.interval.low <= (found.tokens or math.inf) <= found.interval.high
 
 
 def test_two_mixers_that_are_alike_are_not_told_apart():
@@ -230,3 +231,31 @@ def test_a_curve_says_when_it_says_little():
     assert short.startswith("the range is too short: N grows 4 times")
     (overhead,) = fit(TOKENS, times((1.0, 1e-6, 0.0))).doubts()
     assert overhead.startswith("overhead still dominates: it is 99 % of the time")
+
+
+def test_the_row_of_a_crossover_names_measured_sides_and_how_its_interval_was_computed():
+    sides = [int(side) for side in SIDES]
+
+    def row(mixer, curve, sides=sides):
+        base = [cell("softmax", side, float(times(SOFTMAX, (side // 16) ** 2)) / 2) for side in sides]  # twice as fast
+        own = [cell(mixer, side, float(times(curve, (side // 16) ** 2))) for side in sides]
+        (found,) = (r for r in derived([*own, *base], "softmax", "2025-01-01") if isinstance(r, CrossoverRow))
+        return found
+
+    method = "surely slower to surely faster"
+    faster = row("pool", 0.4 * np.array(SOFTMAX))
+    assert (faster.verdict, faster.interval_method, faster.side_low, faster.side_high) == ("always", method, None, 224)
+    slower = row("pool", SOFTMAX)
+    assert (slower.verdict, slower.interval_method, slower.side_low, slower.side_high) == ("none", method, 1344, None)
+    between = row("pool", LINEAR)
+    assert between.side_low <= between.side <= between.side_high < between.side_low * 1.01
+    few = row("pool", LINEAR, sides[:3])
+    assert (few.interval, few.interval_method, few.side_low, few.side_high) == (False, None, None, None)
+
+
+def test_a_curve_is_not_drawn_down_by_the_errors_of_its_cells():
+    """Least squares of errors relative to the measured times would lie 2 % too low here."""
+    tokens = np.geomspace(TOKENS[0], TOKENS[-1], 40)
+    noise = np.random.default_rng(0).normal(1, 0.1, (400, 40))
+    curves = [fit(tokens, times(SOFTMAX, tokens) * errors) for errors in noise]
+    assert np.mean([curve(1000) for curve in curves]) == pytest.approx(times(SOFTMAX, 1000), rel=4e-3)
