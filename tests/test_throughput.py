@@ -114,6 +114,16 @@ def test_each_round_times_one_image_the_batch_before_and_the_new_one_in_random_o
     assert found.call_seconds == pytest.approx(sum(map(saturating, log)) + 2 * sum(map(saturating, machine.made)))
 
 
+def test_a_gain_that_is_small_on_the_average_alone_is_not_surely_small():
+    """Twice the images in twice the time, on the average; but some rounds gained 20 %."""
+    steady, scattered = [1.0] * 5, [2.4, 2 / 1.2, 2.4, 2 / 1.2, 2.0]
+    surely = Doubling([1, 2, 4], [[1.0] * 5, [2.0] * 5, [4.0] * 5], [steady] * 3, [[], [1.0] * 5, [2.0] * 5])
+    hardly = Doubling([1, 2, 4], [[1.0] * 5, [2.0] * 5, [2 * s for s in scattered]], [steady] * 3, [[], [1.0] * 5, [2.0] * 5])
+    assert surely.saturated(0.05)
+    assert not hardly.saturated(0.05)
+    assert hardly.saturated(0.5)
+
+
 def test_two_batches_that_gain_little_are_not_two_doublings():
     found = Doubling([1, 2], [[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, [[], [1.0] * 5])
     assert not found.saturated(0.05)
