@@ -426,7 +426,7 @@ def test_rounds_are_paired_by_their_numbers_and_old_rows_count_from_zero(tmp_pat
     assert row.by_round == dict(enumerate(row.round_medians))
     moved = row.model_copy(update={"round_numbers": (0, 2, 5)})
     assert list(moved.by_round) == [0, 2, 5]
-    old = row.model_copy(update={"round_numbers": (), "schema_version": 5})
+    old = row.model_copy(update={"round_numbers": (), "schema_version": 5, "samples": (*row.samples, 9.0)})
     assert old.by_round == row.by_round
     assert old.spread == (min(row.round_medians), max(row.round_medians))
     oldest = old.model_copy(update={"round_medians": (), "samples": (3.0, 1.0, 2.0)})
