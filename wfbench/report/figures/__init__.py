@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wfbench.analysis.resolutions import ResolutionResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.report.columns import Table
 from wfbench.report.figures.accuracy import accuracy, resolution
 from wfbench.report.figures.claims import claims
@@ -21,16 +23,16 @@ __all__ = ["accuracy", "claims", "draw", "latency", "memory", "mixer_styles", "r
 def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
     """Write the plots of each table that has some, and yield each path with its table."""
     styles = mixer_styles(tables)
-    plots = {
-        "profile": {"latency": latency, "memory": memory},
-        "accuracy": {"accuracy": accuracy},
-        "resolution": {"resolution": resolution},
-        "claims": {"claims": claims},
-    }
+    plots = {"profile": {"latency": latency, "memory": memory}, "claims": {"claims": claims}}
     for table in tables:
         kind, dash, suffix = table.name.partition("-")
-        for name, plot in plots.get(kind, {}).items():
-            figure, path = plot(table, styles), out / f"{name}{dash}{suffix}.png"
+        drawn = {name: plot(table, styles) for name, plot in plots.get(kind, {}).items()}
+        if isinstance(table.result, AccuracyResult):
+            drawn = {"accuracy": accuracy(table.result, table, styles)}
+        elif isinstance(table.result, ResolutionResult):
+            drawn = {"resolution": resolution(table.result, table, styles)}
+        for name, figure in drawn.items():
+            path = out / f"{name}{dash}{suffix}.png"
             if figure is not None:
                 figure.savefig(path, dpi=DPI)
                 yield path, table

@@ -15,6 +15,9 @@ from importlib import resources
 
 import numpy as np
 
+from wfbench.analysis.fronts import Fronts
+from wfbench.analysis.overview import Overview
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report import figures
@@ -232,11 +235,12 @@ def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
         for table in tables
         if table.name.startswith("profile")
     ]
-    overview = next((table for table in tables if table.name == "overview"), None)
-    trained = [table for table in tables if table.name.startswith("accuracy") and "label" in table.data]
-    fronts = {table.name.removeprefix("pareto"): table for table in tables if table.name.startswith("pareto")}
+    results = [table.result for table in tables]
+    overview = {id(result.accuracy): result for result in results if isinstance(result, Overview)}
+    fronts = {id(result.accuracy): result for result in results if isinstance(result, Fronts)}
     cost = [
-        cost_chart(table, overview if len(trained) == 1 else None, fronts.get(table.name.removeprefix("accuracy")), looks)
-        for table in trained
+        cost_chart(table.result, table, overview.get(id(table.result)), fronts.get(id(table.result)), looks)
+        for table in tables
+        if isinstance(table.result, AccuracyResult) and table.result.lines
     ]
     return [chart for chart in [*cost, *scaling, *training_charts(list(runs), looks)] if chart is not None]
