@@ -11,6 +11,7 @@ a rule; `mean_interval` alone needs shares from 0 to 1 where it knows the number
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,6 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
 
     Source: Wilson, JASA 22 (1927) 209, by `statsmodels.stats.proportion.proportion_confint`.
     """
-    from scipy.stats import t as student
-
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not len(sample) or not np.isfinite(sample).all():
         raise InputError("not a sample with a mean", got=list(values), expected="one finite number or more")
@@ -69,7 +68,7 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
         deviation = 0.0
     if not deviation and samples is None:
         return Interval(mean, level=level, why_none=NO_SPREAD)
-    half_width = float(student.isf((1 - level) / 2, count - 1)) * deviation / math.sqrt(count)
+    half_width = _t_quantile((1 - level) / 2, count - 1) * deviation / math.sqrt(count)
     return Interval.around(mean, max(half_width, _binomial_reach(mean, samples, level) if samples else 0.0), level)
 
 
@@ -118,11 +117,9 @@ class Difference:
         Raises:
             InputError: where nothing can be said (`why_none`).
         """
-        from scipy.stats import t as student
-
         if self.why_none:
             raise InputError("a difference without a standard error", got=self.why_none, expected="seeds that differ")
-        least = self.one_image / float(student.isf((1 - LEVEL) / 2, self.freedom))
+        least = self.one_image / _t_quantile((1 - LEVEL) / 2, self.freedom)
         return max(self.deviation / math.sqrt(self.seeds), least)
 
     def low(self, alpha: float) -> float:
@@ -140,9 +137,15 @@ class Difference:
         return Interval.around(self.mean, self._reach((1 - level) / 2), level)
 
     def _reach(self, alpha: float) -> float:
-        from scipy.stats import t as student
+        return _t_quantile(alpha, self.freedom) * self.error
 
-        return float(student.isf(alpha, self.freedom)) * self.error
+
+@functools.lru_cache(maxsize=4096)
+def _t_quantile(alpha: float, freedom: int) -> float:
+    """The value that t exceeds with probability ``alpha``."""
+    from scipy.stats import t as student
+
+    return float(student.isf(alpha, freedom))
 
 
 def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 0.0) -> Difference:
@@ -253,7 +256,7 @@ def paired_contrasts(
     p = [None if d.why_none else 2 * float(student.sf(abs(d.mean) / d.error, freedom)) for d in differences]
     p_equivalent = [None if margin is None or d.why_none else _equivalence_p(d, margin) for d in differences]
     hardest = (1 - LEVEL) / count  # the level of Holm's first step
-    critical = float(student.isf(hardest / 2, freedom))
+    critical = _t_quantile(hardest / 2, freedom)
     return tuple(
         Contrast(
             difference=d,

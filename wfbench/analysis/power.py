@@ -64,6 +64,7 @@ def equivalence_power(margin: float, freedom: int, *, difference: float = 0.0, a
     return float(weight @ np.where(room > 0, ndtr(room - difference) - ndtr(-room - difference), 0))
 
 
+@functools.lru_cache(maxsize=256)
 def detectable_effect(critical: float, freedom: int, *, two_sided: bool = True, power: float = ENOUGH_POWER) -> float:
     """The true difference, in standard errors, that a t-test finds with probability ``power``."""
     from scipy.optimize import brentq

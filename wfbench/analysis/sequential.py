@@ -26,8 +26,7 @@ from wfbench.errors import InputError
 Floats = NDArray[np.float64]
 Verdict = Literal["supported", "contradicted", "undecidable"]
 
-_NODES = 400  # of the quadrature over a look's statistic
-_FAR = 10.0  # standard deviations beyond which a look's statistic is not followed
+_NODES = 100  # of each of the two quadratures behind the probability that two looks both err
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Looks:
 
     def level(self, alpha: float, look: int) -> float:
         """The one-sided level of the test at a look, if all looks together may have the error ``alpha``."""
-        return nominal_levels(alpha, tuple(count / self.seeds[-1] for count in self.seeds))[look]
+        return nominal_levels(alpha, self.seeds)[look]
 
     def spent(self, alpha: float, look: int) -> float:
         """The part of ``alpha`` that is spent by the end of a look."""
@@ -76,57 +75,71 @@ def spending(alpha: float, fraction: float) -> float:
 
 
 @functools.lru_cache(maxsize=256)
-def nominal_levels(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
-    """The one-sided level of the test at each look.
+def nominal_levels(alpha: float, seeds: tuple[int, ...]) -> tuple[float, ...]:
+    """The one-sided level of the t-test at each look, so that all looks together err with probability ``alpha`` at most.
 
-    The statistic at fraction t of the seeds is B(t) = Z √t for a normal Z, with independent increments. Its density among
-    those that crossed no earlier bound is carried from look to look by numerical integration, and each bound is set so that
-    the probability of crossing it first is what is spent at its look. A level is used as the level of the t-test at that look
-    ("significance level approach"), which at a few seeds is an approximation; the slow tests hold it to account.
+    Let A_j be a false answer at look j. The chance of any is at most Σ P(A_j) − Σ P(A_j and A_{j−1}) (Hunter's bound). Each
+    level P(A_j) is set so that its part of the sum is what the spending function spends at that look. P(A_j and A_{j−1}) is
+    that of two t-tests of which the later one has all seeds of the earlier one, by numerical integration. So the error holds
+    for t-tests of a few seeds, which the usual recursion for normal statistics exceeds by up to 16% where looks are close
+    together; for many seeds and two looks the levels are those of Lan and DeMets, for more looks a little smaller.
 
     Args:
         alpha: the one-sided error of all looks together, between 0 and 1/2.
-        fractions: seeds at each look over those at the last: rising, the last is 1.
+        seeds: their number at each look: rising, from 2 on.
 
     Raises:
-        InputError: for an alpha or fractions that cannot be.
+        InputError: for an alpha outside 0 to 1/2.
 
-    Source: Armitage, McPherson and Rowe, J. R. Stat. Soc. A 132 (1969) 235; Jennison and Turnbull, Group Sequential Methods
-    (2000), sections 3.3 (levels of t-tests), 7.2 (spending) and 19.2 (integration).
+    Source: Hunter, J. Appl. Prob. 13 (1976) 597; Jennison and Turnbull, Group Sequential Methods (2000), section 7.2.
     """
     from scipy.optimize import brentq
-    from scipy.special import ndtr
 
-    rising = all(a < b for a, b in zip((0.0, *fractions), fractions, strict=False))
-    if not (0 < alpha < 0.5 and fractions and rising and fractions[-1] == 1):
-        raise InputError(
-            "not an error to be spent", got=f"{alpha} at {fractions}", expected="alpha below 1/2; rising fractions, up to 1"
-        )
-    node, node_weight = np.polynomial.legendre.leggauss(_NODES)
-    place, mass = np.zeros(1), np.ones(1)  # of B before the first look
-    before, already, levels = 0.0, 0.0, []
-    for fraction in fractions:
-        step, deviation, due = math.sqrt(fraction - before), math.sqrt(fraction), spending(alpha, fraction)
-        excess = functools.partial(_excess, place, mass, step, deviation, due - already)
-        bound = float(brentq(excess, 0.0, 40.0, xtol=1e-12)) if excess(40.0) < 0 else math.inf
-        levels.append(float(ndtr(-bound)))
-        low, high = -_FAR * deviation, min(bound, _FAR) * deviation
-        new = low + (high - low) * (node + 1) / 2
-        density = np.exp(-(((new[:, None] - place) / step) ** 2) / 2) @ mass / (step * math.sqrt(2 * math.pi))
-        place, mass = new, density * node_weight * (high - low) / 2
-        before, already = fraction, due
+    if not 0 < alpha < 0.5:
+        raise InputError("not an error of a claim", got=alpha, expected="a number between 0 and 1/2")
+    spent = [spending(alpha, count / seeds[-1]) for count in seeds]
+    levels = spent[:1]
+    for look in range(1, len(seeds)):
+        due = spent[look] - spent[look - 1]
+        excess = functools.partial(_excess, levels[-1], seeds[look - 1], seeds[look], due)
+        levels.append(float(brentq(excess, due, 0.5, xtol=1e-12 * due, rtol=1e-9)) if levels[-1] else due)
     return tuple(levels)
 
 
-def _excess(place: Floats, mass: Floats, step: float, deviation: float, due: float, z: float) -> float:
-    """By how much the probability of crossing the bound ``z`` at a look, and none before, is more than is ``due``.
+def _excess(earlier: float, few: int, many: int, due: float, level: float) -> float:
+    """By how much a level adds more to Hunter's bound than is due, after a look at ``few`` seeds with the level ``earlier``."""
+    return level - _both(earlier, few, level, many) - due
 
-    ``place`` and ``mass`` are B at the look before and its density times the weights, ``step`` is the standard deviation of
-    the increment since, and ``deviation`` that of B now.
+
+def _both(earlier: float, few: int, level: float, many: int) -> float:
+    """P(the t-tests of the first ``few`` and of all ``many`` seeds both reject), where there is no difference.
+
+    A t-test rejects where the cosine U = T / √(T² + n − 1) of the angle between the n values and (1, …, 1) is large. Let U be
+    that of the first n = ``few`` values, V that of the other m, and R² ~ Beta(n/2, m/2) the share of the first in the sum of
+    all squares. The three are independent, and the cosine of all is R U √(n/(n+m)) + √(1 − R²) V √(m/(n+m)). So the
+    probability is a mean over U, beyond its bound, and R of a probability of V.
     """
-    from scipy.special import ndtr
+    from scipy.stats import beta
+    from scipy.stats import t as student
 
-    return float(mass @ ndtr((place - z * deviation) / step)) - due
+    extra = many - few
+    node, weight = np.polynomial.legendre.leggauss(_NODES)
+    node, weight = (node + 1) / 2, weight / 2
+    u = _cosine(student.isf(earlier * node, few - 1), few)[:, None]
+    square = beta.ppf(node, few / 2, extra / 2)
+    bound = _cosine(np.asarray(student.isf(level, many - 1)), many)
+    v = (bound * math.sqrt(many) - u * np.sqrt(square * few)) / np.sqrt((1 - square) * extra)
+    if extra == 1:  # V is 1 or −1
+        beyond = ((v < 1).astype(float) + (v < -1)) / 2
+    else:
+        inside = np.clip(v, -1 + 1e-15, 1 - 1e-15)
+        beyond = student.sf(inside * np.sqrt((extra - 1) / (1 - inside**2)), extra - 1)
+    return float(earlier * (weight @ beyond @ weight))
+
+
+def _cosine(t: Floats, count: int) -> Floats:
+    """The cosine of the angle between ``count`` values and (1, …, 1), where their t-statistic is ``t``."""
+    return np.sign(t) / np.sqrt(1 + (count - 1) / np.maximum(t**2, 1e-300))
 
 
 # --- decisions at a look
