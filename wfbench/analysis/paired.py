@@ -11,7 +11,6 @@ a rule; `mean_interval` alone needs shares from 0 to 1 where it knows the number
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wfbench.analysis.interval import LEVEL, Interval
-from wfbench.analysis.power import detectable_effect, equivalence_power, t_power
+from wfbench.analysis.power import detectable_effect, equivalence_power, t_power, t_quantile
 from wfbench.errors import InputError
 
 Sided = Literal["better", "worse", "not distinguishable"]
@@ -68,7 +67,7 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
         deviation = 0.0
     if not deviation and samples is None:
         return Interval(mean, level=level, why_none=NO_SPREAD)
-    half_width = _t_quantile((1 - level) / 2, count - 1) * deviation / math.sqrt(count)
+    half_width = t_quantile((1 - level) / 2, count - 1) * deviation / math.sqrt(count)
     return Interval.around(mean, max(half_width, _binomial_reach(mean, samples, level) if samples else 0.0), level)
 
 
@@ -119,7 +118,7 @@ class Difference:
         """
         if self.why_none:
             raise InputError("a difference without a standard error", got=self.why_none, expected="seeds that differ")
-        least = self.one_image / _t_quantile((1 - LEVEL) / 2, self.freedom)
+        least = self.one_image / t_quantile((1 - LEVEL) / 2, self.freedom)
         return max(self.deviation / math.sqrt(self.seeds), least)
 
     def low(self, alpha: float) -> float:
@@ -137,15 +136,7 @@ class Difference:
         return Interval.around(self.mean, self._reach((1 - level) / 2), level)
 
     def _reach(self, alpha: float) -> float:
-        return _t_quantile(alpha, self.freedom) * self.error
-
-
-@functools.lru_cache(maxsize=4096)
-def _t_quantile(alpha: float, freedom: int) -> float:
-    """The value that t exceeds with probability ``alpha``."""
-    from scipy.stats import t as student
-
-    return float(student.isf(alpha, freedom))
+        return t_quantile(alpha, self.freedom) * self.error
 
 
 def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 0.0) -> Difference:
@@ -242,8 +233,6 @@ def paired_contrasts(
 
     Source: Holm, Scand. J. Stat. 6 (1979) 65, by statsmodels; Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657.
     """
-    from scipy.stats import t as student
-
     for what, value in (("relevant difference", relevant), ("margin", margin)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"the {what} is no size", got=value, expected="a positive number, in the unit of the values")
@@ -253,10 +242,10 @@ def paired_contrasts(
         raise InputError("too few seeds to compare", got=len(baseline), expected="two seeds or more")
     differences = [paired_difference(line, baseline, one_image=one_image) for line in lines]
     count, freedom = len(lines), len(baseline) - 1
-    p = [None if d.why_none else 2 * float(student.sf(abs(d.mean) / d.error, freedom)) for d in differences]
+    p = [None if d.why_none else 2 * _t_tail(abs(d.mean) / d.error, freedom) for d in differences]
     p_equivalent = [None if margin is None or d.why_none else _equivalence_p(d, margin) for d in differences]
     hardest = (1 - LEVEL) / count  # the level of Holm's first step
-    critical = _t_quantile(hardest / 2, freedom)
+    critical = t_quantile(hardest / 2, freedom)
     return tuple(
         Contrast(
             difference=d,
@@ -278,9 +267,14 @@ def paired_contrasts(
 
 def _equivalence_p(difference: Difference, margin: float) -> float:
     """The larger p of the two one-sided t-tests of −margin < difference < margin."""
-    from scipy.stats import t as student
+    return _t_tail((margin - abs(difference.mean)) / difference.error, difference.freedom)
 
-    return float(student.sf((margin - abs(difference.mean)) / difference.error, difference.freedom))
+
+def _t_tail(value: float, freedom: int) -> float:
+    """P(t > value)."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
 
 
 def _holm(p: Sequence[float | None]) -> list[float | None]:

@@ -2,7 +2,7 @@
 
 All effects, margins and differences are in standard errors of the estimate. t = D / S, where D is normal about the effect and
 S² = χ²_ν / ν: each probability is a mean over S, taken by Gauss-Legendre quadrature over its quantiles (right to about 2e-5).
-SciPy's noncentral t would do for `t_power`, but it has no counterpart for equivalence and is slow.
+SciPy's noncentral t (and so statsmodels' power of a t-test) is NaN for some large effects, and equivalence has no counterpart.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ def _scales(freedom: int) -> tuple[Floats, Floats]:
 
     node, weight = np.polynomial.legendre.leggauss(_NODES)
     return chi.ppf((node + 1) / 2, freedom) / math.sqrt(freedom), weight / 2
+
+
+@functools.lru_cache(maxsize=4096)
+def t_quantile(alpha: float, freedom: int) -> float:
+    """The value that t exceeds with probability ``alpha``."""
+    from scipy.stats import t as student
+
+    return float(student.isf(alpha, freedom))
 
 
 def t_power(effect: float, critical: float, freedom: int, *, two_sided: bool = True) -> float:
@@ -57,10 +65,9 @@ def equivalence_power(margin: float, freedom: int, *, difference: float = 0.0, a
         alpha: the level of each of the two tests.
     """
     from scipy.special import ndtr
-    from scipy.stats import t as student
 
     scale, weight = _scales(freedom)
-    room = np.maximum(margin - float(student.isf(alpha, freedom)) * scale, 0)
+    room = np.maximum(margin - t_quantile(alpha, freedom) * scale, 0)
     return float(weight @ np.where(room > 0, ndtr(room - difference) - ndtr(-room - difference), 0))
 
 

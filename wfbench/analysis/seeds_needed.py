@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wfbench.analysis.paired import Difference
-from wfbench.analysis.power import ENOUGH_POWER, equivalence_power, t_power
+from wfbench.analysis.power import ENOUGH_POWER, equivalence_power, t_power, t_quantile
 from wfbench.errors import InputError
 
 #: The largest number of seeds that is looked for.
@@ -114,10 +114,8 @@ def seeds_for_best(true: Sequence[float], leads: Sequence[Difference], alpha: fl
 
 def _one_sided(distance: float, difference: Difference, alpha: float, seeds: int) -> float:
     """The power of the one-sided t-test of a difference that lies at a distance from the threshold."""
-    from scipy.stats import t as student
-
     then = replace(difference, seeds=seeds)
-    return t_power(distance / then.error, float(student.isf(alpha, then.freedom)), then.freedom, two_sided=False)
+    return t_power(distance / then.error, t_quantile(alpha, then.freedom), then.freedom, two_sided=False)
 
 
 def _smallest(power: Callable[[int], float], most: int) -> SeedsNeeded:

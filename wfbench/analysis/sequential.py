@@ -139,7 +139,8 @@ def _both(earlier: float, few: int, level: float, many: int) -> float:
 
 def _cosine(t: Floats, count: int) -> Floats:
     """The cosine of the angle between ``count`` values and (1, …, 1), where their t-statistic is ``t``."""
-    return np.sign(t) / np.sqrt(1 + (count - 1) / np.maximum(t**2, 1e-300))
+    t = np.clip(t, -1e150, 1e150)
+    return t / np.hypot(t, math.sqrt(count - 1))
 
 
 # --- decisions at a look
