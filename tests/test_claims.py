@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,12 @@ from test_report import CPU, cell, crossover, lines, train
 from typer.testing import CliRunner
 
 from wfbench import recipe, records, report
+from wfbench.analysis.claims import Answer, Claims, claims_results, decide, read_claims, registration
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
 from wfbench.report import Asked, figures
-from wfbench.report.claims import Answer, Claims, answer, read_claims, registration
-from wfbench.report.parts import Table
+from wfbench.report.claims import registration_in_words
 from wfbench.tasks.sweep import claims as recording
 from wfbench.tasks.sweep import load_request
 
@@ -38,7 +37,7 @@ def runs(**means: float) -> list[AnyRow]:
 
 
 def only(tmp_path: Path, rows: list[AnyRow], claim: str, head: str = HEAD) -> Answer:
-    (found,) = answer(stated(tmp_path, claim, head=head).file, rows).values()
+    (found,) = decide(stated(tmp_path, claim, head=head).file, rows).values()
     return found
 
 
@@ -95,7 +94,7 @@ def test_best_of_a_family_is_decided_by_its_nearest_rival(xca: float, verdict: s
     claim = "  - {id: a, says: the best, kind: best, line: pool, among: [softmax, xca, linear]}\n"
     found = only(tmp_path, runs(softmax=0.90, pool=0.92, linear=0.88, xca=xca), claim)
     assert found.verdict == verdict
-    assert ("the lead over softmax" if xca == 0.89 else "the lead over xca") in found.why
+    assert found.rival == ("softmax" if xca == 0.89 else "xca")
     assert found.power is not None
 
 
@@ -104,7 +103,7 @@ def test_the_seeds_of_the_file_decide_and_no_others(tmp_path: Path) -> None:
     assert only(tmp_path, rows, BETTER).estimate == pytest.approx(2.0)
     some = [row for row in rows if not (row.mixer == "pool" and row.seed in (3, 4))]
     found = only(tmp_path, some, BETTER)
-    assert (found.verdict, found.why) == ("undecidable", "no run of pool with seed 3, 4")
+    assert (found.verdict, found.why_none) == ("undecidable", "no run of pool with seed 3, 4")
 
 
 @pytest.mark.parametrize(
@@ -122,13 +121,13 @@ def test_runs_with_another_budget_do_not_count(changes: dict, tmp_path: Path) ->
     rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95, minute=5, **changes) for seed in range(5))]
     found = only(tmp_path, rows, BETTER)
     assert found.verdict == "undecidable"
-    assert "no run of pool" in found.why
+    assert "no run of pool" in found.why_none
 
 
 def test_the_pooled_lines_are_all_among_the_rows_and_their_spreads_are_compared(tmp_path: Path) -> None:
     both = stated(tmp_path, BETTER, BETTER.replace("id: a", "id: b").replace("line: pool", "line: xca"))
     rows = runs(softmax=0.90, pool=0.92, xca=0.92)
-    found = answer(both.file, rows)
+    found = decide(both.file, rows)
     assert len(found["a"].rows) == len(found["b"].rows) == 15
     alike = " ".join(report.tables([*rows, recorded(both)])[0].notes)
     assert "spreads over seeds differ" not in alike
@@ -143,7 +142,7 @@ def test_a_contradiction_of_within_may_come_from_either_side(tmp_path: Path) -> 
     for _ in range(600):
         accuracy = draws.normal([[0.90009], [0.9]], 0.003, (2, 5))  # the claim is true, just so
         rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
-        wrong += answer(file, rows)["a"].verdict == "contradicted"
+        wrong += decide(file, rows)["a"].verdict == "contradicted"
     assert wrong / 600 < 0.05 + 3 * (0.05 * 0.95 / 600) ** 0.5  # 0.1 with two bounds of 5% each
 
 
@@ -153,16 +152,16 @@ def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> N
     head = HEAD.replace("{epochs: 20}", "{epochs: 20, trials: 2}")
     rows = [train("softmax", s, 0.90 + SEEDS[s], minute=5, **tuned) for s in range(5)]
     pool = [train("pool", s, 0.92 + SEEDS[s], minute=5, **(tuned if s < 3 else other)) for s in range(5)]
-    assert "several rates" in only(tmp_path, [*rows, *pool], BETTER, head).why
+    assert "several rates" in only(tmp_path, [*rows, *pool], BETTER, head).why_none
     same = [row.model_copy(update={"chosen": other["chosen"]}) for row in pool]
     assert only(tmp_path, [*rows, *same], BETTER, head).verdict == "supported"
 
 
 def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
     rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95 + SEEDS[seed], recipe_digest="other") for seed in range(5))]
-    assert "2 settings" in only(tmp_path, rows, BETTER).why
+    assert "2 settings" in only(tmp_path, rows, BETTER).why_none
     same = [train(mixer, seed, 0.9, minute=5) for mixer in ("pool", "softmax") for seed in range(5)]
-    assert "do not differ" in only(tmp_path, same, BETTER).why
+    assert "do not differ" in only(tmp_path, same, BETTER).why_none
 
 
 def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None
     for _ in range(300):
         accuracy = draws.normal(0.9, 0.003, (9, 5))
         rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate([*names, "softmax"]) for s in range(5)]
-        said = answer(file, rows).values()
+        said = decide(file, rows).values()
         wrong += any(found.verdict == "supported" for found in said)
         uncorrected += any(found.low + 0.5 * (found.estimate - found.low) > 0 for found in said)
     assert wrong / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
@@ -187,7 +186,7 @@ def test_power_is_as_printed(tmp_path: Path) -> None:
     for _ in range(400):
         accuracy = draws.normal([[0.905], [0.9]], 0.003, (2, 5))
         rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
-        said = answer(file, rows)["a"]
+        said = decide(file, rows)["a"]
         found += said.verdict == "supported"
         printed.append(said.power)
     assert found / 400 == pytest.approx(np.median(printed), abs=0.1)
@@ -225,7 +224,7 @@ def test_exponents(value: float, half: float, verdict: str, tmp_path: Path) -> N
     claim = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
     found = only(tmp_path, [fit("pool", value, half)], claim)
     assert (found.verdict, found.estimate, found.power) == (verdict, value, None)
-    assert "448 px" in found.why
+    assert found.profile.sides[-1] == (448, 448)
     at = claim.replace("at_most", "side: 224, at_most")
     assert only(tmp_path, [fit("pool", value, half)], at).estimate == 0.5
     exact = claim.replace("at_most", "quantity: macs, at_most")
@@ -236,8 +235,8 @@ def test_a_scaling_claim_that_several_profiles_could_answer_is_undecidable(tmp_p
     claim = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
     found = only(tmp_path, [fit("pool", 1.0, 0.1), fit("pool", 1.0, 0.1, session="second")], claim)
     assert found.verdict == "undecidable"
-    assert "2 profiles" in found.why
-    assert only(tmp_path, [], claim).why == "no profile of pool"
+    assert "2 profiles" in found.why_none
+    assert only(tmp_path, [], claim).why_none == "no profile of pool"
     again = [fit("pool", 2.0, 0.1), fit("pool", 1.0, 0.05, created="2025-01-01T00:06:00+00:00")]
     assert only(tmp_path, again, claim).verdict == "supported", "the newest of one session counts"
 
@@ -287,12 +286,18 @@ def recorded(found: Claims, minute: int = 0, **changes: object) -> ClaimsRow:
 
 def test_a_claim_is_pre_registered_only_if_the_file_is_unchanged_and_older_than_every_run(tmp_path: Path) -> None:
     found, rows = stated(tmp_path, BETTER), runs(softmax=0.90, pool=0.92)
-    assert registration(found.sha256, [recorded(found)], rows) is None
-    assert "10 of 10 rows are older" in registration(found.sha256, [recorded(found, minute=9)], rows)
-    assert "1 run had begun" in registration(found.sha256, [recorded(found, begun=1)], rows)
+
+    def words(file: Claims, *kept: ClaimsRow) -> str:
+        said = registration(file.sha256, kept, rows)
+        assert said.is_before_the_runs == (registration_in_words(said) == "yes")
+        return registration_in_words(said)
+
+    assert words(found, recorded(found)) == "yes"
+    assert "10 of 10 rows are older" in words(found, recorded(found, minute=9))
+    assert "1 run had begun" in words(found, recorded(found, begun=1))
     other = stated(tmp_path, BETTER.replace("beats", "does not beat"))
-    assert "not this file" in registration(other.sha256, [recorded(found)], rows)
-    assert "no claims" in registration(found.sha256, [], rows)
+    assert f"the claims {found.sha256[:12]}, not this file" in words(other, recorded(found))
+    assert "no claims" in words(found)
 
 
 def test_the_table_and_the_page_answer_the_claims_that_the_records_hold(tmp_path: Path) -> None:
@@ -320,8 +325,10 @@ def test_the_figure_shows_each_claim_of_accuracy_on_the_region_where_it_holds(tm
         "  - {id: d, says: linear, kind: exponent, line: pool, at_most: 1.1}\n",
         "  - {id: e, says: not run, kind: better, line: xca, than: softmax}\n",
     )
-    (table,) = (table for table in report.tables([*runs(softmax=0.90, pool=0.92), recorded(found)]) if table.name == "claims")
-    figure = figures.claims(table, {})
+    rows = [*runs(softmax=0.90, pool=0.92), recorded(found)]
+    (result,) = claims_results(rows)
+    (table,) = (table for table in report.tables(rows) if table.name == "claims")
+    figure = figures.claims(result, table)
     (axes,) = figure.axes
     left, right = axes.get_xlim()
     regions = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
@@ -331,16 +338,13 @@ def test_the_figure_shows_each_claim_of_accuracy_on_the_region_where_it_holds(tm
     markers = [container[0] for container in axes.containers if len(container) == 3]
     assert [float(marker.get_xdata()[0]) for marker in markers] == pytest.approx([2.0] * 3)
     assert [marker.get_marker() for marker in markers] == ["o", "o", "X"]
-    assert figures.claims(_without_estimates(table), {}) is None
+    (without_runs,) = claims_results([recorded(found)])
+    assert figures.claims(without_runs, table) is None
     assert "32 px cannot decide" in " ".join(table.notes)
     report.write([*runs(softmax=0.90, pool=0.92), recorded(found)], tmp_path / "out")
     assert (tmp_path / "out" / "claims.png").is_file()
     assert "](claims.png)" in (tmp_path / "out" / "tables.md").read_text()
     assert 'class="maps claims"' in (tmp_path / "out" / "page.html").read_text()
-
-
-def _without_estimates(table: Table) -> Table:
-    return replace(table, data=table.data.assign(estimate=None))
 
 
 def test_a_file_that_was_changed_is_not_called_pre_registered(tmp_path: Path) -> None:

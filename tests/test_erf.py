@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from wfbench import models, report
+from wfbench.analysis.receptive_fields import decode, encode
 from wfbench.cli import app
 from wfbench.data.splits import Arrays
 from wfbench.errors import InputError
 from wfbench.records import ErfRow
-from wfbench.report.erf import decode, encode
 from wfbench.tasks.erf import ErfRequest, distances, energy_map, measure, sampled
 
 

@@ -18,13 +18,13 @@ import mixers
 import mixers.softmax
 from mixers.base import Grid
 from wfbench import models, recipe, records, report
+from wfbench.analysis.lines import label
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.measure import count_flops
 from wfbench.models.vit import ViTConfig, sincos_2d
 from wfbench.records import ProfileRow, TrainRow
 from wfbench.report import figures
-from wfbench.report.tables import label
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import profile
 

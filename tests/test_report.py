@@ -16,11 +16,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.unpaired import mean_interval
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, EvalRow, ProfileRow, ScalingRow, TrainRow
 from wfbench.report import Table, figures
-from wfbench.report.tables import mean_interval
 
 CPU = Environment(
     device="Test CPU",

@@ -13,6 +13,7 @@ from rich.console import Console
 from test_report import CPU, GPU, SPEEDUP, cell, colours, crossover, exponent, failed, lines, notes, only, train
 
 from wfbench import records, report
+from wfbench.analysis.lines import label
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
@@ -24,7 +25,6 @@ from wfbench.records import (
     ThroughputRow,
 )
 from wfbench.report import Table, figures
-from wfbench.report.tables import label
 
 ROOT = Path(__file__).parent.parent
 #: The setting of `cell`, as rows that are computed from cells carry it.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from wfbench.analysis.claims import Claims
 from wfbench.analysis.lines import BASELINE
 from wfbench.errors import InputError
 
@@ -26,7 +26,7 @@ class Asked:
     baseline: str = BASELINE
     margin: float | None = None
     relevant: float = 0.01
-    claims: Any = None
+    claims: Claims | None = None
 
     def __post_init__(self) -> None:
         for what, value in (("margin", self.margin), ("relevant difference", self.relevant)):

@@ -1,4 +1,4 @@
-"""Tables from records: what may stand side by side stands in one table, everything else is split.
+"""All tables that records give: what may stand side by side stands in one table, everything else is split.
 
 Nothing is ranked: lines are in alphabetical order. A cell that failed and a count that was refused stay in the table, and
 a note says why.
@@ -8,36 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from wfbench.analysis.cells import profiles_of
-from wfbench.analysis.fronts import fronts
-from wfbench.analysis.overview import overview
-from wfbench.analysis.resolutions import resolutions
-from wfbench.analysis.seeds import accuracies
-from wfbench.analysis.tuning import tunings
+from wfbench.analysis.asked import Asked
+from wfbench.analysis.results import Results, analyse
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run
 from wfbench.report.accuracy import accuracy_tables
 from wfbench.report.claims import claims_tables
-from wfbench.report.diffusion import diffusion_tables
-from wfbench.report.erf import erf_tables
+from wfbench.report.columns import Table
+from wfbench.report.denoising import loss_tables, score_tables
 from wfbench.report.fronts import front_tables
+from wfbench.report.images import image_tables
 from wfbench.report.overview import overview_tables
-from wfbench.report.paired import paired_tables
-from wfbench.report.parts import BASELINE, Table, factors, label
 from wfbench.report.profiles import profile_tables
 from wfbench.report.published import published_tables
+from wfbench.report.receptive_fields import receptive_field_tables
 from wfbench.report.resolutions import resolution_tables
-from wfbench.report.significance import Asked
-from wfbench.report.statistics import mean_interval
 from wfbench.report.tuning import tuning_tables
 
-__all__ = ["BASELINE", "Asked", "Table", "factors", "label", "mean_interval", "tables"]
+__all__ = ["Asked", "Table", "tables", "tables_of"]
 
 
 def tables(
     rows: Iterable[AnyRow], asked: Asked | None = None, *, published: bool = False, runs: Sequence[Run] = ()
 ) -> list[Table]:
-    """All tables that the rows give: accuracy and cost side by side, accuracy, then profiles and what they lead to.
+    """All tables that the rows give: claims, accuracy and cost side by side, accuracy, cost, and what they lead to.
 
     Args:
         rows: the records.
@@ -45,25 +39,25 @@ def tables(
         published: also published numbers, in tables of their own.
         runs: the run directories, whose predictions are compared image by image.
     """
-    asked = asked or Asked()
-    rows = list(rows)
-    reached = accuracies(rows, asked)
-    beside = overview(reached, profiles_of(rows))
-    accuracy, cost = accuracy_tables(reached), profile_tables(rows)
-    overviews = overview_tables(beside, accuracy[0], cost[0]) if beside is not None else []
-    known = published_tables() if published else []
-    pareto = front_tables(fronts(reached, beside), accuracy)
-    answers, trials = claims_tables(rows, asked.claims), tuning_tables(tunings(rows))
+    rows, asked = list(rows), asked or Asked()
+    return tables_of(analyse(rows, asked, runs), rows, asked, published=published)
+
+
+def tables_of(results: Results, rows: Sequence[AnyRow], asked: Asked, *, published: bool = False) -> list[Table]:
+    """The tables of results that are at hand already, in the order in which people read them."""
+    accuracy, cost = accuracy_tables(results.accuracy), profile_tables(rows)
+    overview = [] if results.overview is None else overview_tables(results.overview, accuracy[0], cost[0])
     return [
-        *answers,
-        *overviews,
+        *claims_tables(results.claims),
+        *overview,
         *accuracy,
-        *trials,
-        *resolution_tables(resolutions(rows)),
+        *tuning_tables(results.tuning),
+        *resolution_tables(results.resolutions),
         *cost,
-        *pareto,
-        *paired_tables(runs, asked),
-        *erf_tables(rows),
-        *diffusion_tables(rows),
-        *known,
+        *front_tables(results.fronts, accuracy),
+        *image_tables(results.images),
+        *receptive_field_tables(results.receptive_fields),
+        *loss_tables(results.losses),
+        *score_tables(results.scores),
+        *(published_tables() if published else []),
     ]

@@ -44,6 +44,11 @@ def with_interval(value: float | None, low: float | None, high: float | None, sh
     return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
 
 
+def probability(value: float) -> str:
+    """A probability in per cent, which is never rounded to certainty."""
+    return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"
+
+
 def plural(count: int, noun: str) -> str:
     """So many of a thing."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

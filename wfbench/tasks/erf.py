@@ -16,11 +16,11 @@ from torch import Tensor
 from mixers.base import Grid
 from wfbench import models, records
 from wfbench import recipe as recipes
+from wfbench.analysis.receptive_fields import encode
 from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
-from wfbench.report.erf import encode
 from wfbench.tasks import classify
 from wfbench.tasks.training import WEIGHTS
 from wfbench.training import checkpoint

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wfbench import records
+from wfbench.analysis.claims import read_claims
+from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
-from wfbench.report.claims import compared, read_claims
-from wfbench.report.parts import label
 from wfbench.tasks.sweep.plan import Draft
 from wfbench.tasks.sweep.request import SweepRequest
 
@@ -28,7 +28,7 @@ def check(path: Path, request: SweepRequest, found: Sequence[Draft]) -> None:
     if not ours:
         raise _unlike(path, f"recipe {file.recipe}", f"recipes {', '.join(dict.fromkeys(d.recipe.name for d in found))}")
     names = {_name(draft) for draft in ours}
-    if missing := [name for name in compared(file) if name not in names]:
+    if missing := [name for name in file.lines if name not in names]:
         raise _unlike(path, f"the lines {', '.join(missing)}", ", ".join(sorted(names)))
     if lacking := sorted(set(file.seeds) - set(request.seeds)):
         raise _unlike(path, f"the seeds {', '.join(map(str, lacking))}", ", ".join(map(str, request.seeds)))

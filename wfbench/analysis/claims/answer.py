@@ -1,0 +1,38 @@
+"""The answer to a claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wfbench.records import CrossoverRow, FitRow, Row
+
+Verdict = Literal["supported", "contradicted", "undecidable"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the records say to a claim.
+
+    Attributes:
+        verdict: "undecidable" is no finding: the claim may be true or false.
+        why_none: why the records cannot be held against the claim; "" where they were.
+        estimate: in the claim's unit: points, an exponent, pixels; None where there is no such number.
+        low: lower end of the estimate's interval; None where there is none.
+        high: upper end, likewise.
+        power: the probability that so many seeds support the claim where it is true by as much as it says; None where there
+            is none.
+        rival: of a claim to be best: the line that decides.
+        profile: of a claim about a profile: the curve or the crossover that was held against it.
+        rows: all rows that were used.
+    """
+
+    verdict: Verdict
+    why_none: str = ""
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    power: float | None = None
+    rival: str = ""
+    profile: FitRow | CrossoverRow | None = None
+    rows: tuple[Row, ...] = ()

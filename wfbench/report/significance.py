@@ -1,5 +1,0 @@
-"""Moved to wfbench.analysis.asked."""
-
-from wfbench.analysis.asked import Asked
-
-__all__ = ["Asked"]
