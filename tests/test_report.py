@@ -581,7 +581,7 @@ def test_curves_are_the_rows_numbers() -> None:
         assert list(curves[mixer].get_xdata()) == [196, 784, 1764]
         assert list(curves[mixer].get_ydata()) == [1e3 * ((step + 1) * side**2 / 3e6) for side in (224, 448, 672)]
     assert "softmax: oom" in [text.get_text() for text in figure.axes[0].texts]
-    figure = figures.accuracy(made["accuracy"], styles)
+    figure = figures.accuracy(made["accuracy"].result, made["accuracy"], styles)
     assert figure is not None
     data = made["accuracy"].data
     bars = {bar[0].get_xdata()[0]: bar for bar in figure.axes[0].containers}

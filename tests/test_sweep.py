@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wfbench import recipe, records
+from wfbench.analysis.tuning import tunings
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import TrialRow
@@ -528,7 +529,7 @@ def test_no_rate_is_chosen_before_all_trials_are_done(tuned: Path) -> None:
     found = trials(tuned)
     mixer, last = found[0].mixer, max(row.lr for row in found)
     some = [row for row in found if not (row.mixer == mixer and row.lr == last)]
-    (whole,), (part,) = (tuning_tables(rows) for rows in (found, some))
+    (whole,), (part,) = (tuning_tables(tunings(rows)) for rows in (found, some))
     assert "–" not in list(whole.frame["best rate"])
     assert list(part.frame.set_index("mixer")["best rate"])[sorted({row.mixer for row in found}).index(mixer)] == "–"
     assert f"without a trial: {mixer} 1 rate" in " ".join(part.notes)

@@ -144,8 +144,8 @@ def _same_images(a: Predictions, b: Predictions) -> bool:
 def _line(name: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> LineOnImages:
     difference = None
     if min(len(ours), len(theirs)) > 1:
-        found = image_seed_bootstrap([p.right for p in ours], [p.right for p in theirs])
-        difference = Interval(found.difference, found.low, found.high)
+        found = image_seed_bootstrap([p.right for p in ours], [p.right for p in theirs], paired=False)
+        difference = found.interval
     pair = next(((a, b) for a in ours for b in theirs if a.seed == b.seed), None)
     models = None if pair is None else ModelPair(pair[0].seed, mcnemar(pair[0].right, pair[1].right))
     return LineOnImages(name, ours[0].run.row.mixer, len(ours[0].right), len(ours), len(theirs), difference, models)

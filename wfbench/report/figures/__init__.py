@@ -56,12 +56,14 @@ def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]
     """The stem of each plot's name, the table that it belongs to, and the plot; None where there is nothing to plot."""
     plots = {
         "profile": {"latency": latency, "memory": memory},
-        "accuracy": {"accuracy": accuracy},
-        "resolution": {"resolution": resolution},
     }
     for table in tables:
         for stem, plot in plots.get(table.kind, {}).items():
             yield stem, table, plot(table, styles)
+    for reached, table in with_tables(results.accuracy, tables, "accuracy"):
+        yield "accuracy", table, accuracy(reached, table, styles)
+    for evaluated, table in with_tables(results.resolutions, tables, "resolution"):
+        yield "resolution", table, resolution(evaluated, table, styles)
     for answers, table in with_tables(results.claims, tables, "claims"):
         yield "claims", table, claims(answers, table)
     for fields, table in with_tables(results.receptive_fields, tables, "erf"):
