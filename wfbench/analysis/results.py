@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.asked import Asked
-from wfbench.analysis.cells import profiles_of
 from wfbench.analysis.claims import ClaimsResult, claims_results
+from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
 from wfbench.analysis.fronts import Fronts, fronts
 from wfbench.analysis.image_pairs import ImageComparison, image_comparisons
@@ -27,6 +27,7 @@ class Results:
     Attributes:
         claims: answers to claims, by file.
         accuracy: lines over their seeds, by setting.
+        costs: what models cost, by setting.
         overview: accuracy and cost side by side; None where there is not one result of each.
         fronts: where lines stand by accuracy and cost.
         tuning: trials of learning rates, by recipe.
@@ -39,6 +40,7 @@ class Results:
 
     claims: tuple[ClaimsResult, ...]
     accuracy: tuple[AccuracyResult, ...]
+    costs: Costs
     overview: Overview | None
     fronts: tuple[Fronts, ...]
     tuning: tuple[TuningResult, ...]
@@ -62,10 +64,12 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     """
     rows, asked = list(rows), asked or Asked()
     accuracy = accuracies(rows, asked)
-    beside = overview(accuracy, profiles_of(rows))
+    cost = costs(rows)
+    beside = overview(accuracy, [found.profile for found in cost.profiles])
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
+        costs=cost,
         overview=beside,
         fronts=fronts(accuracy, beside),
         tuning=tunings(rows),

@@ -15,11 +15,11 @@ from wfbench.records.run_directory import Run
 from wfbench.report.accuracy import accuracy_tables
 from wfbench.report.claims import claims_tables
 from wfbench.report.columns import Table
+from wfbench.report.cost import cost_tables
 from wfbench.report.denoising import loss_tables, score_tables
 from wfbench.report.fronts import front_tables
 from wfbench.report.images import image_tables
 from wfbench.report.overview import overview_tables
-from wfbench.report.profiles import profile_tables
 from wfbench.report.published import published_tables
 from wfbench.report.receptive_fields import receptive_field_tables
 from wfbench.report.resolutions import resolution_tables
@@ -45,7 +45,7 @@ def tables(
 
 def tables_of(results: Results, rows: Sequence[AnyRow], asked: Asked, *, published: bool = False) -> list[Table]:
     """The tables of results that are at hand already, in the order in which people read them."""
-    accuracy, cost = accuracy_tables(results.accuracy), profile_tables(rows)
+    accuracy, cost = accuracy_tables(results.accuracy), cost_tables(results.costs)
     overview = [] if results.overview is None else overview_tables(results.overview, accuracy[0], cost[0])
     return [
         *claims_tables(results.claims),
