@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Strict(BaseModel):

@@ -10,14 +10,15 @@ from pathlib import Path
 import mixers
 from wfbench import recipe as recipes
 from wfbench import records
+from wfbench.measure.latency import INTERLEAVED
 from wfbench.tasks import classify, jobs
 from wfbench.tasks.common import choose_device, slug, writable_dir
-from wfbench.tasks.profile.request import ProfileRequest
+from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
 from wfbench.training import Watch
 
-#: One process for all cells, and PyTorch's choice of attention: minutes, where `wfbench profile` takes half an hour.
-QUICK = ProfileRequest(isolate=False, attention="auto", rounds=10)
+#: One process for all cells, and PyTorch's choice of attention: a minute, where `wfbench profile` takes half an hour.
+QUICK = ProfileRequest(isolate=False, attention="auto", rounds=ROUNDS[INTERLEAVED])
 
 
 @dataclass(frozen=True)

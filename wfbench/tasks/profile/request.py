@@ -23,8 +23,15 @@ from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
 
 #: Pixels of an image along a side for one of its latent, in the autoencoders that latent DiTs are trained on.
 LATENT = 8
+#: How often the grid is measured, by protocol: so often that a typical speed-up is known to about 10 % on the machines that the
+#: committed records come from. `benchmarks/rounds.py` makes the table that this follows from (docs/MEASUREMENT.md).
+ROUNDS = {ISOLATED: 10, INTERLEAVED: 20}
 #: What is counted is what is timed: the evaluation path that runs.
 PATH = "auto"
+
+
+#: Fewer rounds of a throughput would hardly ever be sure that a gain is under 5 %: 8 are, where rounds deviate by 6 %.
+LEAST_THROUGHPUT_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ class ProfileRequest:
         isolate: a fresh process for every cell and round.
         memory, saturate, breakdown: measure peak memory (isolated cells only); find the batch that saturates; list MACs by
             module and operator.
-        rounds: how often the whole grid is measured.
+        max_batch: the largest batch that ``saturate`` tries.
+        rounds: how often the whole grid is measured; also the rounds of each batch that ``saturate`` tries, which are
+            `LEAST_THROUGHPUT_ROUNDS` at least.
         seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
         force: measure again what has been measured.
     """
@@ -68,7 +77,8 @@ class ProfileRequest:
     memory: bool = True
     saturate: bool = False
     breakdown: bool = False
-    rounds: int = 3
+    max_batch: int = 1024
+    rounds: int = ROUNDS[ISOLATED]
     seconds: float = 1.0
     budget: float = 120.0
     order_seed: int = 0
@@ -165,6 +175,7 @@ class ProfileRequest:
             ("--batch", self.batch),
             ("--tokens", 1 if self.tokens is None else self.tokens),
             ("--rounds", self.rounds),
+            ("--max-batch", self.max_batch),
             ("--threads", 1 if self.threads is None else self.threads),
         ):
             if value < 1:
