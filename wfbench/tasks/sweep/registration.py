@@ -12,7 +12,7 @@ from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
 from wfbench.report.claims import compared, read_claims
 from wfbench.report.parts import label
-from wfbench.tasks.sweep.plan import Draft
+from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import SweepRequest
 
 
