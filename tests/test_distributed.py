@@ -88,8 +88,9 @@ from wfbench.training import distributed
 device = distributed.join(torch.device("cpu"))
 from pathlib import Path
 from safetensors.torch import load_file
-from wfbench.tasks import classify
-run = classify.prepare(classify.read_recipe(Path(sys.argv[1])))
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe
+run = classify.prepare(read_recipe(Path(sys.argv[1])))
 run.model.load_state_dict(load_file(Path(sys.argv[1]) / "model.safetensors"))
 found = run.evaluation(run.model)
 os.write(1, f"{distributed.rank()}: {found.accuracy!r} {found.loss!r} {found.samples}\\n".encode())  # whole

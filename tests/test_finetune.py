@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from wfbench import models
 from wfbench import recipe as recipes
 from wfbench.cli import app
-from wfbench.tasks import classify, jobs
+from wfbench.tasks import jobs
+from wfbench.tasks.jobs import classify
 from wfbench.training import TrainState
 
 CPU = torch.device("cpu")

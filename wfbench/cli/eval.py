@@ -46,14 +46,14 @@ def evaluate(
     from wfbench.errors import InputError
     from wfbench.recipe import data_settings
     from wfbench.tasks.common import choose_device
-    from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
-    from wfbench.tasks.training import read_recipe
+    from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
+    from wfbench.tasks.run_directory import read_recipe
 
     if weights not in ("raw", "ema"):
         raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema")
     given = {"--samples": samples, "--inception": inception, "--reference": reference}
     if path.is_dir() and read_recipe(path).task == "dit":
-        from wfbench.cli.scores import show_held_out, show_scores
+        from wfbench.cli.denoiser import show_held_out, show_scores
 
         other = {"--recipe": recipe, "--mixer": mixer, "--data": data, "--set": settings}
         _refuse(other | {"--resolution": resolution, "--mapping": mapping}, "a classifier")

@@ -53,7 +53,7 @@ def train(
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
     if resume and out is not None and recipe is None:
-        from wfbench.tasks.training import read_recipe
+        from wfbench.tasks.run_directory import read_recipe
 
         resolved = recipes.override(read_recipe(out), overrides)
     else:
@@ -62,15 +62,15 @@ def train(
         resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
     if dry_run:
-        from wfbench.cli.plan import show
-        from wfbench.tasks.plan import plan
+        from wfbench.cli.dry_run import show
+        from wfbench.tasks.dry_run import dry_run as check_run
 
-        show(plan(resolved, out, resume=resume, processes=nproc))
+        show(check_run(resolved, out, resume=resume, processes=nproc))
     elif is_launcher(nproc):
-        from wfbench.tasks.plan import plan
+        from wfbench.tasks.dry_run import dry_run as check_run
 
         if not (resume and (out / "result.json").is_file()):
-            plan(resolved, out, resume=resume, processes=nproc)  # bad input is said once, not by every process
+            check_run(resolved, out, resume=resume, processes=nproc)  # bad input is said once, not by every process
         launch(nproc or 1)
     else:
         _train(resolved, out, resume=resume, device=device, tensorboard=tensorboard, wandb=wandb)

@@ -4,7 +4,7 @@ from wfbench.data.arrays import digits_arrays
 from wfbench.data.latents import Latents, LatentSplit, open_latents
 from wfbench.data.loading import (
     Batch,
-    Told,
+    OnReplaced,
     eval_batches,
     held_out_latents,
     latent_batches,
@@ -24,7 +24,7 @@ __all__ = [
     "Mixer",
     "Split",
     "Subset",
-    "Told",
+    "OnReplaced",
     "digits_arrays",
     "eval_batches",
     "held_out_latents",

@@ -102,7 +102,7 @@ class Extraction:
         self._check(rank, processes)
         notes = [out / f"shard-{k:05d}.json" for k in range(self.shards)]
         settings = self.settings()
-        with _written(out):
+        with _writing(out):
             out.mkdir(parents=True, exist_ok=True)
             _agree(out, settings)
         for k in range(rank, self.shards, processes):
@@ -112,12 +112,12 @@ class Extraction:
                 done(len(indices))
             else:
                 tensors = self._encode(indices, done)
-                with _written(out):
+                with _writing(out):
                     _save(notes[k], tensors)
         if not all(note.is_file() for note in notes):
             return None
         manifest = settings | {"shards": [json.loads(note.read_text()) for note in notes]}
-        with _written(out):
+        with _writing(out):
             files.write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", f".{rank}")
         return out / MANIFEST
 
@@ -177,8 +177,8 @@ class LatentSplit:
     def __init__(self, directory: str | Path, *, verify: bool = True) -> None:
         self.directory = Path(directory)
         self.manifest = _read_manifest(self.directory)
-        for told in self.manifest["shards"]:
-            _check_shard(self.directory, told, hashed=verify)
+        for note in self.manifest["shards"]:
+            _check_shard(self.directory, note, hashed=verify)
         self._open: dict[int, Any] = {}
         shards = range(len(self.manifest["shards"]))
         labels = torch.cat([self._shard(k).get_tensor("labels") for k in shards])
@@ -283,7 +283,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _written(out: Path) -> AbstractContextManager[None]:
+def _writing(out: Path) -> AbstractContextManager[None]:
     return writing("latents", out, expected="a writable place with room", remedy="make room, and call it again")
 
 
@@ -292,13 +292,13 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
     shard = note.with_suffix(".safetensors")
     with files.whole(shard) as part:
         save_file(tensors, part)
-        told = {
+        content = {
             "file": shard.name,
             "samples": len(tensors["labels"]),
             "bytes": part.stat().st_size,
             "sha256": files.sha256(part),
         }
-    files.write_whole(note, json.dumps(told))
+    files.write_whole(note, json.dumps(content))
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -335,15 +335,15 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_shard(directory: Path, told: dict[str, Any], hashed: bool = True) -> None:
-    path = directory / told["file"]
+def _check_shard(directory: Path, note: dict[str, Any], hashed: bool = True) -> None:
+    path = directory / note["file"]
     if not path.is_file():
         raise InputError("a shard of latents is missing", got=str(path), expected="every shard of the manifest", remedy=_AGAIN)
     size = path.stat().st_size
-    if size != told["bytes"] or (hashed and files.sha256(path) != told["sha256"]):
+    if size != note["bytes"] or (hashed and files.sha256(path) != note["sha256"]):
         raise InputError(
             "a shard of latents is damaged",
-            got=f"{path}: {size} bytes that hash to something else" if size == told["bytes"] else f"{path}: {size} bytes",
-            expected=f"{told['bytes']} bytes of SHA-256 {told['sha256'][:12]}…",
+            got=f"{path}: {size} bytes that hash to something else" if size == note["bytes"] else f"{path}: {size} bytes",
+            expected=f"{note['bytes']} bytes of SHA-256 {note['sha256'][:12]}…",
             remedy=_AGAIN,
         )

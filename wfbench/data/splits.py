@@ -156,7 +156,7 @@ class Subset:
         return self.whole.label(self.indices[i])
 
 
-def limited(split: Split, limit: int, seed: int) -> Subset:
+def take_subset(split: Split, limit: int, seed: int) -> Subset:
     """So many images of a split, as many of each class while they last, drawn by ``seed``; a smaller draw is part of a larger.
 
     Raises:
@@ -179,7 +179,7 @@ def limited(split: Split, limit: int, seed: int) -> Subset:
     return Subset(split, np.sort(order[np.argsort(turn, kind="stable")[:limit]]).tolist())
 
 
-def parted(split: Split, share: float, seed: int) -> tuple[Subset, Subset]:
+def hold_out(split: Split, share: float, seed: int) -> tuple[Subset, Subset]:
     """A split in two, the second with ``share`` of each class, drawn by ``seed``.
 
     Raises:

@@ -21,8 +21,9 @@ from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
-from wfbench.tasks import classify
-from wfbench.tasks.training import WEIGHTS
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe, read_result
+from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import checkpoint
 
 #: Radii, in tokens, outside which the share of the energy is recorded: those that the image has room for.
@@ -125,7 +126,7 @@ def measure(model: VisionTransformer, images: Tensor, request: ErfRequest) -> di
     }
 
 
-def sampled(split: Split, count: int, seed: int) -> Subset:
+def choose_images(split: Split, count: int, seed: int) -> Subset:
     """So many images of a split, or all if it has fewer, drawn by ``seed``: the first ones are often all of one class."""
     order = np.random.default_rng(seed).permutation(len(split))
     return Subset(split, sorted(order[:count].tolist()))
@@ -137,9 +138,9 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     Raises:
         InputError: if ``run`` is no finished run, or its weights do not fit its config.
     """
-    row, recipe = classify.read_result(run), classify.read_recipe(run)
+    row, recipe = read_result(run), read_recipe(run)
     prepared = classify.prepare(recipe)
-    model, some = prepared.model, sampled(prepared.dataset.val, request.images, request.seed)
+    model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
     weights = run / WEIGHTS["raw"]

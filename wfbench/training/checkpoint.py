@@ -68,8 +68,8 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
                 _remove_parts(directory)
                 part = _write(directory, state, states, progress)
                 for name in names:
-                    _settle(_link(part, directory / f".{name}.part"), directory / name)
-                _settle(part, directory / f"step-{state.step_count:08d}")
+                    _publish(_link(part, directory / f".{name}.part"), directory / name)
+                _publish(part, directory / f"step-{state.step_count:08d}")
         except InputError:
             _remove_parts(directory)  # or a full disk stays as full
             raise
@@ -119,7 +119,7 @@ def _remove_parts(directory: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _settle(part: Path, final: Path) -> None:
+def _publish(part: Path, final: Path) -> None:
     """Flush a directory that is whole, and give it its name."""
     for file in [*part.iterdir(), part]:
         _flush(file)

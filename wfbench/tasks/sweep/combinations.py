@@ -14,7 +14,7 @@ from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
-from wfbench.tasks.sweep.runs import Planned, name_of
+from wfbench.tasks.sweep.single_run import PlannedRun, name_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Draft:
         """What it is called where seeds are summed up."""
         return label_of(self.base, self.line, self.varied)
 
-    def planned(
+    def plan_run(
         self, seed: int, more: Sequence[str] = (), varied: Mapping[str, object] | None = None, folder: str = ""
-    ) -> Planned:
+    ) -> PlannedRun:
         """A run of it.
 
         Args:
@@ -58,7 +58,7 @@ class Draft:
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
         name = name_of(recipe, {**self.varied, **(varied or {})})
-        return Planned(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name)
+        return PlannedRun(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name)
 
 
 def label_of(base: str, line: Line, varied: Mapping[str, object]) -> str:
@@ -89,10 +89,10 @@ def drafts(request: SweepRequest) -> list[Draft]:
     found: list[Draft] = []
     problems: list[str] = []
     opened: dict[str, Dataset] = {}
-    for base, varied, line in itertools.product(request.recipes, _varied(request), _lines(request)):
+    for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
         settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
         recipe = resolve(base, line, request.data, settings)
-        section, dataset = recipe.model, _opened(recipe, request, opened)
+        section, dataset = recipe.model, _open_once(recipe, request, opened)
         classes = len(dataset.classes)
         config = models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
         draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset)
@@ -107,7 +107,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
         found.append(draft)
     if problems:
         raise InputError(problems[0] + (f"\n(and {len(problems) - 1} more mixers)" if len(problems) > 1 else ""))
-    made = [draft.planned(request.seeds[0]).recipe for draft in found]
+    made = [draft.plan_run(request.seeds[0]).recipe for draft in found]
     twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
     if twice:
         raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
@@ -138,12 +138,12 @@ def _lines(request: SweepRequest) -> Iterator[Line]:
             yield Line(mixer=line.mixer, local_conv=conv, pos=pos)
 
 
-def _varied(request: SweepRequest) -> list[dict[str, object]]:
+def _variations(request: SweepRequest) -> list[dict[str, object]]:
     keys = list(request.vary)
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*request.vary.values())]
 
 
-def _opened(recipe: Recipe, request: SweepRequest, known: dict[str, Dataset]) -> Dataset:
+def _open_once(recipe: Recipe, request: SweepRequest, known: dict[str, Dataset]) -> Dataset:
     """The recipe's data set, opened once, also as trials of tuning will see it."""
     data = recipe.data
     if request.tune is not None and (data.validation is not None or recipe.task != "classify"):
