@@ -213,8 +213,9 @@ def prepare(recipe: Recipe) -> Run:
     """
     dataset = open_dataset(recipe.data)
     section, pretraining = recipe.model, "none"
-    torch.manual_seed(recipe.seed)
-    model = models.create(section.name, section.mixer, section.image_size, len(dataset.classes), **section.overrides())
+    model = models.create(
+        section.name, section.mixer, section.image_size, len(dataset.classes), seed=recipe.seed, **section.overrides()
+    )
     if section.init_weights is not None:
         tensors, sha256 = read_weights(Path(section.init_weights))
         models.load_initial(model, tensors, fresh_head=section.init_head == "fresh")

@@ -261,8 +261,8 @@ def prepare(recipe: Recipe) -> Run:
             expected=f"at most {len(dataset.val):,}, in {dataset.name}",
         )
     section, pretraining = recipe.model, "none"
-    torch.manual_seed(recipe.seed)
-    model = build(recipe, len(dataset.classes), dataset.shape[0] if isinstance(dataset, Latents) else None)
+    latent_channels = dataset.shape[0] if isinstance(dataset, Latents) else None
+    model = build(recipe, len(dataset.classes), latent_channels, seed=recipe.seed)
     if isinstance(dataset, Latents) and dataset.shape[1:] != model.config.image_size:
         raise InputError(
             "the model has another size than the latents",
@@ -276,8 +276,8 @@ def prepare(recipe: Recipe) -> Run:
     return Run(recipe, dataset, model, pretraining)
 
 
-def build(recipe: Recipe, classes: int, latent_channels: int | None) -> DiT:
-    """The recipe's model for so many classes, with the channels of a latent where it sees latents.
+def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: int | None = None) -> DiT:
+    """The recipe's model for so many classes, with the channels of a latent where it sees latents; ``seed`` as in `models.create`.
 
     Raises:
         InputError, MixerError: for a model that is no denoiser, or cannot be.
@@ -292,7 +292,7 @@ def build(recipe: Recipe, classes: int, latent_channels: int | None) -> DiT:
             raise InputError(
                 "the model has other channels than the latents", got=f"model.in_channels = {given}", expected=latent_channels
             )
-    model = models.create(section.name, section.mixer, section.image_size, classes, **overrides)
+    model = models.create(section.name, section.mixer, section.image_size, classes, seed=seed, **overrides)
     if not isinstance(model, DiT):
         raise InputError("not a denoiser", got=f"model.name = {section.name}", expected="dit-* or weightformer-dit-*")
     return model

@@ -162,8 +162,7 @@ def of_mixer(mixer: str | None, name: str, resolution: int | None, request: ErfR
     Raises:
         InputError, MixerError: for a model or mixer that cannot be.
     """
-    torch.manual_seed(request.seed)
-    model = models.create(name, mixer, resolution).to(device)
+    model = models.create(name, mixer, resolution, seed=request.seed).to(device)
     generator = torch.Generator().manual_seed(request.seed)
     shape = (request.images, model.config.in_channels, *model.config.image_size)
     images = torch.randn(shape, generator=generator).to(device)
