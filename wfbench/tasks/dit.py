@@ -277,7 +277,9 @@ def prepare(recipe: Recipe) -> Run:
 
 
 def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: int | None = None) -> DiT:
-    """The recipe's model for so many classes, with the channels of a latent where it sees latents; ``seed`` as in `models.create`.
+    """The recipe's model for so many classes, with the channels of a latent where it sees latents.
+
+    Its initial values follow from ``seed``, if there is one (see `models.create`).
 
     Raises:
         InputError, MixerError: for a model that is no denoiser, or cannot be.

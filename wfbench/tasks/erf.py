@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,12 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
     weights = run / WEIGHTS["raw"]
-    for stage in ("fresh", "trained"):
+    remade = row.recipe_digest == recipes.digest(recipe)
+    if not remade:
+        warnings.warn(
+            f"{run} began with values that this version does not draw: it is mapped as it was trained only", stacklevel=2
+        )
+    for stage in ("fresh", "trained") if remade else ("trained",):
         if stage == "trained":
             try:
                 checkpoint.load_weights(model, load_file(weights), str(weights))
@@ -152,7 +158,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
                     "cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run"
                 ) from e
         fields = measure(model.to(device), images, request)
-        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": recipes.digest(recipe)}
+        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": row.recipe_digest}
         yield _row(model, row.model, device, fields | extra | {"images": row.dataset, "image_count": len(images)})
 
 

@@ -60,7 +60,7 @@ def held_out(run: Path, weights: str, *, device: torch.device, out: Path | None 
     found = job.evaluation(model)
     row = DenoisingRow(
         environment=records.stamp(device.type),
-        **_trained(recipe, job),
+        **_trained(run, recipe, job),
         **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         weights_sha256=sha256,
     )
@@ -119,7 +119,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
         )
     job = dit.prepare(recipe)
     rows, missing = [], []
-    shared = _trained(recipe, job) | {
+    shared = _trained(request.run, recipe, job) | {
         "environment": records.stamp(device.type),
         "dataset": job.dataset.name,
         "image_size": tuple(images.shape[2:]),
@@ -326,7 +326,7 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(images).permute(0, 3, 1, 2), None if labels is None else torch.from_numpy(labels)
 
 
-def _trained(recipe: recipes.Recipe, job: dit.Run) -> dict[str, Any]:
+def _trained(run: Path, recipe: recipes.Recipe, job: dit.Run) -> dict[str, Any]:
     """What every row says of the run."""
     config = job.model.config
     return {
@@ -335,7 +335,7 @@ def _trained(recipe: recipes.Recipe, job: dit.Run) -> dict[str, Any]:
         "local_conv": config.local_conv,
         "pos_embed": config.pos_embed,
         "recipe": recipe.name,
-        "recipe_digest": recipes.digest(recipe),
+        "recipe_digest": read_result(run).recipe_digest,
         "seed": recipe.seed,
     }
 
