@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# No drop-path: it draws from each process's own state. Augmentation, mixing and accumulation are shared out exactly.
+# Augmentation, mixing, drop-path and accumulation are shared out exactly.
 SETTINGS = [
     "model.embed_dim=16",
     "model.depth=2",
     "model.num_heads=2",
     "model.mixer=weightformer",
+    "model.drop_path=0.2",
     "data.augment=resized-crop",
     "data.hflip=0.5",
     "mix.mixup=0.8",
@@ -140,7 +141,7 @@ def test_two_processes_stop_together_and_go_on_exactly(pair, tmp_path):
 
 
 def test_each_process_draws_by_a_seed_of_its_own(pair):
-    """Else all of them would drop the same paths, and a task's loss would draw the same noise."""
+    """Else a task's loss would draw the same noise in all of them."""
     [newest] = (pair[1] / "checkpoint").glob("step-*")
     states = load_file(newest / "random.safetensors")
     assert states.keys() >= {"0.torch", "1.torch", "0.generator", "1.generator"}

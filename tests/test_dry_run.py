@@ -258,7 +258,7 @@ REFUSED = {
     ),
     "another version's checkpoint": (
         a_run("--resume", change=progress({"format": 99})),
-        ["the checkpoint is of another version", "format 99", "format 1"],
+        ["the checkpoint is of another version", "format 99", "format 2"],
     ),
     "a checkpoint of before formats": (a_run("--resume", change=progress("{}")), ["another version", "format None"]),
     "a torn checkpoint": (

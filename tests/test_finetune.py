@@ -43,7 +43,7 @@ def test_a_run_s_weights_are_taken_up_whole_and_named_in_the_record(name, traine
     assert all(torch.equal(begun[key], value) for key, value in load_file(file).items())
     named = f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
     assert run.pretraining == named
-    recipe = recipes.load("digits", [*SMALL, f"model.init_weights={file}", "optim.lr=1e-9"])
+    recipe = recipes.load("digits", [*SMALL, f"model.init_weights={file}", "optim.lr=1e-9", "optim.min_lr=0"])
     row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
     assert row.pretraining == named
     assert json.loads((tmp_path / "run" / "result.json").read_text())["pretraining"] == named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,12 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
     weights = run / WEIGHTS["raw"]
-    for stage in ("fresh", "trained"):
+    remade = row.recipe_digest == recipes.digest(recipe)
+    if not remade:
+        warnings.warn(
+            f"{run} began with values that this version does not draw: it is mapped as it was trained only", stacklevel=2
+        )
+    for stage in ("fresh", "trained") if remade else ("trained",):
         if stage == "trained":
             try:
                 checkpoint.load_weights(model, load_file(weights), str(weights))
@@ -153,7 +159,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
                     "cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run"
                 ) from e
         fields = measure(model.to(device), images, request)
-        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": recipes.digest(recipe)}
+        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": row.recipe_digest}
         yield _row(model, row.model, device, fields | extra | {"images": row.dataset, "image_count": len(images)})
 
 
@@ -163,8 +169,7 @@ def of_mixer(mixer: str | None, name: str, resolution: int | None, request: ErfR
     Raises:
         InputError, MixerError: for a model or mixer that cannot be.
     """
-    torch.manual_seed(request.seed)
-    model = models.create(name, mixer, resolution).to(device)
+    model = models.create(name, mixer, resolution, seed=request.seed).to(device)
     generator = torch.Generator().manual_seed(request.seed)
     shape = (request.images, model.config.in_channels, *model.config.image_size)
     images = torch.randn(shape, generator=generator).to(device)

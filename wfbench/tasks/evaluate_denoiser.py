@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
@@ -38,7 +37,7 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     found = job.evaluation(model)
     row = DenoisingRow(
         environment=records.stamp(device.type),
-        **run_fields(recipe, job),
+        **run_fields(run, recipe, job),
         **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         weights_sha256=sha256,
     )
@@ -50,7 +49,7 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))
 
 
-def run_fields(recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
+def run_fields(run: Path, recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
     """What rows of evaluations and of scores say of the run."""
     config = job.model.config
     return {
@@ -59,6 +58,6 @@ def run_fields(recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
         "local_conv": config.local_conv,
         "pos_embed": config.pos_embed,
         "recipe": recipe.name,
-        "recipe_digest": recipes.digest(recipe),
+        "recipe_digest": read_result(run).recipe_digest,
         "seed": recipe.seed,
     }

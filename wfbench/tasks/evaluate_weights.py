@@ -284,7 +284,7 @@ def _row(
         top5 = float(right.any(dim=1).double().mean()) if right.shape[1] == 5 else None
     trained: dict[str, Any] = {}
     if of_run:
-        digest = recipes.digest(read_recipe(request.path))  # of the training, whatever the evaluation's data are
+        digest = read_result(request.path).recipe_digest  # of the training, whatever the evaluation's data are
         trained = {"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed}
     return EvalRow(
         environment=records.stamp(device.type),

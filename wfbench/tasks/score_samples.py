@@ -89,7 +89,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
         )
     job = dit.prepare(recipe)
     rows, missing = [], []
-    shared = run_fields(recipe, job) | {
+    shared = run_fields(request.run, recipe, job) | {
         "environment": records.stamp(device.type),
         "dataset": job.dataset.name,
         "image_size": tuple(images.shape[2:]),

@@ -28,8 +28,8 @@ from wfbench.errors import InputError, writing
 from wfbench.training import distributed
 from wfbench.training.state import TrainState
 
-#: Of the files' names and content; a checkpoint of another one is refused.
-FORMAT = 1
+#: Of the files' names and content, and of how draws follow from the seed; a checkpoint of another one is refused.
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ def prepare(recipe: Recipe) -> ClassifyJob:
         InputError, MixerError: for data, a model or weights that cannot be.
     """
     dataset, section = open_dataset(recipe.data), recipe.model
-    torch.manual_seed(recipe.seed)
-    model = models.create(section.name, section.mixer, section.image_size, len(dataset.classes), **section.overrides())
+    model = models.create(
+        section.name, section.mixer, section.image_size, len(dataset.classes), seed=recipe.seed, **section.overrides()
+    )
     return ClassifyJob(recipe, dataset, model, load_initial(recipe, model))
 
 

@@ -164,8 +164,8 @@ def prepare(recipe: Recipe) -> DiTJob:
             got=f"diffusion.held_out_samples = {asked:,}",
             expected=f"at most {len(dataset.val):,}, in {dataset.name}",
         )
-    torch.manual_seed(recipe.seed)
-    model = build(recipe, len(dataset.classes), dataset.shape[0] if isinstance(dataset, Latents) else None)
+    latent_channels = dataset.shape[0] if isinstance(dataset, Latents) else None
+    model = build(recipe, len(dataset.classes), latent_channels, seed=recipe.seed)
     if isinstance(dataset, Latents) and dataset.shape[1:] != model.config.image_size:
         raise InputError(
             "the model has another size than the latents",
@@ -175,8 +175,10 @@ def prepare(recipe: Recipe) -> DiTJob:
     return DiTJob(recipe, dataset, model, load_initial(recipe, model))
 
 
-def build(recipe: Recipe, classes: int, latent_channels: int | None) -> DiT:
+def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: int | None = None) -> DiT:
     """The recipe's model for so many classes, with the channels of a latent where it sees latents.
+
+    Its initial values follow from ``seed``, if there is one (see `models.create`).
 
     Raises:
         InputError, MixerError: for a model that is no denoiser, or cannot be.
@@ -191,7 +193,7 @@ def build(recipe: Recipe, classes: int, latent_channels: int | None) -> DiT:
             raise InputError(
                 "the model has other channels than the latents", got=f"model.in_channels = {given}", expected=latent_channels
             )
-    model = models.create(section.name, section.mixer, section.image_size, classes, **overrides)
+    model = models.create(section.name, section.mixer, section.image_size, classes, seed=seed, **overrides)
     if not isinstance(model, DiT):
         raise InputError("not a denoiser", got=f"model.name = {section.name}", expected="dit-* or weightformer-dit-*")
     return model

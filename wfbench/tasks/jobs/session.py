@@ -8,6 +8,7 @@ import torch
 
 from wfbench import recipe as recipes
 from wfbench import records
+from wfbench.data import positions
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.jobs.base import Finished, Job
 from wfbench.tasks.run_directory import RunRow, check_directory, check_space, read_result, read_rows
@@ -39,9 +40,10 @@ def run_session(
         return read_result(out)
     environment = records.stamp(device.type)  # of the code that runs, not of a later commit
     job.model.to(device)
-    state, progress = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss), Progress(began=records.now())
-    if distributed.rank():
-        torch.manual_seed(distributed.seed(job.recipe.seed))  # else all processes would drop the same paths
+    places = positions(job.recipe.batch_size, distributed.rank(), distributed.world())
+    state = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss, positions=places)
+    progress = Progress(began=records.now())
+    torch.manual_seed(distributed.seed(job.recipe.seed))  # steps seed what they draw; this is for all else
     distributed.on_main(lambda: _prepare_directory(job, out))
     saved = checkpoint.load(out / "checkpoint") if resume else None
     if saved is not None:
