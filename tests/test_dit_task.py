@@ -697,7 +697,7 @@ def test_a_recipe_that_cannot_be_trained_is_refused(name: str, sets: list[str], 
 
 
 def test_latents_that_do_not_fit_are_refused(latents: Path, vae_dir: Path, tmp_path: Path) -> None:
-    def prepared(*more: str, path: Path = latents) -> dit.Run:
+    def prepared(*more: str, path: Path = latents) -> dit.DiTJob:
         return dit.prepare(recipes.load("dit-400k", [*LATENT, f"data.path={json.dumps(str(path))}", *more]))
 
     with pytest.raises(InputError, match=r"another size than the latents[\s\S]*\[16, 16\]"):

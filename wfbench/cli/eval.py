@@ -83,6 +83,8 @@ def evaluate(
             figures = f"{100 * there.accuracy:.2f} % of {there.samples}, loss {there.loss:.6f}"
             where = f", where the trainer had {result.elsewhere}" if result.elsewhere else ""
             typer.echo(f"what the trainer recorded: {'the same' if result.same else f'NOT the same: {figures}{where}'}")
+    for note in results[0].notes:
+        typer.echo(f"note: {note}", err=True)
     if any(result.same is False and not result.elsewhere for result in results):
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from wfbench.data.arrays import digits_arrays
 from wfbench.data.latents import Latents, LatentSplit, open_latents
+from wfbench.data.listing import Listing
 from wfbench.data.loading import (
     Batch,
     OnReplaced,
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "LatentSplit",
     "Latents",
+    "Listing",
     "Mixer",
     "Split",
     "Subset",

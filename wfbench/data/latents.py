@@ -11,6 +11,7 @@ manifest, whose text follows from them alone; it is written last, so where it ex
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from wfbench import files
 from wfbench.data.codecs import Codec
+from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.errors import InputError, writing
 
@@ -197,6 +199,12 @@ class LatentSplit:
         """What to call the i-th sample in an error."""
         return f"latent {i} of {self.directory}"
 
+    def entries(self) -> tuple[Entry, ...]:
+        """The manifest's settings and the hash of every shard, as the extraction wrote it down."""
+        settings = {key: value for key, value in self.manifest.items() if key != "shards"}
+        shards = [(shard["file"], f"SHA-256 {shard['sha256'][:DIGITS]}") for shard in self.manifest["shards"]]
+        return json_entry("(settings)", settings), *shards
+
     def posterior(self, i: int, flip: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the i-th picture's latent, or of its mirror image's: (c, h, w), float32."""
         shard, place = divmod(i, self.manifest["shard_size"])
@@ -236,6 +244,11 @@ class Latents:
         """Of one latent: (channels, height, width)."""
         channels, height, width = self.train.shape
         return channels, height, width
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """What it consists of, as of a `Dataset`."""
+        return list_data(self.classes, self.train, self.val)
 
 
 def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:

@@ -31,6 +31,7 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
             environment=records.stamp(),
             name=name,
             dataset=dataset.name,
+            data_digest=dataset.listing.digest,
             accuracy=float(classifier.fit(train_x, train_y).score(val_x, val_y)),
             samples=len(val_y),
         )

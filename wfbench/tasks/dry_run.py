@@ -15,6 +15,7 @@ from wfbench.recipe import Recipe
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import try_count
 from wfbench.tasks.jobs import prepare
+from wfbench.tasks.jobs.session import identity_of
 from wfbench.training import TrainState, checkpoint, distributed
 
 
@@ -55,7 +56,9 @@ class DryRun:
     out: Path
 
 
-def dry_run(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None) -> DryRun:
+def dry_run(
+    recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None, allow_changed_code: bool = False
+) -> DryRun:
     """Check a run and say what it will do; nothing is written but a file that is removed at once.
 
     Opens the data, reads the initial weights, builds the model, takes a few training images through their transforms and
@@ -68,6 +71,8 @@ def dry_run(recipe: Recipe, out: Path, *, resume: bool = False, processes: int |
     world = processes or distributed.world()
     checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
+    if resume:
+        identity_of(run, out, resume=True, allow_changed_code=allow_changed_code)
     replace(run, world=world).try_data()
     run_directory.try_directory(out)
     disk_bytes = run_directory.check_space(recipe, run.model, out)

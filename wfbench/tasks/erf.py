@@ -22,6 +22,7 @@ from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
+from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import classify
 from wfbench.tasks.run_directory import read_recipe, read_result
 from wfbench.tasks.weights import WEIGHTS
@@ -141,6 +142,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     """
     row, recipe = read_result(run), read_recipe(run)
     prepared = classify.prepare(recipe)
+    check_data(run, prepared.dataset, "val")
     model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)

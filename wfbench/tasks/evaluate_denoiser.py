@@ -14,6 +14,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import DenoisingRow, DiTRow
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import load_model
+from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import read_result, read_rows
 
@@ -34,6 +35,7 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     """
     model, recipe, sha256 = load_model(run, weights, device)
     job = replace(dit.prepare(recipe), model=model)
+    check_data(run, job.dataset, "val")
     found = job.evaluation(model)
     row = DenoisingRow(
         environment=records.stamp(device.type),
@@ -53,6 +55,9 @@ def run_fields(run: Path, recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
     """What rows of evaluations and of scores say of the run."""
     config = job.model.config
     return {
+        "mixer_digest": job.identity.mixer_digest,
+        "model_digest": job.identity.model_digest,
+        "data_digest": job.identity.data_digest,
         "model": recipe.model.name,
         "mixer": config.mixer,
         "local_conv": config.local_conv,

@@ -17,14 +17,19 @@ from torch import Tensor
 from wfbench import models, records
 from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, open_dataset
+from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import Environment, EvalRow, TrainRow
 from wfbench.tasks.common import dtype_name, writable_dir
+from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
 from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import Evaluation
+
+#: Settings by which other data are asked for than those of the run.
+_OTHER_DATA = ("data.source", "data.path", "data.limit", "data.validation", "data.holdout", "data.split_seed")
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ class Result:
         row: its figures.
         where: its files.
         recorded: for the unchanged evaluation of a run, what its trainer recorded; else None.
+        notes: what is other than when the run was trained, in words.
     """
 
     row: EvalRow
     where: Path
     recorded: TrainRow | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool | None:
@@ -90,6 +97,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     name = WEIGHTS[request.weights] if of_run else ""
     tensors, sha256 = read_weights(request.path / name if of_run else request.path)
     run, labels = _open_job(recipe, tensors, request)
+    notes = _compare(request, run) if of_run else ()
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
     _check_sizes(sizes, run.model.config.patch_size)
     run.model.to(device).eval()
@@ -108,7 +116,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
         where = out / _name(request, row)
         _write(row, evaluation, labels, run.dataset, where)
         records.append(out / "records.jsonl", [row])
-        results.append(Result(row, where, recorded if size == run.image_size else None))
+        results.append(Result(row, where, recorded if size == run.image_size else None, notes))
     return results
 
 
@@ -160,6 +168,24 @@ def _open_job(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) 
     return ClassifyJob(recipe, dataset, model), labels
 
 
+def _compare(request: EvalRequest, run: ClassifyJob) -> tuple[str, ...]:
+    """See that the held-out data are the run's, unless others were asked for; what is other and may be, in words.
+
+    Raises:
+        InputError: naming how the classes or the held-out data differ.
+    """
+    then = read_identity(request.path)
+    if then is None:
+        return ()
+    changed = changes(then, run.identity, ("mixer code", "model code"))
+    notes = [f"evaluated with other code than the run's: {line}" for line in changed]
+    if not any(setting.partition("=")[0] in _OTHER_DATA for setting in request.overrides):
+        check_data(request.path, run.dataset, "val")
+        if changes(then, run.identity, ("data",)) and len(run.dataset.train):
+            notes.append("the training images are not those that the run was trained with; the held-out ones are")
+    return tuple(notes)
+
+
 def _check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
     bad = [side for size in sizes for side in size if side % patch or side < patch]
     if bad:
@@ -188,6 +214,9 @@ class _OtherLabels:
 
     def label(self, i: int) -> str:
         return self.split.label(self.kept[i])
+
+    def entries(self) -> tuple[Entry, ...]:
+        return self.split.entries()  # the mapping is named beside the data
 
 
 @dataclass(frozen=True)
@@ -295,6 +324,9 @@ def _row(
         pos_embed=config.pos_embed,
         weights=request.weights if of_run else "file",
         weights_sha256=sha256,
+        mixer_digest=run.identity.mixer_digest,
+        model_digest=run.identity.model_digest,
+        data_digest=run.identity.data_digest,
         dataset=run.dataset.name,
         trained_size=run.image_size,
         image_size=size,

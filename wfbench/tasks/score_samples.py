@@ -34,6 +34,7 @@ from wfbench.records import ScoreRow
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
 from wfbench.tasks.evaluate_denoiser import run_fields
+from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import read_recipe
 from wfbench.tasks.weights import WEIGHTS
@@ -88,6 +89,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
             "the samples are of other weights", got=str(request.samples), expected=f"samples of {request.run}, as it is now"
         )
     job = dit.prepare(recipe)
+    check_data(request.run, job.dataset, "train", "val")
     rows, missing = [], []
     shared = run_fields(request.run, recipe, job) | {
         "environment": records.stamp(device.type),

@@ -249,14 +249,14 @@ def write_whole(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole, with text that travels in its header.
 
     Raises:
         InputError: as `write_whole`.
     """
     with whole(path) as part:
-        save_file(contiguous(tensors), part)
+        save_file(contiguous(tensors), part, dict(metadata or {}))
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ import torch
 
 from wfbench.recipe import Recipe
 from wfbench.tasks.jobs import classify, dit
-from wfbench.tasks.jobs.session import run_session
-from wfbench.tasks.run_directory import RunRow, check_directory
+from wfbench.tasks.jobs.session import identity_of, run_session
+from wfbench.tasks.run_directory import RunRow, check_directory, read_result
 from wfbench.training import Trackers, Watch, distributed
 
 __all__ = ["prepare", "train"]
@@ -37,13 +37,19 @@ def train(
     device: torch.device,
     resume: bool = False,
     trackers: Trackers | None = None,
+    allow_changed_code: bool = False,
 ) -> RunRow:
     """Train a recipe into the run directory ``out``; see `run_session`.
+
+    With ``allow_changed_code`` a run is also resumed with other code than it was begun with, and its rows say so.
 
     Raises:
         InputError, RunError, Interrupted: as `run_session`.
     """
     distributed.on_main(lambda: check_directory(recipe, out, resume))  # before data are read
+    if resume and (out / "result.json").is_file():
+        return read_result(out)
     job = prepare(recipe)
+    identity = distributed.on_main(lambda: identity_of(job, out, resume=resume, allow_changed_code=allow_changed_code))
     distributed.on_main(job.try_data)
-    return run_session(job, out, watch, device=device, resume=resume, trackers=trackers)
+    return run_session(job, identity, out, watch, device=device, resume=resume, trackers=trackers)

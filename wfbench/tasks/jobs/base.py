@@ -6,6 +6,7 @@ A new kind is one file with a class derived from `Job`, which says how it evalua
 
 from __future__ import annotations
 
+import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import Environment
 from wfbench.tasks.common import dtype_name, try_count
+from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.run_directory import RunRow
 from wfbench.tasks.weights import read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
@@ -39,12 +41,14 @@ class Finished:
         progress: what the run cost.
         scores: the last evaluation.
         environment: where its last session ran, stamped at that one's beginning.
+        identity: the code and the data that it was made with; None for a run that was begun by an earlier version.
     """
 
     state: TrainState
     progress: Progress
     scores: Scores
     environment: Environment
+    identity: Identity | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Job(ABC):
     def in_channels(self) -> int:
         """Channels of the model's input."""
         return self.model.config.in_channels
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """The code and the data of this job, as they are now; archives of images are read for it."""
+        return identify(self.model.config.mixer, self.dataset)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -175,7 +184,8 @@ class Job(ABC):
         recipe, progress, config = self.recipe, finished.progress, self.model.config
         count, error = try_count(self.model.cpu(), (1, self.in_channels, *self.image_size))
         seconds = max(progress.train_seconds, 1e-9)
-        return {
+        traced = {} if finished.identity is None else finished.identity.model_dump()
+        return traced | {
             "environment": finished.environment,
             "created": progress.began,
             "recipe": recipe.name,

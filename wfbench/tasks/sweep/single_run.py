@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import DiTRow, TrainRow
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
+from wfbench.tasks.identity import Digests, Identity, changes, read_identity
 
 #: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
 #: told to stop, with its state saved.
@@ -42,6 +43,8 @@ class PlannedRun:
     folder: str = ""
     #: The data set by the name that its record has; "" where it is not looked at.
     dataset: str = ""
+    #: The code and the data that it is to be made with; None where they are not looked at.
+    identity: Identity | None = None
 
     def place(self, out: Path) -> Path:
         """The run directory."""
@@ -79,13 +82,18 @@ def status_of(run: PlannedRun, out: Path) -> Status:
     """How a run's directory stands.
 
     Raises:
-        InputError: for a directory of that name with another recipe, another data set, or a result that cannot be read.
+        InputError: for a directory of that name with another recipe, made with other code or data, or a result that cannot
+            be read.
     """
     place = run.place(out)
     if (place / "config.yaml").is_file():
         run_directory.check_directory(run.recipe, place, resume=True)
     if (place / "result.json").is_file():
-        return Status("finished", run.recipe.epochs, _figure(run, run_directory.read_result(place), place))
+        result = run_directory.read_result(place)
+        _check_identity(run, result, place, ("mixer code", "data"))
+        return Status("finished", run.recipe.epochs, _figure(run, result, place))
+    if (begun := read_identity(place)) is not None:
+        _check_identity(run, begun, place, ("mixer code", "model code", "data"))
     if is_locked(place):
         return Status("elsewhere", epochs_done(place))
     if (place / _FAILED).is_file():
@@ -99,6 +107,18 @@ def epochs_done(place: Path) -> int:
         return (place / "metrics.jsonl").read_text().count("\n")
     except OSError:
         return 0
+
+
+def _check_identity(run: PlannedRun, found: Digests, place: Path, what: Sequence[str]) -> None:
+    """Refuse a run that was begun or finished with another mixer's code or other data than planned."""
+    changed = [] if run.identity is None else changes(found, run.identity, what)
+    if changed:
+        raise InputError(
+            "a run of the sweep was made with other code or data",
+            got=f"{place}: {'; '.join(changed)}",
+            expected="the code and the data that the sweep has now",
+            remedy="restore them, or sweep into another --out; lines of other code or data are never averaged",
+        )
 
 
 def _figure(run: PlannedRun, result: TrainRow | DiTRow, place: Path) -> str:

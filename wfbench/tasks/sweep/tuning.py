@@ -12,6 +12,7 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.records import TrainRow, TrialRow
 from wfbench.tasks import run_directory
+from wfbench.tasks.identity import Digests
 from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import Tune
 from wfbench.tasks.sweep.single_run import PlannedRun, Status, status_of
@@ -96,6 +97,7 @@ class Tuning:
         assert row is None or isinstance(row, TrainRow)
         divergence = None if row is None else _divergence(place, len(draft.dataset.classes))
         ok = row is not None and divergence is None
+        made_with: Digests = draft.trial_identity if row is None else row
         return TrialRow(
             environment=records.stamp() if row is None else row.environment,
             created=records.now() if row is None else row.created,
@@ -106,6 +108,9 @@ class Tuning:
             recipe=final.name,
             recipe_digest=recipes.digest(final),
             dataset=draft.dataset.name,
+            mixer_digest=made_with.mixer_digest,
+            model_digest=made_with.model_digest,
+            data_digest=made_with.data_digest,
             image_size=config.image_size,
             epochs=final.epochs,
             seed=seed,
