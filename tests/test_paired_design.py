@@ -15,7 +15,7 @@ import mixers
 from wfbench import models
 from wfbench import recipe as recipes
 from wfbench.models import draws
-from wfbench.tasks import classify
+from wfbench.tasks.jobs import classify
 
 SMALL = {"image_size": 32, "num_classes": 10, "patch_size": 8, "embed_dim": 48, "num_heads": 4, "depth": 3}
 #: Where two initialisers differ, a name is shared but no values: this bias is 0 in a Linear, and drawn in WeightFormer's.
