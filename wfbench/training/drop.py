@@ -175,8 +175,9 @@ def _mask(x: Tensor, samples: Tensor, dims: int, rate: float, scaled: bool = Tru
     Shapes: x (k·B, …); samples (B); result that of x, with 1 for all but its first ``dims`` dimensions.
     """
     shape = x.shape[:dims]
-    each = _scramble(torch.arange(math.prod(shape) // len(samples), device=x.device))
-    words = _scramble(samples.unsqueeze(1) ^ each)  # uniform from 0 to 2³² - 1
+    each, words = math.prod(shape) // len(samples), samples.unsqueeze(1)  # uniform from 0 to 2³² - 1
+    if each > 1:
+        words = _scramble(words ^ _scramble(torch.arange(each, device=x.device)))
     kept = (words >= round(rate * 2**32)).to(x.dtype).view(*shape, *[1] * (x.ndim - dims))
     return kept / (1 - rate) if scaled and rate < 1 else kept
 
