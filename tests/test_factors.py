@@ -314,7 +314,11 @@ def test_profiles_with_different_factors_keep_their_own_times_exponents_and_cros
         assert (lines(crossed), lines(crossed, "baseline")) == ([f"linear{name}"], [f"softmax{name}"])
         assert lines(crossed, "crossover") == [f"from {200 + factor} px"]
         assert ("over softmax with the same" in notes(table)) == bool(name)
-    curves = figures.latency(made["profile-dwc"], figures.mixer_styles(list(made.values()))).axes[0].lines
+    curves = (
+        figures.latency(made["profile-dwc"].result, made["profile-dwc"], figures.mixer_styles(list(made.values())))
+        .axes[0]
+        .lines
+    )
     assert {"linear + DWC", "softmax + DWC"} <= {line.get_label() for line in curves}
 
 

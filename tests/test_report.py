@@ -574,7 +574,7 @@ def test_plots_are_real_pictures(tmp_path: Path) -> None:
 def test_curves_are_the_rows_numbers() -> None:
     made = {table.name: table for table in report.tables(small_report())}
     styles = figures.mixer_styles(list(made.values()))
-    figure = figures.latency(made["profile"], styles)
+    figure = figures.latency(made["profile"].result, made["profile"], styles)
     assert figure is not None
     curves = {str(line.get_label()): line for line in figure.axes[0].lines}
     for step, mixer in enumerate(("linear", "pool", "softmax")):

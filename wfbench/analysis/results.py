@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.asked import Asked
-from wfbench.analysis.cells import profiles_of
 from wfbench.analysis.claims import ClaimsResult, claims_results
+from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
 from wfbench.analysis.fronts import Fronts, fronts
 from wfbench.analysis.image_pairs import ImageComparison, image_comparisons
@@ -31,6 +31,7 @@ class Results:
         fronts: where lines stand by accuracy and cost.
         tuning: trials of learning rates, by recipe.
         resolutions: evaluations of weights, by setting.
+        costs: what models cost in time, memory and operations.
         images: lines against the baseline on the same images.
         receptive_fields: maps of the energy that reaches the central token.
         losses: held-out losses of denoisers.
@@ -43,6 +44,7 @@ class Results:
     fronts: tuple[Fronts, ...]
     tuning: tuple[TuningResult, ...]
     resolutions: tuple[ResolutionResult, ...]
+    costs: Costs
     images: tuple[ImageComparison, ...]
     receptive_fields: tuple[ReceptiveFields, ...]
     losses: tuple[Losses, ...]
@@ -62,7 +64,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     """
     rows, asked = list(rows), asked or Asked()
     accuracy = accuracies(rows, asked)
-    beside = overview(accuracy, profiles_of(rows))
+    cost = costs(rows)
+    beside = overview(accuracy, cost.profiles)
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
@@ -70,6 +73,7 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         fronts=fronts(accuracy, beside),
         tuning=tunings(rows),
         resolutions=resolutions(rows),
+        costs=cost,
         images=image_comparisons(runs, asked.baseline),
         receptive_fields=receptive_fields(rows),
         losses=held_out_losses(rows),

@@ -13,7 +13,9 @@ from importlib import resources
 
 from wfbench.analysis.fronts import Fronts
 from wfbench.analysis.overview import Overview
+from wfbench.analysis.profile import ProfileCost
 from wfbench.analysis.results import Results
+from wfbench.analysis.scaling import Crossovers
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import AnyRow, TrainRow
 from wfbench.records.run_directory import Run
@@ -182,9 +184,12 @@ def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
 def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str, list[Chart]]:
     looks = mixer_styles(tables)
     results = [table.result for table in tables]
-    crossed = {table.name.removeprefix("crossover"): table for table in tables if table.kind == "crossover"}
-    profiles = [table for table in tables if table.kind == "profile"]
-    scaling = [scaling_chart(table, crossed.get(table.name.removeprefix("profile")), looks) for table in profiles]
+    crossed = {result.profiles: result for result in results if isinstance(result, Crossovers)}
+    scaling = [
+        scaling_chart(result, table, crossed.get((result.profile,)), looks)
+        for table, result in zip(tables, results, strict=True)
+        if isinstance(result, ProfileCost)
+    ]
     fronts = {id(result.accuracy): result for result in results if isinstance(result, Fronts)}
     overview = {id(result.accuracy): result for result in results if isinstance(result, Overview)}
     cost = [
