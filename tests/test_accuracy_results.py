@@ -9,7 +9,7 @@ from test_comparisons import SAMPLES, seeds
 from test_report import CPU, baseline, cell, evaluated, failed, train
 
 from wfbench.analysis.asked import Asked
-from wfbench.analysis.cells import profiles_of
+from wfbench.analysis.cost import costs
 from wfbench.analysis.fronts import Cost, fronts
 from wfbench.analysis.overview import Overview, overview
 from wfbench.analysis.resolutions import resolutions
@@ -95,7 +95,7 @@ def test_simple_classifiers_stand_beside_the_lines_of_their_data_set_or_alone() 
 
 
 def overview_of(rows: list[AnyRow]) -> Overview | None:
-    return overview(accuracies(rows, Asked()), profiles_of(rows))
+    return overview(accuracies(rows, Asked()), costs(rows).profiles)
 
 
 def test_a_trained_line_meets_the_fastest_cell_of_its_own_mixer_and_factors() -> None:
@@ -104,9 +104,9 @@ def test_a_trained_line_meets_the_fastest_cell_of_its_own_mixer_and_factors() ->
     assert found is not None
     (line,) = found.lines
     assert line.first is not None
-    assert (line.first.sdpa_backend, line.trained.label, found.last) == ("flash", "softmax", (448, 448))
+    assert (line.first.line.sdpa_backend, line.trained.label, found.last) == ("flash", "softmax", (448, 448))
     assert line.last is not None
-    assert line.last.status == "oom"
+    assert line.last.row.status == "oom"
 
 
 def test_lines_are_joined_by_what_they_are_and_not_by_their_name() -> None:
@@ -140,9 +140,9 @@ def test_a_line_has_a_place_by_each_cost_that_is_known() -> None:
 def test_measured_costs_are_those_of_the_overview() -> None:
     rows = [*seeds(parameters=5_717_416), *(cell(mixer, 32, 0.01) for mixer in SAMPLES)]
     accuracy = accuracies(rows, Asked())
-    (found,) = fronts(accuracy, overview(accuracy, profiles_of(rows)))
+    (found,) = fronts(accuracy, overview(accuracy, costs(rows).profiles))
     assert Cost("latency", (32, 32)) in found.places
-    (found,) = fronts(accuracy, overview(accuracy, profiles_of([cell(mixer, 64, 0.01) for mixer in SAMPLES])))
+    (found,) = fronts(accuracy, overview(accuracy, costs([cell(mixer, 64, 0.01) for mixer in SAMPLES]).profiles))
     assert found.is_other_model
     assert not [cost for cost in found.places if cost.size is not None]
 

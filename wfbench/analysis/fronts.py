@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from wfbench.analysis.cells import Size
-from wfbench.analysis.interval import LEVEL
+from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.analysis.overview import Overview
 from wfbench.analysis.seeds import AccuracyResult, LineIdentity, LineResult
 from wfbench.analysis.unpaired import as_sample
@@ -116,22 +116,21 @@ def _costs(result: AccuracyResult, profiled: Overview | None) -> dict[Cost, dict
     for line in () if profiled is None else profiled.lines:
         if (cell := line.last) is None:
             continue
-        measured: dict[CostKind, tuple[float, float] | None] = {
-            "latency": _measured(cell.median, cell.median_low, cell.median_high),
-            "memory": _measured(cell.memory_bytes),
-        }
-        for kind, ends in measured.items():
-            if ends is not None:
-                found.setdefault(Cost(kind, cell.resolution), {})[line.trained.identity] = ends
+        size, memory = cell.row.resolution, cell.row.memory_bytes
+        if cell.latency is not None:
+            found.setdefault(Cost("latency", size), {})[line.trained.identity] = _ends(cell.latency)
+        if memory is not None:
+            ends = _ends(Interval(memory, why_none="measured once"))
+            found.setdefault(Cost("memory", size), {})[line.trained.identity] = ends
     return found
 
 
-def _measured(value: float | None, low: float | None = None, high: float | None = None) -> tuple[float, float] | None:
-    """The interval of a measured cost: without one, half the tolerance on each side."""
-    if value is None:
-        return None
-    half = TOLERANCE / 2 * value
-    return (low, high) if low is not None and high is not None else (value - half, value + half)
+def _ends(cost: Interval) -> tuple[float, float]:
+    """The ends of a measured cost's interval; without one, half the tolerance on each side."""
+    if cost.low is not None and cost.high is not None:
+        return cost.low, cost.high
+    half = TOLERANCE / 2 * cost.estimate
+    return cost.estimate - half, cost.estimate + half
 
 
 def _places(

@@ -47,9 +47,11 @@ def accuracy_tables(results: Sequence[AccuracyResult]) -> list[Table]:
     ]
 
 
-def setting_in_words(setting: AccuracySetting) -> str:
-    """What the lines of a result share, as titles have it."""
-    return title_of([_key(setting)])
+def accuracy_title(result: AccuracyResult) -> str:
+    """The title of a result's table."""
+    if result.setting is None:
+        return f"Accuracy of simple classifiers: {result.dataset}"
+    return f"Accuracy: {title_of([_key(result.setting)])}"
 
 
 def varying_fields(lines: Sequence[LineResult]) -> list[str]:
@@ -112,7 +114,7 @@ def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table
         *("samples", "loss", "images/s", "data wait (%)", "train (s)"),
     ]
     entries: list[Entry] = [*result.lines, *result.simple_classifiers]
-    title, notes = f"Accuracy: {setting_in_words(setting)}", _notes(setting, result)
+    title, notes = accuracy_title(result), _notes(setting, result)
     return replace(make_table("accuracy", name, title, accuracy_columns(result), entries, notes, order=order), result=result)
 
 
@@ -124,7 +126,7 @@ def _simple_table(result: AccuracyResult) -> Table:
         Column("accuracy", lambda row: row.accuracy, ACCURACY, percent, ranks=True),
         Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
     ]
-    name, title = f"accuracy-{slug(result.dataset)}-baselines", f"Accuracy of simple classifiers: {result.dataset}"
+    name, title = f"accuracy-{slug(result.dataset)}-baselines", accuracy_title(result)
     notes = [*_simple_notes(result), *digits_notes(result)]
     return replace(make_table("accuracy", name, title, columns, result.simple_classifiers, notes), result=result)
 
