@@ -17,13 +17,19 @@ from torch import Tensor
 from wfbench import models, records
 from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, open_dataset
+from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import Environment, EvalRow, TrainRow
-from wfbench.tasks.classify import Run, read_weights, write_predictions
-from wfbench.tasks.common import writable_dir
-from wfbench.tasks.training import WEIGHTS, read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.common import dtype_name, writable_dir
+from wfbench.tasks.identity import changes, check_data, read_identity
+from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
+from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import Evaluation
+
+#: Settings by which other data are asked for than those of the run.
+_OTHER_DATA = ("data.source", "data.path", "data.limit", "data.validation", "data.holdout", "data.split_seed")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class EvalRequest:
         recipe: of a file: the recipe whose model and data it is evaluated with.
         overrides: settings of the data to change, as of a recipe.
         resolutions: sides of the images in pixels; none: the model's own size.
-        mapping: a JSON file of other labels (see `relabelled`).
+        mapping: a JSON file of other labels (see `relabel`).
         out: where results go; None: beside the weights, in ``eval/``.
     """
 
@@ -57,11 +63,13 @@ class Result:
         row: its figures.
         where: its files.
         recorded: for the unchanged evaluation of a run, what its trainer recorded; else None.
+        notes: what is other than when the run was trained, in words.
     """
 
     row: EvalRow
     where: Path
     recorded: TrainRow | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool | None:
@@ -88,7 +96,8 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     recipe = _recipe(request, of_run)
     name = WEIGHTS[request.weights] if of_run else ""
     tensors, sha256 = read_weights(request.path / name if of_run else request.path)
-    run, labels = _run(recipe, tensors, request)
+    run, labels = _open_job(recipe, tensors, request)
+    notes = _compare(request, run) if of_run else ()
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
     _check_sizes(sizes, run.model.config.patch_size)
     run.model.to(device).eval()
@@ -96,7 +105,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
         with torch.no_grad():
             run.model(torch.zeros(1, run.in_channels, *size, device=device))
     unchanged = of_run and not request.overrides and request.mapping is None
-    recorded = _recorded(request) if unchanged else None
+    recorded = _trainer_row(request) if unchanged else None
     out = request.out or (request.path if of_run else request.path.parent) / "eval"
     try_directory(out)
     results = []
@@ -107,7 +116,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
         where = out / _name(request, row)
         _write(row, evaluation, labels, run.dataset, where)
         records.append(out / "records.jsonl", [row])
-        results.append(Result(row, where, recorded if size == run.image_size else None))
+        results.append(Result(row, where, recorded if size == run.image_size else None, notes))
     return results
 
 
@@ -140,11 +149,11 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
     return recipes.override(recipe, request.overrides)
 
 
-def _run(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) -> tuple[Run, Labels | None]:
+def _open_job(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) -> tuple[ClassifyJob, Labels | None]:
     dataset = open_dataset(recipe.data, train=False)
     head = next((t for key, t in tensors.items() if key in ("head.weight", "head.bias")), None)
     classes = len(dataset.classes) if head is None else head.shape[0]
-    labels = relabelled(request.mapping, dataset, classes) if request.mapping is not None else None
+    labels = relabel(request.mapping, dataset, classes) if request.mapping is not None else None
     if labels is None and classes != len(dataset.classes):
         raise InputError(
             "the data have other classes than the weights",
@@ -156,7 +165,25 @@ def _run(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) -> tu
     model = models.create(section.name, section.mixer, section.image_size, classes, **section.overrides())
     models.load_initial(model, tensors)
     dataset = dataset if labels is None else replace(dataset, val=labels.split)
-    return Run(recipe, dataset, model, model.config.image_size), labels
+    return ClassifyJob(recipe, dataset, model), labels
+
+
+def _compare(request: EvalRequest, run: ClassifyJob) -> tuple[str, ...]:
+    """See that the held-out data are the run's, unless others were asked for; what is other and may be, in words.
+
+    Raises:
+        InputError: naming how the classes or the held-out data differ.
+    """
+    then = read_identity(request.path)
+    if then is None:
+        return ()
+    changed = changes(then, run.identity, ("mixer code", "model code"))
+    notes = [f"evaluated with other code than the run's: {line}" for line in changed]
+    if not any(setting.partition("=")[0] in _OTHER_DATA for setting in request.overrides):
+        check_data(request.path, run.dataset, "val")
+        if changes(then, run.identity, ("data",)) and len(run.dataset.train):
+            notes.append("the training images are not those that the run was trained with; the held-out ones are")
+    return tuple(notes)
 
 
 def _check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
@@ -173,7 +200,7 @@ def _check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
 # --- other labels for the same images
 
 
-class _Relabelled:
+class _OtherLabels:
     """A split of some samples of another, each with another class."""
 
     def __init__(self, split: Split, kept: Sequence[int], targets: Sequence[int]) -> None:
@@ -187,6 +214,9 @@ class _Relabelled:
 
     def label(self, i: int) -> str:
         return self.split.label(self.kept[i])
+
+    def entries(self) -> tuple[Entry, ...]:
+        return self.split.entries()  # the mapping is named beside the data
 
 
 @dataclass(frozen=True)
@@ -219,7 +249,7 @@ class Labels:
         )
 
 
-def relabelled(path: Path, dataset: Dataset, classes: int) -> Labels:
+def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
     """Other labels for a data set's held-out images, from a JSON object.
 
     Its keys are class folders, or file names; its values are the model's classes: an index, or a list of those that are all
@@ -259,7 +289,7 @@ def relabelled(path: Path, dataset: Dataset, classes: int) -> Labels:
     if not kept:
         raise InputError("the mapping leaves no image", got=f"{path}: every list is empty")
     chosen = tuple(sorted({c for classes_ in every for c in classes_})) if by_class else ()
-    return Labels(path.name, _Relabelled(split, kept, [c[0] for c in every]), every, len(keys) - len(kept), chosen)
+    return Labels(path.name, _OtherLabels(split, kept, [c[0] for c in every]), every, len(keys) - len(kept), chosen)
 
 
 # --- what is written
@@ -267,7 +297,7 @@ def relabelled(path: Path, dataset: Dataset, classes: int) -> Labels:
 
 def _row(
     request: EvalRequest,
-    run: Run,
+    run: ClassifyJob,
     evaluation: Evaluation,
     size: tuple[int, int],
     sha256: str,
@@ -283,7 +313,7 @@ def _row(
         top5 = float(right.any(dim=1).double().mean()) if right.shape[1] == 5 else None
     trained: dict[str, Any] = {}
     if of_run:
-        digest = recipes.digest(read_recipe(request.path))  # of the training, whatever the evaluation's data are
+        digest = read_result(request.path).recipe_digest  # of the training, whatever the evaluation's data are
         trained = {"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed}
     return EvalRow(
         environment=records.stamp(device.type),
@@ -294,6 +324,9 @@ def _row(
         pos_embed=config.pos_embed,
         weights=request.weights if of_run else "file",
         weights_sha256=sha256,
+        mixer_digest=run.identity.mixer_digest,
+        model_digest=run.identity.model_digest,
+        data_digest=run.identity.data_digest,
         dataset=run.dataset.name,
         trained_size=run.image_size,
         image_size=size,
@@ -301,7 +334,7 @@ def _row(
         eval_crop=recipe.data.eval_crop,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        dtype="float32" if recipe.compute.precision == "float32" else f"{recipe.compute.precision} autocast",
+        dtype=dtype_name(recipe),
         mapping=None if labels is None else labels.file,
         unlabelled=0 if labels is None else labels.unlabelled,
         accuracy=accuracy,
@@ -351,7 +384,7 @@ def _machine(environment: Environment) -> dict[str, object]:
     return chosen | {package: environment.versions.get(package) for package in ("torch", "torchvision", "timm")}
 
 
-def _recorded(request: EvalRequest) -> TrainRow:
+def _trainer_row(request: EvalRequest) -> TrainRow:
     """What the trainer recorded for these weights."""
     rows = [row for row in (read_result(request.path), *read_rows(request.path)) if isinstance(row, TrainRow)]
     row = next((row for row in rows if row.weights == request.weights), None)

@@ -17,8 +17,10 @@ from wfbench import recipe as recipes
 from wfbench.cli import app
 from wfbench.measure import count_flops
 from wfbench.measure.flops import bytes_of_training
-from wfbench.tasks import classify, jobs
-from wfbench.tasks.plan import plan
+from wfbench.tasks import jobs
+from wfbench.tasks.dry_run import dry_run
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe
 from wfbench.training import TrainState, checkpoint
 
 CPU = torch.device("cpu")
@@ -50,7 +52,7 @@ def recipe_of(*settings: str):
 )
 def test_the_rates_are_those_that_the_steps_use(settings, tmp_path):
     recipe = recipe_of(*settings)
-    planned = plan(recipe, tmp_path / "run")
+    planned = dry_run(recipe, tmp_path / "run")
     state = TrainState(classify.prepare(recipe).model, recipe, planned.steps_per_epoch)
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
     used = [state.step(x, y).lr for _ in range(planned.steps)]
@@ -66,7 +68,7 @@ def test_the_rates_are_those_that_the_steps_use(settings, tmp_path):
 
 def test_groups_macs_memory_and_disk_are_those_of_the_run(tmp_path):
     recipe = recipe_of("epochs=4", "ema.decay=0.9", "keep_every=2", "compute.micro_batch=16", "model.mixer=weightformer")
-    planned = plan(recipe, tmp_path / "run")
+    planned = dry_run(recipe, tmp_path / "run")
     model = classify.prepare(recipe).model
     parameters = dict(model.named_parameters())
     assert planned.parameters == sum(p.numel() for p in parameters.values())
@@ -88,7 +90,7 @@ def test_groups_macs_memory_and_disk_are_those_of_the_run(tmp_path):
 
 
 def test_layer_decay_stands_in_the_groups(tmp_path):
-    scales = {group["lr_scale"] for group in plan(recipe_of("optim.layer_decay=0.5"), tmp_path / "run").groups}
+    scales = {group["lr_scale"] for group in dry_run(recipe_of("optim.layer_decay=0.5"), tmp_path / "run").groups}
     assert scales == {1.0, 0.5, 0.25, 0.125}  # norm and head, two blocks, what stands before them
 
 
@@ -105,7 +107,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing_behind(out, tmp_path, monk
     expected = ["digits (20% held out by split seed 0)", "1,437", "360", "66: 22 for each epoch", "64 images a step"]
     expected += ["GMACs an image", "weight decay 0.05", "weight decay 0:", "GB in each process", "from seed 0", out]
     assert [words for words in expected if words not in result.output] == []
-    rates = plan(recipe, tmp_path / "x").rates
+    rates = dry_run(recipe, tmp_path / "x").rates
     assert ", ".join(f"{rate:.3g} at step {step}" for step, rate in rates.items()) in result.output
 
 
@@ -256,7 +258,7 @@ REFUSED = {
     ),
     "another version's checkpoint": (
         a_run("--resume", change=progress({"format": 99})),
-        ["the checkpoint is of another version", "format 99", "format 1"],
+        ["the checkpoint is of another version", "format 99", "format 2"],
     ),
     "a checkpoint of before formats": (a_run("--resume", change=progress("{}")), ["another version", "format None"]),
     "a torn checkpoint": (
@@ -325,5 +327,5 @@ def test_a_resume_needs_only_the_directory_and_may_change_what_changes_no_result
     assert result.exit_code == 0, result.output
     assert (tmp_path / "old" / "checkpoint" / "epoch-0002").is_dir()
     recipe = recipe_of("epochs=2", "optim.warmup_epochs=0", "keep_every=1", "data.workers=1")
-    assert classify.read_recipe(tmp_path / "old") == recipe
+    assert read_recipe(tmp_path / "old") == recipe
     assert load_file(tmp_path / "old" / "checkpoint" / "epoch-0002" / "model.safetensors").keys()

@@ -13,9 +13,9 @@ ROUNDING = 1e-3
 def show_held_out(run: Path, weights: str, device: str, out: Path | None) -> None:
     """Evaluate the weights of a run and print the loss by t; exit with 1 if the trainer recorded another."""
     from wfbench.tasks.common import choose_device
-    from wfbench.tasks.scoring import held_out
+    from wfbench.tasks.evaluate_denoiser import evaluate_denoiser
 
-    result = held_out(run, weights, device=choose_device(device), out=out)
+    result = evaluate_denoiser(run, weights, device=choose_device(device), out=out)
     row = result.row
     typer.echo(
         f"{row.mixer} ({row.weights} weights): held-out denoising loss {row.loss:.6f} over {row.samples} samples, each once in "
@@ -34,7 +34,7 @@ def show_scores(
 ) -> None:
     """Score samples and print each score beside the same figure of real images, and what could not be had."""
     from wfbench.tasks.common import choose_device
-    from wfbench.tasks.scoring import ScoreRequest, score
+    from wfbench.tasks.score_samples import ScoreRequest, score
 
     rows, missing = score(ScoreRequest(run, samples, inception, reference, out), device=choose_device(device))
     for row in rows:

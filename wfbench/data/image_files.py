@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wfbench.data.listing import Entry, hash_entries, image_entries, numbers_entry
 from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split, Subset
 from wfbench.errors import InputError
 
@@ -40,7 +41,8 @@ def _image_folder(where: Path, part: str) -> tuple[Split, tuple[str, ...]]:
             expected=f"{part}/<class>/<image>.png (or jpeg, ...) for every class",
             remedy="check --data; every class folder needs an image",
         ) from e
-    return Files(*zip(*found.samples, strict=True)), tuple(found.classes)
+    paths, targets = zip(*found.samples, strict=True)
+    return Files(paths, targets, where), tuple(found.classes)
 
 
 def tar(root: Path) -> Dataset:
@@ -115,7 +117,7 @@ def huggingface(root: Path) -> Dataset:
         reader = ReaderHfds(str(root), split=name)
         if not reader.class_to_idx:
             raise KeyError("the column 'label' does not name its classes (it is no ClassLabel)")
-        return _Rows(reader, f"{root}: {name} row"), tuple(reader.class_to_idx)
+        return _Rows(reader, f"{root}: {name} row", root), tuple(reader.class_to_idx)
 
     try:
         with _offline():
@@ -135,9 +137,9 @@ def huggingface(root: Path) -> Dataset:
 class _Rows(Encoded):
     """A split of a Hugging Face data set; its reader maps files into memory and pickles as their paths."""
 
-    def __init__(self, reader: Any, noun: str) -> None:
+    def __init__(self, reader: Any, noun: str, root: Path) -> None:
         super().__init__([-1 if c is None else c for c in reader.dataset["label"][:]])
-        self.reader, self.noun = reader, noun
+        self.reader, self.noun, self.root = reader, noun, root
 
     def read(self, i: int) -> bytes:
         try:
@@ -149,6 +151,15 @@ class _Rows(Encoded):
 
     def label(self, i: int) -> str:
         return f"{self.noun} {i}"
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The labels, and all files of the data set: tables and archives by their hashes, images as in a folder."""
+        relative = {file: file.relative_to(self.root) for file in self.root.rglob("*") if file.is_file()}
+        found = [file for file, name in relative.items() if not any(part.startswith(".") for part in name.parts)]
+        images = [file for file in found if file.suffix.lower().removeprefix(".") in _IMAGES]
+        tables = sorted(set(found) - set(images))
+        labels = numbers_entry("(labels)", self.targets)
+        return labels, *hash_entries(tables, self.root), *image_entries(images, self.root)
 
 
 def _two(source: str, root: Path, split: Callable[[str], tuple[Split, tuple[str, ...]]]) -> Dataset:

@@ -12,7 +12,7 @@ from wfbench.analysis.claims import read_claims
 from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
-from wfbench.tasks.sweep.plan import Draft
+from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import SweepRequest
 
 

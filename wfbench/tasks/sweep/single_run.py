@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,9 @@ from typing import Literal
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import DiTRow, TrainRow
-from wfbench.tasks import training
+from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
+from wfbench.tasks.identity import Digests, Identity, changes, read_identity
 
 #: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
 #: told to stop, with its state saved.
@@ -29,7 +30,7 @@ _STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run: what it is called, its resolved recipe, and the words of the `wfbench train` that makes it.
 
     ``line`` names what the seeds have in common, and ``folder`` is where the directory lies in the sweep's.
@@ -42,6 +43,8 @@ class Planned:
     folder: str = ""
     #: The data set by the name that its record has; "" where it is not looked at.
     dataset: str = ""
+    #: The code and the data that it is to be made with; None where they are not looked at.
+    identity: Identity | None = None
 
     def place(self, out: Path) -> Path:
         """The run directory."""
@@ -75,17 +78,22 @@ def name_of(recipe: Recipe, varied: Mapping[str, object]) -> str:
     return "-".join([part for part in parts if part] + [f"s{recipe.seed}", digest])
 
 
-def status_of(run: Planned, out: Path) -> Status:
+def status_of(run: PlannedRun, out: Path) -> Status:
     """How a run's directory stands.
 
     Raises:
-        InputError: for a directory of that name with another recipe, another data set, or a result that cannot be read.
+        InputError: for a directory of that name with another recipe, made with other code or data, or a result that cannot
+            be read.
     """
     place = run.place(out)
     if (place / "config.yaml").is_file():
-        training.check_directory(run.recipe, place, resume=True)
+        run_directory.check_directory(run.recipe, place, resume=True)
     if (place / "result.json").is_file():
-        return Status("finished", run.recipe.epochs, _figure(run, training.read_result(place), place))
+        result = run_directory.read_result(place)
+        _check_identity(run, result, place, ("mixer code", "data"))
+        return Status("finished", run.recipe.epochs, _figure(run, result, place))
+    if (begun := read_identity(place)) is not None:
+        _check_identity(run, begun, place, ("mixer code", "model code", "data"))
     if is_locked(place):
         return Status("elsewhere", epochs_done(place))
     if (place / _FAILED).is_file():
@@ -101,7 +109,19 @@ def epochs_done(place: Path) -> int:
         return 0
 
 
-def _figure(run: Planned, result: TrainRow | DiTRow, place: Path) -> str:
+def _check_identity(run: PlannedRun, found: Digests, place: Path, what: Sequence[str]) -> None:
+    """Refuse a run that was begun or finished with another mixer's code or other data than planned."""
+    changed = [] if run.identity is None else changes(found, run.identity, what)
+    if changed:
+        raise InputError(
+            "a run of the sweep was made with other code or data",
+            got=f"{place}: {'; '.join(changed)}",
+            expected="the code and the data that the sweep has now",
+            remedy="restore them, or sweep into another --out; lines of other code or data are never averaged",
+        )
+
+
+def _figure(run: PlannedRun, result: TrainRow | DiTRow, place: Path) -> str:
     """The held-out figure of a finished run, which must be of the data that the sweep was given."""
     if run.dataset and result.dataset != run.dataset:
         raise InputError(
@@ -133,7 +153,7 @@ def lock(place: Path) -> int | None:
     return file
 
 
-def take(run: Planned, out: Path) -> int | None:
+def take(run: PlannedRun, out: Path) -> int | None:
     """The lock of a run that is still to be made; None if another process has it, or finished it a moment ago."""
     held = lock(run.place(out))
     if held is not None and (run.place(out) / "result.json").is_file():
@@ -159,7 +179,7 @@ def is_locked(place: Path) -> bool:
 class Process:
     """A `wfbench train` in a process of its own, and its end in words."""
 
-    run: Planned
+    run: PlannedRun
     out: Path
     popen: subprocess.Popen[bytes]
     #: Where this process's part of the log begins.
@@ -173,7 +193,7 @@ class Process:
     def poll(self) -> Status | None:
         """How the run ended; None while it goes on."""
         code = self.popen.poll()
-        return None if code is None else self._ended(code)
+        return None if code is None else self._end_status(code)
 
     def progress(self) -> Status:
         """How it stands meanwhile."""
@@ -187,7 +207,7 @@ class Process:
         """End at once; the last checkpoint stays."""
         self.popen.kill()
 
-    def _ended(self, code: int) -> Status:
+    def _end_status(self, code: int) -> Status:
         if code == 0 and (self.place / "result.json").is_file():
             return status_of(self.run, self.out)
         if code in _STOPPED:
@@ -210,7 +230,7 @@ class Process:
         return " ".join(" ".join(said).split()) or f"exit code {code} without a word"
 
 
-def start(run: Planned, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None) -> Process:
+def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None) -> Process:
     """Begin or resume a run whose lock is ``held``; the process takes the lock over.
 
     It gets a session of its own, so that Ctrl-C on the terminal reaches the sweep alone, which passes it on once.

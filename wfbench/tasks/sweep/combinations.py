@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,10 @@ from wfbench import recipe as recipes
 from wfbench.data import Dataset, open_dataset
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
+from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
-from wfbench.tasks.sweep.runs import Planned, name_of
+from wfbench.tasks.sweep.single_run import PlannedRun, name_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Draft:
     recipe: Recipe
     config: models.Config
     dataset: Dataset
+    #: As trials of tuning see the data; None without tuning.
+    trial_dataset: Dataset | None = None
     matched: Match | None = None
 
     @property
@@ -36,9 +40,19 @@ class Draft:
         """What it is called where seeds are summed up."""
         return label_of(self.base, self.line, self.varied)
 
-    def planned(
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """The code and the data of its final runs, as they are now."""
+        return identify(self.config.mixer, self.dataset)
+
+    @functools.cached_property
+    def trial_identity(self) -> Identity:
+        """The same of its trials, which are judged on other images."""
+        return identify(self.config.mixer, self.trial_dataset or self.dataset)
+
+    def plan_run(
         self, seed: int, more: Sequence[str] = (), varied: Mapping[str, object] | None = None, folder: str = ""
-    ) -> Planned:
+    ) -> PlannedRun:
         """A run of it.
 
         Args:
@@ -58,7 +72,8 @@ class Draft:
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
         name = name_of(recipe, {**self.varied, **(varied or {})})
-        return Planned(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name)
+        identity = self.trial_identity if folder else self.identity
+        return PlannedRun(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name, identity)
 
 
 def label_of(base: str, line: Line, varied: Mapping[str, object]) -> str:
@@ -88,14 +103,14 @@ def drafts(request: SweepRequest) -> list[Draft]:
     """
     found: list[Draft] = []
     problems: list[str] = []
-    opened: dict[str, Dataset] = {}
-    for base, varied, line in itertools.product(request.recipes, _varied(request), _lines(request)):
+    opened: dict[str, tuple[Dataset, Dataset | None]] = {}
+    for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
         settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
         recipe = resolve(base, line, request.data, settings)
-        section, dataset = recipe.model, _opened(recipe, request, opened)
+        section, (dataset, trial_dataset) = recipe.model, _open_once(recipe, request, opened)
         classes = len(dataset.classes)
         config = models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
-        draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset)
+        draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset, trial_dataset)
         if request.match is not None:
             baseline = resolve(base, Line(mixer=request.baseline), request.data, settings)
             try:
@@ -107,7 +122,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
         found.append(draft)
     if problems:
         raise InputError(problems[0] + (f"\n(and {len(problems) - 1} more mixers)" if len(problems) > 1 else ""))
-    made = [draft.planned(request.seeds[0]).recipe for draft in found]
+    made = [draft.plan_run(request.seeds[0]).recipe for draft in found]
     twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
     if twice:
         raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
@@ -138,13 +153,15 @@ def _lines(request: SweepRequest) -> Iterator[Line]:
             yield Line(mixer=line.mixer, local_conv=conv, pos=pos)
 
 
-def _varied(request: SweepRequest) -> list[dict[str, object]]:
+def _variations(request: SweepRequest) -> list[dict[str, object]]:
     keys = list(request.vary)
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*request.vary.values())]
 
 
-def _opened(recipe: Recipe, request: SweepRequest, known: dict[str, Dataset]) -> Dataset:
-    """The recipe's data set, opened once, also as trials of tuning will see it."""
+def _open_once(
+    recipe: Recipe, request: SweepRequest, known: dict[str, tuple[Dataset, Dataset | None]]
+) -> tuple[Dataset, Dataset | None]:
+    """The recipe's data set, opened once, also as trials of tuning will see it, if there are any."""
     data = recipe.data
     if request.tune is not None and (data.validation is not None or recipe.task != "classify"):
         raise InputError(
@@ -154,7 +171,6 @@ def _opened(recipe: Recipe, request: SweepRequest, known: dict[str, Dataset]) ->
         )
     key = data.model_dump_json()
     if key not in known:
-        known[key] = open_dataset(data)
-        if request.tune is not None:
-            open_dataset(data.model_copy(update={"validation": request.tune.validation}))
+        trial = None if request.tune is None else data.model_copy(update={"validation": request.tune.validation})
+        known[key] = open_dataset(data), None if trial is None else open_dataset(trial)
     return known[key]

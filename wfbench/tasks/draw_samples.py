@@ -31,10 +31,10 @@ from wfbench.errors import InputError, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
-from wfbench.tasks import dit
-from wfbench.tasks.classify import read_weights
-from wfbench.tasks.common import precision_of, writable_dir
-from wfbench.tasks.training import WEIGHTS, read_recipe, read_result
+from wfbench.tasks.common import dtype_name, precision_of, writable_dir
+from wfbench.tasks.jobs import dit
+from wfbench.tasks.run_directory import read_recipe, read_result
+from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training.checkpoint import load_weights
 
 #: Samples in a part.
@@ -237,7 +237,7 @@ def _protocol(
     request: SampleRequest, recipe: Recipe, model: DiT, codec: Codec, sha256: str, device: torch.device
 ) -> dict[str, Any]:
     """All that the samples depend on, as scores will say it."""
-    sampler, precision = request.sampler, recipe.compute.precision
+    sampler = request.sampler
     channels = min(sampler.cfg_channels or codec.channels, codec.channels)
     return {
         "weights": request.weights,
@@ -247,7 +247,7 @@ def _protocol(
         "cfg": sampler.cfg,
         "cfg_channels": None if sampler.cfg == 1 or channels == codec.channels else channels,
         "decoder": codec.name + (f" {codec.digest[:12]}" if codec.digest else ""),
-        "dtype": "float32" if precision == "float32" else f"{precision} autocast",
+        "dtype": dtype_name(recipe),
         "device": device.type,
         "sample_seed": request.seed,
         "samples": request.num,
@@ -289,7 +289,7 @@ def _other(out: Path, wrong: list[str]) -> InputError:
 def _assemble(out: Path, protocol: dict[str, Any], classes: int, picture: PictureRow) -> Path | None:
     """Put the parts together, once, whichever process comes first to find all of them."""
     parts = [_part(out, k) for k in range(-(-protocol["samples"] // PART))]
-    with _written(out):
+    with _writing(out):
         with (out / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / PROTOCOL).is_file():
@@ -333,14 +333,14 @@ def _part(out: Path, k: int) -> Path:
 
 
 def _save(path: Path, images: np.ndarray) -> None:
-    with _written(path), files.whole(path, f".{os.getpid()}") as part, part.open("wb") as file:
+    with _writing(path), files.whole(path, f".{os.getpid()}") as part, part.open("wb") as file:
         np.save(file, images)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with _written(path):
+    with _writing(path):
         files.write_whole(path, json.dumps(content, indent=1) + "\n", f".{os.getpid()}")
 
 
-def _written(path: Path) -> AbstractContextManager[None]:
+def _writing(path: Path) -> AbstractContextManager[None]:
     return writing("samples", path, expected="a writable place with room", remedy="make room, and call it again")

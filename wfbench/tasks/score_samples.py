@@ -1,11 +1,11 @@
-"""``wfbench eval`` of a denoiser: its held-out loss, and scores of its samples, each with the protocol that it was made by."""
+"""``wfbench eval --samples``: scores of a denoiser's samples, each with the protocol that it was made by."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from wfbench import files, records
-from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, eval_batches
 from wfbench.data.latents import centre_crop
 from wfbench.data.splits import UNREADABLE
@@ -31,45 +30,17 @@ from wfbench.diffusion.scores import (
     read_moments,
 )
 from wfbench.errors import InputError
-from wfbench.records import DenoisingRow, DiTRow, ScoreRow
-from wfbench.tasks import dit
+from wfbench.records import ScoreRow
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.sampling import PROTOCOL, denoiser, load_model, to_uint8
-from wfbench.tasks.training import WEIGHTS, read_recipe, read_result, read_rows
+from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
+from wfbench.tasks.evaluate_denoiser import run_fields
+from wfbench.tasks.identity import check_data
+from wfbench.tasks.jobs import dit
+from wfbench.tasks.run_directory import read_recipe
+from wfbench.tasks.weights import WEIGHTS
 
 #: Fewer samples than this are not scored apart.
 FEWEST = 100
-
-
-@dataclass(frozen=True)
-class HeldOutResult:
-    """A held-out loss: its row, and how far, at the most, a term lies from what the trainer recorded, relative to it."""
-
-    row: DenoisingRow
-    difference: float
-
-
-def held_out(run: Path, weights: str, *, device: torch.device, out: Path | None = None) -> HeldOutResult:
-    """The held-out loss of a finished run's "raw" or "ema" weights, on its recipe's data; a row of it goes to ``out``.
-
-    Raises:
-        InputError: for a run that is not finished, is no denoiser's, or has no such weights; for data that cannot be.
-    """
-    model, recipe, sha256 = load_model(run, weights, device)
-    job = replace(dit.prepare(recipe), model=model)
-    found = job.evaluation(model)
-    row = DenoisingRow(
-        environment=records.stamp(device.type),
-        **_trained(recipe, job),
-        **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
-        weights_sha256=sha256,
-    )
-    told = next((r for r in (read_result(run), *read_rows(run)) if isinstance(r, DiTRow) and r.weights == weights), None)
-    if told is None:
-        raise InputError("the run has no record of these weights", got=str(run), expected=f"a row of {weights}")
-    pairs = zip((*row.mse, *row.vb), (*told.mse, *told.vb), strict=True)
-    records.append(writable_dir(out or run / "eval") / "records.jsonl", [row])
-    return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))
 
 
 @dataclass(frozen=True)
@@ -118,8 +89,9 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
             "the samples are of other weights", got=str(request.samples), expected=f"samples of {request.run}, as it is now"
         )
     job = dit.prepare(recipe)
+    check_data(request.run, job.dataset, "train", "val")
     rows, missing = [], []
-    shared = _trained(recipe, job) | {
+    shared = run_fields(request.run, recipe, job) | {
         "environment": records.stamp(device.type),
         "dataset": job.dataset.name,
         "image_size": tuple(images.shape[2:]),
@@ -189,47 +161,47 @@ def _proxy_scores(
     extractor, judge = frozen.load(key, "extractor"), frozen.load(key, "judge")
     assert isinstance(extractor, frozen.Extractor)
     ours, theirs, floor = (frozen.features_of(extractor, _signed(x)) for x in (images, train, held))
-    told: dict[str, Any] = {"extractor": f"{key}-extractor", "extractor_sha256": frozen.FROZEN[key].sha256["extractor"]}
-    told |= {"reference": name, "reference_samples": len(train)}
-    _distances(add, "proxy-FD", ours, moments([theirs]), floor, told)
-    _coverage(add, "proxy ", ours, theirs, floor, told)
-    told = {"extractor": f"{key}-judge", "extractor_sha256": frozen.FROZEN[key].sha256["judge"]}
+    comparison: dict[str, Any] = {"extractor": f"{key}-extractor", "extractor_sha256": frozen.FROZEN[key].sha256["extractor"]}
+    comparison |= {"reference": name, "reference_samples": len(train)}
+    _distances(add, "proxy-FD", ours, moments([theirs]), floor, comparison)
+    _coverage(add, "proxy ", ours, theirs, floor, comparison)
+    comparison = {"extractor": f"{key}-judge", "extractor_sha256": frozen.FROZEN[key].sha256["judge"]}
     seen = class_agreement(judge, _signed(images), labels)
     real = class_agreement(judge, _signed(held), right)
-    add("class agreement", seen, **told, reference="the class asked for", real=real, real_samples=len(held))
+    add("class agreement", seen, **comparison, reference="the class asked for", real=real, real_samples=len(held))
 
 
 def _inception_scores(
     add: Callable[..., None], inception: Inception, images: Tensor, reference: _Reference, held: Tensor | None
 ) -> None:
     """FID, IS, precision and recall."""
-    told: dict[str, Any] = {"extractor": "Inception", "extractor_sha256": inception.sha256, "reference": reference.name}
+    comparison: dict[str, Any] = {"extractor": "Inception", "extractor_sha256": inception.sha256, "reference": reference.name}
     ours, logits = _inception(inception, images)
     splits = min(10, len(images))
     mean, spread = inception_score(logits, splits)
-    add("IS", mean, spread=spread, **(told | {"reference": "none"}))
+    add("IS", mean, spread=spread, **(comparison | {"reference": "none"}))
     theirs = None if reference.images is None else _inception(inception, reference.images)[0]
     known = reference.statistics or (None if theirs is None else moments([theirs]))
     assert known is not None
     floor = None if held is None else _inception(inception, held)[0]
-    told["reference_samples"] = known.samples
-    _distances(add, "FID", ours, known, floor, told)
+    comparison["reference_samples"] = known.samples
+    _distances(add, "FID", ours, known, floor, comparison)
     if theirs is not None:
-        _coverage(add, "", ours, theirs, floor, told | {"reference_samples": len(theirs)})
+        _coverage(add, "", ours, theirs, floor, comparison | {"reference_samples": len(theirs)})
 
 
 def _distances(
-    add: Callable[..., None], metric: str, ours: Tensor, reference: Moments, floor: Tensor | None, told: dict[str, Any]
+    add: Callable[..., None], metric: str, ours: Tensor, reference: Moments, floor: Tensor | None, comparison: dict[str, Any]
 ) -> None:
     """The distance at several numbers of samples, beside that of as many held-out images, or of all if they are fewer."""
     for count in counts_of(len(ours)):
         real = None if floor is None else floor[:count]
         beside = {} if real is None else {"real": frechet_distance(moments([real]), reference), "real_samples": len(real)}
-        add(metric, frechet_distance(moments([ours[:count]]), reference), count, **told, **beside)
+        add(metric, frechet_distance(moments([ours[:count]]), reference), count, **comparison, **beside)
 
 
 def _coverage(
-    add: Callable[..., None], prefix: str, ours: Tensor, theirs: Tensor, floor: Tensor | None, told: dict[str, Any]
+    add: Callable[..., None], prefix: str, ours: Tensor, theirs: Tensor, floor: Tensor | None, comparison: dict[str, Any]
 ) -> None:
     """Precision and recall by nearest neighbours (arXiv 1904.06991), with 3 of them."""
     from torch_fidelity.metric_prc import prc_features_to_metric
@@ -241,7 +213,7 @@ def _coverage(
     real = {} if floor is None or len(floor) < 5 else prc_features_to_metric(floor, theirs, **settings)
     for name in ("precision", "recall"):
         beside = {"real": real[name], "real_samples": len(floor)} if real and floor is not None else {}
-        add(f"{prefix}{name}", found[name], **told, **beside)
+        add(f"{prefix}{name}", found[name], **comparison, **beside)
 
 
 def _inception(inception: Inception, images: Tensor, batch: int = 50) -> tuple[Tensor, Tensor]:
@@ -251,7 +223,7 @@ def _inception(inception: Inception, images: Tensor, batch: int = 50) -> tuple[T
     return features, logits
 
 
-def _real(job: dit.Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _real(job: dit.DiTJob) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images and classes, held-out images and classes, without augmentation, as the model would have to draw them.
 
     The held-out ones stand in a fixed random order, so that the first of them are of every class.
@@ -263,7 +235,7 @@ def _real(job: dit.Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return train, classes, held[order], right[order]
 
 
-def _pictures(job: dit.Run, split: Split) -> tuple[Tensor, Tensor]:
+def _pictures(job: dit.DiTJob, split: Split) -> tuple[Tensor, Tensor]:
     """A split's images (N, C, H, W), uint8, and its classes."""
     batches = eval_batches(split, job.recipe.data, job.image_size, job.in_channels, batch_size=256)
     images = [torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) for x, _ in batches]
@@ -276,7 +248,7 @@ def _signed(images: Tensor) -> Tensor:
 
 
 def _reference(
-    path: Path | None, images: Tensor, job: dit.Run, real: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    path: Path | None, images: Tensor, job: dit.DiTJob, real: tuple[Tensor, Tensor, Tensor, Tensor] | None
 ) -> _Reference:
     if path is None and real is None:
         raise InputError(
@@ -324,20 +296,6 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor | None]:
         got = f"{path}: {images.dtype} {images.shape}"
         raise InputError("no images there", got=got, expected="an npz with arr_0 (N, H, W, C), uint8")
     return torch.from_numpy(images).permute(0, 3, 1, 2), None if labels is None else torch.from_numpy(labels)
-
-
-def _trained(recipe: recipes.Recipe, job: dit.Run) -> dict[str, Any]:
-    """What every row says of the run."""
-    config = job.model.config
-    return {
-        "model": recipe.model.name,
-        "mixer": config.mixer,
-        "local_conv": config.local_conv,
-        "pos_embed": config.pos_embed,
-        "recipe": recipe.name,
-        "recipe_digest": recipes.digest(recipe),
-        "seed": recipe.seed,
-    }
 
 
 def _sha256(path: Path) -> str:

@@ -16,11 +16,11 @@ import torch
 
 from wfbench import signals
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.sweep import claims
-from wfbench.tasks.sweep.plan import Draft, drafts, match_lines
+from wfbench.tasks.sweep import registration
+from wfbench.tasks.sweep.combinations import Draft, drafts, match_lines
 from wfbench.tasks.sweep.request import SweepRequest
-from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, failure, is_locked, start, status_of, take
-from wfbench.tasks.sweep.slurm import Job, Slurm, SlurmOptions
+from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, failure, is_locked, start, status_of, take
+from wfbench.tasks.sweep.slurm import Slurm, SlurmJob, SlurmOptions
 from wfbench.tasks.sweep.tuning import Tuning
 from wfbench.training import Interrupted
 
@@ -53,11 +53,11 @@ class Watch(Protocol):
         """News in words."""
         ...
 
-    def begin(self, runs: Sequence[Planned], stands: Sequence[Status]) -> None:
+    def begin(self, runs: Sequence[PlannedRun], stands: Sequence[Status]) -> None:
         """These runs are to be finished, and so they stand."""
         ...
 
-    def changed(self, run: Planned, status: Status) -> None:
+    def changed(self, run: PlannedRun, status: Status) -> None:
         """A run stands otherwise than before."""
         ...
 
@@ -69,7 +69,7 @@ class Local:
         self.out, self.slots, self.threads, self.device = out, slots, threads, device
         self.gpus: deque[str] = deque(_gpus(device))
 
-    def launch(self, run: Planned) -> Process | None:
+    def launch(self, run: PlannedRun) -> Process | None:
         """Begin or resume a run; None if another process has it, or has just finished it."""
         held = take(run, self.out)
         if held is None:
@@ -103,18 +103,18 @@ class Sweep:
         """
         found = tuple(drafts(request))
         if request.claims is not None:
-            claims.check(Path(request.claims), request, found)
+            registration.check(Path(request.claims), request, found)
         return cls(request, found, out)
 
     def tuning(self) -> Tuning | None:
         """The trials that come first, if there are any."""
         return None if self.request.tune is None else Tuning(self.request.tune, self.drafts, self.out)
 
-    def finals(self, tuning: Tuning | None) -> tuple[list[Planned], dict[str, str]]:
+    def finals(self, tuning: Tuning | None) -> tuple[list[PlannedRun], dict[str, str]]:
         """The final runs, seed after seed, and why lines have none: their trials are not done, or all diverged."""
         none: tuple[tuple[str, ...], str | None] = ((), None)
-        found = [(draft, *(none if tuning is None else tuning.chosen(draft))) for draft in self.drafts]
-        runs = [draft.planned(seed, settings) for seed in self.request.seeds for draft, settings, why in found if why is None]
+        found = [(draft, *(none if tuning is None else tuning.choose(draft))) for draft in self.drafts]
+        runs = [draft.plan_run(seed, settings) for seed in self.request.seeds for draft, settings, why in found if why is None]
         return runs, {draft.label: why for draft, _, why in found if why is not None}
 
 
@@ -137,13 +137,13 @@ def sweep(request: SweepRequest, out: Path, dispatch: Dispatch, watch: Watch) ->
     writable_dir(out)
     launcher = dispatch.launcher(out)
     if request.claims is not None:
-        watch.say(claims.record(Path(request.claims), out))
+        watch.say(registration.record(Path(request.claims), out))
     ended: dict[str, Status] = {}
     tuning = plan.tuning()
     if tuning is not None:
         trials = tuning.trials()
         watch.say(f"{len(trials)} trials of tuning, {request.tune.trials if request.tune else 0} rates for each line")
-        ended |= run_all(trials, out, launcher, watch, settled=tuning.diverged)
+        ended |= run_all(trials, out, launcher, watch, is_final=tuning.diverged)
         ended = {name: status for name, status in ended.items() if not status.diverged}  # a finding, not a failure
         tuning.record()
     runs, missing = plan.finals(tuning)
@@ -152,12 +152,12 @@ def sweep(request: SweepRequest, out: Path, dispatch: Dispatch, watch: Watch) ->
 
 
 def run_all(
-    runs: Sequence[Planned],
+    runs: Sequence[PlannedRun],
     out: Path,
     launcher: Local | Slurm,
     watch: Watch,
     *,
-    settled: Callable[[Status], bool] | None = None,
+    is_final: Callable[[Status], bool] | None = None,
 ) -> dict[str, Status]:
     """Run what is not finished, and wait for what another sweep runs.
 
@@ -168,23 +168,23 @@ def run_all(
     stands = [status_of(run, out) for run in runs]
     watch.begin(runs, stands)
     ended: dict[str, Status] = {}
-    waiting: deque[Planned] = deque()
-    elsewhere: list[Planned] = []
-    running: dict[str, Process | Job] = {}
+    waiting: deque[PlannedRun] = deque()
+    elsewhere: list[PlannedRun] = []
+    running: dict[str, Process | SlurmJob] = {}
 
-    def end(run: Planned, status: Status) -> None:
+    def end(run: PlannedRun, status: Status) -> None:
         ended[run.name] = status
         watch.changed(run, status)
 
-    def over(run: Planned) -> Status | None:
+    def outcome(run: PlannedRun) -> Status | None:
         """How a run ended that another sweep made since this one began, or that need not be made."""
         status = status_of(run, out)
-        if status.state == "failed" and not (settled is not None and settled(status)):
+        if status.state == "failed" and not (is_final is not None and is_final(status)):
             status = failure(run.place(out), since=began)
         return status if status.state in ("finished", "failed") else None
 
     for run, status in zip(runs, stands, strict=True):
-        if status.state == "finished" or (settled is not None and settled(status)):
+        if status.state == "finished" or (is_final is not None and is_final(status)):
             ended[run.name] = status
         else:
             waiting.append(run)
@@ -194,7 +194,7 @@ def run_all(
             while waiting or running or elsewhere:
                 while waiting and len(running) < launcher.slots:
                     run = waiting.popleft()
-                    if (status_now := over(run)) is not None:
+                    if (status_now := outcome(run)) is not None:
                         end(run, status_now)
                     elif (process := launcher.launch(run)) is None:
                         elsewhere.append(run)
@@ -226,7 +226,7 @@ def run_all(
     return ended
 
 
-def _stop(running: Sequence[Process | Job], watch: Watch) -> None:
+def _stop(running: Sequence[Process | SlurmJob], watch: Watch) -> None:
     """Have all runs save and end; on a second Ctrl-C end them at once."""
     for process in running:
         process.stop()

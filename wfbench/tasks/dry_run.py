@@ -12,14 +12,15 @@ from torch import nn
 from wfbench import recipe as recipes
 from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
-from wfbench.tasks import training
+from wfbench.tasks import run_directory
 from wfbench.tasks.common import try_count
 from wfbench.tasks.jobs import prepare
+from wfbench.tasks.jobs.session import identity_of
 from wfbench.training import TrainState, checkpoint, distributed
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What a run will do.
 
     Attributes:
@@ -55,7 +56,9 @@ class Plan:
     out: Path
 
 
-def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None) -> Plan:
+def dry_run(
+    recipe: Recipe, out: Path, *, resume: bool = False, processes: int | None = None, allow_changed_code: bool = False
+) -> DryRun:
     """Check a run and say what it will do; nothing is written but a file that is removed at once.
 
     Opens the data, reads the initial weights, builds the model, takes a few training images through their transforms and
@@ -64,18 +67,20 @@ def plan(recipe: Recipe, out: Path, *, resume: bool = False, processes: int | No
     Raises:
         InputError, MixerError: for whatever would stop the run.
     """
-    training.check_directory(recipe, out, resume)
+    run_directory.check_directory(recipe, out, resume)
     world = processes or distributed.world()
     checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
+    if resume:
+        identity_of(run, out, resume=True, allow_changed_code=allow_changed_code)
     replace(run, world=world).try_data()
-    training.try_directory(out)
-    disk_bytes = training.check_space(recipe, run.model, out)
+    run_directory.try_directory(out)
+    disk_bytes = run_directory.check_space(recipe, run.model, out)
     state = TrainState(run.model, run.recipe, run.steps_per_epoch)
     own = recipe.batch_size // world
     part = min(recipe.compute.micro_batch or own, own)
     count, why = try_count(run.model, (1, run.in_channels, *run.image_size))
-    return Plan(
+    return DryRun(
         recipe=recipes.dump(recipe),
         data={
             "data": run.dataset.name,
