@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from test_comparisons import SAMPLES, seeds
-from test_report import CPU, baseline, cell, evaluated, failed, train
+from test_report import CPU, baseline, cell, evaluated, failed, lines, train
 
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.cost import costs
@@ -17,6 +17,8 @@ from wfbench.analysis.seeds import AccuracyResult, SweepRule, accuracies
 from wfbench.analysis.tuning import tunings
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.records import AnyRow, Chosen, TrialRow
+from wfbench.report.accuracy import accuracy_tables
+from wfbench.report.resolutions import resolution_tables
 
 
 def result_of(rows: list[AnyRow], **asked: object) -> AccuracyResult:
@@ -82,6 +84,52 @@ def test_what_a_sweep_made_equal_is_part_of_the_setting() -> None:
     assert swept.setting is not None
     assert swept.setting.rule == SweepRule("params", "softmax", 2)
     assert swept.lines[0].identity.rate == 1e-3
+
+
+def test_runs_by_other_code_of_the_mixer_are_another_line_and_a_column_says_by_which() -> None:
+    """`my_mixer.py` was edited between the seeds: once averaged as "39.17 ± 7.06, 2 seeds"."""
+    edited = train("my_mixer.py:Mixer", 1, 0.4, mixer_digest="bbbbbbbbbbbb")
+    rows = [train("my_mixer.py:Mixer", 0, 0.3, mixer_digest="aaaaaaaaaaaa"), edited, train(mixer_digest="cccccccccccc")]
+    result = result_of(rows)
+    assert [line.accuracies for line in result.lines] == [[0.3], [0.4], [0.9]]
+    (table,) = accuracy_tables([result])
+    assert lines(table, "mixer_digest") == ["aaaaaaaa", "bbbbbbbb", "cccccccc"]
+    (table,) = accuracy_tables([result_of(rows[1:])])
+    assert "mixer_digest" not in table.frame, "mixers differ in their code as they should"
+    assert list(table.data["mixer_digest"]) == ["bbbbbbbbbbbb", "cccccccccccc"]
+    assert "mixer_digest" not in accuracy_tables([result_of([train()])])[0].data
+
+
+def test_runs_by_other_code_of_the_models_are_not_compared() -> None:
+    rows = [*seeds({"softmax": SAMPLES["softmax"]}, model_digest="a"), *seeds({"pool": SAMPLES["pool"]}, model_digest="b+c")]
+    result = result_of(rows)
+    assert {family.why_none for family in result.families} == {"there is no such line", ""}
+    assert not result.is_compared
+    assert not fronts([result], None)
+    assert lines(accuracy_tables([result])[0], "model_digest") == ["b+c", "a"]
+
+
+def test_runs_on_other_data_stand_in_a_table_of_their_own_whose_title_says_so() -> None:
+    rows = [train(data_digest=None), train(data_digest="aaaaaaaaaaaa"), train("pool", data_digest="aaaaaaaaaaaa")]
+    made = accuracy_tables(accuracies(rows, Asked()))
+    assert [lines(table) for table in made] == [["softmax"], ["pool", "softmax"]]
+    assert [table.title.rpartition(", ")[2] for table in made] == ["data not recorded", "data aaaaaaaa"]
+    assert len({table.name for table in made}) == 2
+    (table,) = accuracy_tables(accuracies(rows[1:], Asked()))
+    assert "data" not in table.title, "there is no other to tell it from"
+    evaluations = resolutions([evaluated(data_digest="aaaaaaaaaaaa"), evaluated(data_digest="bbbbbbbbbbbb", seed=1)])
+    assert [table.title.rpartition(", ")[2] for table in resolution_tables(evaluations)] == ["data aaaaaaaa", "data bbbbbbbb"]
+
+
+def test_a_run_that_went_on_with_other_code_is_named() -> None:
+    (table,) = accuracy_tables([result_of([train(seed=3, mixer_digest="a+b", code_changed="mixer a to b")])])
+    assert "softmax, seed 3: resumed with other code: mixer a to b." in table.notes
+
+
+def test_evaluations_of_weights_by_other_code_are_other_lines() -> None:
+    (result,) = resolutions([evaluated(seed=seed, mixer_digest=digest) for seed, digest in ((0, "a" * 12), (1, "b" * 12))])
+    assert [line.seed_counts for line in result.lines] == [[1], [1]]
+    assert lines(resolution_tables([result])[0], "mixer_digest") == ["aaaaaaaa", "bbbbbbbb"]
 
 
 def test_simple_classifiers_stand_beside_the_lines_of_their_data_set_or_alone() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.analysis.line_results import LineIdentity, LineResult, Recipe, recipe_of
 from wfbench.analysis.overview import Overview
-from wfbench.analysis.seeds import AccuracyResult, LineIdentity, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import as_sample
 from wfbench.errors import InputError
 
@@ -29,17 +30,6 @@ class Cost(NamedTuple):
     kind: CostKind
     #: Of the profile's cell; None for what the training run says itself.
     size: Size | None = None
-
-
-class Recipe(NamedTuple):
-    """What lines share that stand on one front."""
-
-    model: str
-    recipe_digest: str
-    weights: str
-    batch: int
-    steps: int
-    samples: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +53,7 @@ class Fronts:
     @property
     def recipes(self) -> list[Recipe]:
         """The recipes of the lines, each once."""
-        return list(dict.fromkeys(recipe_of(line) for line in self.lines))
-
-
-def recipe_of(line: LineResult) -> Recipe:
-    """The recipe that a line was trained by."""
-    return Recipe(*(getattr(line.identity, field) for field in Recipe._fields))
+        return list(dict.fromkeys(recipe_of(line.identity) for line in self.lines))
 
 
 def fronts(accuracy: Sequence[AccuracyResult], overview: Overview | None) -> tuple[Fronts, ...]:
@@ -98,7 +83,7 @@ def _by_recipe(lines: Sequence[LineResult]) -> list[list[LineResult]]:
     """The lines by recipe."""
     groups: dict[Recipe, list[LineResult]] = {}
     for line in lines:
-        groups.setdefault(recipe_of(line), []).append(line)
+        groups.setdefault(recipe_of(line.identity), []).append(line)
     return list(groups.values())
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.cells import Line, Size
+from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND
 from wfbench.analysis.profile import CellCost, ProfileCost
-from wfbench.analysis.seeds import AccuracyResult, LineIdentity, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 
 #: What a trained line and a profiled one have in common: mixer, local convolution, position embedding.
 _Name = tuple[str, str, str]

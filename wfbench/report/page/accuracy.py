@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from wfbench.analysis.fronts import CostKind, Fronts
+from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.overview import Overview
-from wfbench.analysis.seeds import AccuracyResult, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import mean_interval
 from wfbench.report.columns import Table
 from wfbench.report.differences import verdict_in_words
