@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wfbench.measure import crossover, local_exponents
-from wfbench.measure.scaling import exact_exponents, fit, rounds_interval
+from wfbench.measure.scaling import exact_exponents, faster_from, fit, rounds_interval
 
 SIDES = np.array([224, 448, 672, 896, 1120, 1344])
 TOKENS = (SIDES // 16) ** 2.0
@@ -84,16 +84,69 @@ def test_the_crossover_of_two_exact_curves_is_where_they_cross_and_certain():
     assert found.tokens == pytest.approx(meet, rel=1e-4)
     assert found.interval.low == pytest.approx(meet, rel=0.01)
     assert found.interval.high == pytest.approx(meet, rel=0.01)
+    assert found.interval.low <= meet <= found.interval.high
+    assert (found.slower_until, found.faster_since) == (found.interval.low, found.interval.high)
     slower = crossover(TOKENS, 2 * times(SOFTMAX), times(SOFTMAX))
-    assert (slower.verdict, slower.interval.low) == ("none", TOKENS[-1])
+    assert (slower.verdict, slower.interval.low, slower.interval.high) == ("none", TOKENS[-1], math.inf)
+    assert (slower.slower_until, slower.faster_since) == (TOKENS[-1], None)
     faster = crossover(TOKENS, 0.5 * times(SOFTMAX), times(SOFTMAX))
-    assert (faster.verdict, faster.interval.high) == ("always", TOKENS[0])
+    assert (faster.verdict, faster.interval.low, faster.interval.high) == ("always", 0.0, TOKENS[0])
+    assert (faster.slower_until, faster.faster_since) == (None, TOKENS[0])
+
+
+#: Less overhead, more linear work and no superlinear part: nearest to the baseline in the middle of the range.
+NEAR = ((0.07388, 1.2912 / 1764, 0.0), (0.2939, 1 / 1764, 0.10285 / 1764**2))
+
+
+def test_a_mixer_that_is_surely_faster_twice_and_near_in_between_is_nowhere_slower():
+    """The ratios are .535 .854 .977 .989 .947 .882. What is not told apart begins above the first side, faster below it."""
+    mine, theirs = (times(curve) for curve in NEAR)
+    assert mine / theirs == pytest.approx([0.535, 0.854, 0.977, 0.989, 0.947, 0.882], abs=5e-4)
+    exact = crossover(TOKENS, mine, theirs)
+    assert (exact.verdict, exact.interval.low, exact.interval.high) == ("always", 0.0, TOKENS[0])
+    noise = np.random.default_rng(4).normal(1, 0.03, (40, 2, 6))
+    answers = [faster_from(TOKENS, mine * mixer, theirs * other, TOKENS[0]) for mixer, other in noise]
+    assert answers.count("contradicted") <= 2
+
+
+def test_of_two_crossings_the_later_one_counts():
+    theirs = np.array(NEAR[1])
+    # Faster, slower from 1,000 to 4,000 tokens, faster; and the other way round.
+    bump = -2e-8 * np.array([1000 * 4000, -5000, 1])
+    found = crossover(TOKENS, times(theirs + bump), times(theirs))
+    assert found.verdict == "at"
+    assert found.interval.low <= 4000 <= found.interval.high
+    assert found.interval.high / found.interval.low < 1.01
+    assert faster_from(TOKENS, times(theirs + bump), times(theirs), TOKENS[0]) == "contradicted"
+    back = crossover(TOKENS, times(theirs - bump), times(theirs))
+    assert (back.verdict, back.interval.low, back.interval.high) == ("none", TOKENS[-1], math.inf)
+
+
+def test_what_is_said_from_a_number_of_tokens_on():
+    mine, theirs = times(LINEAR), times(SOFTMAX)  # they cross at 690 tokens, between the first side and the second
+    assert [faster_from(TOKENS, mine, theirs, n) for n in TOKENS] == ["contradicted"] + ["supported"] * 5
+    noise = np.random.default_rng(0).normal(1, 0.1, (2, 6))
+    unsure = [faster_from(TOKENS, mine * noise[0], theirs * noise[1], n) for n in TOKENS]
+    assert unsure == ["undecidable"] * 2 + ["supported"] * 4
+    for outside in (TOKENS[0] - 1, TOKENS[-1] + 1):
+        assert faster_from(TOKENS, 0.5 * theirs, theirs, outside) == "undecidable"
+    assert faster_from(TOKENS[:3], 0.5 * theirs[:3], theirs[:3], TOKENS[0]) == "undecidable"
+
+
+def test_an_interval_holds_the_crossover_that_is_reported():
+    """The reported curve has no negative coefficient and may cross elsewhere than the free one, about which intervals stand."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        noise = rng.normal(1, 0.1, (2, 4))
+        found = crossover(TOKENS[2:], times(LINEAR)[2:] * noise[0], times(SOFTMAX)[2:] * noise[1])
+        point = {"always": 0.0, "none": math.inf}.get(found.verdict, found.tokens)
+        assert found.interval.low <= point <= found.interval.high
 
 
 def test_two_mixers_that_are_alike_are_not_told_apart():
     noise = np.random.default_rng(0).normal(0, 0.04, (2, 6))
     found = crossover(TOKENS, times(SOFTMAX) * np.exp(noise[0]), times(SOFTMAX) * np.exp(noise[1]))
-    assert (found.interval.low, found.interval.high) == (TOKENS[0], TOKENS[-1])
+    assert (found.interval.low, found.interval.high) == (0.0, math.inf)
 
 
 @pytest.mark.parametrize("count", [4, 5])

@@ -1,6 +1,6 @@
 """What latencies say about scaling: exponents with intervals, and where one mixer overtakes another.
 
-A whole model takes t = a + b N + c N² for N tokens: overhead, linear work, quadratic work. An exponent d log t / d log N is
+A whole model takes t = a + b N + c N² for N tokens: overhead, a linear and a superlinear part. An exponent d log t / d log N is
 local, and 2 is only its asymptote. What makes it uncertain is less the noise of a cell's samples, which many of them
 average out, than the error that each cell has of its own: how its sizes fit the caches and the kernels. So intervals come
 from the distance of the cells to the curve, and more samples of the same cells do not narrow them without end.
@@ -17,12 +17,21 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
+from wfbench.measure.crossing import sure_ends
+
 #: The curve has three coefficients; an interval needs at least one cell more.
 LEAST_CELLS = 4
 #: The least growth of N over which b N and c N² can be told apart.
 SHORT_RANGE = 8.0
 _OVERHEAD = 0.5
 _LEVEL = 0.95
+#: Relative errors of a time below this are those of floating-point numbers.
+_EXACT = 1e-9
+#: The level of each end of a crossover's interval. It is less than 2.5 % because Welch's test with three degrees of freedom
+#: is wrong 0.6 points more often than its level says, where one mixer's cells scatter five times as much as the other's.
+_END_LEVEL = 0.02
+#: So many places of the measured range are looked at, beside the cells'.
+_PLACES = 1001
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class Interval:
 @dataclass(frozen=True)
 class Curve:
     """t = a + b N + c N² through the cells of one mixer, by least squares of relative errors.
+
+    a is the overhead, b N the linear part of the time, c N² its superlinear part. They are parts of the time, not of the
+    arithmetic: a mixer whose work is linear has a superlinear part too where its larger sizes no longer fit the caches.
 
     Attributes:
         tokens: N of each cell, ascending.
@@ -84,9 +96,17 @@ class Curve:
         gradient = (ends[1] / seconds[1] - ends[0] / seconds[0]) / growth
         return point, self._about(math.log(seconds[1] / seconds[0]) / growth, gradient, point)
 
-    def log_error(self, tokens: np.ndarray) -> np.ndarray:
-        """Standard error of log t at each number of tokens."""
-        return self._error(_powers(tokens) / self.seconds_at(tokens)[..., None])
+    def log_time(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log t of the free curve at each number of tokens, and its uncertainty as three numbers per place.
+
+        The three numbers say what one standard deviation of each of three independent errors adds to log t. The sum of
+        their squares is the variance of log t, and the sum of their products at two places is the covariance.
+        """
+        powers = _powers(tokens)
+        # Wild cells may leave a free curve without a logarithm: near 0 its uncertainty has no bound, so nothing is sure there.
+        seconds = np.maximum(powers @ np.array(self.free), _EXACT * min(self.seconds))
+        root = max(self.spread, _EXACT) * np.linalg.cholesky(self._inverse)
+        return np.log(seconds), powers @ root / seconds[..., None]
 
     def doubts(self) -> list[str]:
         """Why the curve says less than it seems to."""
@@ -172,42 +192,82 @@ def rounds_interval(medians: Sequence[float]) -> Interval | None:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where a mixer becomes faster than the baseline, for good as far as was measured.
+    """The number of tokens from which a mixer is faster than the baseline at every later place, as far as was measured.
 
-    ``verdict``: "always" (at every point), "none" (not at the last point), or "at", with ``tokens`` interpolated.
-    ``interval`` holds the numbers of tokens where the two are not told apart; its ends may be those of the measured range.
+    Attributes:
+        verdict: "always" (faster at every place: the crossover lies below the measured range), "none" (not faster at the
+            last place: it lies beyond), or "at".
+        tokens: the crossover where the verdict is "at", interpolated.
+        interval: 95% interval of the crossover; None for fewer than `LEAST_CELLS` cells. ``low`` is the last place where
+            the mixer is surely slower, 0 where it is surely slower nowhere: the crossover may then lie below the measured
+            range. ``high`` is the place from which the mixer is surely faster at every later one, infinite where it is not
+            surely faster at the last place: the crossover may then lie beyond the range.
     """
 
     verdict: Literal["at", "always", "none"]
     tokens: float | None = None
     interval: Interval | None = None
 
+    @property
+    def slower_until(self) -> float | None:
+        """The last number of tokens at which the mixer is surely slower; None if there is none, or no interval."""
+        return self.interval.low if self.interval is not None and self.interval.low > 0 else None
+
+    @property
+    def faster_since(self) -> float | None:
+        """The tokens from which the mixer is surely faster at every later place; None if there are none, or no interval."""
+        return self.interval.high if self.interval is not None and self.interval.high < math.inf else None
+
 
 def crossover(tokens: Sequence[float], mixer: Sequence[float], baseline: Sequence[float]) -> Crossover:
-    """The least number of tokens from which ``mixer`` takes less time than ``baseline`` at every later point.
+    """The least number of tokens from which ``mixer`` takes less time than ``baseline`` at every later place.
 
-    By the curves through the cells, with an interval, where there are enough; else the logarithm of the ratio is taken to
-    be linear in log tokens between two cells. Tokens must ascend.
+    With `LEAST_CELLS` cells or more, by the curves through them, and with an interval; else the logarithm of the ratio is
+    taken to be linear in log tokens between two cells. The errors of the two mixers' cells are taken to be independent;
+    where rounds make both slower alike, the interval is wider than it need be.
+
+    Args:
+        tokens: of each cell, ascending.
+        mixer: seconds per image of each cell.
+        baseline: the same of what the mixer is compared with.
     """
     ours, theirs = fit(tokens, mixer), fit(tokens, baseline)
     if ours is None or theirs is None:
         return _interpolated(tokens, [math.log(m / b) for m, b in zip(mixer, baseline, strict=True)])
-    places = np.geomspace(tokens[0], tokens[-1], 1001)
-    ratio = np.log(ours.seconds_at(places) / theirs.seconds_at(places))
-    found = _interpolated(places.tolist(), ratio.tolist())
-    # Fieller's set: every place at which the two are not told apart.
-    unsure = places[np.abs(ratio) <= _not_apart(ours, theirs, places)]
-    if len(unsure):
-        return Crossover(found.verdict, found.tokens, Interval(float(unsure[0]), float(unsure[-1])))
-    end = {"always": tokens[0], "none": tokens[-1]}.get(found.verdict, found.tokens or 0.0)
-    return Crossover(found.verdict, found.tokens, Interval(end, end))
+    places = np.union1d(np.geomspace(tokens[0], tokens[-1], _PLACES), tokens)
+    found = _interpolated(places.tolist(), np.log(ours.seconds_at(places) / theirs.seconds_at(places)).tolist())
+    low, high = _sure_ends(ours, theirs, places)
+    # As every interval here, it holds the point that is reported, which comes of curves without negative coefficients.
+    point = {"always": 0.0, "none": math.inf}.get(found.verdict, found.tokens or 0.0)
+    return Crossover(found.verdict, found.tokens, Interval(min(low, point), max(high, point)))
 
 
-def _not_apart(ours: Curve, theirs: Curve, tokens: np.ndarray) -> np.ndarray:
-    """The half-widths of the 95% intervals of log(ours / theirs) (Welch's t)."""
-    mine, other = (np.maximum(curve.log_error(tokens) ** 2, 1e-30) for curve in (ours, theirs))
-    freedom = (mine + other) ** 2 / (mine**2 / ours.freedom + other**2 / theirs.freedom)
-    return np.asarray(_student(freedom) * np.sqrt(mine + other))
+def faster_from(
+    tokens: Sequence[float], mixer: Sequence[float], baseline: Sequence[float], n: float
+) -> Literal["supported", "contradicted", "undecidable"]:
+    """What the cells say to "from ``n`` tokens on, ``mixer`` takes less time than ``baseline``".
+
+    "contradicted": the mixer is surely slower at n or at a later place. "supported": it is surely faster at every place
+    from n to the last. Each is false in at most 2.5 % of cases. Undecidable are also an n outside the measured range and
+    a claim about fewer than `LEAST_CELLS` cells. The arguments are those of `crossover`.
+    """
+    found = crossover(tokens, mixer, baseline)
+    if not tokens[0] <= n <= tokens[-1]:
+        return "undecidable"
+    if found.slower_until is not None and found.slower_until >= n:
+        return "contradicted"
+    return "supported" if found.faster_since is not None and found.faster_since <= n else "undecidable"
+
+
+def _sure_ends(ours: Curve, theirs: Curve, places: np.ndarray) -> tuple[float, float]:
+    """The last place where ours is surely slower (0: none), and that from which it is surely faster (infinite: none)."""
+    (our_log, our_errors), (their_log, their_errors) = ours.log_time(places), theirs.log_time(places)
+    mine, other = (our_errors**2).sum(axis=-1), (their_errors**2).sum(axis=-1)
+    error = np.sqrt(mine + other)
+    freedom = (mine + other) ** 2 / (mine**2 / ours.freedom + other**2 / theirs.freedom)  # Welch
+    t, direction = (our_log - their_log) / error, np.concatenate([our_errors, their_errors], axis=-1) / error[:, None]
+    until, since = sure_ends(t, freedom, direction, _END_LEVEL)
+    return 0.0 if until is None else float(places[until]), math.inf if since is None else float(places[since])
 
 
 def _interpolated(tokens: Sequence[float], ratio: Sequence[float]) -> Crossover:

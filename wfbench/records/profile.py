@@ -219,8 +219,14 @@ class CrossoverRow(FromProfile):
     #: "at": between two measured sides, interpolated; "always": faster at every side; "none": at none up to the last.
     verdict: Literal["at", "always", "none"]
     side: float | None
-    #: 95% interval of the side. An end that is None lies outside the measured sides; without ``interval`` there is none.
+    #: Whether there is a 95% interval of the side, [side_low, side_high]; it takes four sides.
     interval: bool = False
+    #: By which definition it was computed; None: there is none, or the row is older than this field. With "surely slower to
+    #: surely faster", ``side_low`` is the last side at which the mixer is surely slower, and ``side_high`` that from which
+    #: it is surely faster at every later one; None: there is no such side among those measured. With "not told apart", as
+    #: in older rows, they are the first and the last side at which the two cannot be told apart, None where that is the
+    #: smallest or the largest: below ``side_low`` the mixer may be faster.
+    interval_method: Literal["not told apart", "surely slower to surely faster"] | None = None
     side_low: float | None = None
     side_high: float | None = None
     smallest_side: int

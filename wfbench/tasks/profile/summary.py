@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -199,18 +200,22 @@ def _crossovers(lines: Iterable[Sequence[ProfileRow]], baseline: str) -> Iterabl
             continue
         theirs = [best[row.resolution] for row in common]
         found = crossover([r.tokens for r in common], [_per_image(r) for r in common], [_per_image(r) for r in theirs])
-        pixels = common[0].resolution[0] / common[0].tokens ** 0.5
         smallest, largest = common[0], common[-1]
-        low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
         yield CrossoverRow(
             **_shared(line),
             baseline=baseline,
             baseline_backends=tuple(row.sdpa_backend for row in theirs),
             verdict=found.verdict,
-            side=None if found.tokens is None else found.tokens**0.5 * pixels,
+            side=_side(found.tokens, smallest),
             interval=found.interval is not None,
-            side_low=None if low is None or low <= smallest.tokens else low**0.5 * pixels,
-            side_high=None if high is None or high >= largest.tokens else high**0.5 * pixels,
+            interval_method=None if found.interval is None else "surely slower to surely faster",
+            side_low=_side(found.slower_until, smallest),
+            side_high=_side(found.faster_since, smallest),
             smallest_side=smallest.resolution[0],
             largest_side=largest.resolution[0],
         )
+
+
+def _side(tokens: float | None, cell: ProfileRow) -> float | None:
+    """The side in pixels of a square image of so many tokens, from that of a cell."""
+    return None if tokens is None else math.sqrt(tokens / cell.tokens) * cell.resolution[0]
