@@ -106,6 +106,34 @@ def test_the_seeds_of_the_file_decide_and_no_others(tmp_path: Path) -> None:
     assert (found.verdict, found.why_none) == ("undecidable", "no run of pool with seed 3, 4")
 
 
+def test_the_first_run_of_a_seed_counts_and_later_ones_are_named(tmp_path: Path) -> None:
+    rows = runs(softmax=0.90, pool=0.901)
+    again = [train("pool", seed, 0.95 + SEEDS[seed], minute=9) for seed in range(5)]
+    found = stated(tmp_path, BETTER)
+    answers = [decide(found.file, kept)["a"] for kept in (rows, [*rows, *again], [*again, *rows])]
+    assert {said.verdict for said in answers} == {"undecidable"}
+    assert {said.estimate for said in answers} == {answers[0].estimate}
+    assert {row.created for row in answers[2].rows} == {at_minute(5)}
+    notes = " ".join(report.tables([*rows, *again, recorded(found)])[0].notes)
+    assert f"pool seed 4 ({at_minute(9)})" in notes
+    assert "Later ones" not in " ".join(report.tables([*rows, recorded(found)])[0].notes)
+
+
+def test_of_runs_that_began_in_one_second_the_first_recorded_counts(tmp_path: Path) -> None:
+    rows = [*runs(softmax=0.90, pool=0.92), *runs(pool=0.88)]
+    assert only(tmp_path, rows, BETTER).estimate == pytest.approx(2.0)
+
+
+def test_runs_before_the_registration_are_not_replaced_by_later_ones(tmp_path: Path) -> None:
+    """Else claims could be written to the results, and the same seeds run again."""
+    found = stated(tmp_path, BETTER)
+    rows = [*runs(softmax=0.90, pool=0.92), recorded(found, minute=7)]
+    again = [row.model_copy(update={"created": at_minute(9)}) for row in rows[:10]]
+    (result,) = claims_results([*rows, *again])
+    assert result.answered[0].registration.older == 10
+    assert len(result.later_runs) == 10
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -17,7 +17,7 @@ from wfbench.analysis.claims import (
     Within,
 )
 from wfbench.analysis.claims.scaling import exponent_place
-from wfbench.analysis.lines import SMALL_SIDE
+from wfbench.analysis.lines import SMALL_SIDE, label
 from wfbench.records import CrossoverRow, FitRow
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.words import DASH, pixels, plural, probability, spread_note
@@ -178,6 +178,9 @@ def _notes(result: ClaimsResult) -> list[str]:
             "supported where the true difference is its effect (of “within”: where it is 0), if the pooled deviation is the "
             "true one; of “best” it is a lower bound."
         )
+    if result.later_runs:
+        again = dict.fromkeys(f"{label(row)} seed {row.seed} ({row.created})" for row in result.later_runs)
+        notes.append(f"The first run of a line and seed counts. Later ones do not: {', '.join(again)}.")
     if len(file.claims) > count:
         notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
     return notes

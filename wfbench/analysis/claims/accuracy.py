@@ -8,13 +8,13 @@ seeds are those that the file names, no more and no fewer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import Answer, Verdict
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, ClaimsFile, Within
 from wfbench.analysis.interval import LEVEL
-from wfbench.analysis.lines import group, label, latest
+from wfbench.analysis.lines import group, label
 from wfbench.analysis.unpaired import equivalence_power, power_of, spread_p
 from wfbench.records import AnyRow, Row, TrainRow
 
@@ -27,7 +27,8 @@ class Runs:
 
     Attributes:
         seeds: those that the file names.
-        runs: by line and seed.
+        runs: by line and seed, the first of each.
+        later: runs of a line and seed that had been run before; they do not count.
         why_none: why no line can be compared; "" where they can.
         deviation: pooled over the lines with all seeds, in points.
         freedom: its degrees of freedom.
@@ -37,6 +38,7 @@ class Runs:
 
     seeds: tuple[int, ...]
     runs: Mapping[str, Mapping[int, TrainRow]]
+    later: tuple[TrainRow, ...]
     why_none: str
     deviation: float
     freedom: int
@@ -47,10 +49,8 @@ class Runs:
     def of(cls, file: ClaimsFile, rows: Sequence[AnyRow]) -> Runs:
         """The runs of the lines, the seeds and the budget that the file speaks of."""
         counted = [row for row in rows if isinstance(row, TrainRow) and _counts(row, file) and label(row) in file.lines]
-        families = group(counted, _family)
-        runs: dict[str, dict[int, TrainRow]] = {}
-        for name, members in group(counted, label).items():
-            runs[name] = {row.seed: row for row in latest(members, lambda row: row.seed)}
+        runs, later = first_runs(counted)
+        families = group((row for by_seed in runs.values() for row in by_seed.values()), _family)
         whole = [
             [100 * run.accuracy for run in by_seed.values()] for by_seed in runs.values() if set(by_seed) == set(file.seeds)
         ]
@@ -62,7 +62,7 @@ class Runs:
                 why_none = f"the runs of {name} were tuned to several rates, so they do not make one line"
         deviation = math.sqrt(squares / freedom) if freedom else 0.0
         p = spread_p(whole) if len(whole) > 1 and deviation > _NO_SPREAD else None
-        return cls(file.seeds, runs, why_none, deviation, freedom, p, (1 - LEVEL) / max(len(file.of_accuracy), 1))
+        return cls(file.seeds, runs, later, why_none, deviation, freedom, p, (1 - LEVEL) / max(len(file.of_accuracy), 1))
 
     def answer(self, claim: AccuracyClaim) -> Answer:
         """The answer to one claim of the file."""
@@ -124,6 +124,20 @@ class Runs:
         verdict: Verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecidable"
         power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom, two_sided=False)))
         return Answer(verdict, "", leads[rival], low, high, power, rival, rows=used)
+
+
+def first_runs(rows: Iterable[TrainRow]) -> tuple[dict[str, dict[int, TrainRow]], tuple[TrainRow, ...]]:
+    """The first run of each line and seed, and the later ones, which do not count.
+
+    If the newest counted, whoever is not content with an answer could run the same seeds until it changes. The first is that
+    which began first, by ``created``; of runs that began in the same second, the one that was recorded first.
+    """
+    first: dict[str, dict[int, TrainRow]] = {}
+    later = []
+    for row in sorted(rows, key=lambda row: row.created):  # stable: rows of the same second stay in the journal's order
+        if first.setdefault(label(row), {}).setdefault(row.seed, row) is not row:
+            later.append(row)
+    return first, tuple(later)
 
 
 def _counts(row: TrainRow, file: ClaimsFile) -> bool:

@@ -29,11 +29,13 @@ class ClaimsResult:
     Attributes:
         claims: the file.
         answered: its claims in their order.
+        later_runs: runs of a line and seed that had been run before; they do not count.
         p_spread: of Brown and Forsythe's test that the lines spread alike over seeds; None where it cannot be made.
     """
 
     claims: Claims
     answered: tuple[AnsweredClaim, ...]
+    later_runs: tuple[TrainRow, ...]
     p_spread: float | None
 
     @property
@@ -71,7 +73,7 @@ def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow
         AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
         for claim in claims.file.claims
     )
-    return ClaimsResult(claims, answered, runs.p_spread)
+    return ClaimsResult(claims, answered, runs.later, runs.p_spread)
 
 
 def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs) -> dict[str, Answer]:
