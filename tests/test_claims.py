@@ -259,36 +259,85 @@ def test_exponents(value: float, half: float, verdict: str, tmp_path: Path) -> N
     assert only(tmp_path, [fit("pool", value, half)], exact).verdict == "supported"
 
 
-def test_a_scaling_claim_that_several_profiles_could_answer_is_undecidable(tmp_path: Path) -> None:
-    claim = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
-    found = only(tmp_path, [fit("pool", 1.0, 0.1), fit("pool", 1.0, 0.1, session="second")], claim)
-    assert found.verdict == "undecidable"
-    assert "2 profiles" in found.why_none
-    assert only(tmp_path, [], claim).why_none == "no profile of pool"
-    again = [fit("pool", 2.0, 0.1), fit("pool", 1.0, 0.05, created="2025-01-01T00:06:00+00:00")]
-    assert only(tmp_path, again, claim).verdict == "supported", "the newest of one session counts"
+LINEAR = "  - {id: a, says: linear, kind: exponent, line: pool, at_most: 1.15}\n"
+
+
+def test_of_several_profiles_the_first_complete_one_counts_and_later_ones_are_named(tmp_path: Path) -> None:
+    first, again = fit("pool", 1.1, 0.2), fit("pool", 1.0, 0.05, session="second", created=at_minute(6))
+    for rows in ([first, again], [again, first]):
+        found = only(tmp_path, rows, LINEAR)
+        assert (found.verdict, found.profile, found.later) == ("undecidable", first, (again,))
+    same = fit("pool", 1.0, 0.05, created=at_minute(7))
+    assert only(tmp_path, [first, same], LINEAR).profile == first, "more calls in one session are later looks, too"
+    notes = " ".join(report.tables([first, again, recorded(stated(tmp_path, LINEAR))])[0].notes)
+    assert "Later ones do not: second." in notes
+    assert only(tmp_path, [], LINEAR).why_none == "no profile of pool"
+    batches = [fit("pool", 1.0, 0.1, batch=batch, created=at_minute(batch)) for batch in (1, 2)]
+    assert "2 profiles of pool in one session" in only(tmp_path, batches, LINEAR).why_none
+
+
+def test_a_profile_that_lacks_the_claims_side_is_not_complete(tmp_path: Path) -> None:
+    claim = LINEAR.replace("at_most", "side: 896, at_most")
+    small, large = fit("pool", 1.5, 0.1), fit("pool", 1.0, 0.1, created=at_minute(6), sides=((448, 448), (896, 896)))
+    assert only(tmp_path, [small, large], claim).profile == large
+    assert only(tmp_path, [small], claim).why_none == "no cell at 896 px"
+
+
+def test_a_profile_from_before_the_registration_does_not_answer_if_there_is_a_newer_one(tmp_path: Path) -> None:
+    old, new = fit("pool", 1.0, 0.05), fit("pool", 1.5, 0.1, session="second", created=at_minute(9))
+    begun_before = fit("pool", 1.0, 0.05, session="third", created=at_minute(8))
+    rows = [old, new, begun_before, cell("pool", minute=1, session="third"), recorded(stated(tmp_path, LINEAR), minute=7)]
+    (line,) = claims_results(rows)[0].answered
+    assert (line.answer.verdict, line.registration.is_before_the_runs) == ("contradicted", True)
+    (line,) = claims_results([old, rows[-1]])[0].answered
+    assert (line.answer.verdict, line.registration.is_before_the_runs) == ("supported", False)
+
+
+TODAY = {"interval": True, "interval_method": "surely slower to surely faster"}
+FASTER = "  - {id: a, says: faster, kind: crossover, line: pool, from: 500}\n"
 
 
 @pytest.mark.parametrize(
     ("row", "verdict"),
     [
-        ({"verdict": "at", "side": 400.0, "interval": True, "side_low": 380.0, "side_high": 420.0}, "supported"),
-        ({"verdict": "at", "side": 700.0, "interval": True, "side_low": 650.0, "side_high": 750.0}, "contradicted"),
-        ({"verdict": "at", "side": 480.0, "interval": True, "side_low": 400.0, "side_high": 600.0}, "undecidable"),
-        ({"verdict": "always", "interval": True, "side_high": 224.0}, "supported"),
-        ({"verdict": "none", "interval": True, "side_low": 896.0}, "contradicted"),
-        ({"verdict": "none", "interval": True}, "undecidable"),
-        ({"verdict": "none", "interval": True, "side_low": 700.0}, "undecidable"),
-        ({"verdict": "none", "interval": True, "side_low": 300.0, "side_high": 400.0}, "contradicted"),
-        ({"verdict": "always", "interval": True, "side_low": 800.0}, "undecidable"),
-        ({"verdict": "always", "interval": True, "side_high": 224.0, "largest_side": 448}, "undecidable"),
-        ({"verdict": "always", "interval": True, "side_high": 600.0, "smallest_side": 600}, "undecidable"),
-        ({"verdict": "at", "side": 400.0}, "undecidable"),
+        ({"verdict": "at", "side": 400.0, "side_low": 380.0, "side_high": 420.0}, "supported"),
+        ({"verdict": "at", "side": 700.0, "side_low": 650.0, "side_high": 750.0}, "contradicted"),
+        ({"verdict": "at", "side": 480.0, "side_low": 400.0, "side_high": 600.0}, "undecidable"),
+        ({"verdict": "at", "side": 550.0, "side_low": 500.0, "side_high": 600.0}, "contradicted"),
+        ({"verdict": "at", "side": 450.0, "side_low": 400.0, "side_high": 500.0}, "supported"),
+        ({"verdict": "at", "side": 700.0, "side_high": 750.0}, "undecidable"),  # near twice: surely slower nowhere
+        ({"verdict": "always", "side_high": 224.0}, "supported"),
+        ({"verdict": "none", "side_low": 896.0}, "contradicted"),
+        ({"verdict": "none"}, "undecidable"),
+        ({"verdict": "none", "side_low": 700.0}, "contradicted"),
+        ({"verdict": "none", "side_low": 400.0}, "undecidable"),
+        ({"verdict": "always"}, "undecidable"),
+        ({"verdict": "always", "side_high": 224.0, "largest_side": 448}, "undecidable"),
+        ({"verdict": "always", "side_high": 600.0, "smallest_side": 600}, "undecidable"),
+        ({"verdict": "at", "side": 400.0, "interval": False, "interval_method": None}, "undecidable"),
     ],
 )
 def test_crossovers(row: dict, verdict: str, tmp_path: Path) -> None:
-    claim = "  - {id: a, says: faster, kind: crossover, line: pool, from: 500}\n"
-    assert only(tmp_path, [crossover("pool", **row)], claim).verdict == verdict
+    assert only(tmp_path, [crossover("pool", **(TODAY | row))], FASTER).verdict == verdict
+
+
+def test_a_crossover_of_the_old_definition_is_computed_anew_from_its_cells(tmp_path: Path) -> None:
+    """Lines that come near each other twice: the old interval holds all of that, and below it the mixer is surely faster."""
+    old = crossover("pool", "always", interval=True, side_low=600.0, created=at_minute(9))
+    assert "older definition" in only(tmp_path, [old], FASTER).why_none
+    sides = (224, 448, 672, 896)
+    theirs = {side: 0.001 + 2e-5 * (side / 16) ** 2 for side in sides}
+    cells = [cell(mixer, s, scale * theirs[s]) for mixer, scale in (("softmax", 1), ("pool", 0.5)) for s in sides]
+    slow = [cell("softmax", side, 9.0, sdpa_backend="math") for side in sides]  # the fastest backend is what counts
+    found = only(tmp_path, [old, *cells, *slow], FASTER)
+    assert (found.verdict, found.profile.interval_method) == ("supported", "surely slower to surely faster")
+    later = [cell("pool", side, 9.0, minute=10) for side in sides]  # of a later call
+    assert only(tmp_path, [old, *cells, *later], FASTER).verdict == "supported"
+    assert only(tmp_path, [old, *cells[:3]], FASTER).verdict == "undecidable", "three cells are too few"
+    slower = [
+        row if row.mixer == "softmax" else row.model_copy(update={"median": 2 * theirs[row.resolution[0]]}) for row in cells
+    ]
+    assert only(tmp_path, [old, *slower], FASTER).verdict == "contradicted"
 
 
 def test_a_curve_is_as_old_as_its_oldest_cell(tmp_path: Path) -> None:

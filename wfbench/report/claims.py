@@ -181,6 +181,8 @@ def _notes(result: ClaimsResult) -> list[str]:
     if result.later_runs:
         again = dict.fromkeys(f"{label(row)} seed {row.seed} ({row.created})" for row in result.later_runs)
         notes.append(f"The first run of a line and seed counts. Later ones do not: {', '.join(again)}.")
+    if profiles := dict.fromkeys(row.session for line in result.answered for row in line.answer.later):
+        notes.append(f"The first complete profile of a line counts. Later ones do not: {', '.join(profiles)}.")
     if len(file.claims) > count:
         notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
     return notes

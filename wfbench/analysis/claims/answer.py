@@ -25,6 +25,7 @@ class Answer:
         rival: of a claim to be best: the line that decides.
         profile: of a claim about a profile: the curve or the crossover that was held against it.
         rows: all rows that were used.
+        later: of a claim about a profile: curves or crossovers of later profiles, which do not count.
     """
 
     verdict: Verdict
@@ -36,3 +37,4 @@ class Answer:
     rival: str = ""
     profile: FitRow | CrossoverRow | None = None
     rows: tuple[Row, ...] = ()
+    later: tuple[FitRow | CrossoverRow, ...] = ()

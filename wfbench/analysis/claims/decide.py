@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.claims.accuracy import Runs
 from wfbench.analysis.claims.answer import Answer
-from wfbench.analysis.claims.registration import Registration, recorded_claims, registration
+from wfbench.analysis.claims.registration import Registration, first_record, recorded_claims, registration
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
 from wfbench.records import AnyRow, ClaimsRow, TrainRow
@@ -61,14 +61,21 @@ def claims_results(rows: Iterable[AnyRow], stated: Claims | None = None) -> tupl
     return tuple(_result(claims, rows, recorded) for claims in (known if stated is None else [stated]))
 
 
-def decide(file: ClaimsFile, rows: Sequence[AnyRow]) -> dict[str, Answer]:
-    """The answer to each claim, by its id."""
-    return _answers(file, rows, Runs.of(file, rows))
+def decide(file: ClaimsFile, rows: Sequence[AnyRow], registered: str | None = None) -> dict[str, Answer]:
+    """The answer to each claim, by its id.
+
+    Args:
+        file: the claims.
+        rows: the records.
+        registered: when the file was recorded; None if it was not. Claims about a profile ask for one that is newer.
+    """
+    return _answers(file, rows, Runs.of(file, rows), registered)
 
 
 def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> ClaimsResult:
     runs = Runs.of(claims.file, rows)
-    answers = _answers(claims.file, rows, runs)
+    first = first_record(claims.sha256, recorded)
+    answers = _answers(claims.file, rows, runs, None if first is None else first.created)
     answered = tuple(
         AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
         for claim in claims.file.claims
@@ -76,14 +83,14 @@ def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow
     return ClaimsResult(claims, answered, runs.later, runs.p_spread)
 
 
-def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs) -> dict[str, Answer]:
+def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs, registered: str | None) -> dict[str, Answer]:
     answers = {}
     for claim in file.claims:
         match claim:
             case Exponent():
-                answers[claim.id] = answer_exponent(claim, rows)
+                answers[claim.id] = answer_exponent(claim, rows, registered)
             case Crossover():
-                answers[claim.id] = answer_crossover(claim, rows)
+                answers[claim.id] = answer_crossover(claim, rows, registered)
             case _:
                 answers[claim.id] = runs.answer(claim)
     return answers
