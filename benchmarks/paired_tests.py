@@ -115,7 +115,7 @@ def max_t(x: np.ndarray, own_spreads: bool) -> float:
 
 def validity(lines: int, seeds: int) -> None:
     """The family's error and the coverage of the worst line's own 95% interval, of each candidate."""
-    print(f"\n{lines} lines, {seeds} seeds: error of the family / coverage of the line that is covered worst, in %\n")
+    print(f"\n{lines} lines, {seeds} seeds: error of the family / coverage of the worst line's own interval, in %\n")
     heads = ("unpaired, pooled", "paired, pooled", "moderated, Bonferroni", "max-t, one spread", "max-t, own spreads")
     print("| correlation with the baseline |", " | ".join((*heads, "paired t, Holm")), "|")
     print("|---" * (len(heads) + 2) + "|")
@@ -135,7 +135,7 @@ def validity(lines: int, seeds: int) -> None:
         ):
             t = mean / np.sqrt(v / seeds)
             cells.append(f"{(t > critical).any(axis=1).mean():.1%} / {(t < stats.t.isf(0.025, f)).mean(axis=0).min():.1%}")
-        cells += [f"{max_t(x, own_spreads):.1%} / as right" for own_spreads in (False, True)]
+        cells += [f"{max_t(x, own_spreads):.1%}" for own_spreads in (False, True)]
         p = 2 * stats.t.sf(mean / np.sqrt(variance / seeds), freedom)
         cells.append(f"{holm(p).any(axis=1).mean():.1%} / {(p > 0.05).mean(axis=0).min():.1%}")
         print(f"| {name} |", " | ".join(cells).replace("%", ""), "|", flush=True)

@@ -176,9 +176,8 @@ def _draw(groups: list[Floats], draws: int, rng: np.random.Generator) -> Floats:
     total, start = np.zeros(draws), 0
     for group in groups:
         count = len(group)
-        weights = (
-            rng.multinomial(count - 1, np.full(count, 1 / count), draws) / (count - 1) if count > 1 else np.ones((draws, 1))
-        )
+        taken = max(count - 1, 1)
+        weights = rng.multinomial(taken, np.full(count, 1 / count), draws) / taken
         total += (by_seed[:, start : start + count] * weights).sum(axis=1)
         start += count
     return total

@@ -81,8 +81,9 @@ def nominal_levels(alpha: float, seeds: tuple[int, ...]) -> tuple[float, ...]:
     Let A_j be a false answer at look j. The chance of any is at most Σ P(A_j) − Σ P(A_j and A_{j−1}) (Hunter's bound). Each
     level P(A_j) is set so that its part of the sum is what the spending function spends at that look. P(A_j and A_{j−1}) is
     that of two t-tests of which the later one has all seeds of the earlier one, by numerical integration. So the error holds
-    for t-tests of a few seeds, which the usual recursion for normal statistics exceeds by up to 16% where looks are close
-    together; for many seeds and two looks the levels are those of Lan and DeMets, for more looks a little smaller.
+    for t-tests of a few seeds; the usual recursion takes the statistics for normal, and errs too often where looks at few
+    seeds are close together. For many seeds and two looks the levels are those of Lan and DeMets, for more looks a little
+    smaller. A deviation that is pooled over several lines varies less than that of one t-test, and errs less.
 
     Args:
         alpha: the one-sided error of all looks together, between 0 and 1/2.
@@ -91,7 +92,7 @@ def nominal_levels(alpha: float, seeds: tuple[int, ...]) -> tuple[float, ...]:
     Raises:
         InputError: for an alpha outside 0 to 1/2.
 
-    Source: Hunter, J. Appl. Prob. 13 (1976) 597; Jennison and Turnbull, Group Sequential Methods (2000), section 7.2.
+    Source: Hunter, J. Appl. Probab. 13 (1976) 597; Jennison and Turnbull, Group Sequential Methods (2000), section 7.2.
     """
     from scipy.optimize import brentq
 
