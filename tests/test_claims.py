@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from test_report import CPU, cell, crossover, lines, train
 from typer.testing import CliRunner
 
 from wfbench import recipe, records, report
-from wfbench.analysis.claims import Answer, Claims, claims_results, decide, read_claims, registration
+from wfbench.analysis.claims import Answer, Claims, OpenClaim, claims_results, decide, open_claims, read_claims, registration
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
@@ -30,10 +31,32 @@ def stated(tmp_path: Path, *claims: str, head: str = HEAD) -> Claims:
     return read_claims(file)
 
 
-def runs(**means: float) -> list[AnyRow]:
+UNPAIRED, PAIRED = 5, 6  # versions of rows
+
+
+def runs(version: int = UNPAIRED, **means: float) -> list[AnyRow]:
     return [
-        train(name.replace("_", "-"), seed, mean + SEEDS[seed], minute=5) for name, mean in means.items() for seed in range(5)
+        train(name.replace("_", "-"), seed, mean + SEEDS[seed], minute=5, schema_version=version, samples=10_000)
+        for name, mean in means.items()
+        for seed in range(5)
     ]
+
+
+def from_array(names: Sequence[str], accuracies: np.ndarray, version: int = UNPAIRED) -> list[AnyRow]:
+    """Runs from an array (lines, seeds)."""
+    return [
+        train(name, seed, float(accuracy), minute=5, schema_version=version, samples=10_000)
+        for name, by_seed in zip(names, accuracies, strict=True)
+        for seed, accuracy in enumerate(by_seed)
+    ]
+
+
+def paired_runs(deviation: float, seeds: int = 5, draw: int = 0, **means: float) -> list[AnyRow]:
+    """Runs that share what is peculiar to their seed (1 point), and differ by ``deviation`` beside it."""
+    draws = np.random.default_rng(draw)
+    common = draws.normal(0, 0.01, seeds)
+    values = [mean + common + draws.normal(0, deviation, seeds) for mean in means.values()]
+    return from_array(list(means), np.array(values), PAIRED)
 
 
 def only(tmp_path: Path, rows: list[AnyRow], claim: str, head: str = HEAD) -> Answer:
@@ -108,7 +131,7 @@ def test_the_seeds_of_the_file_decide_and_no_others(tmp_path: Path) -> None:
 
 def test_the_first_run_of_a_seed_counts_and_later_ones_are_named(tmp_path: Path) -> None:
     rows = runs(softmax=0.90, pool=0.901)
-    again = [train("pool", seed, 0.95 + SEEDS[seed], minute=9) for seed in range(5)]
+    again = [train("pool", seed, 0.95 + SEEDS[seed], minute=9, samples=10_000) for seed in range(5)]
     found = stated(tmp_path, BETTER)
     answers = [decide(found.file, kept)["a"] for kept in (rows, [*rows, *again], [*again, *rows])]
     assert {said.verdict for said in answers} == {"undecidable"}
@@ -169,9 +192,73 @@ def test_a_contradiction_of_within_may_come_from_either_side(tmp_path: Path) -> 
     file, draws, wrong = stated(tmp_path, claim).file, np.random.default_rng(2), 0
     for _ in range(600):
         accuracy = draws.normal([[0.90009], [0.9]], 0.003, (2, 5))  # the claim is true, just so
-        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
+        rows = [
+            train(n, s, accuracy[i, s], minute=5, schema_version=UNPAIRED)
+            for i, n in enumerate(("pool", "softmax"))
+            for s in range(5)
+        ]
         wrong += decide(file, rows)["a"].verdict == "contradicted"
     assert wrong / 600 < 0.05 + 3 * (0.05 * 0.95 / 600) ** 0.5  # 0.1 with two bounds of 5% each
+
+
+# --- the paired design
+
+
+def test_runs_of_the_paired_design_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    rows = paired_runs(0.001, softmax=0.90, pool=0.906)
+    found = only(tmp_path, rows, BETTER)
+    by_seed = [100 * (b.accuracy - a.accuracy) for a, b in zip(rows[:5], rows[5:], strict=True)]
+    assert (found.verdict, found.is_paired) == ("supported", True)
+    assert found.estimate == pytest.approx(np.mean(by_seed))
+    half = 2.132 * np.std(by_seed, ddof=1) / 5**0.5  # the 95% quantile of t with 4 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((found.estimate - half, found.estimate + half), rel=1e-3)
+    old = only(tmp_path, [row.model_copy(update={"schema_version": UNPAIRED}) for row in rows], BETTER)
+    assert (old.verdict, old.is_paired, old.estimate) == ("undecidable", False, pytest.approx(found.estimate))
+    mixed = [row.model_copy(update={"schema_version": UNPAIRED}) if row.mixer == "pool" else row for row in rows]
+    assert not only(tmp_path, mixed, BETTER).is_paired
+
+
+def test_a_paired_claim_uses_the_runs_of_its_own_lines_and_a_note_names_the_unpaired_ones(tmp_path: Path) -> None:
+    both = stated(tmp_path, BETTER, BETTER.replace("id: a", "id: b").replace("line: pool", "line: xca"))
+    rows = [*paired_runs(0.001, softmax=0.90, pool=0.906), *runs(xca=0.90)]
+    found = decide(both.file, rows)
+    assert {row.mixer for row in found["a"].rows} == {"softmax", "pool"}
+    assert {row.mixer for row in found["b"].rows} == {"softmax", "pool", "xca"}
+    notes = " ".join(report.tables([*rows, recorded(both)])[0].notes)
+    assert "seed by seed (paired)" in notes
+    assert "Unpaired (b):" in notes
+
+
+# --- looks
+
+LOOKS = "recipe: small\nseeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\nlooks: [5, 10]\nbudget: {epochs: 20}\nclaims:\n"
+
+
+def test_the_first_look_that_decides_stands_and_open_claims_need_the_next(tmp_path: Path) -> None:
+    second = BETTER.replace("id: a", "id: b").replace("line: pool", "line: xca")
+    file = stated(tmp_path, BETTER, second, head=LOOKS).file
+    ten = paired_runs(0.001, seeds=10, softmax=0.90, pool=0.92, xca=0.8999)
+    five = [row for row in ten if row.seed < 5]
+    assert open_claims(file, []) == tuple(
+        OpenClaim(i, (n, "softmax"), (0, 1, 2, 3, 4)) for i, n in (("a", "pool"), ("b", "xca"))
+    )
+    found = decide(file, five)
+    assert [(a.verdict, a.seeds) for a in found.values()] == [("supported", 5), ("undecidable", 5)]
+    assert open_claims(file, five) == (OpenClaim("b", ("xca", "softmax"), tuple(range(10))),)
+    worse = [row.model_copy(update={"accuracy": 0.5}) if (row.mixer, row.seed > 4) == ("pool", True) else row for row in ten]
+    found = decide(file, worse)
+    assert [(a.verdict, a.seeds) for a in found.values()] == [("supported", 5), ("undecidable", 10)], "an answer stands"
+    assert open_claims(file, ten) == ()
+
+
+def test_a_look_before_the_last_asks_for_more_than_a_single_test(tmp_path: Path) -> None:
+    rows = paired_runs(0.001, softmax=0.90, pool=0.906)
+    once, early = only(tmp_path, rows, BETTER), only(tmp_path, rows, BETTER, LOOKS)
+    assert once.estimate == early.estimate
+    assert early.low < once.low
+    assert early.power < once.power
+    some = only(tmp_path, [row for row in rows if row.seed < 4], BETTER, LOOKS)
+    assert some.why_none == "no run of pool with seed 4; no run of softmax with seed 4"
 
 
 def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> None:
@@ -186,7 +273,10 @@ def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> N
 
 
 def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
-    rows = [*runs(softmax=0.90), *(train("pool", seed, 0.95 + SEEDS[seed], recipe_digest="other") for seed in range(5))]
+    rows = [
+        *runs(softmax=0.90),
+        *(train("pool", seed, 0.95 + SEEDS[seed], recipe_digest="other", samples=10_000) for seed in range(5)),
+    ]
     assert "2 settings" in only(tmp_path, rows, BETTER).why_none
     same = [train(mixer, seed, 0.9, minute=5) for mixer in ("pool", "softmax") for seed in range(5)]
     assert "do not differ" in only(tmp_path, same, BETTER).why_none
@@ -200,7 +290,11 @@ def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None
     file, draws, wrong, uncorrected = stated(tmp_path, *claims).file, np.random.default_rng(0), 0, 0
     for _ in range(300):
         accuracy = draws.normal(0.9, 0.003, (9, 5))
-        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate([*names, "softmax"]) for s in range(5)]
+        rows = [
+            train(n, s, accuracy[i, s], minute=5, schema_version=UNPAIRED)
+            for i, n in enumerate([*names, "softmax"])
+            for s in range(5)
+        ]
         said = decide(file, rows).values()
         wrong += any(found.verdict == "supported" for found in said)
         uncorrected += any(found.low + 0.5 * (found.estimate - found.low) > 0 for found in said)
@@ -213,7 +307,11 @@ def test_power_is_as_printed(tmp_path: Path) -> None:
     file, draws, found, printed = stated(tmp_path, claim).file, np.random.default_rng(1), 0, []
     for _ in range(400):
         accuracy = draws.normal([[0.905], [0.9]], 0.003, (2, 5))
-        rows = [train(n, s, accuracy[i, s], minute=5) for i, n in enumerate(("pool", "softmax")) for s in range(5)]
+        rows = [
+            train(n, s, accuracy[i, s], minute=5, schema_version=UNPAIRED)
+            for i, n in enumerate(("pool", "softmax"))
+            for s in range(5)
+        ]
         said = decide(file, rows)["a"]
         found += said.verdict == "supported"
         printed.append(said.power)
@@ -487,6 +585,9 @@ def test_a_sweep_records_claims_once_and_refuses_another_version_after_runs_bega
         (HEAD + "  - {id: a, says: x, kind: best, line: pool, among: [pool, xca]}\n", ["pool is compared with itself"]),
         (HEAD + "  - {id: a, says: x, kind: best, line: pool, among: [xca, xca]}\n", ["named twice"]),
         (HEAD + "  - {id: a, says: x, kind: crossover, line: xca, than: xca, from: 9}\n", ["xca is compared with itself"]),
+        (LOOKS.replace("[5, 10]", "[5, 9]") + BETTER, ["looks are rising", "all 10"]),
+        (LOOKS.replace("[5, 10]", "[1, 10]") + BETTER, ["looks are rising"]),
+        (LOOKS.replace("[5, 10]", "[5, 5, 10]") + BETTER, ["looks are rising"]),
         ("seeds: [5, 6]\n" + HEAD + BETTER, ["the key seeds stands twice"]),
         ("claims: [", ["cannot read the claims file"]),
         ("- 1", ["not a claims file"]),

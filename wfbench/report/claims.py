@@ -171,13 +171,7 @@ def _notes(result: ClaimsResult) -> list[str]:
             "family, are like."
         )
     if count:
-        notes.append(
-            "Differences are in points of accuracy. Each end of an interval is a one-sided bound on the standard deviation "
-            f"pooled over all lines that the file names, at the level 1 − 5%/{count} for {plural(count, 'claim')} of accuracy, "
-            "so that the chance of any false answer among them is 5% at the most. Power is the probability that a claim is "
-            "supported where the true difference is its effect (of “within”: where it is 0), if the pooled deviation is the "
-            "true one; of “best” it is a lower bound."
-        )
+        notes += _accuracy_notes(result, count)
     if result.later_runs:
         again = dict.fromkeys(f"{label(row)} seed {row.seed} ({row.created})" for row in result.later_runs)
         notes.append(f"The first run of a line and seed counts. Later ones do not: {', '.join(again)}.")
@@ -185,6 +179,34 @@ def _notes(result: ClaimsResult) -> list[str]:
         notes.append(f"The first complete profile of a line counts. Later ones do not: {', '.join(profiles)}.")
     if len(file.claims) > count:
         notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
+    return notes
+
+
+def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
+    """How claims of accuracy are decided."""
+    looks = result.claims.file.looks
+    notes = [
+        "Differences are in points of accuracy. Each end of an interval is a one-sided bound, at the level "
+        f"1 − 5%/{count} for {plural(count, 'claim')} of accuracy, so that the chance of any false answer among them is 5% at "
+        "the most. Power is the probability that a claim is supported where the true difference is its effect (of “within”: "
+        "where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
+    ]
+    if looks:
+        notes.append(
+            f"Claims are answered at {', '.join(map(str, looks))} seeds, as was planned before the runs, and the first answer "
+            "stands. The error of 5% is spent over these looks, little of it at the first (Lan and DeMets, after O'Brien and "
+            "Fleming), so the bounds of early looks are wide."
+        )
+    answered = [line for line in result.answered if line.answer.seeds]
+    unpaired = [line.claim.id for line in answered if not line.answer.is_paired]
+    if len(unpaired) < len(answered):
+        notes.append("Differences are taken seed by seed (paired), each on its own standard deviation over the seeds.")
+    if unpaired:
+        which = "" if len(unpaired) == len(answered) else f" ({', '.join(unpaired)})"
+        notes.append(
+            f"Unpaired{which}: the runs are of an older version, in which models of one seed did not begin equal, so their "
+            "differences are on the standard deviation pooled over all lines that the file names."
+        )
     return notes
 
 

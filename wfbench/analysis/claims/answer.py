@@ -22,6 +22,8 @@ class Answer:
         high: upper end, likewise.
         power: the probability that so many seeds support the claim where it is true by as much as it says; None where there
             is none.
+        seeds: of a claim of accuracy: the number of seeds of each line that it was answered with; 0 where runs are missing.
+        is_paired: of a claim of accuracy: whether differences were taken seed by seed.
         rival: of a claim to be best: the line that decides.
         profile: of a claim about a profile: the curve or the crossover that was held against it.
         rows: all rows that were used.
@@ -34,6 +36,8 @@ class Answer:
     low: float | None = None
     high: float | None = None
     power: float | None = None
+    seeds: int = 0
+    is_paired: bool = False
     rival: str = ""
     profile: FitRow | CrossoverRow | None = None
     rows: tuple[Row, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.claims.accuracy import Runs
+from wfbench.analysis.claims.accuracy import AccuracyAnswers
 from wfbench.analysis.claims.answer import Answer
 from wfbench.analysis.claims.registration import Registration, first_record, recorded_claims, registration
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
@@ -69,21 +69,50 @@ def decide(file: ClaimsFile, rows: Sequence[AnyRow], registered: str | None = No
         rows: the records.
         registered: when the file was recorded; None if it was not. Claims about a profile ask for one that is newer.
     """
-    return _answers(file, rows, Runs.of(file, rows), registered)
+    return _answers(file, rows, AccuracyAnswers.of(file, rows), registered)
+
+
+@dataclass(frozen=True)
+class OpenClaim:
+    """A claim of accuracy that more seeds may decide.
+
+    Attributes:
+        id: the claim's.
+        lines: the lines that it needs.
+        seeds: all seeds that each of these lines needs for the next look.
+    """
+
+    id: str
+    lines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def open_claims(file: ClaimsFile, rows: Sequence[AnyRow]) -> tuple[OpenClaim, ...]:
+    """The claims of accuracy that are undecided so far, and have a further look planned.
+
+    Args:
+        file: the claims, with ``looks`` if they are to be answered at several numbers of seeds.
+        rows: the records so far.
+    """
+    accuracy = AccuracyAnswers.of(file, rows)
+    planned = [(claim, accuracy.next_look(claim)) for claim in file.of_accuracy]
+    return tuple(OpenClaim(claim.id, (claim.line, *claim.others), seeds) for claim, seeds in planned if seeds)
 
 
 def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> ClaimsResult:
-    runs = Runs.of(claims.file, rows)
+    accuracy = AccuracyAnswers.of(claims.file, rows)
     first = first_record(claims.sha256, recorded)
-    answers = _answers(claims.file, rows, runs, None if first is None else first.created)
+    answers = _answers(claims.file, rows, accuracy, None if first is None else first.created)
     answered = tuple(
         AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
         for claim in claims.file.claims
     )
-    return ClaimsResult(claims, answered, runs.later, runs.p_spread)
+    runs = accuracy.runs
+    unpaired = any(line.answer.seeds and not line.answer.is_paired for line in answered)
+    return ClaimsResult(claims, answered, runs.later, runs.p_spread(claims.file.seeds) if unpaired else None)
 
 
-def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs, registered: str | None) -> dict[str, Answer]:
+def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: AccuracyAnswers, registered: str | None) -> dict[str, Answer]:
     answers = {}
     for claim in file.claims:
         match claim:
@@ -92,5 +121,5 @@ def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs, registered: s
             case Crossover():
                 answers[claim.id] = answer_crossover(claim, rows, registered)
             case _:
-                answers[claim.id] = runs.answer(claim)
+                answers[claim.id] = accuracy.answer(claim)
     return answers
