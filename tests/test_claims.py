@@ -229,6 +229,67 @@ def test_a_paired_claim_uses_the_runs_of_its_own_lines_and_a_note_names_the_unpa
     assert "Unpaired (b):" in notes
 
 
+# --- the price of an answer
+
+
+def test_an_undecidable_claim_has_the_price_of_an_answer_beside_it(tmp_path: Path) -> None:
+    claim = BETTER.replace("}", ", effect: 0.5}")
+    rows = paired_runs(0.005, softmax=0.90, pool=0.902)
+    seconds = {"softmax": 360.0, "pool": 720.0}
+    rows = [row.model_copy(update={"train_seconds": seconds[row.mixer]}) for row in rows]
+    found = only(tmp_path, rows, claim)
+    assert found.verdict == "undecidable"
+    needed = found.if_effect.needed.seeds
+    assert needed > 5
+    assert found.if_effect.runs == 2 * (needed - 5)
+    assert found.if_effect.seconds == pytest.approx((needed - 5) * (360 + 720))
+    assert found.if_estimate.needed.seeds != needed
+    (table,) = (t for t in report.tables([*rows, recorded(stated(tmp_path, claim))]) if t.kind == "claims")
+    (words,), (cost,) = lines(table, "seeds needed"), lines(table, "costs")
+    assert words.split(" / ")[1] == str(needed)
+    assert cost.endswith(" more")
+    assert float(cost.removesuffix(" h more").split(" / ")[1]) == pytest.approx((needed - 5) * 0.3, rel=0.06)
+    sure = only(tmp_path, paired_runs(0.0001, softmax=0.90, pool=0.902), claim)
+    assert (sure.verdict, sure.if_estimate, sure.if_effect) == ("supported", None, None)
+
+
+@pytest.mark.slow
+def test_as_many_seeds_as_are_said_to_be_needed_decide_in_80_percent(tmp_path: Path) -> None:
+    claim = BETTER.replace("}", ", effect: 0.5}")
+    five = from_array(("softmax", "pool"), 0.9 + 0.003 * np.random.default_rng(4).normal(size=(2, 5)), PAIRED)
+    difference = np.array([100 * (b.accuracy - a.accuracy) for a, b in zip(five[:5], five[5:], strict=True)])
+    needed = only(tmp_path, five, claim).if_effect.needed.seeds
+    draws, found = np.random.default_rng(5), 0
+    file = stated(tmp_path, claim, head=HEAD.replace("[0, 1, 2, 3, 4]", str(list(range(needed))))).file
+    for _ in range(400):
+        spread = difference.std(ddof=1) / 100
+        accuracy = np.stack([np.full(needed, 0.9), 0.905 + spread * draws.normal(size=needed)])
+        found += decide(file, from_array(("softmax", "pool"), accuracy, PAIRED))["a"].verdict == "supported"
+    assert found / 400 == pytest.approx(0.8, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedies"),
+    [
+        ({"freedom": 3}, ("more sides",)),
+        ({"freedom": 9}, ("more rounds",)),
+        ({"freedom": 9, "spread": 0.9}, ("more sides",)),
+        ({"freedom": 3, "doubts": ("the range is too short",)}, ("larger sides", "more sides")),
+    ],
+)
+def test_an_undecidable_claim_about_a_profile_says_what_would_decide_it(
+    changes: dict, remedies: tuple[str, ...], tmp_path: Path
+) -> None:
+    noisy = [cell("pool", side, 0.1, median_low=0.08, median_high=0.12) for side in (224, 448) if changes["freedom"] == 9]
+    rows = [fit("pool", 1.1, 0.2, **changes), *noisy]
+    assert only(tmp_path, rows, LINEAR).remedies == remedies
+    (table,) = (t for t in report.tables([*rows, recorded(stated(tmp_path, LINEAR))]) if t.kind == "claims")
+    assert f"to decide it: {', '.join(remedies)}" in lines(table, "why")[0]
+    assert only(tmp_path, [fit("pool", 1.0, 0.05)], LINEAR).remedies == ()
+    beyond = FASTER.replace("500", "2000")
+    assert only(tmp_path, [crossover("pool", "at", 400.0, **TODAY)], beyond).remedies == ("larger sides",)
+
+
 # --- looks
 
 LOOKS = "recipe: small\nseeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\nlooks: [5, 10]\nbudget: {epochs: 20}\nclaims:\n"

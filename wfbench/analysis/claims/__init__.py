@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from wfbench.analysis.claims.answer import Answer, Verdict
 from wfbench.analysis.claims.decide import AnsweredClaim, ClaimsResult, OpenClaim, claims_results, decide, open_claims
+from wfbench.analysis.claims.price import Price, Remedy
 from wfbench.analysis.claims.registration import Registration, recorded_claims, registration
 from wfbench.analysis.claims.schema import (
     AccuracyClaim,
@@ -38,7 +39,9 @@ __all__ = [
     "Crossover",
     "Exponent",
     "OpenClaim",
+    "Price",
     "Registration",
+    "Remedy",
     "Verdict",
     "Within",
     "claims_results",

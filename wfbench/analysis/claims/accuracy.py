@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import Answer
+from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, ClaimsFile, Within
 from wfbench.analysis.interval import LEVEL
@@ -66,7 +67,7 @@ class AccuracyAnswers:
         level = self.looks.level(self.alpha, self.looks.index(len(seeds)))
         decision = _decision(claim, found, self.alpha, self.looks)
         why = next((difference.why_none for difference in found if difference.why_none), "")
-        interval = decision.interval
+        interval, is_open = decision.interval, decision.verdict == "undecidable"
         return Answer(
             decision.verdict,
             f"{why}, so nothing says how sure a difference is" if why else "",
@@ -76,6 +77,8 @@ class AccuracyAnswers:
             power=_power(claim, found, level),
             seeds=len(seeds),
             is_paired=paired,
+            if_estimate=price_if_estimate(claim, found, self.alpha, self.runs, seeds) if is_open else None,
+            if_effect=price_if_effect(claim, found, self.alpha, self.runs, seeds) if is_open else None,
             rival="" if decision.rival is None else claim.others[decision.rival],
             rows=self.runs.of_lines((claim.line, *claim.others)) if paired else self.runs.rows,
         )

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from wfbench.analysis.cells import Size, cell_key, line_key
 from wfbench.analysis.claims.answer import Answer, Verdict
+from wfbench.analysis.claims.price import Remedy, crossover_remedies, exponent_remedies
 from wfbench.analysis.claims.schema import Crossover, Exponent
 from wfbench.analysis.lines import group, label, latest
 from wfbench.measure import scaling
@@ -37,7 +38,8 @@ def answer_exponent(claim: Exponent, rows: Sequence[AnyRow], registered: str | N
         return Answer("undecidable", why)
     at = exponent_place(claim, row)
     if at is None:
-        return Answer("undecidable", f"no cell at {claim.side} px", profile=row, rows=(row,), later=later)
+        why = f"no cell at {claim.side} px"
+        return Answer("undecidable", why, remedies=_other_sides(claim, row), profile=row, rows=(row,), later=later)
     exact = row.macs_exponents[at]
     value, low, high = (row.exponents[at], row.exponents_low[at], row.exponents_high[at])
     if claim.quantity == "macs":
@@ -48,7 +50,9 @@ def answer_exponent(claim: Exponent, rows: Sequence[AnyRow], registered: str | N
     inside = (least is None or low >= least) and (most is None or high <= most)
     outside = (least is not None and high < least) or (most is not None and low > most)
     verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
-    return Answer(verdict, "", value, low, high, profile=row, rows=(row, *_cells(row, rows)), later=later)
+    cells = _cells(row, rows)
+    remedies = exponent_remedies(row, _of_line(row, cells)) if verdict == "undecidable" else ()
+    return Answer(verdict, "", value, low, high, remedies=remedies, profile=row, rows=(row, *cells), later=later)
 
 
 def exponent_place(claim: Exponent, row: FitRow) -> int | None:
@@ -71,14 +75,16 @@ def answer_crossover(claim: Crossover, rows: Sequence[AnyRow], registered: str |
     if row is None:
         return Answer("undecidable", why)
     used = (row, *_cells(row, rows))
-    if not row.interval:
-        return Answer("undecidable", "too few cells for an interval", row.side, profile=row, rows=used, later=later)
     why, verdict = "", _faster_from(row, claim.side)
-    if not row.smallest_side <= claim.side <= row.largest_side:
+    if not row.interval:
+        why, verdict = "too few cells for an interval", "undecidable"
+    elif not row.smallest_side <= claim.side <= row.largest_side:
         why, verdict = "the claim's side lies outside the measured ones", "undecidable"
     elif row.interval_method != _METHOD:
         why, verdict = "its interval is of an older definition, and its cells are not among the records", "undecidable"
-    return Answer(verdict, why, row.side, row.side_low, row.side_high, profile=row, rows=used, later=later)
+    low, high = (row.side_low, row.side_high) if row.interval else (None, None)
+    remedies = crossover_remedies(row, claim.side) if verdict == "undecidable" else ()
+    return Answer(verdict, why, row.side, low, high, remedies=remedies, profile=row, rows=used, later=later)
 
 
 def _faster_from(row: CrossoverRow, side: int) -> Verdict:
@@ -130,6 +136,16 @@ def _seconds(cell: ProfileRow) -> float:
     """For one image."""
     assert cell.median is not None
     return cell.median / cell.batch
+
+
+def _other_sides(claim: Exponent, row: FitRow) -> tuple[Remedy, ...]:
+    """What gives a cell at a claim's side."""
+    largest = max(row.sides)[0]
+    return ("larger sides",) if claim.side is not None and claim.side > largest else ("more sides",)
+
+
+def _of_line(row: FitRow, cells: Iterable[Row]) -> list[ProfileRow]:
+    return [cell for cell in cells if isinstance(cell, ProfileRow) and line_key(cell) == line_key(row)]
 
 
 def _cells(row: FitRow | CrossoverRow, rows: Iterable[AnyRow]) -> tuple[Row, ...]:
