@@ -249,9 +249,9 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
     if any(line.answer.if_estimate for line in result.answered):
         notes.append(
             "Seeds needed: how many in all of each line would decide an undecidable claim with a power of 80 %, if the "
-            "estimate were the true difference / if the stated effect were (of “within”: no difference), and the measured deviation "
-            "the true one. Costs: the hours of training more of all its lines, by their measured seconds per run, without "
-            "evaluation."
+            "estimate were the true difference / if the stated effect were (of “within”: no difference), and the measured "
+            "deviation the true one. Costs: the hours of training more of all its lines, by their measured seconds per run, "
+            "without evaluation."
         )
     if looks:
         notes.append(
