@@ -111,7 +111,7 @@ def test_mixers_do_not_import_one_another(module: str, file: Path) -> None:
         ("wfbench.diffusion.scores", "from ..measure import count_flops"),
         ("wfbench.models.dit", "from wfbench.diffusion import STEPS"),
         ("wfbench.measure.latency", "import importlib\nimportlib.import_module('wfbench.tasks.profile')"),
-        ("wfbench.tasks.classify", "from wfbench.cli import main"),
+        ("wfbench.tasks.jobs.classify", "from wfbench.cli import main"),
         ("wfbench.report.tables", "from wfbench.recipe import Recipe"),
         ("wfbench.tasks.erf", "from wfbench.report.erf import encode"),
         ("wfbench.analysis.lines", "from wfbench.report.words import plural"),
@@ -144,9 +144,9 @@ def test_a_mixer_that_imports_another_is_seen_red(module: str, source: str) -> N
         ("mixers.weightformer.__init__", "from .common import check_dynamic_grid"),
         ("mixers.softmax", "from mixers import base"),
         ("wfbench.models.vit", "import torch, mixers\nfrom .skeleton import Block"),
-        ("wfbench.tasks.classify", "from wfbench import __version__, data, training"),
+        ("wfbench.tasks.jobs.classify", "from wfbench import __version__, data, training"),
         ("wfbench.diffusion.sampling", "from wfbench.models import DiT"),
-        ("wfbench.cli.main", "from wfbench.tasks.classify import train"),
+        ("wfbench.cli.main", "from wfbench.tasks.jobs.classify import train"),
     ],
 )
 def test_an_import_along_the_arrows_is_left_alone(module: str, source: str) -> None:

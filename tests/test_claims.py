@@ -17,8 +17,8 @@ from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen, ClaimsRow, FitRow
 from wfbench.report import Asked, figures
 from wfbench.report.claims import registration_in_words
-from wfbench.tasks.sweep import claims as recording
 from wfbench.tasks.sweep import load_request
+from wfbench.tasks.sweep import registration as recording
 
 HEAD = "recipe: small\nseeds: [0, 1, 2, 3, 4]\nbudget: {epochs: 20}\nclaims:\n"
 BETTER = "  - {id: a, says: dynamic beats static, kind: better, line: pool, than: softmax}\n"

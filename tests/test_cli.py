@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import image_folder, listing
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from wfbench.cli import app
@@ -38,7 +39,16 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
         "baselines": ["--recipe", "--data", "--set", "--out"],
         "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"]
         + ["--mode", "--tokens", "--dtype", "--compile", "--channels-last", "--threads", "--baseline", "--attention", "--force"]
-        + ["--alternatives", "--saturate", "--breakdown", "--no-isolate", "--no-memory", "--seconds", "--budget"],
+        + [
+            "--alternatives",
+            "--saturate",
+            "--max-batch",
+            "--breakdown",
+            "--no-isolate",
+            "--no-memory",
+            "--seconds",
+            "--budget",
+        ],
         "report": ["--out", "--claims"],
         "sweep": ["--mixer", "--seed", "--recipe", "--local-conv", "--pos", "--set", "--vary", "--data", "--baseline"]
         + ["--match", "--tune", "--trials", "--claims", "--out", "--jobs", "--threads", "--device", "--slurm", "--partition"]
@@ -116,6 +126,7 @@ BAD = {
     "unwritable": (lambda t: ["train", "--out", unwritable(t)], ["cannot write", "another --out"]),
     "unwritable report": (lambda t: ["report", records(t), "--out", unwritable(t)], ["cannot write"]),
     "no records": (lambda t: ["report", t / "nowhere"], ["nowhere"]),
+    "nothing written yet": (lambda t: ["report"], ["nothing to report on", "runs", "run one of them first"]),
     "not a run": (lambda t: ["eval", t], ["not a run directory", "config.yaml"]),
     "unknown model": (lambda t: ["profile", "--model", "vit-tini", "--out", t / "p"], ["'vit-tini'", "did you mean vit-tiny"]),
     "unknown device": (lambda t: ["train", "--device", "tpu"], ["'tpu'", "auto, cpu or cuda"]),
@@ -198,9 +209,9 @@ BAD = {
 def records(tmp_path: Path) -> Path:
     from wfbench import recipe
     from wfbench import records as r
-    from wfbench.tasks import classify
+    from wfbench.tasks.baselines import baselines
 
-    r.append(tmp_path / "records.jsonl", classify.baselines(recipe.load("digits")))
+    r.append(tmp_path / "records.jsonl", baselines(recipe.load("digits")))
     return tmp_path / "records.jsonl"
 
 
@@ -269,6 +280,37 @@ def test_a_failed_run_is_exit_code_1_and_names_the_step(tmp_path):
     assert result.exit_code == 1, result.output
     assert "step" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_profile_without_a_place_goes_on_in_runs_and_report_finds_it_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["profile", "--mixer", "static", "--resolution", 32, "--rounds", 1, "--no-isolate", "--device", "cpu"]
+    first = run(*words)
+    assert first.exit_code == 0, first.output
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    before = Path("runs/profile/records.jsonl").read_bytes()
+    again = run(*words)
+    assert again.exit_code == 0, again.output
+    assert Path("runs/profile/records.jsonl").read_bytes() == before
+    reported = run("report")
+    assert reported.exit_code == 0, reported.output
+    assert "static" in reported.output
+    assert Path("runs/tables.md").exists()
+
+
+def test_no_command_writes_into_the_committed_evidence_by_default():
+    for name, command in get_command(app).commands.items():
+        for parameter in command.params:
+            assert "results" not in Path(str(parameter.default)).parts, f"{name} --{parameter.name}"
+            assert "Default: results" not in (getattr(parameter, "help", None) or ""), f"{name} --{parameter.name}"
+
+
+def test_the_help_of_profile_names_its_default_rounds():
+    from wfbench.measure.latency import INTERLEAVED, ISOLATED
+    from wfbench.tasks.profile.request import ROUNDS
+
+    (rounds,) = (p for p in get_command(app).commands["profile"].params if p.name == "rounds")
+    assert f"Default: {ROUNDS[ISOLATED]}; {ROUNDS[INTERLEAVED]} with --no-isolate" in rounds.help
 
 
 def test_train_eval_report_agree(tmp_path):

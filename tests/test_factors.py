@@ -283,7 +283,7 @@ def test_one_mixer_with_and_without_a_factor_is_two_lines_of_one_table() -> None
     assert list(table.data["accuracy"]) == [0.5, 0.75, 0.9]
     assert list(table.data["local_conv"]) == ["none", "dwc", "dwc"]
     assert len({str(style) for name, style in figures.mixer_styles([table]).items() if name in lines(table)}) == 3
-    figure = figures.accuracy(table, figures.mixer_styles([table]))
+    figure = figures.accuracy(table.result, table, figures.mixer_styles([table]))
     assert {text.get_text() for text in figure.axes[0].texts} >= {"softmax", "softmax + DWC", "softmax + DWC, rope2d"}
 
 
@@ -314,7 +314,11 @@ def test_profiles_with_different_factors_keep_their_own_times_exponents_and_cros
         assert (lines(crossed), lines(crossed, "baseline")) == ([f"linear{name}"], [f"softmax{name}"])
         assert lines(crossed, "crossover") == [f"from {200 + factor} px"]
         assert ("over softmax with the same" in notes(table)) == bool(name)
-    curves = figures.latency(made["profile-dwc"], figures.mixer_styles(list(made.values()))).axes[0].lines
+    curves = (
+        figures.latency(made["profile-dwc"].result, made["profile-dwc"], figures.mixer_styles(list(made.values())))
+        .axes[0]
+        .lines
+    )
     assert {"linear + DWC", "softmax + DWC"} <= {line.get_label() for line in curves}
 
 

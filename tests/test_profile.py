@@ -62,6 +62,11 @@ def test_every_cell_is_warmed_before_any_is_timed_and_rounds_are_shuffled_by_the
     again = []
     time_interleaved(cells, rounds=5, order_seed=7, done=lambda key, stage: again.append((key, stage)))
     assert again == news
+    together = []
+    done = lambda key, stage: together.append(key)  # noqa: E731
+    time_interleaved(cells, rounds=5, order_seed=7, block=lambda key: key in "ab", done=done)
+    for k in range(1, 6):
+        assert set(together[4 * k : 4 * k + 2]) in ({"a", "b"}, {"c", "d"})
 
 
 def test_the_timer_uses_the_threads_it_is_given_and_not_its_default_of_one():
@@ -157,6 +162,7 @@ def test_a_mixer_without_macs_is_refused_a_number_not_given_zero(tmp_path):
 BAD = {
     "a side no patch divides": ({"resolutions": (33,)}, "33"),
     "no rounds": ({"rounds": 0}, "--rounds"),
+    "no batch at all": ({"max_batch": 0}, "--max-batch"),
     "no side": ({"resolutions": ()}, "--resolution"),
     "an unknown dtype": ({"dtype": "float8"}, "float8"),
     "an unknown mode": ({"mode": "dream"}, "dream"),
@@ -364,16 +370,114 @@ def test_isolated_rounds_run_every_cell_once_in_another_order_each_time(in_proce
 
 
 def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_path):
-    request = replace(ALONE, mixers=("static",), saturate=True, rounds=1)
+    request = replace(ALONE, mixers=("static",), saturate=True, rounds=1, max_batch=3)
     rows = profile(request, tmp_path / "r.jsonl")
     assert sorted(stage for stage, *_ in in_process) == ["latency"] * 2 + ["machine"] + ["memory"] * 2 + ["throughput"] * 2
     for row in (r for r in rows if r.kind == "throughput"):
-        assert row.batches[:2] == (1, 2)
-        best = max(row.images_per_second)
-        at = dict(zip(row.batches, row.images_per_second, strict=True))
-        assert at[row.saturating_batch] >= best / 1.05
-        assert all(at[b] < best / 1.05 for b in row.batches if b < row.saturating_batch)
+        assert (row.batches, row.stopped_by) == ((1, 2), "limit")
+        assert [len(rates) for rates in (*row.rate_rounds, *row.alone_rounds)] == [8] * 4
+        assert row.images_per_second == pytest.approx([statistics.geometric_mean(rates) for rates in row.rate_rounds])
+    for row in kinds(tmp_path / "r.jsonl", "measurement"):
+        if row.stage == "throughput":
+            assert [len(seconds) for seconds in row.before_rounds] == [0, 8]
     assert profile(request, tmp_path / "r.jsonl") == []
+
+
+def test_a_throughput_that_ended_for_want_of_time_or_at_the_limit_is_measured_again_with_more(in_process, tmp_path):
+    request = replace(ALONE, mixers=("static",), resolutions=(32,), saturate=True, rounds=1, max_batch=1)
+    (row,) = (r for r in profile(request, tmp_path / "r.jsonl") if r.kind == "throughput")
+    assert (row.batches, row.stopped_by, row.speedup, row.speedup_low) == ((1,), "limit", 1.0, None)
+    (row,) = (r for r in profile(replace(request, max_batch=2), tmp_path / "r.jsonl") if r.kind == "throughput")
+    assert row.batches == (1, 2)
+    path = tmp_path / "r.jsonl"
+    path.write_text(path.read_text().replace('"stopped_by":"limit"', '"stopped_by":"time"'))
+    assert profile(replace(request, max_batch=2), path) == []
+    assert profile(replace(request, max_batch=2, budget=240.0), path)
+    assert [stage for stage, *_ in in_process].count("throughput") == 3
+
+
+def measurement(samples=(), **fields):
+    shared = {
+        "environment": records.stamp("cpu"),
+        "session": "s",
+        "model": "vit-tiny",
+        "mixer": "static",
+        "resolution": (32, 32),
+    }
+    shared |= {"tokens": 4, "batch": 1, "mode": "infer", "dtype": "float32", "sdpa_backend": "flash", "path": "auto"}
+    shared |= {"protocol": "isolated-v1", "status": "ok", "wall_seconds": 1.0, "call_seconds": 1.0}
+    return records.MeasurementRow(**{**shared, "stage": "latency", "samples": samples, **fields})
+
+
+def test_the_spread_beside_a_median_is_that_of_the_same_sample():
+    """Two quiet rounds of many samples and a noisy one: pooled quartiles would not even hold the median of the medians."""
+    rounds = [(0.0206,) * 3, (0.020,) * 3, *[(0.0210, 0.030, 0.035)] * 1]
+    rows = [measurement(samples, round=number) for number, samples in zip((0, 2, 5), rounds, strict=True)]
+    found = summary.timing(rows)
+    assert found["round_medians"] == (0.0206, 0.020, 0.030)
+    assert found["round_numbers"] == (0, 2, 5)  # a round that is missing does not move the others
+    assert (found["median"], found["p25"], found["p75"]) == pytest.approx((0.0206, 0.0203, 0.0253))
+    assert len(found["samples"]) == 9
+
+
+def test_rounds_are_paired_by_their_numbers_and_old_rows_count_from_zero(tmp_path):
+    (row,) = (r for r in profile(replace(SHARED, mixers=("static",), resolutions=(32,)), tmp_path / "r.jsonl")[:1])
+    assert row.round_numbers == (0, 1, 2)
+    assert row.by_round == dict(enumerate(row.round_medians))
+    moved = row.model_copy(update={"round_numbers": (0, 2, 5)})
+    assert list(moved.by_round) == [0, 2, 5]
+    old = row.model_copy(update={"round_numbers": (), "schema_version": 5, "samples": (*row.samples, 9.0)})
+    assert old.by_round == row.by_round
+    assert old.spread == (min(row.round_medians), max(row.round_medians))
+    oldest = old.model_copy(update={"round_medians": (), "samples": (3.0, 1.0, 2.0)})
+    assert (oldest.by_round, oldest.spread) == ({}, (1.0, 3.0))
+
+
+def test_throughput_is_summed_up_by_round_and_its_speed_up_does_not_see_a_slow_machine():
+    """While batch 4 was timed the machine was twice as slow: its rate is lower than batch 2's, its speed-up is higher."""
+    slow = [1.0, 2.0, 1.0, 1.5, 1.0]  # what each round does to all batches in it
+    row = measurement(
+        stage="throughput",
+        batches=(1, 2, 4),
+        batch_rounds=(slow, [1.25 * s for s in slow], [2 * 2.0 * s for s in slow]),
+        alone_rounds=(slow, slow, [2 * s for s in slow]),
+        before_rounds=((), slow, [2 * 1.25 * s for s in slow]),
+        stopped_by="time",
+    )
+    found = summary.throughput(row)
+    assert found.images_per_second[2] < found.images_per_second[1]
+    assert (found.saturating_batch, found.stopped_by) == (4, "time")
+    assert found.speedup == pytest.approx(2.0)
+    assert (found.speedup_low, found.speedup_high) == pytest.approx((2.0, 2.0))  # what a round does to both is not in it
+    assert found.alone_low < found.alone < found.alone_high
+    assert found.saturated_low < found.images_per_second[2] < found.saturated_high
+    assert found.images_per_second[2] / found.alone == pytest.approx(found.speedup)
+    failed = summary.throughput(measurement(stage="throughput", status="oom", message="no room"))
+    assert (failed.status, failed.saturating_batch, failed.speedup) == ("oom", None, None)
+
+
+def test_a_backend_far_behind_in_its_first_round_is_not_timed_again_and_its_row_says_why(monkeypatch, tmp_path):
+    def timed(module, payload, *, timeout, environment=None):
+        job = Job.of(payload)
+        seconds = 0.031 if job.cell.backend == "math" else 0.01
+        return Outcome("ok", None, {"status": "ok", "message": None, "samples": [seconds], "call_seconds": seconds}, 1.0)
+
+    monkeypatch.setattr(run, "run_isolated", timed)
+    monkeypatch.setattr(run._Run, "_machine_rates", lambda self: None)
+    request = replace(ALONE, mixers=("softmax",), resolutions=(32,), attention="best", memory=False, rounds=4)
+    rows = {r.sdpa_backend: r for r in profile(request, tmp_path / "r.jsonl") if r.kind == "profile"}
+    assert (rows["flash"].round_numbers, rows["flash"].rounds_reason) == ((0, 1, 2, 3), "")
+    assert (rows["math"].round_numbers, rows["math"].median_low) == ((0,), None)
+    assert "math took 3.1 times as long as the fastest in its first round" in rows["math"].rounds_reason
+
+
+def test_cells_of_one_side_are_timed_one_after_the_other_in_an_order_of_each_round(in_process, tmp_path):
+    profile(replace(ALONE, memory=False, mixers=("softmax", "static", "pool"), rounds=4), tmp_path / "r.jsonl")
+    rounds = [in_process[1 + 6 * k : 7 + 6 * k] for k in range(4)]
+    sides = [[side for _, _, side in cells] for cells in rounds]
+    assert all(len(set(s[:3])) == len(set(s[3:])) == 1 for s in sides)
+    assert {s[0] for s in sides} == {32, 64}  # blocks change places
+    assert len({tuple(mixer for _, mixer, _ in cells[:3]) for cells in rounds}) > 1  # and so do the cells within
 
 
 def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_path):

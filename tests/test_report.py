@@ -574,14 +574,14 @@ def test_plots_are_real_pictures(tmp_path: Path) -> None:
 def test_curves_are_the_rows_numbers() -> None:
     made = {table.name: table for table in report.tables(small_report())}
     styles = figures.mixer_styles(list(made.values()))
-    figure = figures.latency(made["profile"], styles)
+    figure = figures.latency(made["profile"].result, made["profile"], styles)
     assert figure is not None
     curves = {str(line.get_label()): line for line in figure.axes[0].lines}
     for step, mixer in enumerate(("linear", "pool", "softmax")):
         assert list(curves[mixer].get_xdata()) == [196, 784, 1764]
         assert list(curves[mixer].get_ydata()) == [1e3 * ((step + 1) * side**2 / 3e6) for side in (224, 448, 672)]
     assert "softmax: oom" in [text.get_text() for text in figure.axes[0].texts]
-    figure = figures.accuracy(made["accuracy"], styles)
+    figure = figures.accuracy(made["accuracy"].result, made["accuracy"], styles)
     assert figure is not None
     data = made["accuracy"].data
     bars = {bar[0].get_xdata()[0]: bar for bar in figure.axes[0].containers}

@@ -14,6 +14,7 @@ from test_report import CPU, GPU, SPEEDUP, cell, colours, crossover, exponent, f
 
 from wfbench import records, report
 from wfbench.analysis.lines import label
+from wfbench.analysis.profile import ProfileCost
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
@@ -618,6 +619,12 @@ def test_the_overview_takes_the_baselines_fastest_backend_and_no_variant() -> No
 # --- plots
 
 
+def drawn(table: Table) -> tuple[ProfileCost, Table]:
+    """What the plots of a profile are drawn from."""
+    assert isinstance(table.result, ProfileCost)
+    return table.result, table
+
+
 def grid(**changes: object) -> list[AnyRow]:
     """Five mixers, one of them with two backends, at six sides."""
     rows: list[AnyRow] = []
@@ -641,13 +648,13 @@ def test_seven_lines_of_latency_and_memory(tmp_path: Path) -> None:
         seen = colours(tmp_path / name)
         for style in styles.values():
             assert seen.get(tuple(round(255 * part) for part in to_rgb(style["color"])), 0) > 20
-    figure = figures.latency(made[0], styles)
+    figure = figures.latency(*drawn(made[0]), styles)
     assert figure is not None
     axes = figure.axes[0]
     assert axes.get_ylabel() == "latency (ms), median and 95% interval over rounds"
     assert {"softmax [flash]", "softmax [math]", "softmax, depth 6"} <= {str(line.get_label()) for line in axes.lines}
     assert "pool: timeout" in [text.get_text() for text in axes.texts]
-    figure = figures.memory(made[0], styles)
+    figure = figures.memory(*drawn(made[0]), styles)
     assert figure is not None
     curves = {str(line.get_label()): line for line in figure.axes[0].lines}
     assert list(curves["linear"].get_ydata()) == pytest.approx([1e-6 * 1e3 * side**2 * 2 for side in range(224, 1345, 224)])
@@ -671,7 +678,7 @@ def test_the_band_is_the_interval_or_else_the_quartiles(
     changes: dict[str, object], ends: tuple[float, float], words: str
 ) -> None:
     made = report.tables([cell("linear", side, **changes) for side in (224, 448)])
-    figure = figures.latency(made[0], figures.mixer_styles(made))
+    figure = figures.latency(*drawn(made[0]), figures.mixer_styles(made))
     assert figure is not None
     assert band(figure.axes[0]) == pytest.approx(ends)
     assert words in figure.axes[0].get_ylabel()
@@ -679,7 +686,7 @@ def test_the_band_is_the_interval_or_else_the_quartiles(
 
 def test_an_interval_of_two_rounds_does_not_press_the_curves_flat() -> None:
     made = report.tables([cell("linear", side, side / 1e4, median_low=1e-6, median_high=1e4) for side in (224, 448)])
-    figure = figures.latency(made[0], figures.mixer_styles(made))
+    figure = figures.latency(*drawn(made[0]), figures.mixer_styles(made))
     assert figure is not None
     low, high = figure.axes[0].get_ylim()
     assert 10 < low < 22.4
@@ -689,7 +696,7 @@ def test_an_interval_of_two_rounds_does_not_press_the_curves_flat() -> None:
 def test_with_a_token_budget_the_plot_shows_images() -> None:
     rows = [cell("linear", side, 0.02, batch=batch, token_budget=784) for side, batch in ((224, 4), (448, 1))]
     made = report.tables(rows)
-    figure = figures.latency(made[0], figures.mixer_styles(made))
+    figure = figures.latency(*drawn(made[0]), figures.mixer_styles(made))
     assert figure is not None
     assert list(figure.axes[0].lines[0].get_ydata()) == [5, 20]
     assert "ms per image" in figure.axes[0].get_ylabel()

@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_report import cell
 
 from wfbench.measure import crossover, local_exponents
 from wfbench.measure.scaling import exact_exponents, faster_from, fit, rounds_interval
+from wfbench.records import CrossoverRow
+from wfbench.tasks.profile.summary import derived
 
 SIDES = np.array([224, 448, 672, 896, 1120, 1344])
 TOKENS = (SIDES // 16) ** 2.0
@@ -230,3 +233,31 @@ def test_a_curve_says_when_it_says_little():
     assert short.startswith("the range is too short: N grows 4 times")
     (overhead,) = fit(TOKENS, times((1.0, 1e-6, 0.0))).doubts()
     assert overhead.startswith("overhead still dominates: it is 99 % of the time")
+
+
+def test_the_row_of_a_crossover_names_measured_sides_and_how_its_interval_was_computed():
+    sides = [int(side) for side in SIDES]
+
+    def row(mixer, curve, sides=sides):
+        base = [cell("softmax", side, float(times(SOFTMAX, (side // 16) ** 2)) / 2) for side in sides]  # twice as fast
+        own = [cell(mixer, side, float(times(curve, (side // 16) ** 2))) for side in sides]
+        (found,) = (r for r in derived([*own, *base], "softmax", "2025-01-01") if isinstance(r, CrossoverRow))
+        return found
+
+    method = "surely slower to surely faster"
+    faster = row("pool", 0.4 * np.array(SOFTMAX))
+    assert (faster.verdict, faster.interval_method, faster.side_low, faster.side_high) == ("always", method, None, 224)
+    slower = row("pool", SOFTMAX)
+    assert (slower.verdict, slower.interval_method, slower.side_low, slower.side_high) == ("none", method, 1344, None)
+    between = row("pool", LINEAR)
+    assert between.side_low <= between.side <= between.side_high < between.side_low * 1.01
+    few = row("pool", LINEAR, sides[:3])
+    assert (few.interval, few.interval_method, few.side_low, few.side_high) == (False, None, None, None)
+
+
+def test_a_curve_is_not_drawn_down_by_the_errors_of_its_cells():
+    """Least squares of errors relative to the measured times would lie 2 % too low here."""
+    tokens = np.geomspace(TOKENS[0], TOKENS[-1], 40)
+    noise = np.random.default_rng(0).normal(1, 0.1, (400, 40))
+    curves = [fit(tokens, times(SOFTMAX, tokens) * errors) for errors in noise]
+    assert np.mean([curve(1000) for curve in curves]) == pytest.approx(times(SOFTMAX, 1000), rel=4e-3)

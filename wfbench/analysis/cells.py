@@ -16,7 +16,25 @@ LineKey = tuple[str, str, str]
 _Computed = ScalingRow | FitRow | CrossoverRow
 #: A row that belongs to a line.
 LineRow = ProfileRow | ThroughputRow | BreakdownRow | _Computed
+_T = TypeVar("_T", bound=ProfileRow | ThroughputRow | BreakdownRow)
 _C = TypeVar("_C", ScalingRow, FitRow, CrossoverRow)
+
+
+class Line(NamedTuple):
+    """What one line of a profile is: a model with a mixer, the factors beside it, and how its attention runs."""
+
+    model: str
+    mixer: str
+    local_conv: str
+    pos_embed: str
+    #: What differs from the named model beside the factors: "patch 32", "depth 6"; empty for the model itself.
+    variant: str
+    sdpa_backend: str
+
+
+def line_of(row: LineRow) -> Line:
+    """The line that a row belongs to."""
+    return Line(row.model, row.mixer, row.local_conv, row.pos_embed, row.variant, row.sdpa_backend)
 
 
 class Setting(NamedTuple):
@@ -64,7 +82,7 @@ def setting_without_batch(row: ThroughputRow | BreakdownRow) -> Setting:
     return setting_of(row)._replace(batch=None, token_budget=None)
 
 
-def line_key(row: LineRow) -> LineKey:
+def line_key(row: LineRow | Line) -> LineKey:
     """The line that a row belongs to; the backend that PyTorch chooses comes first."""
     return row.mixer, row.variant, "" if row.sdpa_backend == CHOSEN_BACKEND else row.sdpa_backend
 
@@ -72,6 +90,34 @@ def line_key(row: LineRow) -> LineKey:
 def cell_key(row: ProfileRow | ThroughputRow | BreakdownRow) -> tuple[LineKey, int, Size]:
     """What one cell of one setting and session is known by: rows with the same one are measurements of the same thing."""
     return line_key(row), row.tokens, row.resolution
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Which session of a setting is shown.
+
+    Attributes:
+        shown: the session with the newest row.
+        begun: when its first row was made.
+        left_out: the other sessions, each with its number of cells.
+    """
+
+    shown: str
+    begun: str
+    left_out: Mapping[str, int]
+
+
+def sessions_of(sessions: Mapping[str, Sequence[_T]], shown: str) -> Sessions:
+    """Facts about the session that is shown, from the rows of each session of one setting."""
+    cells = {name: len({cell_key(row) for row in rows}) for name, rows in sessions.items() if name != shown}
+    return Sessions(shown, min(row.created for row in sessions[shown]), cells)
+
+
+def latest_cells(rows: Sequence[_T]) -> tuple[tuple[_T, ...], Sessions]:
+    """The cells of the latest session of one setting, the newest row of each, and which session that is."""
+    sessions = group(rows, lambda row: row.session)
+    shown = latest_session(sessions)
+    return tuple(latest(sessions[shown], cell_key)), sessions_of(sessions, shown)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ def erf(
         int, typer.Option(help="Seed of the choice of images, of projections, of noise images, and of fresh weights.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path, typer.Option(help="Where records, tables and the figure go.")] = Path("results/erf"),
+    out: Annotated[Path, typer.Option(help="Where records, tables and the figure go.")] = Path("runs/erf"),
 ) -> None:
     """Map where the central token gets its gradient from, and record the share of it beyond some radii.
 

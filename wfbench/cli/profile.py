@@ -43,17 +43,18 @@ def profile(
         bool, typer.Option("--alternatives", help="Also the baseline with larger patches, and with half the layers.")
     ] = False,
     saturate: Annotated[bool, typer.Option("--saturate", help="Also find the batch at which images/s stop growing.")] = False,
+    max_batch: Annotated[int, typer.Option(help="The largest batch that --saturate tries.")] = 1024,
     breakdown: Annotated[bool, typer.Option("--breakdown", help="Also list MACs by module and operator.")] = False,
     isolate: Annotated[bool, typer.Option(help="A fresh process for every cell and round, or one for all.")] = True,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, in fresh processes; not with --no-isolate.")] = True,
     rounds: Annotated[
-        int | None, typer.Option(help="How often the grid is measured. Default: 3; 10 with --no-isolate.")
+        int | None, typer.Option(help="How often the grid is measured. Default: 10; 20 with --no-isolate.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long a cell is sampled in each round, if isolated.")] = 1.0,
     budget: Annotated[float, typer.Option(help="Seconds after which an isolated cell is stopped.")] = 120.0,
     order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.")] = False,
-    out: Annotated[Path, typer.Option(help="Where records, tables and plots go.")] = Path("results/profile"),
+    out: Annotated[Path, typer.Option(help="Where records, tables and plots go.")] = Path("runs/profile"),
 ) -> None:
     """Measure MACs, latency and peak memory by resolution, and say how they scale and where mixers cross.
 
@@ -62,8 +63,9 @@ def profile(
     """
     from wfbench.cli.progress import cell_table
     from wfbench.cli.report import write_and_show
+    from wfbench.measure.latency import INTERLEAVED, ISOLATED
     from wfbench.tasks.common import choose_device, writable_dir
-    from wfbench.tasks.profile.request import ProfileRequest
+    from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
     from wfbench.tasks.profile.run import profile as measure
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
@@ -86,8 +88,9 @@ def profile(
         isolate=isolate,
         memory=memory,
         saturate=saturate,
+        max_batch=max_batch,
         breakdown=breakdown,
-        rounds=rounds if rounds is not None else 3 if isolate else 10,
+        rounds=rounds if rounds is not None else ROUNDS[ISOLATED if isolate else INTERLEAVED],
         seconds=seconds,
         budget=budget,
         order_seed=order_seed,

@@ -13,10 +13,13 @@ from wfbench.cli.errors import speaks_plainly
 if TYPE_CHECKING:
     from wfbench.report import Asked, Table
 
+#: Under this `train`, `profile`, `sweep`, `demo`, `erf` and `baselines` write, unless they are told another place.
+DEFAULT = Path("runs")
+
 
 @speaks_plainly
 def report(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. Default: results.")] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. Default: runs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where tables and plots go. Default: the first directory given.")] = None,
     baseline: Annotated[
         str, typer.Option(help="The line that accuracies are held against, by its name in the table.")
@@ -35,13 +38,31 @@ def report(
     from wfbench.analysis.lines import BASELINE
     from wfbench.report import Asked, collect, tables
 
-    sources = paths or [Path("results")]
+    sources = paths or [_written_by_default()]
     if baseline != BASELINE:
         _check_baseline(baseline, tables(collect(sources)[0]))
     stated = None if claims is None else read_claims(claims)
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
     write_and_show(sources, place, asked, published=published)
+
+
+def _written_by_default() -> Path:
+    """Where the other commands write unless they are told another place.
+
+    Raises:
+        InputError: if there is no such place.
+    """
+    from wfbench.errors import InputError
+
+    if not DEFAULT.is_dir():
+        raise InputError(
+            "nothing to report on",
+            got=f"no path, and no directory {DEFAULT.absolute()}",
+            expected=f"what train, profile, sweep or demo wrote into {DEFAULT}/",
+            remedy="run one of them first, here; or name records or a directory that holds some",
+        )
+    return DEFAULT
 
 
 def _check_baseline(baseline: str, made: Sequence[Table]) -> None:

@@ -8,6 +8,9 @@ Two protocols share the sampling.
 - ``interleaved-v1``: all cells in one process; each round times every cell once, in an order of its own. Much faster, and
   good for ratios within the run; what a process does to all its cells is not seen.
 
+In both, the cells of one resolution are one block of the round: blocks come in random order, and within a block its cells do.
+So two mixers at one resolution are timed one soon after the other, and their ratio is taken round by round.
+
 Threads are stated. An isolated cell's samples are the blocks of `torch.utils.benchmark`'s ``blocked_autorange``; on CUDA each
 is one call between two events, with the L2 cache flushed before it, by `triton.testing.do_bench`. An interleaved sample is the
 mean of as many calls as fill a block of about 50 ms.
@@ -62,14 +65,15 @@ class Sampler:
         self._seconds = 0.0
         self.call_seconds = 0.0
 
-    def warm(self) -> None:
-        """Run until warm, and learn how long a call takes."""
+    def warm(self) -> float:
+        """Run until warm, and learn how many seconds a call takes."""
         self._timeit(1)  # compiles, allocates, loads
         seconds, calls = 0.0, 0
         while calls < _WARM_CALLS - 1 or seconds < _WARM_SECONDS:
             seconds += self._timeit(1)
             calls += 1
         self._seconds = seconds / calls
+        return self._seconds
 
     def sample(self) -> float:
         """Seconds per call, over one block; the sampler must be warm."""
@@ -121,6 +125,7 @@ def time_interleaved(
     rounds: int,
     order_seed: int,
     threads: int | None = None,
+    block: Callable[[str], object] = lambda key: None,
     skip: Collection[tuple[str, int]] = (),
     done: Callable[[str, str], None] = lambda key, stage: None,
     sampled: Callable[[str, int, Timed], None] = lambda key, k, timed: None,
@@ -132,6 +137,7 @@ def time_interleaved(
         rounds: samples for each cell.
         order_seed: decides the order within each round.
         threads: intra-op threads; None for PyTorch's present number.
+        block: cells of which this gives the same are timed one after the other in each round.
         skip: cells and rounds (from 0) that have been timed before.
         done: told of each cell warmed ("warm") and timed ("round k/n").
         sampled: gets the cell, the round, and what the cell has so far, as soon as its sample is taken or it has failed.
@@ -148,7 +154,7 @@ def time_interleaved(
         if outcome[key].status != "ok":
             sampled(key, 0, outcome[key])
     for k in range(rounds):
-        for key in in_random_order(list(cells), order_seed, k):
+        for key in in_random_order(list(cells), order_seed, k, block):
             if outcome[key].status == "ok" and (key, k) not in skip:
                 with _noting(outcome[key], samplers[key]):
                     outcome[key].samples.append(samplers[key].sample())
@@ -157,9 +163,22 @@ def time_interleaved(
     return outcome
 
 
-def in_random_order(keys: list[str], order_seed: int, round_number: int) -> list[str]:
-    """The order of one round: another one each round, the same for the same seed."""
-    return random.Random(f"{order_seed}-{round_number}").sample(keys, len(keys))
+def in_random_order(
+    keys: list[str], order_seed: int, round_number: int, block: Callable[[str], object] = lambda key: None
+) -> list[str]:
+    """The order of one round: another one each round, the same for the same seed.
+
+    Args:
+        keys: what is put in order.
+        order_seed, round_number: what the order follows from.
+        block: keys of which this gives the same stay together. Blocks are in random order, and so are the keys within each.
+    """
+    blocks: dict[object, list[str]] = {}
+    for key in keys:
+        blocks.setdefault(block(key), []).append(key)
+    draws = random.Random(f"{order_seed}-{round_number}")
+    order = draws.sample(list(blocks.values()), len(blocks))
+    return [key for members in order for key in draws.sample(members, len(members))]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

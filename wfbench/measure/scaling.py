@@ -55,8 +55,9 @@ class Curve:
         coefficients: (a, b, c), none of them negative.
         free: the same without that constraint: intervals stand about what these give, for a bound that holds would make
             the estimate look more certain than it is.
-        spread: typical relative distance of a cell from the curve.
+        spread: typical relative distance of a cell from the free curve.
         freedom: the degrees of freedom behind ``spread``.
+        weights: of each cell's error: 1 / seconds of a first curve there.
     """
 
     tokens: tuple[float, ...]
@@ -65,6 +66,7 @@ class Curve:
     free: tuple[float, float, float]
     spread: float
     freedom: int
+    weights: tuple[float, ...]
 
     def __call__(self, n: float) -> float:
         """Seconds at n tokens."""
@@ -135,7 +137,7 @@ class Curve:
     @cached_property
     def _inverse(self) -> np.ndarray:
         """The coefficients' covariance by spread²."""
-        design = _powers(np.array(self.tokens)) / np.array(self.seconds)[:, None]
+        design = _powers(np.array(self.tokens)) * np.array(self.weights)[:, None]
         scale = design.max(axis=0)
         design = design / scale
         return np.linalg.inv(design.T @ design) / np.outer(scale, scale)
@@ -145,17 +147,29 @@ def fit(tokens: Sequence[float], seconds: Sequence[float]) -> Curve | None:
     """The curve through cells in ascending order of tokens; None for fewer than `LEAST_CELLS`."""
     if len(tokens) < LEAST_CELLS:
         return None
-    design = _powers(np.array(tokens, dtype=float)) / np.array(seconds)[:, None]
-    scale = design.max(axis=0)
-    ones = np.ones(len(tokens))
-    coefficients, _ = optimize.nnls(design / scale, ones)
+    powers, measured = _powers(np.array(tokens, dtype=float)), np.array(seconds, dtype=float)
+    weights = 1 / measured
+    free, _ = _least_squares(powers, measured, weights)
+    # Errors relative to the measured times give too much weight to cells that happen to be fast, which draws the curve down
+    # by about twice the square of a cell's error. So they are relative to a first curve, wherever it is near the cell.
+    weights = 1 / np.clip(powers @ free, measured / 2, measured * 2)
+    free, left = _least_squares(powers, measured, weights)
+    scale = (powers * weights[:, None]).max(axis=0)
+    coefficients, _ = optimize.nnls(powers * weights[:, None] / scale, measured * weights)
     # The spread is that of the curve without the constraint: a coefficient that is held at 0 is no freedom gained.
-    free, *_ = np.linalg.lstsq(design / scale, ones, rcond=None)
     freedom = len(tokens) - 3
-    spread = math.sqrt(float(np.sum((design / scale @ free - ones) ** 2)) / freedom)
+    spread = math.sqrt(float(np.sum(left**2)) / freedom)
     a, b, c = (float(x) for x in coefficients / scale)
-    unbound = (float(free[0] / scale[0]), float(free[1] / scale[1]), float(free[2] / scale[2]))
-    return Curve(tuple(tokens), tuple(seconds), (a, b, c), unbound, spread, freedom)
+    unbound = (float(free[0]), float(free[1]), float(free[2]))
+    return Curve(tuple(tokens), tuple(seconds), (a, b, c), unbound, spread, freedom, tuple(float(w) for w in weights))
+
+
+def _least_squares(powers: np.ndarray, seconds: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients without a constraint, and the weighted errors that they leave."""
+    design = powers * weights[:, None]
+    scale = design.max(axis=0)
+    found, *_ = np.linalg.lstsq(design / scale, seconds * weights, rcond=None)
+    return found / scale, design @ (found / scale) - seconds * weights
 
 
 def local_exponents(tokens: Sequence[float], values: Sequence[float]) -> list[float]:

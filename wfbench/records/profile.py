@@ -6,6 +6,9 @@ from typing import Literal
 
 from wfbench.records.row import ModelRow, Row
 
+#: What ended the doubling of the batch.
+StoppedBy = Literal["gain", "memory", "time", "limit"]
+
 
 class CellRow(ModelRow):
     """What every row about one cell of a profile carries: one model with one mixer at one resolution, and how it was run."""
@@ -55,13 +58,19 @@ class ProfileRow(CellRow):
     macs_error: str | None = None
     #: Raw timing samples, in seconds per call on the whole batch, round after round.
     samples: tuple[float, ...] = ()
-    #: The median of each round.
+    #: The median of each round's samples; of two cells of a session, those of one round were taken soon after one another.
     round_medians: tuple[float, ...] = ()
-    #: The median of the rounds' medians (of the samples, in rows that name no rounds), and its 95% interval over rounds.
+    #: The round, from 0, that each of ``round_medians`` is of; rows before schema 6 have none (`by_round` counts from 0).
+    round_numbers: tuple[int, ...] = ()
+    #: Why there are fewer rounds than were asked for, as of a forced attention backend that was far behind another in its
+    #: first round: with fewer than three rounds there is no interval. Empty where nothing is missing.
+    rounds_reason: str = ""
+    #: The median of ``round_medians`` (of ``samples``, in rows that have none), and its 95% interval over rounds.
     median: float | None = None
     median_low: float | None = None
     median_high: float | None = None
-    #: Of all samples.
+    #: Percentiles of the sample whose median is ``median``, interpolated: of few rounds say ``spread`` instead. In rows
+    #: before schema 6 they are of all raw samples, and do not belong to the median.
     p10: float | None = None
     p25: float | None = None
     p75: float | None = None
@@ -77,6 +86,17 @@ class ProfileRow(CellRow):
     bound_seconds: float | None = None
     bound_by: Literal["compute", "memory"] | None = None
 
+    @property
+    def by_round(self) -> dict[int, float]:
+        """The median of each round by its number, to be paired with another cell's of the same session."""
+        return dict(zip(self.round_numbers or range(len(self.round_medians)), self.round_medians, strict=True))
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The smallest and the largest of the sample whose median is reported, in seconds; None without one."""
+        sample = self.round_medians or self.samples
+        return (min(sample), max(sample)) if sample else None
+
 
 class MeasurementRow(CellRow):
     """One measurement of one cell, written as soon as it is made: a profile that is called again begins after these."""
@@ -90,10 +110,18 @@ class MeasurementRow(CellRow):
     budget: float | None = None
     status: Literal["ok", "oom", "error", "timeout"]
     message: str | None = None
-    #: Seconds per call on the whole batch; of the throughput stage, one median per batch tried.
+    #: Seconds per call on the whole batch; of the throughput stage, one figure per batch tried: the geometric mean over its
+    #: rounds, before schema 6 a median.
     samples: tuple[float, ...] = ()
     #: The batches that the throughput stage tried.
     batches: tuple[int, ...] = ()
+    #: Of the throughput stage, for each batch: seconds per call by round, and in the same rounds those of a batch of one and
+    #: of half the batch (of batch 1, none).
+    batch_rounds: tuple[tuple[float, ...], ...] = ()
+    alone_rounds: tuple[tuple[float, ...], ...] = ()
+    before_rounds: tuple[tuple[float, ...], ...] = ()
+    #: Why the throughput stage tried no larger batch; see `ThroughputRow`.
+    stopped_by: StoppedBy | None = None
     #: Of the memory stage: "peak", "baseline", on CUDA "reserved".
     bytes: dict[str, float] = {}
     #: Wall seconds of the measurement, start-up of its process counted, and those within calls of the model.
@@ -102,16 +130,37 @@ class MeasurementRow(CellRow):
 
 
 class ThroughputRow(CellRow):
-    """Images per second by batch, doubled until more images gain less than ``gain``, time or memory ran out."""
+    """Images per second by batch, doubled until more images surely gain less than ``gain``, or time or memory ran out.
+
+    Rates are geometric means over rounds, intervals are 95% and over rounds (Student's t on logarithms), so that ``speedup``
+    is the rate at the saturating batch divided by ``alone``. Rows before schema 6 have no rounds and no intervals.
+    """
 
     kind: Literal["throughput"] = "throughput"
     status: Literal["ok", "oom", "error", "timeout"]
     message: str | None = None
     batches: tuple[int, ...] = ()
     images_per_second: tuple[float, ...] = ()
-    #: The smallest batch within ``gain`` of the best rate.
+    #: Of each batch: images per second by round, and those of a batch of one in the same rounds.
+    rate_rounds: tuple[tuple[float, ...], ...] = ()
+    alone_rounds: tuple[tuple[float, ...], ...] = ()
+    #: The smallest batch whose speed-up over a batch of one is within ``gain`` of the best (before schema 6: whose rate is).
     saturating_batch: int | None = None
     gain: float = 0.05
+    #: Interval of the rate at the saturating batch; None with fewer than three rounds, as for the two below.
+    saturated_low: float | None = None
+    saturated_high: float | None = None
+    #: The rate of a batch of one in the rounds of the saturating batch.
+    alone: float | None = None
+    alone_low: float | None = None
+    alone_high: float | None = None
+    #: The saturating batch's rate over that of a batch of one, paired by round; 1 without an interval where it is one image.
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    #: "gain": two doublings in a row surely gained less than ``gain``. Else a larger batch may be faster: there was no memory
+    #: or no time for it, or it was beyond the limit. None in rows before schema 6.
+    stopped_by: StoppedBy | None = None
 
 
 class BreakdownRow(CellRow):

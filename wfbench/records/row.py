@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: Version of the row schema. Raise it when a field changes its meaning or a reader must know a new one.
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Strict(BaseModel):
@@ -60,6 +60,20 @@ class ModelRow(Row):
         if isinstance(data, dict) and "pos_embed" not in data and str(data.get("model")).startswith("weightformer-"):
             return data | {"pos_embed": "none"}
         return data
+
+
+class TracedRow(ModelRow):
+    """A row that says by which code and from which data its number is: lines that differ in one of them are not averaged.
+
+    None means that it was not recorded: the row is of a schema before 6, or of a run that was begun with one.
+    """
+
+    #: Of the source text of the mixer's layers, and of the models around them. A run that went on with other code has the
+    #: digests of both, joined by "+".
+    mixer_digest: str | None = None
+    model_digest: str | None = None
+    #: Of the data's classes, files and split.
+    data_digest: str | None = None
 
 
 def now() -> str:

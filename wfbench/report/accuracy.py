@@ -1,40 +1,33 @@
-"""Tables of accuracies."""
+"""Accuracy tables: what each line reached over its seeds, with its comparison and its circumstances.
+
+Nothing is ranked: lines are in alphabetical order.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
-from wfbench.analysis.asked import Asked
+from wfbench.analysis.lines import SMALL_SIDE
+from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, LineIdentity, LineResult, SweepRule
 from wfbench.analysis.unpaired import mean_interval
-from wfbench.records import AnyRow, BaselineRow, TrainRow
-from wfbench.report.parts import (
-    SMALL_SIDE,
-    Line,
-    Table,
-    environment_notes,
-    flat,
-    gmacs,
-    group,
-    label,
-    latest,
-    make_table,
-    number,
-    percent,
-    pixels,
-    plural,
-    refused_notes,
-    slug,
-    sorted_keys,
-    suffixes,
-    title_of,
-)
-from wfbench.report.significance import judge
+from wfbench.records import BaselineRow, Chosen
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.differences import difference_columns, difference_headings, difference_notes
+from wfbench.report.naming import flat, slug, suffixes, title_of
+from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes
+
+#: The heading of the accuracies.
+ACCURACY = "accuracy (%, measured)"
+#: A line of an accuracy table: of a mixer, or of a simple classifier.
+Entry = LineResult | BaselineRow
+#: What the lines of a table usually share; a column names it where they do not.
+_VARYING = ("recipe_digest", "weights", "pretraining", "batch", "steps")
 
 
-class _AccuracyKey(NamedTuple):
-    """What the lines of one accuracy table share."""
+class _Key(NamedTuple):
+    """A setting as title, file name and CSV show it."""
 
     dataset: str
     recipe: str
@@ -42,199 +35,61 @@ class _AccuracyKey(NamedTuple):
     epochs: int
     device: str
     dtype: str
-    chosen: str | None = None
+    chosen: str | None
 
 
-class _RunKey(NamedTuple):
-    """What the runs of one line share: within a mean, only the seed differs."""
-
-    model: str
-    mixer: str
-    local_conv: str
-    pos_embed: str
-    recipe_digest: str
-    weights: str
-    pretraining: str
-    batch: int
-    steps: int
-    parameters: int
-    samples: int
-    #: The rate that a sweep chose for the line; None for the recipe's own.
-    rate: float | None
-
-
-def _accuracy_key(row: TrainRow) -> _AccuracyKey:
-    return _AccuracyKey(
-        row.dataset, row.recipe, row.image_size, row.epochs, row.environment.device, row.dtype, chosen_in_words(row)
-    )
-
-
-def _run_key(row: TrainRow) -> _RunKey:
-    rate = row.chosen.lr if row.chosen is not None and row.chosen.rates else None
-    return _RunKey(**{field: getattr(row, field) for field in _RunKey._fields[:-1]}, rate=rate)
-
-
-def accuracy_tables(rows: Sequence[AnyRow], asked: Asked) -> list[Table]:
-    """Accuracies measured here, a table for each setting, and simple classifiers."""
-    trained = group((row for row in rows if isinstance(row, TrainRow) and row.validation is None), _accuracy_key)
-    simple = group((row for row in rows if isinstance(row, BaselineRow)), lambda row: row.dataset)
-    keys = sorted_keys(trained)
-    made = [
-        _accuracy_table(f"accuracy{suffix}", key, trained[key], simple.get(key.dataset, []), asked)
-        for key, suffix in zip(keys, suffixes([[key] for key in keys]), strict=True)
+def accuracy_tables(results: Sequence[AccuracyResult]) -> list[Table]:
+    """A table for each result."""
+    ends = iter(suffixes([[_key(result.setting)] for result in results if result.setting is not None]))
+    return [
+        _simple_table(result) if result.setting is None else _table(f"accuracy{next(ends)}", result.setting, result)
+        for result in results
     ]
-    alone = sorted(simple.keys() - {key.dataset for key in keys})
-    return made + [_baseline_table(dataset, simple[dataset]) for dataset in alone]
 
 
-def _accuracy_table(name: str, key: _AccuracyKey, rows: list[TrainRow], baselines: list[BaselineRow], asked: Asked) -> Table:
-    groups = group(rows, _run_key)
-    # Where positions differ all are named, but for the learned one.
-    differ = len({run.pos_embed for run in groups}) > 1
-    labels = {run: label(run, all_positions=differ) for run in groups}
-    runs = {
-        run: latest(groups[run], lambda row: row.seed)
-        for run in sorted(groups, key=lambda run: (run.model, labels[run], run[:-1], run.rate or 0.0))
-    }
-    used = [row for seeds in runs.values() for row in seeds]
-    varying = [
-        field
-        for field in ("recipe_digest", "weights", "pretraining", "batch", "steps")
-        if len({getattr(row, field) for row in used}) > 1
+def setting_in_words(setting: AccuracySetting) -> str:
+    """What the lines of a result share, as titles have it."""
+    return title_of([_key(setting)])
+
+
+def varying_fields(lines: Sequence[LineResult]) -> list[str]:
+    """The fields in which lines differ that a table's lines usually share."""
+    return [field for field in _VARYING if len({getattr(line.identity, field) for line in lines}) > 1]
+
+
+def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
+    """The columns of a result with lines, in the order of the CSV."""
+    assert result.setting is not None
+    setting = _key(result.setting)
+    shared: list[Column[LineResult]] = [_constant(key, value) for key, value in flat(setting).items() if key != "dataset"]
+    sweep = _sweep_columns() if result.setting.rule is not None else []
+    differences = difference_columns(result) if result.is_compared else []
+    simple: list[Column[Entry]] = [Column("baseline", lambda entry: entry.name if isinstance(entry, BaselineRow) else None)]
+    return [
+        Column("dataset", lambda entry: entry.dataset if isinstance(entry, BaselineRow) else setting.dataset),
+        *map(_for_runs, shared),
+        *map(_for_runs, _identity_columns(varying_fields(result.lines))),
+        Column("", lambda entry: entry.name if isinstance(entry, BaselineRow) else entry.label, "mixer", words=True),
+        Column("samples", _samples, "samples", lambda count: f"{count:,}"),
+        *map(_for_runs, _count_columns()),
+        Column("", _accuracy_in_words, ACCURACY, ranks=True),
+        Column("accuracy", lambda entry: entry.accuracy if isinstance(entry, BaselineRow) else entry.accuracy.estimate),
+        *map(_for_runs, [*_seed_columns(), *_mean_columns(), *sweep, *differences]),
+        *(simple if result.simple_classifiers else []),
     ]
-    simple = latest(baselines, lambda row: row.name)
-    judged, findings = _judged(runs, labels, asked)
-    lines = [_accuracy_line(key, run, labels[run], seeds, varying, judged.get(run, ({}, {}))) for run, seeds in runs.items()]
-    lines += [_baseline_line(row) for row in simple]
-    notes = [
-        *_accuracy_notes(key, runs, varying),
-        *findings,
-        *_baseline_notes(simple, {row.samples for row in used}),
-        *_digits_note(key.dataset),
-        *refused_notes((labels[_run_key(row)], row.macs, row.macs_error) for row in used),
-        *_left_out_note(len(rows) - len(used)),
-        *environment_notes(row.environment for row in used),
-    ]
-    return make_table(name, f"Accuracy: {title_of([key])}", lines, notes)
 
 
-def _judged(
-    runs: Mapping[_RunKey, Sequence[TrainRow]], labels: Mapping[_RunKey, str], asked: Asked
-) -> tuple[dict[_RunKey, Line], list[str]]:
-    """The comparisons within each recipe: runs of another digest, of other weights or on other samples have no baseline."""
-
-    def recipe(run: _RunKey) -> tuple[object, ...]:
-        return run.model, run.recipe_digest, run.weights, run.pretraining, run.batch, run.steps, run.samples
-
-    judged: dict[_RunKey, Line] = {}
-    findings: dict[str, None] = {}
-    for family in dict.fromkeys(map(recipe, runs)):
-        members = {run: (labels[run], [row.accuracy for row in seeds]) for run, seeds in runs.items() if recipe(run) == family}
-        lines, notes = judge(members, asked)
-        judged |= lines
-        findings |= dict.fromkeys(notes)
-    return judged, list(findings)
-
-
-def _baseline_table(dataset: str, rows: list[BaselineRow]) -> Table:
-    simple = latest(rows, lambda row: row.name)
-    notes = [*_baseline_notes(simple, set()), *_digits_note(dataset)]
-    name = f"accuracy-{slug(dataset)}-baselines"
-    return make_table(name, f"Accuracy of simple classifiers: {dataset}", [_baseline_line(row) for row in simple], notes)
-
-
-def _accuracy_line(
-    key: _AccuracyKey, run: _RunKey, name: str, seeds: list[TrainRow], varying: Sequence[str], judged: Line
-) -> Line:
-    seeds = sorted(seeds, key=lambda row: row.seed)
-    last = max(seeds, key=lambda row: row.created)
-    accuracy, interval = mean_interval([row.accuracy for row in seeds])
-    top5 = math.fsum(row.top5 or 0.0 for row in seeds) / len(seeds) if all(row.top5 is not None for row in seeds) else None
-    means = {
-        field: math.fsum(getattr(row, field) for row in seeds) / len(seeds)
-        for field in ("loss", "images_per_second", "data_wait_share", "train_seconds")
-    }
-    cells = {
-        "model": run.model,
-        "mixer": name,
-        **{field: str(getattr(run, field)) for field in varying},
-        "params (M)": number(run.parameters / 1e6),
-        "GMACs": gmacs(last.macs),
-        **_chosen_cells(last),
-        "accuracy (%, measured)": percent(accuracy) + ("" if interval is None else f" ± {percent(interval)}"),
-        **({} if top5 is None else {"top-5 (%)": percent(top5)}),
-        "seeds": plural(len(seeds), "seed"),
-        **judged[0],
-        "samples": f"{run.samples:,}",
-        "loss": number(means["loss"]),
-        "images/s": number(means["images_per_second"]),
-        "data wait (%)": f"{100 * means['data_wait_share']:.1f}",
-        "train (s)": number(means["train_seconds"]),
-    }
-    raw = {
-        **flat(key),
-        "label": name,
-        **run._asdict(),
-        "macs": last.macs,
-        "macs_error": last.macs_error,
-        "accuracy": accuracy,
-        "accuracy_ci95": interval,
-        "top5": top5,
-        "seed_count": len(seeds),
-        "seeds": " ".join(str(row.seed) for row in seeds),
-        "accuracy_by_seed": " ".join(repr(row.accuracy) for row in seeds),
-        **means,
-        "train_seconds_ci95": mean_interval([row.train_seconds for row in seeds])[1],
-        **({} if last.chosen is None else last.chosen.model_dump(exclude={"rates", "trial_seeds"})),
-        **judged[1],
-    }
-    return cells, raw
-
-
-def chosen_in_words(row: TrainRow) -> str | None:
-    """What a sweep made equal for all lines of a table; None for runs as they are."""
-    chosen = row.chosen
-    if chosen is None:
-        return None
-    unit = {"params": "parameters", "macs": "MACs"}
-    matched = [f"{unit[chosen.match]} matched to {chosen.match_to}"] if chosen.match is not None else []
-    return ", ".join([*matched, *([f"rate tuned in {plural(len(chosen.rates), 'trial')}"] if chosen.rates else [])])
-
-
-def _chosen_cells(row: TrainRow) -> dict[str, str]:
-    """What it took for this line."""
-    chosen, cells = row.chosen, {}
-    if chosen is not None and chosen.match is not None and chosen.residual is not None:
-        cells = {
-            "MLP ratio": f"{chosen.mlp_ratio:.3g}",
-            "depth": str(chosen.depth),
-            "off the budget (%)": f"{100 * chosen.residual:+.2f}".replace("-", "−"),
-        }
-    return cells | ({"rate": f"{chosen.lr:.3g}"} if chosen is not None and chosen.rates else {})
-
-
-def _baseline_line(row: BaselineRow) -> Line:
-    cells = {"mixer": row.name, "accuracy (%, measured)": percent(row.accuracy), "samples": f"{row.samples:,}"}
-    raw = {"baseline": row.name, "dataset": row.dataset, "accuracy": row.accuracy, "samples": row.samples}
-    return cells, dict(raw)
-
-
-def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]], varying: Sequence[str]) -> list[str]:
-    first = next(iter(runs))
-    shared = [
-        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
-    ]
-    notes = [
-        f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(key.image_size)} px, "
-        f"{', '.join([plural(key.epochs, 'epoch'), *shared])}.",
-        "Lines are in alphabetical order.",
-    ]
-    counts = {len(seeds) for seeds in runs.values()}
+def seeds_notes(result: AccuracyResult) -> list[str]:
+    """What intervals, or their absence, and the size of the images mean for whoever reads the accuracies."""
+    if result.setting is None:
+        return []
+    counts = {len(line.seeds) for line in result.lines}
+    notes = []
     if counts != {1}:
         notes.append("± is the half-width of the 95% t-interval of the mean over the seeds.")
     if 1 in counts:
         notes.append("A single seed has no interval, so it ranks nothing.")
-    if max(key.image_size) <= SMALL_SIDE:
+    if max(result.setting.image_size) <= SMALL_SIDE:
         notes.append(
             "Small images reward convolutions: they show whether a mixer trains, and differences within a family, "
             "not the rank on ImageNet or at high resolution."
@@ -242,7 +97,181 @@ def _accuracy_notes(key: _AccuracyKey, runs: Mapping[_RunKey, Sequence[TrainRow]
     return notes
 
 
-def _baseline_notes(simple: Sequence[BaselineRow], samples: set[int]) -> list[str]:
+def digits_notes(result: AccuracyResult) -> list[str]:
+    """What the digits are good for."""
+    if not result.dataset.startswith("digits"):
+        return []
+    return ["Digits check the machinery and rank nothing: logistic regression and nearest neighbour do as well."]
+
+
+def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table:
+    order = [
+        *("model", "mixer", *varying_fields(result.lines), "params (M)", "GMACs"),
+        *("MLP ratio", "depth", "off the budget (%)", "rate"),
+        *(ACCURACY, "top-5 (%)", "seeds", *difference_headings(result.asked)),
+        *("samples", "loss", "images/s", "data wait (%)", "train (s)"),
+    ]
+    entries: list[Entry] = [*result.lines, *result.simple_classifiers]
+    title, notes = f"Accuracy: {setting_in_words(setting)}", _notes(setting, result)
+    return replace(make_table("accuracy", name, title, accuracy_columns(result), entries, notes, order=order), result=result)
+
+
+def _simple_table(result: AccuracyResult) -> Table:
+    """The table of a data set that nothing but simple classifiers learned."""
+    columns: list[Column[BaselineRow]] = [
+        Column("baseline", lambda row: row.name, "mixer", words=True),
+        Column("dataset", lambda row: row.dataset),
+        Column("accuracy", lambda row: row.accuracy, ACCURACY, percent, ranks=True),
+        Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
+    ]
+    name, title = f"accuracy-{slug(result.dataset)}-baselines", f"Accuracy of simple classifiers: {result.dataset}"
+    notes = [*_simple_notes(result), *digits_notes(result)]
+    return replace(make_table("accuracy", name, title, columns, result.simple_classifiers, notes), result=result)
+
+
+def _key(setting: AccuracySetting) -> _Key:
+    return _Key(*setting[:-1], None if setting.rule is None else _rule_in_words(setting.rule))
+
+
+def _rule_in_words(rule: SweepRule) -> str:
+    unit = {"params": "parameters", "macs": "MACs"}
+    matched = [f"{unit[rule.match]} matched to {rule.match_to}"] if rule.match else []
+    return ", ".join([*matched, *([f"rate tuned in {plural(rule.trials, 'trial')}"] if rule.trials else [])])
+
+
+def _for_runs(column: Column[LineResult]) -> Column[Entry]:
+    """A column that simple classifiers have nothing in."""
+
+    def value(entry: Entry) -> Any:
+        return column.value(entry) if isinstance(entry, LineResult) else None
+
+    return cast("Column[Entry]", replace(column, value=value))
+
+
+def _constant(key: str, value: object) -> Column[LineResult]:
+    return Column(key, lambda line: value)
+
+
+def _identity_columns(varying: Iterable[str]) -> list[Column[LineResult]]:
+    """What tells a line from others, but for its samples, which simple classifiers have too."""
+    looks: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "model": ("model", str),
+        **{field: (field, str) for field in varying},
+        "parameters": ("params (M)", lambda count: number(count / 1e6)),
+    }
+
+    def column(field: str) -> Column[LineResult]:
+        heading, show = looks.get(field, ("", str))
+        return Column(field, lambda line: getattr(line.identity, field), heading, show, words=field in ("model", "weights"))
+
+    fields = [field for field in LineIdentity._fields if field not in ("samples", "rate")]
+    return [Column("label", lambda line: line.label), *map(column, fields)]
+
+
+def _samples(entry: Entry) -> int:
+    return entry.samples if isinstance(entry, BaselineRow) else entry.identity.samples
+
+
+def _count_columns() -> list[Column[LineResult]]:
+    return [
+        Column("rate", lambda line: line.identity.rate, "rate", lambda rate: f"{rate:.3g}", optional=True),
+        Column("", lambda line: gmacs(line.last.macs), "GMACs"),
+        Column("macs", lambda line: line.last.macs),
+        Column("macs_error", lambda line: line.last.macs_error),
+    ]
+
+
+def _accuracy_in_words(entry: Entry) -> str:
+    if isinstance(entry, BaselineRow):
+        return percent(entry.accuracy)
+    half_width = entry.accuracy.half_width
+    return percent(entry.accuracy.estimate) + ("" if half_width is None else f" ± {percent(half_width)}")
+
+
+def _seed_columns() -> list[Column[LineResult]]:
+    return [
+        Column("accuracy_ci95", lambda line: mean_interval(line.accuracies)[1]),
+        Column(
+            "top5",
+            lambda line: None if line.top5 is None else line.top5.estimate,
+            "top-5 (%)",
+            percent,
+            ranks=True,
+            optional=True,
+            files_only=True,
+        ),
+        Column("seed_count", lambda line: len(line.seeds), "seeds", lambda count: plural(count, "seed")),
+        Column("seeds", lambda line: " ".join(str(row.seed) for row in line.seeds)),
+        Column("accuracy_by_seed", lambda line: " ".join(repr(accuracy) for accuracy in line.accuracies)),
+    ]
+
+
+def _mean_columns() -> list[Column[LineResult]]:
+    return [
+        Column("loss", lambda line: line.loss.estimate, "loss", number, ranks=True),
+        Column("images_per_second", lambda line: line.images_per_second.estimate, "images/s", number),
+        Column(
+            "data_wait_share",
+            lambda line: line.data_wait_share.estimate,
+            "data wait (%)",
+            lambda share: f"{100 * share:.1f}",
+        ),
+        Column("train_seconds", lambda line: line.train_seconds.estimate, "train (s)", number),
+        Column("train_seconds_ci95", lambda line: mean_interval([row.train_seconds for row in line.seeds])[1]),
+    ]
+
+
+def _sweep_columns() -> list[Column[LineResult]]:
+    """What it took for each line to follow a sweep's rule."""
+
+    def chosen(field: str) -> Callable[[LineResult], Any]:
+        return lambda line: getattr(line.last.chosen, field)
+
+    def matched(field: str) -> Callable[[LineResult], Any]:
+        def value(line: LineResult) -> Any:
+            choice = line.last.chosen
+            is_matched = choice is not None and choice.match is not None and choice.residual is not None
+            return getattr(choice, field) if is_matched else None
+
+        return value
+
+    shown: list[Column[LineResult]] = [
+        Column("", matched("mlp_ratio"), "MLP ratio", lambda ratio: f"{ratio:.3g}", optional=True),
+        Column("", matched("depth"), "depth", optional=True),
+        Column(
+            "",
+            matched("residual"),
+            "off the budget (%)",
+            lambda residual: f"{100 * residual:+.2f}".replace("-", "−"),
+            optional=True,
+        ),
+    ]
+    fields = [field for field in Chosen.model_fields if field not in ("rates", "trial_seeds")]
+    return [*shown, *(Column(field, chosen(field)) for field in fields)]
+
+
+def _notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
+    first, varying = result.lines[0].identity, varying_fields(result.lines)
+    shared = [
+        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
+    ]
+    runs = [(line.label, row) for line in result.lines for row in line.seeds]
+    return [
+        f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(setting.image_size)} px, "
+        f"{', '.join([plural(setting.epochs, 'epoch'), *shared])}.",
+        "Lines are in alphabetical order.",
+        *seeds_notes(result),
+        *difference_notes(result),
+        *_simple_notes(result),
+        *digits_notes(result),
+        *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
+        *_repeats_notes(result.repeats),
+        *environment_notes(row.environment for _, row in runs),
+    ]
+
+
+def _simple_notes(result: AccuracyResult) -> list[str]:
+    simple, samples = result.simple_classifiers, {line.identity.samples for line in result.lines}
     if not simple:
         return []
     notes = [f"Simple classifiers, no token mixers: {', '.join(row.name for row in simple)}."]
@@ -251,13 +280,7 @@ def _baseline_notes(simple: Sequence[BaselineRow], samples: set[int]) -> list[st
     return notes
 
 
-def _digits_note(dataset: str) -> list[str]:
-    if not dataset.startswith("digits"):
-        return []
-    return ["Digits check the machinery and rank nothing: logistic regression and nearest neighbour do as well."]
-
-
-def _left_out_note(count: int) -> list[str]:
+def _repeats_notes(count: int) -> list[str]:
     if not count:
         return []
     return [f"{plural(count, 'earlier row')} of the same cell {'was' if count == 1 else 'were'} left out: the latest counts."]

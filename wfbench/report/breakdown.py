@@ -2,91 +2,83 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from wfbench.analysis.cells import Setting, setting_without_batch
-from wfbench.records import AnyRow, BreakdownRow
-from wfbench.report.cells_in_words import latest_cells, raw_line
-from wfbench.report.parts import (
-    REFUSED,
-    Line,
-    Table,
-    flat,
-    gmacs,
-    group,
-    height_width,
-    label,
-    make_table,
-    pixels,
-    sorted_keys,
-    suffixes,
-    title_of,
-)
+from wfbench.analysis.breakdown import Breakdowns, CellBreakdown
+from wfbench.analysis.lines import label
+from wfbench.report.cells_in_words import line_columns, session_notes, setting_columns, side_columns
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.naming import suffixes, title_of
+from wfbench.report.words import REFUSED, environment_notes, gmacs, pixels
 
 _DEPTH = 2  # so many parts has the name of a module that a table shows
 
 
-def breakdown_tables(rows: Iterable[AnyRow]) -> list[Table]:
-    """Where each cell's MACs are."""
-    groups = group((row for row in rows if isinstance(row, BreakdownRow)), setting_without_batch)
-    keys = sorted_keys(groups)
-    ends = suffixes([[key] for key in keys])
-    return [_breakdown_table(f"breakdown{end}", key, groups[key]) for key, end in zip(keys, ends, strict=True)]
+@dataclass(frozen=True)
+class _Part:
+    """One line: a module or an operator of a cell, with its MACs."""
+
+    cell: CellBreakdown
+    by: str
+    name: str
+    macs: float
+
+    @property
+    def share(self) -> float | None:
+        return self.cell.share(self.macs)
 
 
-def _breakdown_table(name: str, key: Setting, rows: Sequence[BreakdownRow]) -> Table:
-    cells, session = latest_cells(rows)
-    wrong = [f"{label(row)} at {pixels(row.resolution)} px" for row in cells if _total(row) is None]
+def breakdown_tables(results: Sequence[Breakdowns]) -> list[Table]:
+    """A table for each setting."""
+    ends = suffixes([[result.setting] for result in results])
+    return [_table(f"breakdown{end}", result) for result, end in zip(results, ends, strict=True)]
+
+
+def _table(name: str, result: Breakdowns) -> Table:
+    cells = result.cells
+    wrong = [f"{label(cell.line)} at {pixels(cell.row.resolution)} px" for cell in cells if cell.total is None]
     notes = [
         f"GMACs of one image's forward pass, in the modules whose names have up to {_DEPTH} parts, and by operator; the raw "
         "numbers have all modules. Modules that differ in their number alone stand on one line, each with these GMACs.",
         *([f"Shares refused ({'; '.join(wrong)}): modules and operators disagree on the MACs in all."] if wrong else []),
-        *session,
+        *session_notes(result.sessions),
+        *environment_notes(cell.row.environment for cell in cells),
     ]
-    lines = [line for row in cells for line in _shown_lines(row)]
-    return make_table(
-        name, f"Breakdown of MACs: {title_of([key])}", lines, notes, [raw for row in cells for raw in _raw_lines(key, row)]
-    )
+    columns = _columns(result)
+    raw = [column for column in columns if column.key], [part for cell in cells for part in _all_parts(cell)]
+    shown = [part for cell in cells for part in _shown_parts(cell)]
+    return make_table("breakdown", name, f"Breakdown of MACs: {title_of([result.setting])}", columns, shown, notes, raw=raw)
 
 
-def _shown_lines(row: BreakdownRow) -> list[Line]:
-    total = _total(row)
-    parts = [("module", *part) for part in _shown_modules(row.by_module)]
-    parts += [("operator", *part) for part in row.by_operator.items()]
+def _columns(result: Breakdowns) -> list[Column[_Part]]:
     return [
-        (
-            {
-                "mixer": label(row),
-                "px": pixels(row.resolution),
-                "by": by,
-                "module or operator": name,
-                "GMACs": gmacs(macs),
-                "share (%)": REFUSED if total is None else f"{100 * macs / total:.1f}",
-            },
-            {},
-        )
-        for by, name, macs in parts
+        Column("session", lambda part: part.cell.row.session),
+        Column("created", lambda part: part.cell.row.created),
+        *setting_columns(result.setting),
+        *line_columns(lambda part: part.cell.line),
+        *side_columns(lambda part: part.cell.row.resolution),
+        Column("tokens", lambda part: part.cell.row.tokens),
+        Column("by", lambda part: part.by, "by", words=True),
+        Column("name", lambda part: part.name, "module or operator", words=True),
+        Column("macs", lambda part: part.macs, "GMACs", gmacs),
+        Column("share", lambda part: part.share),
+        Column("", lambda part: REFUSED if part.share is None else f"{100 * part.share:.1f}", "share (%)"),
     ]
 
 
-def _raw_lines(key: Setting, row: BreakdownRow) -> list[dict[str, object]]:
-    """The raw numbers of all modules and operators of one cell."""
-    total = _total(row)
-    start = {"session": row.session, "created": row.created, **flat(key), **raw_line(row), **height_width(row.resolution)}
-    parts = [("module", *part) for part in row.by_module.items()] + [("operator", *part) for part in row.by_operator.items()]
-    return [
-        {**start, "tokens": row.tokens, "by": by, "name": name, "macs": macs, "share": None if total is None else macs / total}
-        for by, name, macs in parts
-    ]
+def _all_parts(cell: CellBreakdown) -> list[_Part]:
+    modules = [_Part(cell, "module", name, macs) for name, macs in cell.row.by_module.items()]
+    return modules + _operators(cell)
 
 
-def _total(row: BreakdownRow) -> float | None:
-    """The MACs of the whole model; None where modules and operators do not agree on them, or there are none."""
-    by_operator = math.fsum(row.by_operator.values())
-    whole = row.by_module.get("", by_operator)
-    return whole if whole and math.isclose(whole, by_operator, rel_tol=1e-9) else None
+def _shown_parts(cell: CellBreakdown) -> list[_Part]:
+    return [_Part(cell, "module", name, macs) for name, macs in _shown_modules(cell.row.by_module)] + _operators(cell)
+
+
+def _operators(cell: CellBreakdown) -> list[_Part]:
+    return [_Part(cell, "operator", name, macs) for name, macs in cell.row.by_operator.items()]
 
 
 def _shown_modules(by_module: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -1,17 +1,18 @@
-"""What tables say of the cells of a profile: the session, the baseline's backend, settings and lines as raw cells."""
+"""What tables about the cells of a profile share: the session in words, and the columns that name a setting and a line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from wfbench.analysis.cells import LineRow, Profile, cell_key
-from wfbench.analysis.lines import BASELINE, group, label, latest, latest_session
-from wfbench.records import BreakdownRow, Row, ThroughputRow
-from wfbench.report.naming import flat
-from wfbench.report.words import environment_notes, plural
+from wfbench.analysis.cells import Line, Profile, Sessions, Setting, Size
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import BASELINE, label
+from wfbench.report.columns import Column
+from wfbench.report.naming import flat, height_width
+from wfbench.report.words import number, pixels, plural, with_interval
 
-_T = TypeVar("_T", bound=ThroughputRow | BreakdownRow)
+L = TypeVar("L")
 
 
 def in_backend(profile: Profile) -> str:
@@ -20,35 +21,89 @@ def in_backend(profile: Profile) -> str:
     return " in its fastest attention backend at that resolution" if len(backends) > 1 else ""
 
 
-def session_notes(session: str, sessions: Mapping[str, Sequence[Row]], cells: Mapping[str, int]) -> list[str]:
-    """Which session a table shows, when it began, and which others were left out, with their numbers of ``cells``."""
-    first = min(row.created for row in sessions[session])
-    notes = [f"Session {session}, begun {first}."]
-    others = [f"{name} ({plural(cells[name], 'cell')})" for name in sessions if name != session]
+def backends_by_side(backends: Mapping[Size, str]) -> str:
+    """Attention backends with their sides: "flash at 224, 448 px; math at 672 px"."""
+    sides: dict[str, list[str]] = {}
+    for side, backend in sorted(backends.items()):
+        sides.setdefault(backend, []).append(pixels(side))
+    return "; ".join(f"{backend} at {', '.join(where)} px" for backend, where in sides.items())
+
+
+def session_notes(sessions: Sessions) -> list[str]:
+    """Which session a table shows, when it began, and which others were left out, with their numbers of cells."""
+    notes = [f"Session {sessions.shown}, begun {sessions.begun}."]
+    others = [f"{name} ({plural(count, 'cell')})" for name, count in sessions.left_out.items()]
     if others:
         notes.append(f"Earlier sessions of the same setting were left out: {', '.join(others)}.")
     return notes
 
 
-def latest_cells(rows: Sequence[_T]) -> tuple[list[_T], list[str]]:
-    """The cells of the latest session, and what to say of it and of the others."""
-    sessions = group(rows, lambda row: row.session)
-    session = latest_session(sessions)
-    cells = latest(sessions[session], cell_key)
-    counts = {name: len({cell_key(row) for row in members}) for name, members in sessions.items()}
-    notes = [*session_notes(session, sessions, counts), *environment_notes(row.environment for row in cells)]
-    return cells, notes
-
-
-def raw_settings(places: Sequence[Profile]) -> dict[str, object]:
+def raw_settings(profiles: Sequence[Profile]) -> dict[str, object]:
     """The setting of a table as raw cells; where a table has several, all their values."""
-    if len(places) == 1:
-        return flat(places[0].setting)
-    entries = [flat(profile.setting) for profile in places]
+    if len(profiles) == 1:
+        return flat(profiles[0].setting)
+    entries = [flat(profile.setting) for profile in profiles]
     return {field: "/".join(dict.fromkeys(str(entry[field]) for entry in entries)) for field in entries[0]}
 
 
-def raw_line(row: LineRow) -> dict[str, object]:
-    """What names a line, as raw cells."""
+def constant_columns(values: Mapping[str, object]) -> list[Column[Any]]:
+    """Columns of the CSV that hold the same on every line."""
+
+    def constant(value: object) -> Callable[[Any], object]:
+        return lambda line: value
+
+    return [Column(key, constant(value)) for key, value in values.items()]
+
+
+def setting_columns(setting: Setting) -> list[Column[Any]]:
+    """The columns of the CSV that name the setting which all lines of a table share."""
+    return constant_columns(flat(setting))
+
+
+def line_columns(line_of: Callable[[L], Line]) -> list[Column[L]]:
+    """The columns that name a line: its label, which people read, and its parts."""
+
+    def part(field: str) -> Callable[[L], object]:
+        return lambda result: getattr(line_of(result), field)
+
     fields = ("mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
-    return {"label": label(row), **{field: getattr(row, field) for field in fields}}
+    name: Column[L] = Column("label", lambda result: label(line_of(result)), "mixer", words=True)
+    return [name, *(Column(field, part(field)) for field in fields)]
+
+
+def side_columns(side_of: Callable[[L], Size]) -> list[Column[L]]:
+    """The columns of an image's size in pixels."""
+
+    def part(field: str) -> Callable[[L], object]:
+        return lambda result: height_width(side_of(result))[field]
+
+    return [Column("", side_of, "px", pixels), *(Column(field, part(field)) for field in ("height", "width"))]
+
+
+def failure_notes(cells: Iterable[tuple[Line, Size, str, str | None]]) -> list[str]:
+    """What went wrong, from (line, side, status, message) of each cell."""
+    return [
+        f"{label(line)} at {pixels(side)} px: {status}: {message or 'no message'}"
+        for line, side, status, message in cells
+        if status != "ok"
+    ]
+
+
+def whole(value: int) -> str:
+    """A whole number for people, with separators of thousands."""
+    return f"{value:,}"
+
+
+def exponent(value: float) -> str:
+    """An exponent for people."""
+    return f"{value:.2f}"
+
+
+def with_ends(show: Callable[[float], str]) -> Callable[[Interval], str]:
+    """How an uncertain number is shown: as ``show`` shows it, with its interval in brackets where it has one."""
+    return lambda value: with_interval(value.estimate, value.low, value.high, show)
+
+
+def times(value: float) -> str:
+    """A ratio for people: "2.45×"."""
+    return f"{number(value)}×"

@@ -92,6 +92,7 @@ class Table:
         words: the headings whose column holds words.
         ranks: the headings by which lines are ranked.
         files_only: the headings that a terminal with little room leaves out.
+        result: what the table shows, for the figures and charts that show the same.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Table:
     words: frozenset[str] = frozenset()
     ranks: frozenset[str] = frozenset()
     files_only: tuple[str, ...] = ()
+    result: object = None
 
     def to_markdown(self) -> str:
         """The title, the table and the notes as GitHub-flavoured Markdown."""

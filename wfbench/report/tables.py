@@ -15,10 +15,11 @@ from wfbench.records.run_directory import Run
 from wfbench.report.accuracy import accuracy_tables
 from wfbench.report.claims import claims_tables
 from wfbench.report.columns import Table
+from wfbench.report.cost import cost_tables
 from wfbench.report.denoising import loss_tables, score_tables
+from wfbench.report.fronts import front_tables
 from wfbench.report.images import image_tables
-from wfbench.report.pareto import pareto_tables
-from wfbench.report.profiles import overview_tables, profile_tables
+from wfbench.report.overview import overview_tables
 from wfbench.report.published import published_tables
 from wfbench.report.receptive_fields import receptive_field_tables
 from wfbench.report.resolutions import resolution_tables
@@ -44,16 +45,16 @@ def tables(
 
 def tables_of(results: Results, rows: Sequence[AnyRow], asked: Asked, *, published: bool = False) -> list[Table]:
     """The tables of results that are at hand already, in the order in which people read them."""
-    accuracy, cost = accuracy_tables(rows, asked), profile_tables(rows)
-    overview = overview_tables(accuracy, cost)
+    accuracy, cost = accuracy_tables(results.accuracy), cost_tables(results.costs)
+    overview = [] if results.overview is None else overview_tables(results.overview, accuracy[0], cost[0])
     return [
         *claims_tables(results.claims),
         *overview,
         *accuracy,
-        *tuning_tables(rows),
-        *resolution_tables(rows),
+        *tuning_tables(results.tuning),
+        *resolution_tables(results.resolutions),
         *cost,
-        *pareto_tables(accuracy, overview),
+        *front_tables(results.fronts, accuracy),
         *image_tables(results.images),
         *receptive_field_tables(results.receptive_fields),
         *loss_tables(results.losses),

@@ -54,14 +54,13 @@ def with_tables(found: Sequence[R], tables: Sequence[Table], kind: str) -> Itera
 
 def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]) -> Iterator[tuple[str, Table, Figure | None]]:
     """The stem of each plot's name, the table that it belongs to, and the plot; None where there is nothing to plot."""
-    plots = {
-        "profile": {"latency": latency, "memory": memory},
-        "accuracy": {"accuracy": accuracy},
-        "resolution": {"resolution": resolution},
-    }
-    for table in tables:
-        for stem, plot in plots.get(table.kind, {}).items():
-            yield stem, table, plot(table, styles)
+    for cost, table in with_tables(results.costs.profiles, tables, "profile"):
+        yield "latency", table, latency(cost, table, styles)
+        yield "memory", table, memory(cost, table, styles)
+    for reached, table in with_tables(results.accuracy, tables, "accuracy"):
+        yield "accuracy", table, accuracy(reached, table, styles)
+    for evaluated, table in with_tables(results.resolutions, tables, "resolution"):
+        yield "resolution", table, resolution(evaluated, table, styles)
     for answers, table in with_tables(results.claims, tables, "claims"):
         yield "claims", table, claims(answers, table)
     for fields, table in with_tables(results.receptive_fields, tables, "erf"):

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
+from wfbench.analysis.fronts import Fronts
+from wfbench.analysis.overview import Overview
+from wfbench.analysis.profile import ProfileCost
 from wfbench.analysis.results import Results
+from wfbench.analysis.scaling import Crossovers
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import AnyRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report.columns import Table
@@ -178,15 +183,22 @@ def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
 
 def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str, list[Chart]]:
     looks = mixer_styles(tables)
-    of_kind = {kind: [table for table in tables if table.kind == kind] for kind in ("accuracy", "profile", "overview")}
-    crossed = {table.name.removeprefix("crossover"): table for table in tables if table.kind == "crossover"}
-    fronts = {table.name.removeprefix("pareto"): table for table in tables if table.kind == "pareto"}
-    trained = [table for table in of_kind["accuracy"] if "label" in table.data]
-    overview = of_kind["overview"][0] if of_kind["overview"] and len(trained) == 1 else None
-    scaling = [scaling_chart(table, crossed.get(table.name.removeprefix("profile")), looks) for table in of_kind["profile"]]
-    cost = [cost_chart(table, overview, fronts.get(table.name.removeprefix("accuracy")), looks) for table in trained]
+    results = [table.result for table in tables]
+    crossed = {found.profiles: found for found in results if isinstance(found, Crossovers)}
+    scaling = [
+        scaling_chart(found, table, crossed.get((found.profile,)), looks)
+        for table in tables
+        if isinstance(found := table.result, ProfileCost)
+    ]
+    fronts = {id(result.accuracy): result for result in results if isinstance(result, Fronts)}
+    overview = {id(result.accuracy): result for result in results if isinstance(result, Overview)}
+    cost = [
+        cost_chart(result, table, overview.get(id(result)), fronts.get(id(result)), looks)
+        for table, result in zip(tables, results, strict=True)
+        if isinstance(result, AccuracyResult) and result.lines
+    ]
     return {
-        "accuracy": [chart for chart in cost if chart is not None],
+        "accuracy": cost,
         "cost": [chart for chart in scaling if chart is not None],
         "training": training_charts(list(runs), looks),
     }

@@ -3,70 +3,100 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
+from wfbench.analysis.cells import Line
+from wfbench.analysis.lines import label
+from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.analysis.scaling import Crossing, Crossovers
 from wfbench.report.columns import Table
-from wfbench.report.page.charts import Chart, Choice, Point, as_floats, as_points, lines_spec
+from wfbench.report.page.charts import Chart, Choice, Point, lines_spec
 
 
-def scaling_chart(table: Table, crossed: Table | None, looks: Mapping[str, Any]) -> Chart | None:
-    """Latency, memory and counts of each cell against tokens, with bands and the points where mixers overtake the baseline."""
-    data, by_tokens = table.data, bool(table.data["token_budget"].notna().any())
-    scale = 1e3 / data["batch"].astype(float) if by_tokens else 1e3
-    columns = {
-        "latency": as_floats(data, "median_seconds") * scale,
-        "latency_low": as_floats(data, "median_low_seconds").fillna(as_floats(data, "p25_seconds")) * scale,
-        "latency_high": as_floats(data, "median_high_seconds").fillna(as_floats(data, "p75_seconds")) * scale,
-        "memory": as_floats(data, "memory_bytes") * 1e-6,
-        "gmacs": as_floats(data, "macs") * 1e-9,
-        "speedup": as_floats(data, "speedup"),
-        "tokens": data["tokens"].astype(float),
-        "side": data["height"].astype(float),
-    }
-    frame = pd.DataFrame({**columns, "mixer": data["label"], "status": data["status"]})
-    points = as_points(frame)
-    sure = bool(as_floats(data, "median_low_seconds").notna().any())
-    band = "band: 95% interval over rounds" if sure else "band: interquartile range"
+def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | None, looks: Mapping[str, Any]) -> Chart | None:
+    """Latency, memory and counts of each cell against tokens, with bands and the points where mixers overtake the baseline.
+
+    Args:
+        result: the profile.
+        table: its table, of which the chart has name, title and notes.
+        crossovers: those of the profile; None where there are none.
+        looks: the look of each line, by its label.
+
+    Returns:
+        The chart; None where nothing was measured.
+    """
+    by_tokens = result.profile.setting.token_budget is not None
+    points = [_point(cell, by_tokens) for cell in result.cells]
+    known = any(cell.latency is not None and cell.latency.low is not None for cell in result.cells)
+    band = "band: 95% interval over rounds" if known else "band: interquartile range"
     y = [
         Choice("latency", f"latency (ms{' per image' if by_tokens else ''}); {band}", "latency_low", "latency_high", "log"),
         Choice("memory", "peak memory of one call (MB)", scale="log"),
         Choice("gmacs", "GMACs of one image", scale="log"),
         Choice("speedup", "speed-up over the baseline (×)", scale="log"),
     ]
-    y = [choice for choice in y if frame[choice.field].notna().any()]
+    y = [choice for choice in y if any(choice.field in point for point in points)]
     if not y:
         return None
-    marks = [] if crossed is None else _crossings(crossed, frame)
+    crossings = crossovers.crossings if crossovers is not None else ()
     return Chart(
         table.name,
         table.title,
-        lines_spec(looks, frame["mixer"], band=True),
+        lines_spec(looks, [label(cell.line) for cell in result.cells], band=True),
         points,
         [Choice("tokens", "tokens", scale="log"), Choice("side", "image side (px)", scale="log")],
         y,
-        marks,
+        [mark for crossing in crossings if (mark := _mark(crossing, result.cells, by_tokens)) is not None],
         table.notes,
     )
 
 
-def _crossings(crossed: Table, frame: pd.DataFrame) -> list[Point]:
-    """Where a mixer's curve overtakes the baseline: at the recorded side, at the height of the mixer's own curve there."""
-    marks = []
-    for entry in crossed.data.to_dict("records"):
-        curve = frame[(frame["mixer"] == entry["label"]) & frame["latency"].notna() & (frame["status"] == "ok")]
-        curve = curve.sort_values("side")
-        if entry["verdict"] != "at" or len(curve) < 2 or pd.isna(entry["side"]):
-            continue
-        side = float(entry["side"])
-        at = {name: _between(side, curve["side"], curve[name]) for name in ("tokens", "latency")}
-        marks.append({"mixer": entry["label"], "side": side, **at, "text": f"{entry['label']} is faster from {side:.0f} px on"})
-    return marks
+def _point(cell: CellCost, by_tokens: bool) -> Point:
+    """A cell's values, of those that it has; without an interval, the quartiles of its samples stand for the band."""
+    row, scale = cell.row, _scale(cell, by_tokens)
+    latency = cell.latency
+    ends = (row.p25, row.p75) if latency is None or latency.low is None else (latency.low, latency.high)
+    values = {
+        "latency": None if latency is None else latency.estimate * scale,
+        "latency_low": None if ends[0] is None else ends[0] * scale,
+        "latency_high": None if ends[1] is None else ends[1] * scale,
+        "memory": None if row.memory_bytes is None else row.memory_bytes * 1e-6,
+        "gmacs": None if row.macs is None else row.macs * 1e-9,
+        "speedup": cell.speedup,
+        "tokens": float(row.tokens),
+        "side": float(row.resolution[0]),
+        "mixer": label(cell.line),
+        "status": row.status,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _between(side: float, sides: pd.Series[float], values: pd.Series[float]) -> float:
+def _scale(cell: CellCost, by_tokens: bool) -> float:
+    """From seconds of a batch to milliseconds: of an image where batches differ."""
+    return 1e3 / cell.row.batch if by_tokens else 1e3
+
+
+def _mark(crossing: Crossing, cells: Sequence[CellCost], by_tokens: bool) -> Point | None:
+    """Where a line's curve overtakes the baseline: at the side of the crossover, at the height of the line there."""
+    curve = _timed(crossing.line, cells)
+    if crossing.verdict != "at" or len(curve) < 2 or crossing.side is None:
+        return None
+    sides = [float(cell.row.resolution[0]) for cell, _ in curve]
+    tokens = _between(crossing.side, sides, [float(cell.row.tokens) for cell, _ in curve])
+    latency = _between(crossing.side, sides, [seconds * _scale(cell, by_tokens) for cell, seconds in curve])
+    name = label(crossing.line)
+    text = f"{name} is faster from {crossing.side:.0f} px on"
+    return {"mixer": name, "side": crossing.side, "tokens": tokens, "latency": latency, "text": text}
+
+
+def _timed(line: Line, cells: Sequence[CellCost]) -> list[tuple[CellCost, float]]:
+    """A line's cells with their times, by side."""
+    timed = [(cell, cell.latency.estimate) for cell in cells if cell.line == line and cell.latency is not None]
+    return sorted(timed, key=lambda pair: pair[0].row.resolution[0])
+
+
+def _between(side: float, sides: Sequence[float], values: Sequence[float]) -> float:
     """A value at a side between measured ones, on straight lines in the logarithms."""
     import numpy as np
 

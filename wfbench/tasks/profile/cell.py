@@ -28,6 +28,10 @@ _KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
+#: Batches of one compiled model: a throughput doubles the batch, and 64 doublings are more than any memory holds.
+MOST_SHAPES = 64
+#: From inputs, what goes beside them and the targets, to the call that is timed.
+Work = Callable[[torch.Tensor, list[torch.Tensor], torch.Tensor], Callable[[], object]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -87,28 +91,43 @@ class Cell:
 
     def call(self) -> Callable[[], object]:
         """What is timed: one forward pass, or one training step, of the whole batch on the device."""
+        return self.calls()(self.batch)
+
+    def calls(self) -> Callable[[int], Callable[[], object]]:
+        """The same for batches of any size, which share one model (and optimiser): from a batch to its call."""
         model = self.build()
-        generator = torch.Generator().manual_seed(0)
-        x, *more = (t.to(self.device) for t in model.example_inputs(self.batch, generator=generator))
-        targets = torch.randint(max(1, model.config.num_classes), (self.batch,), generator=generator).to(self.device)
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
-            x = x.to(memory_format=torch.channels_last)
-        if self.mode == "train":
-            return self._training_step(model.train(), x, targets)
-        model.eval().to(DTYPES[self.dtype])
-        x = x.to(DTYPES[self.dtype])
+        work = self._training(model.train()) if self.mode == "train" else self._inference(model.eval())
+
+        def of_batch(batch: int) -> Callable[[], object]:
+            generator = torch.Generator().manual_seed(0)
+            x, *more = (t.to(self.device) for t in model.example_inputs(batch, generator=generator))
+            targets = torch.randint(max(1, model.config.num_classes), (batch,), generator=generator).to(self.device)
+            if self.channels_last:
+                x = x.to(memory_format=torch.channels_last)
+            return work(x, more, targets)
+
+        return of_batch
+
+    def _inference(self, model: VisionTransformer | DiT) -> Work:
+        model.to(DTYPES[self.dtype])
         run = self._compiled(model)
 
-        @torch.inference_mode()
-        def forward() -> object:
-            with self._attention():
-                return run(x, *more)
+        def of_inputs(x: torch.Tensor, more: list[torch.Tensor], targets: torch.Tensor) -> Callable[[], object]:
+            x = x.to(DTYPES[self.dtype])
 
-        return forward
+            @torch.inference_mode()
+            def forward() -> object:
+                with self._attention():
+                    return run(x, *more)
 
-    def _training_step(self, model: VisionTransformer | DiT, x: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
+            return forward
+
+        return of_inputs
+
+    def _training(self, model: VisionTransformer | DiT) -> Work:
         """Forward, cross-entropy (of a DiT, its own loss), backward, AdamW."""
         run = self._compiled(model)
         denoising = denoising_loss(model.null_class) if isinstance(model, DiT) else None
@@ -117,22 +136,26 @@ class Cell:
         scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == "float16")
         mixed = self.dtype != "float32"
 
-        def step() -> object:
-            optimizer.zero_grad(set_to_none=True)
-            with self._attention(), torch.autocast(self.device, DTYPES[self.dtype], enabled=mixed):
-                loss = denoising(run, x, targets, draws) if denoising else F.cross_entropy(run(x), targets)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            return loss
+        def of_inputs(x: torch.Tensor, more: list[torch.Tensor], targets: torch.Tensor) -> Callable[[], object]:
+            def step() -> object:
+                optimizer.zero_grad(set_to_none=True)
+                with self._attention(), torch.autocast(self.device, DTYPES[self.dtype], enabled=mixed):
+                    loss = denoising(run, x, targets, draws) if denoising else F.cross_entropy(run(x), targets)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                return loss
 
-        return step
+            return step
+
+        return of_inputs
 
     def _compiled(self, model: VisionTransformer | DiT) -> torch.nn.Module:
-        """The model, or what the compiler makes of it for this shape alone; what it made for others is forgotten."""
+        """The model, or what the compiler makes of it for each shape apart; what it made for other models is forgotten."""
         if not self.compiled:
             return model
         torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = MOST_SHAPES  # beyond its limit it would run uncompiled, and not say so
         compiled: torch.nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
         return compiled
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import platform
 from collections.abc import Sequence
@@ -19,12 +18,21 @@ from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
 from wfbench.records import Environment
+from wfbench.records.identity import class_files, digest_files, package_files
+from wfbench.tasks import profile
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
 
 #: Pixels of an image along a side for one of its latent, in the autoencoders that latent DiTs are trained on.
 LATENT = 8
+#: How often the grid is measured, by protocol: so often that a typical speed-up is known to about 10 % on the machines that the
+#: committed records come from. `benchmarks/rounds.py` makes the table that this follows from (docs/MEASUREMENT.md).
+ROUNDS = {ISOLATED: 10, INTERLEAVED: 20}
 #: What is counted is what is timed: the evaluation path that runs.
 PATH = "auto"
+
+
+#: Fewer rounds of a throughput would hardly ever be sure that a gain is under 5 %: 8 are, where rounds deviate by 6 %.
+LEAST_THROUGHPUT_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class ProfileRequest:
         isolate: a fresh process for every cell and round.
         memory, saturate, breakdown: measure peak memory (isolated cells only); find the batch that saturates; list MACs by
             module and operator.
-        rounds: how often the whole grid is measured.
+        max_batch: the largest batch that ``saturate`` tries.
+        rounds: how often the whole grid is measured; also the rounds of each batch that ``saturate`` tries, which are
+            `LEAST_THROUGHPUT_ROUNDS` at least.
         seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
         force: measure again what has been measured.
     """
@@ -68,7 +78,8 @@ class ProfileRequest:
     memory: bool = True
     saturate: bool = False
     breakdown: bool = False
-    rounds: int = 3
+    max_batch: int = 1024
+    rounds: int = ROUNDS[ISOLATED]
     seconds: float = 1.0
     budget: float = 120.0
     order_seed: int = 0
@@ -165,6 +176,7 @@ class ProfileRequest:
             ("--batch", self.batch),
             ("--tokens", 1 if self.tokens is None else self.tokens),
             ("--rounds", self.rounds),
+            ("--max-batch", self.max_batch),
             ("--threads", 1 if self.threads is None else self.threads),
         ):
             if value < 1:
@@ -205,11 +217,7 @@ def _host() -> str:
 
 def _code(names: Sequence[str]) -> str:
     """A digest of the code that is measured and that measures: mixers, also those from elsewhere, models, counts and cells."""
-    roots = (Path(mixers.__file__).parent, *(Path(str(room.__file__)).parent for room in (models, diffusion, measure)))
-    files = [*(file for root in roots for file in sorted(root.rglob("*.py"))), *sorted(Path(__file__).parent.glob("*.py"))]
-    given = {layer for layer in (mixers.spec(name).token for name in names) if isinstance(layer, type)}
-    files += sorted(Path(inspect.getfile(layer)) for layer in given)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    rooms = (mixers, models, diffusion, measure, profile)
+    files = {name: file for room in rooms for name, file in package_files(room).items()}
+    given = sorted(digest_files(class_files([layer], ("mixers",)) or {}) for name in names for layer in mixers.layers(name))
+    return f"{digest_files(files)} {' '.join(given)}"

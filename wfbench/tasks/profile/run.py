@@ -32,11 +32,13 @@ from wfbench.records import (
 from wfbench.tasks.common import try_count
 from wfbench.tasks.profile import summary
 from wfbench.tasks.profile.cell import DTYPES, Cell
-from wfbench.tasks.profile.request import PATH, ProfileRequest
+from wfbench.tasks.profile.request import LEAST_THROUGHPUT_ROUNDS, PATH, ProfileRequest
 from wfbench.tasks.profile.worker import Job
 
 #: Seconds that starting a process, building the model and finishing a call may take beside the budget.
 _START_UP = 60.0
+#: A forced backend of attention that takes more times as long as another in its first round is not timed again.
+FAR_BEHIND = 2.0
 
 
 class Watch(Protocol):
@@ -156,13 +158,19 @@ class _Run:
         return [by_round[k] for k in sorted(by_round)]
 
     def final(self, row: MeasurementRow) -> bool:
-        """Whether it is not tried again: what failed once fails again, but for want of time if there is more of it now."""
-        return row.status != "timeout" or row.budget is None or row.budget >= self.request.budget
+        """Whether it is not tried again: what failed once fails again, but for want of time if there is more of it now.
+
+        Nor is a throughput, unless it ended for want of time or at the limit, and now there is more time or a higher limit.
+        """
+        if row.stopped_by == "limit":
+            return 2 * row.batches[-1] > self.request.max_batch
+        wanted_time = row.status == "timeout" or row.stopped_by == "time"
+        return not wanted_time or row.budget is None or row.budget >= self.request.budget
 
     def rounds_lacking(self, cell: Cell) -> list[int]:
         """Nor is a backend of attention tried again that was far behind another."""
         found = [row for row in self.of(cell, "latency") if self.final(row)]
-        if any(row.status != "ok" for row in found) or (found and self._far_behind(cell, found[0])):
+        if any(row.status != "ok" for row in found) or (found and self._behind(cell, found[0]) > FAR_BEHIND):
             return []
         return sorted(set(range(self.request.rounds)) - {row.round for row in found})
 
@@ -172,11 +180,23 @@ class _Run:
             return []
         return [stage for stage in self.stages() if not any(self.final(row) for row in self.of(cell, stage))]
 
-    def _far_behind(self, cell: Cell, row: MeasurementRow) -> bool:
-        """Whether the same cell with another forced backend took less than half the time in the same round."""
+    def _behind(self, cell: Cell, row: MeasurementRow) -> float:
+        """How many times as long it took as the same cell with the fastest forced backend, in the same round."""
         rivals = [other for other in self.cells if replace(other, backend=cell.backend).key == cell.key]
         times = [r.samples for other in rivals for r in self.of(other, "latency") if r.round == row.round and r.samples]
-        return 2 * min(map(statistics.median, times)) < statistics.median(row.samples)
+        return statistics.median(row.samples) / min(map(statistics.median, times))
+
+    def _rounds_reason(self, cell: Cell, timed: Sequence[MeasurementRow]) -> str:
+        """Why a cell that was timed has fewer rounds than were asked for; empty if it has not."""
+        if not timed or len(timed) >= self.request.rounds or any(row.status != "ok" for row in timed):
+            return ""
+        behind = self._behind(cell, timed[0])
+        if behind <= FAR_BEHIND:
+            return ""
+        return (
+            f"the attention backend {cell.backend} took {behind:.1f} times as long as the fastest in its first round, "
+            "and was not timed again"
+        )
 
     def stages(self) -> list[str]:
         """Stages beside latency that are asked for."""
@@ -238,7 +258,8 @@ class _Run:
     def _isolated(self) -> None:
         for k in range(self.request.rounds):
             waiting = {str(cell.key): cell for cell in self.cells}
-            for key in in_random_order(list(waiting), self.request.order_seed, k):
+            by_side = {key: cell.resolution for key, cell in waiting.items()}
+            for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get):
                 if k in self.rounds_lacking(waiting[key]):
                     self._one(waiting[key], "latency", k)
         for cell in self.cells:
@@ -248,7 +269,8 @@ class _Run:
     def _one(self, cell: Cell, stage: str, k: int) -> None:
         self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")
         request = self.request
-        job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget)
+        rounds = max(request.rounds, LEAST_THROUGHPUT_ROUNDS)
+        job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget, rounds, request.max_batch)
         environment = EXACT_MEMORY if stage == "memory" else None
         done = run_isolated(
             "wfbench.tasks.profile.worker", job.payload(), timeout=request.budget + _START_UP, environment=environment
@@ -281,6 +303,7 @@ class _Run:
             calls,
             rounds=self.request.rounds,
             order_seed=self.request.order_seed,
+            block=lambda key: names[key].resolution,
             skip=skip,
             done=lambda key, stage: self.watch.line(f"{names[key].name}: {stage}"),
             sampled=sampled,
@@ -354,6 +377,7 @@ class _Run:
             "order_seed": timed[0].order_seed if timed else self.request.order_seed,
             **counted,
             **summary.timing(timed),
+            "rounds_reason": self._rounds_reason(cell, timed),
             **summary.memory(self.of(cell, "memory")),
         }
         fields |= summary.roofline(fields, self.machine)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from operator import truediv
 from typing import Any
 
 import numpy as np
 
 from wfbench.measure.flops import FlopCount
 from wfbench.measure.roofline import Rates, bound
+from wfbench.measure.rounds import RoundsEstimate, paired_ratio, rounds_mean
 from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents, rounds_interval
 from wfbench.records import (
     AnyRow,
@@ -30,6 +32,8 @@ _BYTES = ("bytes_least", "bytes_moved", "bytes_alive")
 _COUNTS = ("parameters", "macs", "elementwise", "activations", *_BYTES, "counted_by", "macs_error")
 #: What rows computed from several cells share with them.
 _SETTING = ("token_budget", "mode", "dtype", "compiled", "channels_last", "protocol")
+#: What a row of throughput takes over from its measurement.
+_OF_THROUGHPUT = (set(ThroughputRow.model_fields) & set(MeasurementRow.model_fields)) - {"kind", "schema_version"}
 _OF_CELLS = ("environment", "created", "session", "model", "mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
 
 
@@ -60,7 +64,7 @@ def recalled(row: ProfileRow | None) -> dict[str, Any]:
 
 
 def timing(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
-    """Status, samples, median with interval, and percentiles."""
+    """Status, samples, and the medians of rounds with their own median, its interval and their percentiles."""
     failed = next((row for row in rows if row.status != "ok"), None)
     if failed is not None:
         return {"status": failed.status, "message": failed.message}
@@ -69,11 +73,12 @@ def timing(rows: Sequence[MeasurementRow]) -> dict[str, Any]:
     samples = [s for row in rows for s in row.samples]
     medians = [statistics.median(row.samples) for row in rows]
     interval = rounds_interval(medians)
-    p10, p25, p75, p90 = (float(p) for p in np.percentile(samples, (10, 25, 75, 90)))
+    p10, p25, p75, p90 = (float(p) for p in np.percentile(medians, (10, 25, 75, 90)))
     return {
         "status": "ok",
         "samples": tuple(samples),
         "round_medians": tuple(medians),
+        "round_numbers": tuple(row.round for row in rows),
         "median": statistics.median(medians),
         "median_low": interval and interval.low,
         "median_high": interval and interval.high,
@@ -109,13 +114,36 @@ def roofline(cell: dict[str, Any], machine: MachineRow | None) -> dict[str, Any]
 
 
 def throughput(row: MeasurementRow) -> ThroughputRow:
-    """Images per second by batch, and the smallest batch that is nearly as good as the best."""
-    names = set(ThroughputRow.model_fields) - {"kind", "saturating_batch", "images_per_second", "gain"}
-    fields = {name: getattr(row, name) for name in names}
-    rates = [b / s for b, s in zip(row.batches, row.samples, strict=True)]
-    gain = ThroughputRow.model_fields["gain"].default
-    good = [b for b, rate in zip(row.batches, rates, strict=True) if rate * (1 + gain) >= max(rates)]
-    return ThroughputRow(**fields, images_per_second=tuple(rates), saturating_batch=good[0] if good else None)
+    """Images per second by batch, the smallest batch that is nearly as fast as the best, and how much faster than one image."""
+    fields = {name: getattr(row, name) for name in _OF_THROUGHPUT}
+    rates = tuple(_rates(batch, seconds) for batch, seconds in zip(row.batches, row.batch_rounds, strict=True))
+    alone = tuple(_rates(1, seconds) for seconds in row.alone_rounds)
+    fields |= {"rate_rounds": rates, "alone_rounds": alone, "images_per_second": tuple(map(statistics.geometric_mean, rates))}
+    if rates:
+        gain = ThroughputRow.model_fields["gain"].default
+        # By the speed-up, not the rate: the machine may have been slower while one batch was timed than while another was.
+        speedups = [statistics.geometric_mean(map(truediv, ours, one)) for ours, one in zip(rates, alone, strict=True)]
+        place = next(i for i, speedup in enumerate(speedups) if speedup * (1 + gain) >= max(speedups))
+        one = row.batches[place] == 1  # then it is the same sample, and the ratio is not a measurement
+        fields |= {
+            "saturating_batch": row.batches[place],
+            "alone": statistics.geometric_mean(alone[place]),
+            "speedup": 1.0 if one else speedups[place],
+            **_ends("saturated", rounds_mean(rates[place])),
+            **_ends("alone", rounds_mean(alone[place])),
+            **_ends("speedup", None if one else paired_ratio(alone[place], rates[place])),
+        }
+    return ThroughputRow(**fields)
+
+
+def _rates(batch: int, seconds: Sequence[float]) -> tuple[float, ...]:
+    return tuple(batch / s for s in seconds)
+
+
+def _ends(name: str, interval: RoundsEstimate | None) -> dict[str, float | None]:
+    """The ends of an interval as a row's fields."""
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def derived(rows: Sequence[ProfileRow], baseline: str, created: str) -> list[AnyRow]:

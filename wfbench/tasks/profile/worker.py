@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -16,19 +17,23 @@ from wfbench.tasks.profile.cell import DTYPES, Cell
 
 #: Calls that a cell is sampled for in each round at least, where the budget allows.
 LEAST_CALLS = 3
-#: Batches beyond this are not tried.
-_MOST_IMAGES = 1024
 
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: its stage ("latency", "memory", "throughput", "machine") and what it needs to know."""
+    """One measurement: its stage ("latency", "memory", "throughput", "machine") and what it needs to know.
+
+    ``rounds``, ``max_batch`` and ``gain`` are of the throughput: rounds of each batch, the largest batch to try, and the gain
+    that makes a doubling worth while.
+    """
 
     stage: str
     cell: Cell
     threads: int
     seconds: float
     budget: float
+    rounds: int = 1
+    max_batch: int = 1
     gain: float = 0.05
 
     @classmethod
@@ -60,29 +65,29 @@ class Job:
         return {"bytes": peak_memory(self.cell.call, self.cell.device, calls=2 if self.cell.mode == "train" else 1)}
 
     def _throughput(self) -> dict[str, Any]:
-        """Double the batch until it gains little, or time or memory runs out; what was reached before then counts.
+        """Double the batch until it surely gains little, or time or memory runs out; what was reached before then counts.
 
         Where the system kills the process for its memory, nothing is left to count.
         """
-        batch, spent = 1, 0.0
-        batches: list[int] = []
-        seconds: list[float] = []
-        while batch <= _MOST_IMAGES and spent < self.budget:
-            try:
-                sampler = Sampler(replace(self.cell, batch=batch).call(), self.threads, self.cell.device)
-                found = sorted(sampler.samples(self.seconds / 4, 3, self.budget - spent))
-            except Exception as e:
-                if batches and status_of(e)[0] in ("oom", "timeout"):
-                    break
-                raise
-            spent += sampler.call_seconds
-            del sampler  # its model and images must not stand beside the next
-            batches.append(batch)
-            seconds.append(found[len(found) // 2])
-            if len(batches) > 1 and batches[-1] / seconds[-1] < (1 + self.gain) * batches[-2] / seconds[-2]:
-                break
-            batch *= 2
-        return {"samples": seconds, "batches": batches, "call_seconds": spent}
+        from wfbench.measure.throughput import double
+
+        calls = self.cell.calls()
+        found = double(
+            lambda batch: Sampler(calls(batch), self.threads, self.cell.device),
+            rounds=self.rounds,
+            gain=self.gain,
+            most=self.max_batch,
+            budget=self.budget,
+        )
+        return {
+            "samples": [geometric_mean(seconds) for seconds in found.seconds],
+            "batches": found.batches,
+            "batch_rounds": found.seconds,
+            "alone_rounds": found.alone,
+            "before_rounds": found.before,
+            "stopped_by": found.stopped_by,
+            "call_seconds": found.call_seconds,
+        }
 
     def _machine(self) -> dict[str, Any]:
         return asdict(measure_rates(DTYPES[self.cell.dtype], self.cell.device))

@@ -1,0 +1,138 @@
+"""What each cell of a profile costs, and what the machine did while it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import group
+from wfbench.analysis.scaling import Exponents, exponents_of
+from wfbench.records import HarnessRow, MachineRow, ProfileRow, ScalingRow
+
+
+@dataclass(frozen=True, eq=False)
+class CellCost:
+    """What one cell costs.
+
+    Attributes:
+        row: the record of the cell: its counts, its memory, and whether it failed.
+        line: the line that it belongs to.
+        latency: the median of the rounds' medians, in seconds for the whole batch; None if the cell failed.
+        speedup: how many times faster it is than the baseline's fastest cell at this resolution; None if either failed.
+        exponents: of the step from the next smaller resolution; None without one.
+    """
+
+    row: ProfileRow
+    line: Line
+    latency: Interval | None
+    speedup: float | None
+    exponents: Exponents | None
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """The latency divided by the batch."""
+        return None if self.latency is None else self.latency.estimate / self.row.batch
+
+    @property
+    def is_over_bound(self) -> bool:
+        """Whether the cell took less time than the bound says is possible, so that the bound is wrong."""
+        bound = self.row.bound_seconds
+        return self.latency is not None and bound is not None and bound > self.latency.estimate
+
+    @property
+    def bound_share(self) -> float | None:
+        """The least time that the machine's rates allow, divided by the latency; None where the bound is wrong or unknown."""
+        bound = self.row.bound_seconds
+        return None if self.latency is None or bound is None or self.is_over_bound else bound / self.latency.estimate
+
+
+@dataclass(frozen=True)
+class MachineRates:
+    """The best of the rates that were measured of a machine, in one number format.
+
+    Attributes:
+        dtype: the number format.
+        gemm_flops: operations per second, two for each MAC, of a square matrix product.
+        gemm_size: the side of that product's matrices.
+        copy_bytes: bytes per second, read and written, of a large copy.
+    """
+
+    dtype: str
+    gemm_flops: float
+    gemm_size: int
+    copy_bytes: float
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileCost:
+    """The cells of one setting, and what is said about them all.
+
+    Attributes:
+        profile: the setting, the session and the rows.
+        cells: in the order of the profile's own.
+        sessions: which session is shown.
+        machine: the rates behind the bounds, by number format.
+        calls: the calls of the profile command that worked on the session, in order.
+        has_unclear_exponents: whether exponents are left out because they do not say which of several settings they mean.
+    """
+
+    profile: Profile
+    cells: tuple[CellCost, ...]
+    sessions: Sessions
+    machine: tuple[MachineRates, ...]
+    calls: tuple[HarnessRow, ...]
+    has_unclear_exponents: bool = False
+
+
+def profile_costs(rows: Sequence[object], profiles: Sequence[Profile]) -> tuple[ProfileCost, ...]:
+    """The costs of each profile, in the order of the profiles."""
+    scaling = [row for row in rows if isinstance(row, ScalingRow)]
+    machines = [row for row in rows if isinstance(row, MachineRow)]
+    harness = [row for row in rows if isinstance(row, HarnessRow)]
+    made = []
+    for profile in profiles:
+        exponents, unclear = exponents_of(profile, profiles, scaling)
+        cells = tuple(
+            CellCost(row, line_of(row), latency(row), profile.speedup(row), exponents.get((line_of(row), row.resolution)))
+            for row in profile.cells
+        )
+        sessions = sessions_of(profile.sessions, profile.session)
+        rates, calls = machine_rates(profile, machines), _calls(profile, harness)
+        made.append(ProfileCost(profile, cells, sessions, rates, calls, unclear))
+    return tuple(made)
+
+
+def latency(row: ProfileRow) -> Interval | None:
+    """The time of a cell's whole batch in seconds, with its interval over rounds; None if the cell failed."""
+    if row.status != "ok" or row.median is None:
+        return None
+    if row.median_low is not None and row.median_high is not None:
+        return Interval(row.median, row.median_low, row.median_high)
+    return Interval(row.median, why_none="fewer than three rounds")
+
+
+def machine_rates(profile: Profile, machines: Iterable[MachineRow]) -> tuple[MachineRates, ...]:
+    """The best rates measured in the profile's session; autocast computes in the format that it casts to."""
+    setting = profile.setting
+    place = setting.device, setting.threads, setting.tf32
+    ours = [
+        row
+        for row in machines
+        if row.session == profile.session
+        and row.dtype in (setting.dtype, setting.dtype.removesuffix(" autocast"))
+        and (row.environment.device, row.environment.threads, row.environment.tf32) == place
+    ]
+    found = []
+    for dtype, rows in group(ours, lambda row: row.dtype).items():
+        product = max(rows, key=lambda row: row.gemm_flops)
+        found.append(MachineRates(dtype, product.gemm_flops, product.gemm_size, max(row.copy_bytes for row in rows)))
+    return tuple(found)
+
+
+def _calls(profile: Profile, harness: Iterable[HarnessRow]) -> tuple[HarnessRow, ...]:
+    """The calls that measured something: one may also sum up anew what others measured, and takes no time."""
+    place = profile.session, profile.setting.protocol, profile.setting.device
+    ours = [row for row in harness if (row.session, row.protocol, row.environment.device) == place and row.wall_seconds]
+    return tuple(sorted(ours, key=lambda row: row.created))

@@ -1,0 +1,197 @@
+"""Profile tables: what each mixer costs at each resolution, and the machine it ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from wfbench.analysis.lines import BASELINE
+from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.report.cells_in_words import exponent, line_columns, setting_columns, side_columns, times, whole, with_ends
+from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.naming import suffixes, title_of
+from wfbench.report.profile_notes import DAGGER, is_in_doubt, needs_macs, profile_notes
+from wfbench.report.words import DASH, REFUSED, gmacs, number
+
+#: The headings, in the order in which people read them.
+_ORDER = (
+    "mixer",
+    "backend",
+    "px",
+    "tokens",
+    "batch",
+    "params (M)",
+    "GMACs",
+    "GFLOPs",
+    "elementwise (G)",
+    "activations (M)",
+    "bytes at least (MB)",
+    "bytes moved (MB)",
+    "latency (ms)",
+    "IQR (ms)",
+    "ms per image",
+    "of the bound (%)",
+    "memory (MB)",
+    "by shapes (MB)",
+    f"speed-up over {BASELINE}",
+    "latency exponent",
+    "MACs exponent",
+    "status",
+)
+
+
+def profile_tables(results: Sequence[ProfileCost]) -> list[Table]:
+    """A table for each profile."""
+    ends = suffixes([[result.profile.setting] for result in results])
+    return [_table(f"profile{end}", result) for result, end in zip(results, ends, strict=True)]
+
+
+def _table(name: str, result: ProfileCost) -> Table:
+    columns = [*_naming_columns(result), *_count_columns(), *_time_columns(result), *_memory_columns(), *_ratio_columns()]
+    optional = [column for column in columns if column.optional]
+    shown = {column.heading for column in optional if any(column.cell(cell) != DASH for cell in result.cells)}
+    title = f"Profile: {title_of([result.profile.setting])}"
+    notes = profile_notes(result, shown)
+    return replace(make_table("profile", name, title, columns, result.cells, notes, order=_ORDER), result=result)
+
+
+def _naming_columns(result: ProfileCost) -> list[Column[CellCost]]:
+    """What the cell is: its setting, line and resolution, and whether it failed."""
+    setting = result.profile.setting
+    by_tokens = setting.token_budget is not None
+    batch: Column[CellCost] = Column("batch", lambda cell: cell.row.batch, "batch" if by_tokens else "", whole)
+    several = len({cell.row.sdpa_backend for cell in result.cells}) > 1
+    backend: Column[CellCost] = Column("", lambda cell: cell.row.sdpa_backend, "backend", words=True, files_only=True)
+    return [
+        Column("session", lambda cell: cell.row.session),
+        Column("created", lambda cell: cell.row.created),
+        *(batch if column.key == "batch" else column for column in setting_columns(setting)),
+        *line_columns(lambda cell: cell.line),
+        *([backend] if several else []),
+        *side_columns(lambda cell: cell.row.resolution),
+        Column("tokens", lambda cell: cell.row.tokens, "tokens", whole),
+        Column("order_seed", lambda cell: cell.row.order_seed),
+        Column("status", lambda cell: cell.row.status, "status", words=True),
+        Column("message", lambda cell: cell.row.message),
+    ]
+
+
+def _count_columns() -> list[Column[CellCost]]:
+    """What is counted rather than measured."""
+    return [
+        Column("parameters", lambda cell: cell.row.parameters, "params (M)", _millions),
+        Column("macs", lambda cell: cell.row.macs),
+        Column("", lambda cell: _count(cell, 1), "GMACs"),
+        Column("flops", lambda cell: None if cell.row.macs is None else 2 * cell.row.macs),
+        Column("", lambda cell: _count(cell, 2), "GFLOPs", files_only=True),
+        Column("counted_by", lambda cell: " ".join(cell.row.counted_by)),
+        Column("macs_error", lambda cell: cell.row.macs_error),
+        Column("elementwise", lambda cell: cell.row.elementwise, "elementwise (G)", _billions, files_only=True),
+        _optional("activations", "activations (M)", files_only=True),
+        _optional("bytes_least", "bytes at least (MB)"),
+        _optional("bytes_moved", "bytes moved (MB)", files_only=True),
+        Column("bytes_alive", lambda cell: cell.row.bytes_alive),
+    ]
+
+
+def _optional(field: str, heading: str, *, files_only: bool = False) -> Column[CellCost]:
+    """A count in millions that older records lack."""
+    return Column(field, lambda cell: getattr(cell.row, field), heading, _millions, optional=True, files_only=files_only)
+
+
+def _time_columns(result: ProfileCost) -> list[Column[CellCost]]:
+    """What the cell takes of time, in seconds in the CSV, and its share of what the machine allows."""
+    per_image = "" if result.profile.setting.token_budget is None else "ms per image"
+    return [
+        Column("timing_samples", lambda cell: len(cell.row.samples)),
+        Column("rounds", lambda cell: len(cell.row.round_medians)),
+        Column(
+            "median_seconds",
+            lambda cell: cell.latency,
+            "latency (ms)",
+            with_ends(_milliseconds),
+            ends=("median_low_seconds", "median_high_seconds"),
+        ),
+        Column("p10_seconds", lambda cell: cell.row.p10),
+        Column("p25_seconds", lambda cell: cell.row.p25),
+        Column("p75_seconds", lambda cell: cell.row.p75),
+        Column("p90_seconds", lambda cell: cell.row.p90),
+        Column("", _quartiles, "IQR (ms)", files_only=True),
+        Column("seconds_per_image", lambda cell: cell.seconds_per_image, per_image, _milliseconds, optional=True),
+        Column("bound_seconds", lambda cell: cell.row.bound_seconds),
+        Column("bound_by", lambda cell: cell.row.bound_by),
+        Column("bound_share", lambda cell: cell.bound_share),
+        Column("", _bound, "of the bound (%)", words=True, optional=True),
+    ]
+
+
+def _memory_columns() -> list[Column[CellCost]]:
+    """Peak memory, in bytes in the CSV."""
+    return [
+        Column("memory_bytes", lambda cell: cell.row.memory_bytes),
+        Column("", _memory, "memory (MB)", optional=True),
+        Column("", _bytes_alive, "by shapes (MB)", _millions, optional=True),
+        Column("memory_baseline_bytes", lambda cell: cell.row.memory_baseline_bytes),
+        Column("memory_reserved_bytes", lambda cell: cell.row.memory_reserved_bytes),
+        Column("memory_status", lambda cell: cell.row.memory_status),
+        Column("memory_message", lambda cell: cell.row.memory_message),
+    ]
+
+
+def _ratio_columns() -> list[Column[CellCost]]:
+    """What a cell says beside others: the baseline's, and the line's own at the next smaller resolution."""
+    return [
+        Column("speedup", lambda cell: cell.speedup, f"speed-up over {BASELINE}", times),
+        Column(
+            "latency_exponent",
+            lambda cell: None if cell.exponents is None else cell.exponents.latency,
+            "latency exponent",
+            with_ends(exponent),
+            ends=interval_ends("latency_exponent"),
+        ),
+        Column(
+            "macs_exponent", lambda cell: None if cell.exponents is None else cell.exponents.macs, "MACs exponent", exponent
+        ),
+    ]
+
+
+def _count(cell: CellCost, operations: int) -> str:
+    """MACs times ``operations`` in words: with a dagger in doubt, "refused" where counts disagreed."""
+    macs = cell.row.macs
+    missing = REFUSED if needs_macs(cell.row) else DASH
+    return gmacs(None if macs is None else operations * macs, missing) + (DAGGER if is_in_doubt(cell.row) else "")
+
+
+def _quartiles(cell: CellCost) -> str | None:
+    if cell.row.status != "ok" or cell.row.p25 is None or cell.row.p75 is None:
+        return None
+    return f"{_milliseconds(cell.row.p25)}–{_milliseconds(cell.row.p75)}"
+
+
+def _bound(cell: CellCost) -> str | None:
+    if cell.is_over_bound:
+        return REFUSED
+    return None if cell.bound_share is None else f"{number(cell.bound_share, 100, digits=2)} {cell.row.bound_by or ''}".strip()
+
+
+def _memory(cell: CellCost) -> str | None:
+    """The peak, the word for why there is none, or None where nobody looked."""
+    if cell.row.memory_status == "ok":
+        return number(cell.row.memory_bytes, 1e-6)
+    return None if cell.row.memory_status == "not measured" else cell.row.memory_status
+
+
+def _bytes_alive(cell: CellCost) -> float | None:
+    return None if cell.row.memory_status == "not measured" else cell.row.bytes_alive
+
+
+def _milliseconds(seconds: float) -> str:
+    return number(seconds, 1e3)
+
+
+def _millions(count: float) -> str:
+    return number(count, 1e-6)
+
+
+def _billions(count: float) -> str:
+    return number(count, 1e-9)

@@ -1,0 +1,79 @@
+"""Speed-up tables: how many times faster than the baseline each line is, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wfbench.analysis.cells import Line, Size
+from wfbench.analysis.lines import BASELINE
+from wfbench.analysis.profile import CellCost
+from wfbench.analysis.speedup import SpeedUps
+from wfbench.report.cells_in_words import (
+    backends_by_side,
+    constant_columns,
+    in_backend,
+    line_columns,
+    setting_columns,
+    times,
+)
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.naming import suffixes, title_of
+from wfbench.report.words import pixels
+
+_Entry = tuple[Line, Mapping[Size, CellCost]]
+
+
+def speedup_tables(results: Sequence[SpeedUps]) -> list[Table]:
+    """A table for each profile with speed-ups at several sides: one side is the profile table's own column."""
+    ends = suffixes([[result.profile.setting] for result in results])
+    return [_table(f"speedup{end}", result) for result, end in zip(results, ends, strict=True)]
+
+
+def _table(name: str, result: SpeedUps) -> Table:
+    profile = result.profile
+    same = f" with the same {profile.setting.factors}" if profile.setting.factors else ""
+    timed = "times" if profile.setting.token_budget is None else "times per image"
+    missing = [pixels(side) for side in result.sides if side not in result.backends]
+    notes = [
+        f"Ratios of the {timed}, within this session: how many times faster than {BASELINE}{same}{in_backend(profile)}.",
+        f"{BASELINE}'s backend: {backends_by_side(result.backends)}.",
+        *([f"{BASELINE} has no time at {', '.join(missing)} px."] if missing else []),
+        f"Session {profile.session}.",
+    ]
+    title = f"Speed-up over {BASELINE}: {title_of([profile.setting])}"
+    return make_table("speedup", name, title, _columns(result), list(result.lines.items()), notes)
+
+
+def _columns(result: SpeedUps) -> list[Column[_Entry]]:
+    profile = result.profile
+    return [
+        *constant_columns({"session": profile.session}),
+        *setting_columns(profile.setting),
+        *line_columns(lambda entry: entry[0]),
+        *(column for side in result.sides for column in _side_columns(side, result.backends.get(side))),
+    ]
+
+
+def _side_columns(side: Size, backend: str | None) -> list[Column[Any]]:
+    def speedup(entry: _Entry) -> float | None:
+        cell = entry[1].get(side)
+        return None if cell is None else cell.speedup
+
+    return [
+        Column(f"speedup_{pixels(side)}", speedup),
+        Column("", _shown(side), f"{pixels(side)} px"),
+        *constant_columns({f"baseline_backend_{pixels(side)}": backend}),
+    ]
+
+
+def _shown(side: Size) -> Callable[[_Entry], str | None]:
+    """A speed-up in words, the word for why the cell failed, or None where there is nothing to compare."""
+
+    def shown(entry: _Entry) -> str | None:
+        cell = entry[1].get(side)
+        if cell is None or cell.speedup is not None:
+            return None if cell is None or cell.speedup is None else times(cell.speedup)
+        return None if cell.row.status == "ok" else cell.row.status
+
+    return shown
