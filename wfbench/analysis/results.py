@@ -39,6 +39,7 @@ class Results:
 
     claims: tuple[ClaimsResult, ...]
     accuracy: tuple[AccuracyResult, ...]
+    costs: Costs
     overview: Overview | None
     fronts: tuple[Fronts, ...]
     tuning: tuple[TuningResult, ...]

@@ -164,7 +164,7 @@ def sweep(
     ended |= {label: Status("failed", message=why) for label, why in missing.items()}
     if file is None:
         return ended | run_all(runs, out, launcher, watch)
-    by_line = {registration.line_name(draft): [run for run in runs if run.label == draft.label] for draft in plan.drafts}
+    by_line = {registration.line_name(draft): [run for run in runs if run.line == draft.label] for draft in plan.drafts}
     return ended | run_until_decided(file, looks, by_line, out, lambda some: run_all(some, out, launcher, watch), watch.say)
 
 
