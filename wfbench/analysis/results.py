@@ -27,6 +27,7 @@ class Results:
     Attributes:
         claims: answers to claims, by file.
         accuracy: lines over their seeds, by setting.
+        costs: what models cost, by setting.
         overview: accuracy and cost side by side; None where there is not one result of each.
         fronts: where lines stand by accuracy and cost.
         tuning: trials of learning rates, by recipe.
@@ -68,6 +69,7 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
+        costs=cost,
         overview=beside,
         fronts=fronts(accuracy, beside),
         tuning=tunings(rows),
