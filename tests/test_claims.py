@@ -326,11 +326,27 @@ def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> N
     tuned = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=1e-3)}
     other = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=2e-3)}
     head = HEAD.replace("{epochs: 20}", "{epochs: 20, trials: 2}")
-    rows = [train("softmax", s, 0.90 + SEEDS[s], minute=5, **tuned) for s in range(5)]
-    pool = [train("pool", s, 0.92 + SEEDS[s], minute=5, **(tuned if s < 3 else other)) for s in range(5)]
+    rows = [row.model_copy(update=tuned) for row in runs(softmax=0.90)]
+    pool = [row.model_copy(update=tuned if row.seed < 3 else other) for row in runs(pool=0.92)]
     assert "several rates" in only(tmp_path, [*rows, *pool], BETTER, head).why_none
     same = [row.model_copy(update={"chosen": other["chosen"]}) for row in pool]
     assert only(tmp_path, [*rows, *same], BETTER, head).verdict == "supported"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mixer_digest": "edited"}, "several versions of its mixer's code"),
+        ({"model_digest": "edited"}, "2 settings"),
+        ({"data_digest": "another folder"}, "2 settings"),
+    ],
+)
+def test_runs_by_other_code_or_on_other_data_are_not_mixed(changes: dict, why: str, tmp_path: Path) -> None:
+    rows = runs(softmax=0.90, pool=0.92)
+    edited = [row.model_copy(update=changes) if (row.mixer, row.seed) == ("pool", 3) else row for row in rows]
+    found = only(tmp_path, edited, BETTER)
+    assert found.verdict == "undecidable"
+    assert why in found.why_none
 
 
 def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:

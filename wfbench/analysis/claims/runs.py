@@ -84,6 +84,8 @@ def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
     for name, by_seed in by_line.items():
         if len({run.chosen.lr if run.chosen is not None else None for run in by_seed.values()}) > 1:
             why_none = f"the runs of {name} were tuned to several rates, so they do not make one line"
+        if len({run.mixer_digest for run in by_seed.values()}) > 1:
+            why_none = f"the runs of {name} are of several versions of its mixer's code, so they do not make one line"
     return Runs(by_line, later, why_none)
 
 
@@ -118,5 +120,6 @@ def _counts(row: TrainRow, file: ClaimsFile) -> bool:
 
 
 def _family(row: TrainRow) -> tuple[object, ...]:
-    """What runs share that compare."""
-    return row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
+    """What runs share that compare; the digests are of the models' code and of the data."""
+    setting = row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
+    return *setting, row.model_digest, row.data_digest
