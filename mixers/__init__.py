@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 
 from mixers.base import MixerError, MixerSpec, TokenMixer
-from mixers.registry import create, create_ffn_in, from_reference, names, spec, to_reference
+from mixers.registry import create, create_ffn_in, from_reference, layers, names, spec, to_reference
 
 # Every module of this package registers its mixers when it is imported: a new file needs no other edit.
 for _module in pkgutil.iter_modules(__path__):
@@ -23,6 +23,7 @@ __all__ = [
     "create",
     "create_ffn_in",
     "from_reference",
+    "layers",
     "names",
     "spec",
     "to_reference",

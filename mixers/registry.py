@@ -91,6 +91,20 @@ def spec(name: str) -> MixerSpec:
     raise MixerError(f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName")
 
 
+def layers(name: str) -> list[type[nn.Module]]:
+    """The classes of a mixer's layers: token and FFN-input layer of active layers, and those that stand in the others.
+
+    Raises:
+        MixerError: as `spec`.
+    """
+    chosen = spec(name)
+    tokens = [chosen.token, chosen.off_token or chosen.token]
+    return [
+        *(_TOKEN_LAYERS[layer] if isinstance(layer, str) else layer for layer in tokens),
+        *(_FFN_LAYERS[layer] for layer in (chosen.ffn_in, chosen.off_ffn_in)),
+    ]
+
+
 def create(
     name: str, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, active: bool = True, **options: object
 ) -> nn.Module:
@@ -253,22 +267,24 @@ def _entry_points() -> list[importlib.metadata.EntryPoint]:
 
 
 def _from_file(name: str) -> MixerSpec:
-    """Load ``path/to/file.py:ClassName``."""
+    """Load ``path/to/file.py:ClassName``; again, if the file was changed since."""
     file, _, class_name = name.rpartition(":")
     path = Path(file).expanduser().resolve()
-    key = f"{path}:{class_name}"
-    if key in _FROM_FILES:
-        return _FROM_FILES[key]
     if not path.is_file():
         raise MixerError(f"mixer file not found: got {file!r}, expected a Python file; check the path (before ':{class_name}')")
+    source = path.read_bytes()
+    key = f"{path}:{class_name}:{hashlib.sha256(source).hexdigest()}"
+    if key in _FROM_FILES:
+        return _FROM_FILES[key]
     module_name = f"wfbench_user_mixer_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
-    if module_spec is None or module_spec.loader is None:
+    if module_spec is None:
         raise MixerError(f"mixer file is not Python: got {file!r}, expected a file that ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # dataclasses, for one, look their module up
     try:
-        module_spec.loader.exec_module(module)
+        # Not by the loader, whose cache of bytecode takes an edit within a second for the same text.
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as e:
         del sys.modules[module_name]
         raise MixerError(

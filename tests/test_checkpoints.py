@@ -101,22 +101,22 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", range(6))
 def test_a_kill_between_any_two_renames_loses_nothing(moment, when, whole, tmp_path, monkeypatch):
     """Each epoch names the best, the kept and the newest checkpoint, one after the other."""
-    settle, count = checkpoint._settle, 0
+    publish, count = checkpoint._publish, 0
 
     def kills(part: Path, final: Path) -> None:
         nonlocal count
         count += 1
         if count == moment + 1 and when == "before":
             raise Killed
-        settle(part, final)
+        publish(part, final)
         if count == moment + 1:
             raise Killed
 
-    monkeypatch.setattr(checkpoint, "_settle", kills)
+    monkeypatch.setattr(checkpoint, "_publish", kills)
     try:
         train(tmp_path / "run")
     except Killed:
-        monkeypatch.setattr(checkpoint, "_settle", settle)
+        monkeypatch.setattr(checkpoint, "_publish", publish)
         train(tmp_path / "run", resume=True)
     assert_equal_runs(tmp_path / "run", whole)
 

@@ -209,9 +209,9 @@ BAD = {
 def records(tmp_path: Path) -> Path:
     from wfbench import recipe
     from wfbench import records as r
-    from wfbench.tasks import classify
+    from wfbench.tasks.baselines import baselines
 
-    r.append(tmp_path / "records.jsonl", classify.baselines(recipe.load("digits")))
+    r.append(tmp_path / "records.jsonl", baselines(recipe.load("digits")))
     return tmp_path / "records.jsonl"
 
 

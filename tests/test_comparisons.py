@@ -13,12 +13,12 @@ from test_report import ACCURACY, cell, exponent, lines, notes, only, small_repo
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.unpaired import against_baseline
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen
 from wfbench.report import Asked, Table
 from wfbench.report import page as charts
-from wfbench.report.statistics import against_baseline
 
 DIFFERENCE = "difference to softmax (points)"
 SAMPLES = {

@@ -631,7 +631,14 @@ def test_bad_images_are_replaced_by_the_next_of_their_class_and_told_once(worker
     told = []
     batches = list(
         train_batches(
-            split, data, (12, 10), 3, batch_size=4, seed=0, epochs=3, told=lambda name, reason: told.append((name, reason))
+            split,
+            data,
+            (12, 10),
+            3,
+            batch_size=4,
+            seed=0,
+            epochs=3,
+            on_replaced=lambda *image: told.append(image),
         )
     )
     assert len(told) == len(reasons)
@@ -644,7 +651,7 @@ def test_bad_images_are_replaced_by_the_next_of_their_class_and_told_once(worker
             assert c != 0 or torch.allclose(image, intact, atol=1e-6)  # the one good image of "dark"
     (tmp_path / "train" / "dark" / "005.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"no image of a class can be read[\s\S]*train/dark/00"):
-        list(train_batches(split, data, (8, 8), 3, batch_size=4, seed=0, epochs=1, told=lambda name, reason: None))
+        list(train_batches(split, data, (8, 8), 3, batch_size=4, seed=0, epochs=1, on_replaced=lambda name, reason: None))
 
 
 def test_the_next_image_of_the_class_comes_first_and_draws_are_those_of_the_place(tmp_path):
@@ -657,7 +664,7 @@ def test_the_next_image_of_the_class_comes_first_and_draws_are_those_of_the_plac
         return next(iter(batches))[0][int(np.flatnonzero(order == index)[0])]
 
     def batches():
-        return train_batches(split, data, (12, 10), 3, batch_size=12, seed=0, epochs=1, told=lambda name, reason: None)
+        return train_batches(split, data, (12, 10), 3, batch_size=12, seed=0, epochs=1, on_replaced=lambda name, reason: None)
 
     (tmp_path / "train" / "dark" / "001.png").write_bytes((tmp_path / "train" / "dark" / "002.png").read_bytes())
     (tmp_path / "train" / "light" / "011.png").write_bytes((tmp_path / "train" / "light" / "006.png").read_bytes())

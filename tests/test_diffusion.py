@@ -11,7 +11,7 @@ from helpers import golden, near, part, scrambled
 from torch import Tensor
 
 from wfbench import diffusion, models
-from wfbench.diffusion import STEPS, Sampler, betas, denoising_loss, gaussian, held_out_loss, hybrid_loss, q_sample, sample
+from wfbench.diffusion import STEPS, Sampler, betas, denoising_loss, gaussian, held_out_terms, hybrid_loss, q_sample, sample
 from wfbench.diffusion.sampling import scheduler_of
 from wfbench.errors import InputError
 from wfbench.models import DiT
@@ -171,11 +171,13 @@ def test_labels_are_dropped_at_their_rate_to_the_null_class() -> None:
 def held_out(model: DiT, split: int, **arguments: object) -> diffusion.HeldOut:
     x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     y = torch.arange(6) % 3
-    return held_out_loss(model, zip(x.split(split), y.split(split), strict=True), **arguments)
+    parts = zip(range(0, 6, split), x.split(split), y.split(split), strict=True)
+    terms = [held_out_terms(model, own, classes, first, **arguments) for first, own, classes in parts]
+    return diffusion.HeldOut.of(torch.cat(terms, dim=2), int(arguments.get("seed", 0)))
 
 
 def test_the_held_out_loss_is_a_function_of_model_images_and_seed() -> None:
-    model = tiny().double().train()
+    model = tiny().double().eval()
     torch.manual_seed(1)
     whole = held_out(model, 6)
     torch.manual_seed(2)
@@ -186,8 +188,7 @@ def test_the_held_out_loss_is_a_function_of_model_images_and_seed() -> None:
     assert whole.samples == 6
     assert whole.loss == pytest.approx(sum(whole.mse + whole.vb) / 10)
     assert held_out(model, 6, seed=1).mse != pytest.approx(whole.mse, rel=1e-3)
-    assert held_out(tiny(depth=1).double(), 6).mse != pytest.approx(whole.mse, rel=1e-3)
-    assert model.training
+    assert held_out(tiny(depth=1).double().eval(), 6).mse != pytest.approx(whole.mse, rel=1e-3)
 
 
 def test_each_bin_sees_its_steps_and_each_image_its_own_noise() -> None:
@@ -198,20 +199,17 @@ def test_each_bin_sees_its_steps_and_each_image_its_own_noise() -> None:
             seen.append((x, t, y))
             return torch.cat([x, x], dim=1)
 
-    held_out_loss(Spy(), [(torch.zeros(5, 1, 4, 4), torch.arange(5))], bins=4)
+    held_out_terms(Spy(), torch.zeros(5, 1, 4, 4), torch.arange(5), 0, bins=4)
     for k, (x, t, y) in enumerate(seen):
         assert ((250 * k <= t) & (t < 250 * (k + 1))).all()
         assert torch.equal(y, torch.arange(5))
         assert len({tuple(row.flatten().tolist()) for row in x}) == 5
 
 
-@pytest.mark.parametrize(
-    ("bins", "images", "words"), [(7, 6, "do not divide"), (0, 6, "do not divide"), (10, 0, "no held-out")]
-)
-def test_a_held_out_loss_that_cannot_be_is_refused(bins: int, images: int, words: str) -> None:
-    batches = [(torch.zeros(images, 1, 4, 4), torch.zeros(images, dtype=torch.long))] if images else []
-    with pytest.raises(InputError, match=words):
-        held_out_loss(tiny(), batches, bins=bins)
+@pytest.mark.parametrize("bins", [7, 0])
+def test_bins_that_do_not_divide_the_steps_are_refused(bins: int) -> None:
+    with pytest.raises(InputError, match="do not divide"):
+        held_out_terms(tiny(), torch.zeros(6, 1, 4, 4), torch.zeros(6, dtype=torch.long), 0, bins=bins)
 
 
 # --- sampling

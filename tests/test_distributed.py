@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# No drop-path: it draws from each process's own state. Augmentation, mixing and accumulation are shared out exactly.
+# Augmentation, mixing, drop-path and accumulation are shared out exactly.
 SETTINGS = [
     "model.embed_dim=16",
     "model.depth=2",
     "model.num_heads=2",
     "model.mixer=weightformer",
+    "model.drop_path=0.2",
     "data.augment=resized-crop",
     "data.hflip=0.5",
     "mix.mixup=0.8",
@@ -88,8 +89,9 @@ from wfbench.training import distributed
 device = distributed.join(torch.device("cpu"))
 from pathlib import Path
 from safetensors.torch import load_file
-from wfbench.tasks import classify
-run = classify.prepare(classify.read_recipe(Path(sys.argv[1])))
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe
+run = classify.prepare(read_recipe(Path(sys.argv[1])))
 run.model.load_state_dict(load_file(Path(sys.argv[1]) / "model.safetensors"))
 found = run.evaluation(run.model)
 os.write(1, f"{distributed.rank()}: {found.accuracy!r} {found.loss!r} {found.samples}\\n".encode())  # whole
@@ -139,7 +141,7 @@ def test_two_processes_stop_together_and_go_on_exactly(pair, tmp_path):
 
 
 def test_each_process_draws_by_a_seed_of_its_own(pair):
-    """Else all of them would drop the same paths, and a task's loss would draw the same noise."""
+    """Else a task's loss would draw the same noise in all of them."""
     [newest] = (pair[1] / "checkpoint").glob("step-*")
     states = load_file(newest / "random.safetensors")
     assert states.keys() >= {"0.torch", "1.torch", "0.generator", "1.generator"}

@@ -31,7 +31,10 @@ from wfbench.diffusion.scores import class_agreement, frechet_distance, moments
 from wfbench.errors import InputError
 from wfbench.records import DenoisingRow, DiTRow, PictureRow, ScoreRow
 from wfbench.report import collect, tables
-from wfbench.tasks import dit, jobs, sampling, scoring
+from wfbench.tasks import draw_samples, jobs, score_samples
+from wfbench.tasks.evaluate_denoiser import evaluate_denoiser
+from wfbench.tasks.jobs import dit
+from wfbench.tasks.score_samples import ScoreRequest
 from wfbench.training import TrainState
 
 __all__ = ["vae_dir"]  # a fixture
@@ -137,7 +140,7 @@ def test_a_run_leaves_rows_of_both_weights_and_eval_finds_the_same_exactly(train
         assert [epoch for epoch, _ in row.held_out_curve] == [1, 2]
         assert row.held_out_curve[-1][1] == row.loss
         assert row.best_loss <= row.loss
-        result = scoring.held_out(trained, row.weights, device=CPU)
+        result = evaluate_denoiser(trained, row.weights, device=CPU)
         assert result.difference == 0
         assert (result.row.mse, result.row.vb, result.row.loss) == (row.mse, row.vb, row.loss)
     said = run("eval", trained, "--weights", "ema", "--device", "cpu")
@@ -213,9 +216,9 @@ def test_samples_come_in_adms_layout_with_a_grid_and_their_protocol(sampled: Pat
     assert isinstance(row, PictureRow)
 
 
-def request(run_: Path, out: Path, **more: object) -> sampling.SampleRequest:
+def request(run_: Path, out: Path, **more: object) -> draw_samples.SampleRequest:
     given = {"num": 210, "sampler": Sampler("ddim", 4, cfg_channels=None), "batch": 64} | more
-    return sampling.SampleRequest(run_, out=out, **given)  # type: ignore[arg-type]
+    return draw_samples.SampleRequest(run_, out=out, **given)  # type: ignore[arg-type]
 
 
 def assert_equal_samples(a: Path, b: Path) -> None:
@@ -228,11 +231,11 @@ def assert_equal_samples(a: Path, b: Path) -> None:
 def test_samples_are_the_same_in_other_batches_by_two_processes_and_after_an_interruption(
     trained: Path, sampled: Path, tmp_path: Path
 ) -> None:
-    sampling.draw(request(trained, tmp_path / "batches", batch=23), device=CPU)
+    draw_samples.draw(request(trained, tmp_path / "batches", batch=23), device=CPU)
     assert_equal_samples(tmp_path / "batches", sampled)
 
-    assert sampling.draw(request(trained, tmp_path / "two", rank=1, processes=2), device=CPU) is None
-    assert sampling.draw(request(trained, tmp_path / "two", rank=0, processes=2), device=CPU) == tmp_path / "two"
+    assert draw_samples.draw(request(trained, tmp_path / "two", rank=1, processes=2), device=CPU) is None
+    assert draw_samples.draw(request(trained, tmp_path / "two", rank=0, processes=2), device=CPU) == tmp_path / "two"
     assert (tmp_path / "two" / "samples.npz").read_bytes() == (sampled / "samples.npz").read_bytes()
 
     def stop(samples: int) -> None:
@@ -242,11 +245,11 @@ def test_samples_are_the_same_in_other_batches_by_two_processes_and_after_an_int
 
     told: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        sampling.draw(request(trained, tmp_path / "stopped"), device=CPU, done=stop)
+        draw_samples.draw(request(trained, tmp_path / "stopped"), device=CPU, done=stop)
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stopped").glob("part-*.npy")}
     assert sorted(made) == ["part-00000.npy", "part-00001.npy"]
     told = []
-    sampling.draw(request(trained, tmp_path / "stopped"), device=CPU, done=told.append)
+    draw_samples.draw(request(trained, tmp_path / "stopped"), device=CPU, done=told.append)
     assert told == [64, 64, 64, 18]
     assert (tmp_path / "stopped" / "samples.npz").read_bytes() == (sampled / "samples.npz").read_bytes()
 
@@ -254,7 +257,7 @@ def test_samples_are_the_same_in_other_batches_by_two_processes_and_after_an_int
 def test_other_samples_are_seen_to_be_others(trained: Path, sampled: Path, tmp_path: Path) -> None:
     """The comparison above fails for another seed, other weights, and noise that follows a batch instead of a sample."""
     for name, other in {"seed": {"seed": 1}, "raw": {"weights": "raw"}, "cfg": {"sampler": Sampler("ddim", 4, 3.0)}}.items():
-        sampling.draw(request(trained, tmp_path / name, **other), device=CPU)
+        draw_samples.draw(request(trained, tmp_path / name, **other), device=CPU)
         with pytest.raises(AssertionError):
             assert_equal_samples(tmp_path / name, sampled)
 
@@ -262,18 +265,18 @@ def test_other_samples_are_seen_to_be_others(trained: Path, sampled: Path, tmp_p
 def test_a_whole_set_is_not_drawn_again_and_other_settings_are_refused(trained: Path, sampled: Path) -> None:
     before = (sampled / "samples.npz").stat().st_mtime_ns
     told: list[int] = []
-    assert sampling.draw(request(trained, sampled), device=CPU, done=told.append) == sampled
+    assert draw_samples.draw(request(trained, sampled), device=CPU, done=told.append) == sampled
     assert not told
     assert (sampled / "samples.npz").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"samples of other settings[\s\S]*steps: 4 there, 5 now"):
-        sampling.draw(request(trained, sampled, sampler=Sampler("ddim", 5, cfg_channels=None)), device=CPU)
+        draw_samples.draw(request(trained, sampled, sampler=Sampler("ddim", 5, cfg_channels=None)), device=CPU)
 
 
 def test_grey_values_are_the_nearest_and_clipped() -> None:
     x = torch.tensor([-1.5, -1.0, -0.9999, 0.0, 1 / 255, 1.0, 1.2]).view(7, 1, 1, 1)
-    assert sampling.to_uint8(x).flatten().tolist() == [0, 0, 0, 128, 128, 255, 255]
+    assert draw_samples.to_uint8(x).flatten().tolist() == [0, 0, 0, 128, 128, 255, 255]
     grey = torch.arange(256).view(256, 1, 1, 1)
-    assert torch.equal(torch.from_numpy(sampling.to_uint8(grey / 127.5 - 1)).view(-1), grey.view(-1).to(torch.uint8))
+    assert torch.equal(torch.from_numpy(draw_samples.to_uint8(grey / 127.5 - 1)).view(-1), grey.view(-1).to(torch.uint8))
 
 
 # --- scores
@@ -281,7 +284,7 @@ def test_grey_values_are_the_nearest_and_clipped() -> None:
 
 def real(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     job = dit.prepare(recipes.load("dit-digits"))
-    train_images, train_classes, held, right = scoring._real(job)
+    train_images, train_classes, held, right = score_samples._real(job)
     return (train_images, train_classes) if split == "train" else (held, right)
 
 
@@ -324,7 +327,7 @@ def test_proxy_fd_has_a_floor_and_rises_with_damage() -> None:
 
 
 def test_scores_carry_their_protocol_and_the_same_figure_of_real_images(trained: Path, sampled: Path, tmp_path: Path) -> None:
-    rows, missing = scoring.score(scoring.ScoreRequest(trained, sampled / "samples.npz", out=tmp_path), device=CPU)
+    rows, missing = score_samples.score(ScoreRequest(trained, sampled / "samples.npz", out=tmp_path), device=CPU)
     by_metric = {(row.metric, row.samples): row for row in rows}
     assert set(by_metric) == {
         ("proxy-FD", 105),
@@ -364,7 +367,7 @@ def test_real_images_score_as_the_floor_does(trained: Path, tmp_path: Path) -> N
     for split in ("val", "train"):
         images, labels = real(split)
         place = written(tmp_path / split, images[:360].permute(0, 2, 3, 1).numpy(), labels[:360].numpy(), trained)
-        rows, _ = scoring.score(scoring.ScoreRequest(trained, place, out=tmp_path), device=CPU)
+        rows, _ = score_samples.score(ScoreRequest(trained, place, out=tmp_path), device=CPU)
         found[split] = {row.metric: row for row in rows if row.samples == 360}
     floor = found["val"]["proxy-FD"]
     assert floor.value == pytest.approx(floor.real, rel=1e-6)
@@ -412,7 +415,7 @@ class FakeInception:
 def test_fid_and_is_stand_beside_their_inception_and_reference(
     trained: Path, sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "Inception", FakeInception)
+    monkeypatch.setattr(score_samples, "Inception", FakeInception)
     images, _ = real("train")
     features = images[:, 0].float().mean(dim=2)
     known = moments([features])
@@ -424,8 +427,8 @@ def test_fid_and_is_stand_beside_their_inception_and_reference(
     ours = torch.from_numpy(arrays(sampled)[0][..., 0]).float().mean(dim=2)
     expected = frechet_distance(moments([ours]), known)
     for reference in (None, tmp_path / "stats.npz", tmp_path / "images.npz", tmp_path / "folder"):
-        asked = scoring.ScoreRequest(trained, sampled / "samples.npz", tmp_path / "inception.pth", reference, tmp_path / "out")
-        rows, missing = scoring.score(asked, device=CPU)
+        asked = ScoreRequest(trained, sampled / "samples.npz", tmp_path / "inception.pth", reference, tmp_path / "out")
+        rows, missing = score_samples.score(asked, device=CPU)
         assert not missing
         found = {row.metric: row for row in rows if row.samples == 210}
         assert found["FID"].extractor == "Inception"
@@ -440,7 +443,7 @@ def test_fid_and_is_stand_beside_their_inception_and_reference(
 
 
 def test_a_report_keeps_protocols_apart(trained: Path, sampled: Path, tmp_path: Path) -> None:
-    scoring.score(scoring.ScoreRequest(trained, sampled / "samples.npz", out=tmp_path / "a"), device=CPU)
+    score_samples.score(ScoreRequest(trained, sampled / "samples.npz", out=tmp_path / "a"), device=CPU)
     rows, _ = collect([trained, tmp_path])
     score = next(row for row in rows if isinstance(row, ScoreRow))
     assert [table.name for table in tables(rows) if table.name.startswith("scores")] == ["scores"]
@@ -465,7 +468,7 @@ def test_a_report_keeps_protocols_apart(trained: Path, sampled: Path, tmp_path: 
 
 
 def test_a_report_shows_losses_curves_scores_and_grids(trained: Path, sampled: Path, tmp_path: Path) -> None:
-    scoring.score(scoring.ScoreRequest(trained, sampled / "samples.npz", out=tmp_path / "eval"), device=CPU)
+    score_samples.score(ScoreRequest(trained, sampled / "samples.npz", out=tmp_path / "eval"), device=CPU)
     run("report", trained, sampled, tmp_path, "--out", tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"denoising-ema.md", "denoising-raw.csv", "denoising-ema.png", "scores.md", "tables.md", "page.html"} <= names
@@ -535,7 +538,7 @@ def test_latents_are_extracted_trained_on_sampled_and_scored(
     protocol = json.loads((tmp_path / "set" / "protocol.json").read_text())
     assert protocol["cfg_channels"] == 3, "as released: three of the four channels"
     assert protocol["decoder"].startswith("vae ")
-    monkeypatch.setattr(scoring, "Inception", lambda path, device: OfRgb())
+    monkeypatch.setattr(score_samples, "Inception", lambda path, device: OfRgb())
     np.savez(tmp_path / "ref.npz", mu=np.zeros(8), sigma=np.eye(8))
     words = ["--inception", tmp_path / "inception.pth", "--reference", tmp_path / "ref.npz"]
     said = run("eval", of_latents, "--samples", tmp_path / "set" / "samples.npz", "--device", "cpu", *words)
@@ -657,7 +660,7 @@ def test_samples_of_another_run_and_options_of_samples_are_refused(trained: Path
 def test_references_that_are_none_are_refused(
     trained: Path, sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "Inception", FakeInception)
+    monkeypatch.setattr(score_samples, "Inception", FakeInception)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_text("no image")
@@ -671,9 +674,9 @@ def test_references_that_are_none_are_refused(
         "absent.npz": "cannot read the reference",
     }
     for name, words in expected.items():
-        asked = scoring.ScoreRequest(trained, sampled / "samples.npz", Path("inception.pth"), tmp_path / name, tmp_path / "out")
+        asked = ScoreRequest(trained, sampled / "samples.npz", Path("inception.pth"), tmp_path / name, tmp_path / "out")
         with pytest.raises(InputError, match=words):
-            scoring.score(asked, device=CPU)
+            score_samples.score(asked, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -694,7 +697,7 @@ def test_a_recipe_that_cannot_be_trained_is_refused(name: str, sets: list[str], 
 
 
 def test_latents_that_do_not_fit_are_refused(latents: Path, vae_dir: Path, tmp_path: Path) -> None:
-    def prepared(*more: str, path: Path = latents) -> dit.Run:
+    def prepared(*more: str, path: Path = latents) -> dit.DiTJob:
         return dit.prepare(recipes.load("dit-400k", [*LATENT, f"data.path={json.dumps(str(path))}", *more]))
 
     with pytest.raises(InputError, match=r"another size than the latents[\s\S]*\[16, 16\]"):
@@ -722,7 +725,7 @@ def test_latents_that_do_not_fit_are_refused(latents: Path, vae_dir: Path, tmp_p
 def test_initial_weights_are_taken_and_named(trained: Path, tmp_path: Path) -> None:
     recipe = recipes.load("dit-digits", [*SMALL, f"model.init_weights={json.dumps(str(trained / 'ema.safetensors'))}"])
     job = jobs.prepare(recipe)
-    assert isinstance(job, dit.Run)
+    assert isinstance(job, dit.DiTJob)
     assert job.pretraining.startswith("ema.safetensors ")
     weights = load_file(trained / "ema.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in job.model.state_dict().items())

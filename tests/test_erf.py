@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from wfbench import models, report
+from wfbench.analysis.receptive_fields import decode, encode
 from wfbench.cli import app
 from wfbench.data.splits import Arrays
 from wfbench.errors import InputError
 from wfbench.records import ErfRow
-from wfbench.report.erf import decode, encode
-from wfbench.tasks.erf import ErfRequest, distances, energy_map, measure, sampled
+from wfbench.tasks.erf import ErfRequest, choose_images, distances, energy_map, measure
 
 
 class Convolutions(nn.Module):
@@ -149,11 +149,11 @@ def test_a_run_is_mapped_before_and_after_training(tmp_path: Path) -> None:
 
 def test_images_are_of_all_classes_where_files_are_in_the_order_of_classes() -> None:
     split = Arrays("image", np.zeros((1000, 2, 2, 3), dtype=np.uint8), np.arange(1000) // 100)
-    some = sampled(split, 32, seed=0)
+    some = choose_images(split, 32, seed=0)
     assert len(some) == 32
     assert len(set(some.targets)) >= 8  # the first 32 are all of class 0
-    assert some.indices == sampled(split, 32, seed=0).indices != sampled(split, 32, seed=1).indices
-    assert len(sampled(split, 2000, seed=0)) == 1000
+    assert some.indices == choose_images(split, 32, seed=0).indices != choose_images(split, 32, seed=1).indices
+    assert len(choose_images(split, 2000, seed=0)) == 1000
 
 
 def test_several_fresh_mixers_by_one_command(tmp_path: Path) -> None:

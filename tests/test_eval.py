@@ -21,8 +21,10 @@ from wfbench import recipe as recipes
 from wfbench.cli import app
 from wfbench.data import eval_batches, open_dataset
 from wfbench.recipe import DataSection
-from wfbench.tasks import classify, jobs
-from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
+from wfbench.tasks import jobs
+from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe
 
 CPU = torch.device("cpu")
 SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
@@ -105,7 +107,7 @@ def test_each_resolution_is_evaluated_by_itself(a_run):
     assert [result.same for result in results] == [True, None, None]
     assert len({result.row.loss for result in results}) == 3
     assert sorted(p.name for p in (a_run / "eval").iterdir()) == ["raw-16", "raw-6", "raw-8", "records.jsonl"]
-    recipe = classify.read_recipe(a_run)
+    recipe = read_recipe(a_run)
     prepared = classify.prepare(recipe)
     prepared.model.load_state_dict(load_file(a_run / "model.safetensors"))
     val = prepared.dataset.val

@@ -18,13 +18,13 @@ import mixers
 import mixers.softmax
 from mixers.base import Grid
 from wfbench import models, recipe, records, report
+from wfbench.analysis.lines import label
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.measure import count_flops
 from wfbench.models.vit import ViTConfig, sincos_2d
 from wfbench.records import ProfileRow, TrainRow
 from wfbench.report import figures
-from wfbench.report.tables import label
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import profile
 
@@ -283,7 +283,7 @@ def test_one_mixer_with_and_without_a_factor_is_two_lines_of_one_table() -> None
     assert list(table.data["accuracy"]) == [0.5, 0.75, 0.9]
     assert list(table.data["local_conv"]) == ["none", "dwc", "dwc"]
     assert len({str(style) for name, style in figures.mixer_styles([table]).items() if name in lines(table)}) == 3
-    figure = figures.accuracy(table, figures.mixer_styles([table]))
+    figure = figures.accuracy(table.result, table, figures.mixer_styles([table]))
     assert {text.get_text() for text in figure.axes[0].texts} >= {"softmax", "softmax + DWC", "softmax + DWC, rope2d"}
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from wfbench import models
 from wfbench import recipe as recipes
 from wfbench.cli import app
-from wfbench.tasks import classify, jobs
+from wfbench.tasks import jobs
+from wfbench.tasks.jobs import classify
 from wfbench.training import TrainState
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def test_a_run_s_weights_are_taken_up_whole_and_named_in_the_record(name, traine
     assert all(torch.equal(begun[key], value) for key, value in load_file(file).items())
     named = f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
     assert run.pretraining == named
-    recipe = recipes.load("digits", [*SMALL, f"model.init_weights={file}", "optim.lr=1e-9"])
+    recipe = recipes.load("digits", [*SMALL, f"model.init_weights={file}", "optim.lr=1e-9", "optim.min_lr=0"])
     row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
     assert row.pretraining == named
     assert json.loads((tmp_path / "run" / "result.json").read_text())["pretraining"] == named

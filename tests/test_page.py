@@ -18,9 +18,10 @@ from PIL import Image
 from test_report import baseline, cell, small_report, train
 
 from wfbench import records, report
+from wfbench.analysis.receptive_fields import encode
+from wfbench.analysis.results import analyse
 from wfbench.records import AnyRow, ErfRow, PictureRow
 from wfbench.report import Asked, Table
-from wfbench.report.erf import encode
 from wfbench.report.page import MOST_BYTES, _table, charts, page
 from wfbench.report.sources import sources
 
@@ -120,7 +121,7 @@ def test_the_page_has_every_table_every_note_and_the_commands(written: Path) -> 
 
 
 def test_sections_without_anything_are_not_there() -> None:
-    text = page([], [], [], sources([]))
+    text = page([], analyse([]), [], [], sources([]))
     assert "<section" not in text
     assert "No records" in text
 
@@ -152,7 +153,7 @@ def test_charts_hold_the_tables_numbers(run_place: Path) -> None:
 
 def test_pictures_that_find_no_room_are_named() -> None:
     large = [picture(900, f"grid {n}") for n in range(4)]
-    text = page(large, [], [], sources(large))
+    text = page(large, analyse(large), [], [], sources(large))
     assert len(text.encode()) < MOST_BYTES
     assert 0 < text.count("data:image/png;base64,") < 4
     assert "No room on this page: softmax: grid 1, softmax: grid 2" in text
@@ -161,7 +162,7 @@ def test_pictures_that_find_no_room_are_named() -> None:
 def test_what_a_record_says_is_text_and_no_markup() -> None:
     evil = "</script><script>alert(1)</script>"
     made = [train(evil, seed, 0.9 + seed / 100) for seed in range(2)] + [train(seed=s, accuracy=0.8 + s / 50) for s in range(2)]
-    text = page(made, report.tables(made), [], sources(made))
+    text = page(made, analyse(made), report.tables(made), [], sources(made))
     assert evil not in text
     assert "&lt;/script&gt;" in text
 
@@ -187,7 +188,7 @@ def test_maps_survive_their_record(tmp_path: Path) -> None:
 )
 def test_a_line_with_a_figure_of_a_single_seed_is_marked(seeds: str, alone: bool) -> None:
     frame = pd.DataFrame({"mixer": ["pool"], "24 px (%)": ["90.00"], "seeds": [seeds], "held-out loss": ["0.1"]})
-    shown = _table(Table("resolution", "T", frame, frame, ()))
+    shown = _table(Table("resolution", "T", frame, frame, ranks=frozenset({"24 px (%)", "held-out loss"})))
     assert shown["lines"][0]["alone"] is alone
     assert [column["name"] for column in shown["columns"] if column["ranks"]] == ["24 px (%)", "held-out loss"]
 

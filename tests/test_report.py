@@ -16,11 +16,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.unpaired import mean_interval
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, EvalRow, ProfileRow, ScalingRow, TrainRow
 from wfbench.report import Table, figures
-from wfbench.report.tables import mean_interval
 
 CPU = Environment(
     device="Test CPU",
@@ -414,7 +414,7 @@ def test_accuracy_and_cost_stand_on_one_line_where_there_is_one_table_of_each() 
     assert first[ACCURACY] == accuracy.frame.iloc[lines(accuracy).index("linear")][ACCURACY]
     assert first["params (M) at 224 px"] == "5.72"
     assert first["GMACs at 224 px"] == profile.frame.iloc[0]["GMACs"]
-    assert list(overview.frame["latency exponent at 896 px"]) == ["1.41 [-1.20, 4.02]", "–", "–"], "or failed"
+    assert list(overview.frame["latency exponent at 896 px"]) == ["1.40 [-0.93, 3.74]", "–", "–"], "or failed"
     assert [str(status) for status in overview.data["last.status"]] == ["ok", "nan", "oom"]
     assert "A single seed has no interval" in notes(overview)
     assert accuracy.title in notes(overview)
@@ -580,7 +580,7 @@ def test_curves_are_the_rows_numbers() -> None:
         assert list(curves[mixer].get_xdata()) == [196, 784, 1764]
         assert list(curves[mixer].get_ydata()) == [1e3 * ((step + 1) * side**2 / 3e6) for side in (224, 448, 672)]
     assert "softmax: oom" in [text.get_text() for text in figure.axes[0].texts]
-    figure = figures.accuracy(made["accuracy"], styles)
+    figure = figures.accuracy(made["accuracy"].result, made["accuracy"], styles)
     assert figure is not None
     data = made["accuracy"].data
     bars = {bar[0].get_xdata()[0]: bar for bar in figure.axes[0].containers}

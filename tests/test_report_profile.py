@@ -13,26 +13,23 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_rgb
 from rich.console import Console
-from test_report import CPU, GPU, SPEEDUP, cell, colours, crossover, exponent, failed, lines, notes, only, train
+from test_report import CPU, GPU, SPEEDUP, cell, colours, crossover, failed, lines, notes, only, train
 
 from wfbench import records, report
 from wfbench.analysis.cost import costs
-from wfbench.analysis.derived import with_derived
+from wfbench.analysis.lines import label
 from wfbench.analysis.profile import ProfileCost
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
-    CrossoverRow,
     HarnessRow,
     MachineRow,
     MeasurementRow,
     ProfileRow,
-    ScalingRow,
     ThroughputRow,
 )
 from wfbench.report import Table, figures
 from wfbench.report.crossover import crossing_in_words
-from wfbench.report.tables import label
 
 ROOT = Path(__file__).parent.parent
 FLASH, MATH = {"sdpa_backend": "flash"}, {"sdpa_backend": "math"}
@@ -521,16 +518,6 @@ def test_crossovers_are_found_against_the_baseline_of_the_newest_call() -> None:
     assert lines(table, "baseline") == ["pool"] * 2
     (table,) = kind(rows, "crossover")
     assert lines(table) == ["linear", "pool"]
-
-
-def test_what_follows_from_cells_is_computed_anew_only_where_there_are_cells() -> None:
-    stale = [crossover("linear", "none"), exponent(latency=9.0), crossover("linear", "none", session="other")]
-    cells = [cell(name, side, t * side) for name, t in (("linear", 1e-4), ("softmax", 2e-4)) for side in (224, 448)]
-    rows = with_derived([*cells, *stale])
-    assert rows[:5] == [*cells, stale[2]]
-    (found,) = [row for row in rows[5:] if isinstance(row, CrossoverRow)]
-    assert (found.session, found.verdict, found.protocol, found.mode) == ("first", "always", "constant batch", "infer")
-    assert {row.latency_exponent for row in rows[5:] if isinstance(row, ScalingRow)} == {0.5}
 
 
 # --- throughput, breakdown

@@ -15,12 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from wfbench import recipe, records
+from wfbench.analysis.tuning import tunings
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import TrialRow
 from wfbench.report.tuning import tuning_tables
 from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, load_request, status_of, sweep
-from wfbench.tasks.sweep.runs import is_locked, lock, name_of
+from wfbench.tasks.sweep.single_run import is_locked, lock, name_of
 
 SET = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
 BROKEN = """
@@ -191,7 +192,7 @@ BAD = {
 @pytest.mark.parametrize("text", list(BAD))
 def test_bad_yaml_is_one_message_and_exit_code_2_and_nothing_is_written(text: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wfbench.tasks.sweep.run.run_all", lambda *_, **__: pytest.fail("it began to train"))
+    monkeypatch.setattr("wfbench.tasks.sweep.dispatch.run_all", lambda *_, **__: pytest.fail("it began to train"))
     Path("sweep.yaml").write_text(text)
     done = CliRunner().invoke(app, ["sweep", "sweep.yaml", "--out", "out"])
     assert done.exit_code == 2, done.output
@@ -528,7 +529,7 @@ def test_no_rate_is_chosen_before_all_trials_are_done(tuned: Path) -> None:
     found = trials(tuned)
     mixer, last = found[0].mixer, max(row.lr for row in found)
     some = [row for row in found if not (row.mixer == mixer and row.lr == last)]
-    (whole,), (part,) = (tuning_tables(rows) for rows in (found, some))
+    (whole,), (part,) = (tuning_tables(tunings(rows)) for rows in (found, some))
     assert "–" not in list(whole.frame["best rate"])
     assert list(part.frame.set_index("mixer")["best rate"])[sorted({row.mixer for row in found}).index(mixer)] == "–"
     assert f"without a trial: {mixer} 1 rate" in " ".join(part.notes)

@@ -53,7 +53,7 @@ def test_it_ends_at_the_second_doubling_in_a_row_that_surely_gains_little():
 
 
 def test_one_slow_batch_does_not_end_it():
-    """A size that suits the kernels badly: today's rule would have ended at 4."""
+    """A size that suits the kernels badly: a rule that looks at one doubling would end at 4."""
     found = find(Machine(lambda batch: 8 + batch + 10 * (batch == 4)))
     assert found.batches[-1] > 8
     assert found.batches[:4] == [1, 2, 4, 8]

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from wfbench import recipe as recipes
 from wfbench.data import open_dataset
 from wfbench.errors import InputError
-from wfbench.tasks import classify, jobs
+from wfbench.tasks import jobs
 from wfbench.tasks.common import choose_device
-from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
+from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_result
 from wfbench.training import Interrupted, RunError, checkpoint
 
 SMALL = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=2", "optim.warmup_epochs=0"]
@@ -129,7 +131,7 @@ def test_training_refuses_what_would_lose_or_mix_runs(tmp_path):
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.yaml").write_text((tmp_path / "run" / "config.yaml").read_text())
     with pytest.raises(InputError, match="not finished"):
-        classify.read_result(tmp_path / "half")
+        read_result(tmp_path / "half")
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
     assert train(tmp_path / "run", "epochs=1", "data.workers=1", resume=True).samples == 360  # finished: nothing to do
 

@@ -19,6 +19,10 @@ from wfbench import strict
 from wfbench.errors import InputError, did_you_mean
 from wfbench.strict import Section as _Section
 
+#: Of the way in which random numbers follow from the seed. 1: initial values in the order of construction, drop-path from
+#: PyTorch's state. 2: both by name. It is in the digest, for another way makes other runs of the same seed.
+DRAWS = 2
+
 _Side = Annotated[int, Field(ge=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -355,7 +359,8 @@ def recipes_dir() -> Path:
 def digest(recipe: Recipe) -> str:
     """A short hash of all that decides a run but its seed and what is compared: mixer, local convolution, position.
 
-    Runs with the same one were trained alike. Where a sweep matched or tuned each mixer, the rule counts and not its outcome.
+    Runs with the same one were trained alike, with draws of the same version (`DRAWS`). Where a sweep matched or tuned each
+    mixer, the rule counts and not its outcome. It is that of a run made now: an older run's is in its rows.
     """
     exclude: dict[str, Any] = {
         "seed": True,
@@ -377,7 +382,7 @@ def digest(recipe: Recipe) -> str:
         exclude["model"] |= {"mlp_ratio", "depth"}
     if recipe.chosen is not None and recipe.chosen.rates is not None:
         exclude["optim"] = {"lr"}
-    data = recipe.model_dump(mode="json", exclude=exclude)
+    data = recipe.model_dump(mode="json", exclude=exclude) | {"draws": DRAWS}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from wfbench.analysis.cells import Line, Size, cell_key, line_of, setting_of
-from wfbench.analysis.lines import BASELINE, group, latest
+from wfbench.analysis.cells import Line, Size, line_of
+from wfbench.analysis.lines import group
 from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents
 from wfbench.records import AnyRow, CrossoverRow, FitRow, HarnessRow, ProfileRow, ScalingRow
 
@@ -22,20 +22,6 @@ _SHARED = (
 )
 
 Derived = ScalingRow | FitRow | CrossoverRow
-
-
-def with_derived(rows: Sequence[AnyRow]) -> list[AnyRow]:
-    """The rows, with what follows from the cells computed anew for every session and setting that has cells.
-
-    Derived rows of sessions without cells are kept as they were recorded.
-    """
-    cells = group((row for row in rows if isinstance(row, ProfileRow)), lambda row: (row.session, setting_of(row)))
-    sessions = {session for session, _ in cells}
-    kept = [row for row in rows if not isinstance(row, Derived) or row.session not in sessions]
-    baselines = crossover_baselines(rows)
-    for (session, _), members in cells.items():
-        kept += derived_rows(latest(members, cell_key), baselines.get(session, BASELINE))
-    return kept
 
 
 def crossover_baselines(rows: Iterable[AnyRow]) -> dict[str, str]:

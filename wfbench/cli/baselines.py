@@ -20,15 +20,15 @@ def baselines(
     """Logistic regression and nearest neighbour on raw pixels: the floor under every accuracy of a small data set."""
     from wfbench import recipe as recipes
     from wfbench import records
-    from wfbench.tasks import classify
-    from wfbench.tasks.training import try_directory
+    from wfbench.tasks.baselines import baselines as task
+    from wfbench.tasks.run_directory import try_directory
 
     resolved = recipes.load(recipe, settings or [])
     if data is not None:
         resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or Path("runs") / f"{resolved.name}-baselines"
     try_directory(out)
-    rows = classify.baselines(resolved)
+    rows = task(resolved)
     records.append(out / "records.jsonl", rows)
     for row in rows:
         typer.echo(f"{row.name}: {100 * row.accuracy:.2f} % of {row.samples} held-out samples of {row.dataset}")

@@ -46,14 +46,14 @@ def evaluate(
     from wfbench.errors import InputError
     from wfbench.recipe import data_settings
     from wfbench.tasks.common import choose_device
-    from wfbench.tasks.evaluation import EvalRequest, evaluate_weights
-    from wfbench.tasks.training import read_recipe
+    from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
+    from wfbench.tasks.run_directory import read_recipe
 
     if weights not in ("raw", "ema"):
         raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema")
     given = {"--samples": samples, "--inception": inception, "--reference": reference}
     if path.is_dir() and read_recipe(path).task == "dit":
-        from wfbench.cli.scores import show_held_out, show_scores
+        from wfbench.cli.denoiser import show_held_out, show_scores
 
         other = {"--recipe": recipe, "--mixer": mixer, "--data": data, "--set": settings}
         _refuse(other | {"--resolution": resolution, "--mapping": mapping}, "a classifier")
@@ -83,6 +83,8 @@ def evaluate(
             figures = f"{100 * there.accuracy:.2f} % of {there.samples}, loss {there.loss:.6f}"
             where = f", where the trainer had {result.elsewhere}" if result.elsewhere else ""
             typer.echo(f"what the trainer recorded: {'the same' if result.same else f'NOT the same: {figures}{where}'}")
+    for note in results[0].notes:
+        typer.echo(f"note: {note}", err=True)
     if any(result.same is False and not result.elsewhere for result in results):
         raise typer.Exit(1)
 

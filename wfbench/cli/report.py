@@ -34,9 +34,9 @@ def report(
     published: Annotated[bool, typer.Option("--published", help="Also tables of published numbers, marked as such.")] = False,
 ) -> None:
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
+    from wfbench.analysis.claims import read_claims
+    from wfbench.analysis.lines import BASELINE
     from wfbench.report import Asked, collect, tables
-    from wfbench.report.claims import read_claims
-    from wfbench.report.parts import BASELINE
 
     sources = paths or [_written_by_default()]
     if baseline != BASELINE:

@@ -40,8 +40,8 @@ def sample(
     The same call again goes on where it stopped. The call that finishes the last part puts the set together.
     """
     from wfbench.tasks.common import choose_device, own_gpu
-    from wfbench.tasks.sampling import PART, SampleRequest, draw, sampler_of
-    from wfbench.tasks.training import read_recipe
+    from wfbench.tasks.draw_samples import PART, SampleRequest, draw, sampler_of
+    from wfbench.tasks.run_directory import read_recipe
 
     how = sampler_of(read_recipe(run), name=sampler, steps=steps, cfg=cfg, cfg_channels=cfg_channels)
     request = SampleRequest(run, num, how, weights, seed, batch, vae, out, rank, processes)

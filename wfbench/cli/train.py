@@ -12,6 +12,7 @@ from wfbench.cli.errors import speaks_plainly
 
 if TYPE_CHECKING:
     from wfbench.recipe import ModelSection, Recipe
+    from wfbench.training import Trackers
 
 
 @speaks_plainly
@@ -32,6 +33,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/RECIPE-MIXER-sSEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it was saved.")] = False,
+    allow_changed_code: Annotated[
+        bool,
+        typer.Option("--allow-changed-code", help="With --resume: go on though the mixer's code was changed, and note it."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     nproc: Annotated[
         int | None, typer.Option(help="So many processes on this machine, by torchrun: one for each GPU.", min=1)
@@ -53,7 +58,7 @@ def train(
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
     if resume and out is not None and recipe is None:
-        from wfbench.tasks.training import read_recipe
+        from wfbench.tasks.run_directory import read_recipe
 
         resolved = recipes.override(read_recipe(out), overrides)
     else:
@@ -61,35 +66,49 @@ def train(
     if data is not None:
         resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
+    if allow_changed_code and not resume:
+        from wfbench.errors import InputError
+
+        raise InputError("--allow-changed-code is for a resume", got="no --resume", remedy="add --resume, or leave it out")
     if dry_run:
-        from wfbench.cli.plan import show
-        from wfbench.tasks.plan import plan
+        from wfbench.cli.dry_run import show
+        from wfbench.tasks.dry_run import dry_run as check_run
 
-        show(plan(resolved, out, resume=resume, processes=nproc))
+        show(check_run(resolved, out, resume=resume, processes=nproc, allow_changed_code=allow_changed_code))
     elif is_launcher(nproc):
-        from wfbench.tasks.plan import plan
+        from wfbench.tasks.dry_run import dry_run as check_run
 
-        if not (resume and (out / "result.json").is_file()):
-            plan(resolved, out, resume=resume, processes=nproc)  # bad input is said once, not by every process
+        if not (resume and (out / "result.json").is_file()):  # bad input is said once, not by every process
+            check_run(resolved, out, resume=resume, processes=nproc, allow_changed_code=allow_changed_code)
         launch(nproc or 1)
     else:
-        _train(resolved, out, resume=resume, device=device, tensorboard=tensorboard, wandb=wandb)
+        from wfbench.training import Trackers
+
+        trackers = Trackers(tensorboard, wandb)
+        _train(resolved, out, resume=resume, device=device, trackers=trackers, allow_changed_code=allow_changed_code)
 
 
-def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboard: bool, wandb: str | None) -> None:
+def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: Trackers, allow_changed_code: bool) -> None:
     from wfbench.cli.progress import quiet, watching
     from wfbench.records import TrainRow
     from wfbench.tasks import jobs
     from wfbench.tasks.common import choose_device
-    from wfbench.training import Trackers, distributed
+    from wfbench.training import distributed
 
-    trackers = Trackers(tensorboard, wandb)
     trackers.check()
     own = distributed.join(choose_device(device))
     try:
         name = resolved.model.mixer or resolved.model.name
         with watching(name, resolved.epochs) if distributed.is_main() else quiet() as watch:
-            row = jobs.train(resolved, out, watch, device=own, resume=resume, trackers=trackers)
+            row = jobs.train(
+                resolved,
+                out,
+                watch,
+                device=own,
+                resume=resume,
+                trackers=trackers,
+                allow_changed_code=allow_changed_code,
+            )
         if distributed.is_main():
             loss = f"loss {row.loss:.4f} ({row.weights} weights)"
             held_out = f"{100 * row.accuracy:.2f} %" if isinstance(row, TrainRow) else loss
@@ -98,6 +117,8 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, tensorboar
                 f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, "
                 f"{100 * row.data_wait_share:.0f} % waiting for data"
             )
+            if row.code_changed is not None:
+                typer.echo(f"resumed with other code: {row.code_changed}")
             typer.echo(f"run directory: {out}")
     finally:
         distributed.leave()

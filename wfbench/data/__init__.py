@@ -2,9 +2,10 @@
 
 from wfbench.data.arrays import digits_arrays
 from wfbench.data.latents import Latents, LatentSplit, open_latents
+from wfbench.data.listing import Listing
 from wfbench.data.loading import (
     Batch,
-    Told,
+    OnReplaced,
     eval_batches,
     held_out_latents,
     latent_batches,
@@ -21,10 +22,11 @@ __all__ = [
     "Dataset",
     "LatentSplit",
     "Latents",
+    "Listing",
     "Mixer",
     "Split",
     "Subset",
-    "Told",
+    "OnReplaced",
     "digits_arrays",
     "eval_batches",
     "held_out_latents",

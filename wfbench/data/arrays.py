@@ -52,7 +52,7 @@ def fashion(root: Path) -> Dataset:
     train, val = (
         Arrays(f"Fashion-MNIST {part} image", *_idx_pair(root, stem)) for part, stem in (("train", "train"), ("val", "t10k"))
     )
-    return Dataset(_named("Fashion-MNIST", train, val, (60_000, 10_000)), _CLOTHES, train, val)
+    return Dataset(_name("Fashion-MNIST", train, val, (60_000, 10_000)), _CLOTHES, train, val)
 
 
 def cifar10(root: Path) -> Dataset:
@@ -71,13 +71,13 @@ def cifar10(root: Path) -> Dataset:
     check_cifar10_classes(tuple(meta.read_text(errors="replace").split()), str(meta))
     images, classes = (np.concatenate(parts) for parts in zip(*(_cifar_batch(file) for file in batches), strict=True))
     train, val = Arrays("CIFAR-10 train image", images, classes), Arrays("CIFAR-10 val image", *_cifar_batch(test))
-    return Dataset(_named("CIFAR-10", train, val, (50_000, 10_000)), _CIFAR10, train, val)
+    return Dataset(_name("CIFAR-10", train, val, (50_000, 10_000)), _CIFAR10, train, val)
 
 
 def as_cifar10(folder: Dataset, where: str) -> Dataset:
     """An image folder of CIFAR-10 under that name."""
     check_cifar10_classes(folder.classes, where)
-    return Dataset(_named("CIFAR-10", folder.train, folder.val, (50_000, 10_000)), folder.classes, folder.train, folder.val)
+    return Dataset(_name("CIFAR-10", folder.train, folder.val, (50_000, 10_000)), folder.classes, folder.train, folder.val)
 
 
 def check_cifar10_classes(classes: tuple[str, ...], where: str) -> None:
@@ -88,7 +88,7 @@ def check_cifar10_classes(classes: tuple[str, ...], where: str) -> None:
         )
 
 
-def _named(name: str, train: object, val: object, whole: tuple[int, int]) -> str:
+def _name(name: str, train: object, val: object, whole: tuple[int, int]) -> str:
     """The name; where images are missing, it says how many there are."""
     found = len(train), len(val)  # type: ignore[arg-type]
     return name if found == whole else f"{name} ({found[0]:,} train, {found[1]:,} held out)"

@@ -11,6 +11,7 @@ manifest, whose text follows from them alone; it is written last, so where it ex
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from wfbench import files
 from wfbench.data.codecs import Codec
+from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.errors import InputError, writing
 
@@ -102,7 +104,7 @@ class Extraction:
         self._check(rank, processes)
         notes = [out / f"shard-{k:05d}.json" for k in range(self.shards)]
         settings = self.settings()
-        with _written(out):
+        with _writing(out):
             out.mkdir(parents=True, exist_ok=True)
             _agree(out, settings)
         for k in range(rank, self.shards, processes):
@@ -112,12 +114,12 @@ class Extraction:
                 done(len(indices))
             else:
                 tensors = self._encode(indices, done)
-                with _written(out):
+                with _writing(out):
                     _save(notes[k], tensors)
         if not all(note.is_file() for note in notes):
             return None
         manifest = settings | {"shards": [json.loads(note.read_text()) for note in notes]}
-        with _written(out):
+        with _writing(out):
             files.write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", f".{rank}")
         return out / MANIFEST
 
@@ -177,8 +179,8 @@ class LatentSplit:
     def __init__(self, directory: str | Path, *, verify: bool = True) -> None:
         self.directory = Path(directory)
         self.manifest = _read_manifest(self.directory)
-        for told in self.manifest["shards"]:
-            _check_shard(self.directory, told, hashed=verify)
+        for note in self.manifest["shards"]:
+            _check_shard(self.directory, note, hashed=verify)
         self._open: dict[int, Any] = {}
         shards = range(len(self.manifest["shards"]))
         labels = torch.cat([self._shard(k).get_tensor("labels") for k in shards])
@@ -196,6 +198,12 @@ class LatentSplit:
     def label(self, i: int) -> str:
         """What to call the i-th sample in an error."""
         return f"latent {i} of {self.directory}"
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The manifest's settings and the hash of every shard, as the extraction wrote it down."""
+        settings = {key: value for key, value in self.manifest.items() if key != "shards"}
+        shards = [(shard["file"], f"SHA-256 {shard['sha256'][:DIGITS]}") for shard in self.manifest["shards"]]
+        return json_entry("(settings)", settings), *shards
 
     def posterior(self, i: int, flip: bool = False) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the i-th picture's latent, or of its mirror image's: (c, h, w), float32."""
@@ -236,6 +244,11 @@ class Latents:
         """Of one latent: (channels, height, width)."""
         channels, height, width = self.train.shape
         return channels, height, width
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """What it consists of, as of a `Dataset`."""
+        return list_data(self.classes, self.train, self.val)
 
 
 def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:
@@ -283,7 +296,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _written(out: Path) -> AbstractContextManager[None]:
+def _writing(out: Path) -> AbstractContextManager[None]:
     return writing("latents", out, expected="a writable place with room", remedy="make room, and call it again")
 
 
@@ -292,13 +305,13 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
     shard = note.with_suffix(".safetensors")
     with files.whole(shard) as part:
         save_file(tensors, part)
-        told = {
+        content = {
             "file": shard.name,
             "samples": len(tensors["labels"]),
             "bytes": part.stat().st_size,
             "sha256": files.sha256(part),
         }
-    files.write_whole(note, json.dumps(told))
+    files.write_whole(note, json.dumps(content))
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -335,15 +348,15 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_shard(directory: Path, told: dict[str, Any], hashed: bool = True) -> None:
-    path = directory / told["file"]
+def _check_shard(directory: Path, note: dict[str, Any], hashed: bool = True) -> None:
+    path = directory / note["file"]
     if not path.is_file():
         raise InputError("a shard of latents is missing", got=str(path), expected="every shard of the manifest", remedy=_AGAIN)
     size = path.stat().st_size
-    if size != told["bytes"] or (hashed and files.sha256(path) != told["sha256"]):
+    if size != note["bytes"] or (hashed and files.sha256(path) != note["sha256"]):
         raise InputError(
             "a shard of latents is damaged",
-            got=f"{path}: {size} bytes that hash to something else" if size == told["bytes"] else f"{path}: {size} bytes",
-            expected=f"{told['bytes']} bytes of SHA-256 {told['sha256'][:12]}…",
+            got=f"{path}: {size} bytes that hash to something else" if size == note["bytes"] else f"{path}: {size} bytes",
+            expected=f"{note['bytes']} bytes of SHA-256 {note['sha256'][:12]}…",
             remedy=_AGAIN,
         )

@@ -24,13 +24,13 @@ from torchvision import transforms
 
 from wfbench.data.latents import LatentSplit
 from wfbench.data.splits import UNREADABLE, Split
-from wfbench.data.transforms import converted, eval_transform, train_transform
+from wfbench.data.transforms import eval_transform, to_channels, train_transform
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
 Batch = tuple[Tensor, Tensor]
-#: Told (file, reason) of a training image that was replaced, once for each file.
-Told = Callable[[str, str], None]
+#: Called with (file, reason) of a training image that was replaced, once for each file.
+OnReplaced = Callable[[str, str], None]
 #: Ctrl-C and pre-emption are for the training process, which finishes its step and saves.
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _Key = tuple[int, int]  # (epoch, sample index)
@@ -58,7 +58,7 @@ class _Samples(TorchDataset):
         bad: list[_Bad] = []
         for i in self._candidates(index):
             try:
-                image = converted(self.split.load(i), self.in_channels)
+                image = to_channels(self.split.load(i), self.in_channels)
             except UNREADABLE as e:
                 bad.append((self.split.label(i), f"{type(e).__name__}: {e}"))
                 continue
@@ -75,7 +75,7 @@ class _Samples(TorchDataset):
             yield from (int(i) for i in (*same[same > index], *same[same < index]))
 
 
-class _Drawn(TorchDataset):
+class _LatentDraws(TorchDataset):
     """Latents by (epoch, index), drawn from their posteriors, a batch at a time."""
 
     def __init__(self, split: LatentSplit, seed: int, hflip: float) -> None:
@@ -180,13 +180,13 @@ def train_batches(
     start: tuple[int, int] = (0, 0),
     rank: int = 0,
     world: int = 1,
-    told: Told | None = None,
+    on_replaced: OnReplaced | None = None,
 ) -> Iterator[Batch]:
     """Batches (images (B, C, H, W), classes (B)) from epoch and step ``start`` to the end of training.
 
     Args:
         batch_size: of all ``world`` processes together; process ``rank`` gets its part of every batch.
-        told: what to call, once for each file, with a file that could not be read and was replaced, and why; without it,
+        on_replaced: what to call, once for each file, with a file that could not be read and was replaced, and why; without it,
             there is a warning.
 
     Raises:
@@ -197,7 +197,7 @@ def train_batches(
     transform, drawn = train_transform(data, image_size, in_channels)
     samples = _Samples(split, transform, in_channels, seed, drawn=drawn, replace=data.on_bad_image == "skip")
     keys = _TrainBatches(len(split), batch_size, seed, epochs, start, positions(batch_size, rank, world))
-    return _read(samples, keys, data.workers, told or _warn)
+    return _read(samples, keys, data.workers, on_replaced or _warn)
 
 
 def eval_batches(
@@ -240,14 +240,14 @@ def latent_batches(
     """
     _check_shares(batch_size, world)
     keys = _TrainBatches(len(split), batch_size, seed, epochs, start, positions(batch_size, rank, world))
-    return _read(_Drawn(split, seed, data.hflip), keys, data.workers, _warn)
+    return _read(_LatentDraws(split, seed, data.hflip), keys, data.workers, _warn)
 
 
 def held_out_latents(
     split: LatentSplit, data: DataSection, indices: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """The latents ``indices`` once, in order, as `eval_batches`; drawn by seed 0, whatever the run's, and never flipped."""
-    return _read(_Drawn(split, 0, 0.0), _in_order(indices, batch_size, rank, world), data.workers, _warn)
+    return _read(_LatentDraws(split, 0, 0.0), _in_order(indices, batch_size, rank, world), data.workers, _warn)
 
 
 def _check_shares(batch_size: int, world: int) -> None:
@@ -266,7 +266,9 @@ def _in_order(indices: Sequence[int], batch_size: int, rank: int, world: int) ->
     return batches[rank::world]
 
 
-def _read(samples: _Samples | _Drawn, keys: Iterable[list[_Key]], workers: int, told: Told) -> Iterator[Batch]:
+def _read(
+    samples: _Samples | _LatentDraws, keys: Iterable[list[_Key]], workers: int, on_replaced: OnReplaced
+) -> Iterator[Batch]:
     """The batches of ``keys``, by one loader, whose workers live as long as this iterator."""
     loader: DataLoader = DataLoader(
         samples,
@@ -289,7 +291,7 @@ def _read(samples: _Samples | _Drawn, keys: Iterable[list[_Key]], workers: int, 
             for name, reason in bad:
                 if name not in known:
                     known.add(name)
-                    told(name, reason)
+                    on_replaced(name, reason)
             yield batch[0], batch[1]
     finally:
         end()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wfbench.data import arrays, files
-from wfbench.data.splits import Dataset, limited, parted
+from wfbench.data import arrays, image_files
+from wfbench.data.splits import Dataset, hold_out, take_subset
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
@@ -34,16 +34,16 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
     if data.source == "latents":
         raise InputError("latents are no images", got="data.source = latents", expected="the images that they are of")
     if not train and data.source == "folder" and data.path and not (Path(data.path) / "train").is_dir():
-        return files.held_out_folder(_directory(data))
+        return image_files.held_out_folder(_directory(data))
     whole = _open(data)
     _check_labels(whole)
     found = whole
     if data.limit is not None:
-        some = limited(whole.train, data.limit, data.split_seed)
+        some = take_subset(whole.train, data.limit, data.split_seed)
         name = f"{whole.name}, {len(some):,} of {len(whole.train):,} for training"
         found = replace(whole, name=name, train=some)
     if data.validation is not None:
-        rest, part = parted(found.train, data.validation, data.split_seed)
+        rest, part = hold_out(found.train, data.validation, data.split_seed)
         found = replace(found, train=rest, val=part)
     return found
 
@@ -56,15 +56,15 @@ def _open(data: DataSection) -> Dataset:
         case "fashion":
             return arrays.fashion(root)
         case "cifar10":
-            return arrays.as_cifar10(files.folder(root), str(root)) if (root / "train").is_dir() else arrays.cifar10(root)
+            return arrays.as_cifar10(image_files.folder(root), str(root)) if (root / "train").is_dir() else arrays.cifar10(root)
         case "folder":
-            return files.folder(root)
+            return image_files.folder(root)
         case "tar":
-            return files.tar(root)
+            return image_files.tar(root)
         case "webdataset":
-            return files.webdataset(root)
+            return image_files.webdataset(root)
         case _:
-            return files.huggingface(root)
+            return image_files.huggingface(root)
 
 
 def _directory(data: DataSection) -> Path:

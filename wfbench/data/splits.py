@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -14,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from wfbench.data.listing import Entry, Listing, array_entry, hash_entries, image_entries, list_data, numbers_entry
 from wfbench.errors import InputError
 
 #: What reading a damaged image raises.
@@ -35,6 +37,10 @@ class Split(Protocol):
         """What to call the i-th image in an error."""
         ...
 
+    def entries(self) -> tuple[Entry, ...]:
+        """What it consists of, for a `Listing`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -44,6 +50,15 @@ class Dataset:
     classes: tuple[str, ...]
     train: Split
     val: Split
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """What it consists of; its ``digest`` tells data from other data, whatever they are called and wherever they lie.
+
+        Raises:
+            InputError: if a file is gone or cannot be read.
+        """
+        return list_data(self.classes, self.train, self.val)
 
 
 class Arrays:
@@ -64,6 +79,10 @@ class Arrays:
         """What to call the i-th image."""
         return f"{self.noun} {i}"
 
+    def entries(self) -> tuple[Entry, ...]:
+        """The bytes of images and classes."""
+        return array_entry("images", self.images), numbers_entry("classes", self.targets)
+
 
 class Encoded(ABC):
     """A split of encoded images (JPEG, PNG, ...)."""
@@ -82,6 +101,10 @@ class Encoded(ABC):
     def label(self, i: int) -> str:
         """What to call the i-th image."""
 
+    @abstractmethod
+    def entries(self) -> tuple[Entry, ...]:
+        """What it consists of, for a `Listing`."""
+
     def load(self, i: int) -> Image.Image:
         """The i-th image, decoded."""
         image = Image.open(io.BytesIO(self.read(i)))
@@ -90,11 +113,11 @@ class Encoded(ABC):
 
 
 class Files(Encoded):
-    """A split of image files."""
+    """A split of image files under a folder, which names in a `Listing` are relative to."""
 
-    def __init__(self, paths: Sequence[str], targets: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[str], targets: Sequence[int], folder: Path) -> None:
         super().__init__(targets)
-        self.paths = list(paths)
+        self.paths, self.folder = list(paths), folder
 
     def read(self, i: int) -> bytes:
         """The i-th image as it is stored."""
@@ -103,6 +126,10 @@ class Files(Encoded):
     def label(self, i: int) -> str:
         """What to call the i-th image."""
         return self.paths[i]
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every file's name, which begins with its class, and size; of some also a hash."""
+        return image_entries(self.paths, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +163,11 @@ class Members(Encoded):
         """What to call the i-th image."""
         return f"{self.members[i].archive}: {self.members[i].name}"
 
+    def entries(self) -> tuple[Entry, ...]:
+        """Every archive's hash."""
+        archives = sorted({Path(member.archive) for member in self.members})
+        return hash_entries(archives, archives[0].parent)
+
 
 class Subset:
     """Some images of a split."""
@@ -155,8 +187,12 @@ class Subset:
         """What to call the i-th image."""
         return self.whole.label(self.indices[i])
 
+    def entries(self) -> tuple[Entry, ...]:
+        """Those of the whole split, and which images of it are taken."""
+        return *self.whole.entries(), numbers_entry("(images taken)", self.indices)
 
-def limited(split: Split, limit: int, seed: int) -> Subset:
+
+def take_subset(split: Split, limit: int, seed: int) -> Subset:
     """So many images of a split, as many of each class while they last, drawn by ``seed``; a smaller draw is part of a larger.
 
     Raises:
@@ -179,7 +215,7 @@ def limited(split: Split, limit: int, seed: int) -> Subset:
     return Subset(split, np.sort(order[np.argsort(turn, kind="stable")[:limit]]).tolist())
 
 
-def parted(split: Split, share: float, seed: int) -> tuple[Subset, Subset]:
+def hold_out(split: Split, share: float, seed: int) -> tuple[Subset, Subset]:
     """A split in two, the second with ``share`` of each class, drawn by ``seed``.
 
     Raises:

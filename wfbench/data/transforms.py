@@ -13,7 +13,7 @@ from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
 
-def converted(image: Image.Image, in_channels: int) -> Image.Image:
+def to_channels(image: Image.Image, in_channels: int) -> Image.Image:
     """The image with 8 bits in each of 1 or 3 channels; transparency is dropped."""
     if image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -160,29 +160,3 @@ def held_out_terms(
         terms = hybrid_loss(model(x_t, t, y.to(device)), x_start, x_t, noise, t)
         found.append(torch.stack([terms.mse, terms.vb]).double().cpu())
     return torch.stack(found, dim=1)
-
-
-def held_out_loss(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    seed: int = 0,
-    bins: int = 10,
-    device: torch.device | str = "cpu",
-) -> HeldOut:
-    """`held_out_terms` of all batches, always in the same order, in evaluation mode; the model's mode is restored.
-
-    Raises:
-        InputError: for bins that do not divide the steps, or no samples.
-    """
-    training, found, first = model.training, [], 0
-    model.eval()
-    try:
-        for x, y in batches:
-            found.append(held_out_terms(model, x, y, first, seed=seed, bins=bins, device=device))
-            first += len(x)
-    finally:
-        model.train(training)
-    if not found:
-        raise InputError("no held-out samples", got="0 samples", expected="at least one")
-    return HeldOut.of(torch.cat(found, dim=2), seed)

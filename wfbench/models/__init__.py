@@ -2,6 +2,7 @@
 
 from wfbench.models.compat import load_initial, load_released, released_names, to_released
 from wfbench.models.dit import DiT, DiTConfig
+from wfbench.models.draws import draw_by_name, key_of
 from wfbench.models.presets import PRESETS, Config, configure, create
 from wfbench.models.vit import VisionTransformer, ViTConfig
 
@@ -14,6 +15,8 @@ __all__ = [
     "VisionTransformer",
     "configure",
     "create",
+    "draw_by_name",
+    "key_of",
     "load_initial",
     "load_released",
     "released_names",

@@ -9,6 +9,7 @@ from typing import Any
 from mixers.base import Grid
 from wfbench.errors import InputError, did_you_mean
 from wfbench.models.dit import DiT, DiTConfig
+from wfbench.models.draws import draw_by_name
 from wfbench.models.vit import VisionTransformer, ViTConfig, check, check_position
 
 Config = ViTConfig | DiTConfig
@@ -44,6 +45,8 @@ def create(
     mixer: str | None = None,
     image_size: int | Grid | None = None,
     num_classes: int | None = None,
+    *,
+    seed: int | None = None,
     **overrides: object,
 ) -> Any:  # which of the two classes, the name decides, and no type checker can follow it
     """Build a model by name.
@@ -55,19 +58,25 @@ def create(
         image_size: side of the model's input, or (height, width), in pixels; of the latent, for a DiT of latents; None for
             the preset's own.
         num_classes: outputs of the head, 0 for no head; of a DiT, classes beside the null class; None for the preset's own.
+        seed: each initial value then follows from it and the parameter's name, see `draw_by_name`; None: from PyTorch's random
+            state, in the order of construction.
         overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, in_channels, pos_embed (none, learned, sincos, rope2d;
             or True for learned, a DiT's sincos, False for none), local_conv, residual, mixer_options; of a classifier also
             drop_path, class_token, pos_init_std, pool, init_norm.
 
     Returns:
-        A `VisionTransformer` or `DiT` with freshly initialised weights; `torch.manual_seed` decides them.
+        A `VisionTransformer` or `DiT` with freshly initialised weights.
 
     Raises:
         InputError: for an unknown preset or override, or values that do not go together.
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
     """
     config = configure(name, mixer, image_size, num_classes, **overrides)
-    return DiT(config) if isinstance(config, DiTConfig) else VisionTransformer(config)
+
+    def build() -> DiT | VisionTransformer:
+        return DiT(config) if isinstance(config, DiTConfig) else VisionTransformer(config)
+
+    return build() if seed is None else draw_by_name(seed, build)
 
 
 def configure(

@@ -7,6 +7,7 @@ newer than itself. A row that a killed writer left torn is reported and skipped;
     training.py, profile.py, diffusion.py, evidence.py     rows by kind
     journal.py       the union of all kinds; JSONL under a lock
     environment.py   the stamp
+    identity.py      digests of code
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
-from wfbench.records.row import SCHEMA, Environment, Row, command_line, now
+from wfbench.records.row import SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, TrainRow, TrialRow
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "ScalingRow",
     "ScoreRow",
     "ThroughputRow",
+    "TracedRow",
     "TrainRow",
     "TrialRow",
     "append",

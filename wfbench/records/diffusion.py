@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wfbench.records.row import ModelRow
+from wfbench.records.row import TracedRow
 
 
-class HeldOutDenoising(ModelRow):
+class HeldOutDenoising(TracedRow):
     """What every row with the held-out denoising loss carries: on fixed noise, each sample once in each bin of t."""
 
     dataset: str
@@ -58,6 +58,8 @@ class DiTRow(HeldOutDenoising):
     train_seconds: float
     images_per_second: float
     data_wait_share: float
+    #: Whether it was resumed with other code: which, with both digests.
+    code_changed: str | None = None
 
 
 class DenoisingRow(HeldOutDenoising):
@@ -70,7 +72,7 @@ class DenoisingRow(HeldOutDenoising):
     weights_sha256: str
 
 
-class ScoreRow(ModelRow):
+class ScoreRow(TracedRow):
     """One score of a set of samples, with its protocol: scores of different protocols are not comparable."""
 
     kind: Literal["score"] = "score"

@@ -62,6 +62,20 @@ class ModelRow(Row):
         return data
 
 
+class TracedRow(ModelRow):
+    """A row that says by which code and from which data its number is: lines that differ in one of them are not averaged.
+
+    None means that it was not recorded: the row is of a schema before 6, or of a run that was begun with one.
+    """
+
+    #: Of the source text of the mixer's layers, and of the models around them. A run that went on with other code has the
+    #: digests of both, joined by "+".
+    mixer_digest: str | None = None
+    model_digest: str | None = None
+    #: Of the data's classes, files and split.
+    data_digest: str | None = None
+
+
 def now() -> str:
     """The time, in UTC, as rows carry it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

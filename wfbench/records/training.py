@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wfbench.records.row import ModelRow, Row, Strict
+from wfbench.records.row import Row, Strict, TracedRow
 
 
 class Chosen(Strict):
@@ -24,7 +24,7 @@ class Chosen(Strict):
     validation: float | None = None
 
 
-class TrainRow(ModelRow):
+class TrainRow(TracedRow):
     """One finished training run: the accuracy of its last epoch, never the best one."""
 
     kind: Literal["train"] = "train"
@@ -65,12 +65,14 @@ class TrainRow(ModelRow):
     images_per_second: float
     #: The share of train_seconds spent waiting for data.
     data_wait_share: float
+    #: Whether it was resumed with other code: which, with both digests.
+    code_changed: str | None = None
     chosen: Chosen | None = None
     #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
     validation: float | None = None
 
 
-class EvalRow(ModelRow):
+class EvalRow(TracedRow):
     """One evaluation of trained weights by `wfbench eval`: of a run, perhaps at another resolution, or of a file."""
 
     kind: Literal["eval"] = "eval"
@@ -107,11 +109,13 @@ class BaselineRow(Row):
     kind: Literal["baseline"] = "baseline"
     name: str
     dataset: str
+    #: As in `TracedRow`.
+    data_digest: str | None = None
     accuracy: float
     samples: int
 
 
-class TrialRow(ModelRow):
+class TrialRow(TracedRow):
     """One trial of a sweep's tuning: a rate, judged on images held out of the training images."""
 
     kind: Literal["trial"] = "trial"

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wfbench import records
+from wfbench.analysis.asked import Asked
+from wfbench.analysis.results import analyse
 from wfbench.errors import InputError
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run, find_runs
-from wfbench.report.tables import Asked, Table, tables
+from wfbench.report.columns import Table
+from wfbench.report.tables import tables, tables_of
 
 __all__ = ["Asked", "Run", "Table", "collect", "find_runs", "tables", "write"]
 
@@ -77,13 +80,12 @@ def write(
         InputError: if a file cannot be written.
     """
     from wfbench.report import figures
-    from wfbench.report.diffusion import draw_curves
-    from wfbench.report.erf import draw_erf
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
 
-    rows = list(rows)
-    made = tables(rows, asked, published=published, runs=runs)
+    rows, asked = list(rows), asked or Asked()
+    results = analyse(rows, asked, runs)
+    made = tables_of(results, published=published)
     written: list[Path] = []
     sections = {}
     try:
@@ -95,16 +97,14 @@ def write(
             table.data.to_csv(written[-2], index=False)
             written[-1].write_text(table.to_latex(), encoding="utf-8")
             sections[table.name] = f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n"
-        titles = {table.name: table.title for table in made}
-        drawn = [(path, table.name) for path, table in figures.draw(made, out)]
-        for path, name in [*drawn, *draw_erf(rows, out), *draw_curves(rows, out)]:
+        for path, table in figures.draw(results, made, out):
             written.append(path)
-            sections[name] += f"\n![{titles[name]}]({path.name})\n"
+            sections[table.name] += f"\n![{table.title}]({path.name})\n"
         found = sources(rows)
         written[:0] = [out / "tables.md", out / "page.html"]
         text = "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)])
         written[0].write_text(text, encoding="utf-8")
-        written[1].write_text(page(rows, made, runs, found, torn), encoding="utf-8")
+        written[1].write_text(page(rows, results, made, runs, found, torn), encoding="utf-8")
         for path in before - set(written):
             path.unlink(missing_ok=True)
     except OSError as e:

@@ -1,313 +1,122 @@
-"""Claims that were written before the runs, and what the records say to each: supported, contradicted or undecidable.
-
-docs/SWEEPS.md describes the file. Every claim of accuracy is decided by one-sided bounds, each at the level 1 − 5%/k for k
-such claims in the file, on the standard deviation over seeds pooled over all lines that the file names: so the chance that
-any of these answers is false is 5% at the most. The seeds are those that the file names, no more and no fewer.
-"""
+"""The table of claims: what each says, what the records say to it, and whether it was registered before the runs."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable, Sequence
 
-from pydantic import Field, model_validator
+from wfbench.analysis.claims import (
+    Answer,
+    AnsweredClaim,
+    AnyClaim,
+    Best,
+    Better,
+    ClaimsResult,
+    Crossover,
+    Exponent,
+    Price,
+    Registration,
+    Within,
+)
+from wfbench.analysis.claims.scaling import exponent_place
+from wfbench.analysis.lines import SMALL_SIDE, label
+from wfbench.records import CrossoverRow, FitRow
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
 
-from wfbench import strict
-from wfbench.errors import InputError
-from wfbench.records import AnyRow, ClaimsRow, CrossoverRow, FitRow, MeasurementRow, ProfileRow, Row, TrainRow
-from wfbench.report.parts import DASH, SMALL_SIDE, Line, Table, group, label, latest, make_table, pixels, plural, spread_note
-from wfbench.report.statistics import LEVEL, equivalence_power, power_of, spread_p
-from wfbench.strict import Section
-
-P = TypeVar("P", FitRow, CrossoverRow)
-Verdict = Literal["supported", "contradicted", "undecidable"]
-_Points = Annotated[float, Field(gt=-100, lt=100)]
-
-
-class _Claim(Section):
-    id: str = Field(min_length=1)
-    #: The claim in words, for people.
-    says: str = Field(min_length=1)
-    #: The line that it is about, as tables name it: "softmax + DWC".
-    line: str = Field(min_length=1)
+_ORDER = (
+    *("claim", "says", "holds if", "verdict", "estimate", "power"),
+    *("seeds needed", "costs", "why", "pre-registered"),
+)
 
 
-def _others(line: str, *others: str) -> None:
-    """Refuse a line that is compared with itself, or twice with the same one."""
-    if line in others:
-        raise ValueError(f"{line} is compared with itself")
-    if len(set(others)) < len(others):
-        raise ValueError("a line is named twice in among")
+def claims_tables(results: Sequence[ClaimsResult]) -> list[Table]:
+    """A table for each file of claims; where there are several, their names hold the start of the file's SHA-256."""
+    several = len(results) > 1
+    return [_table(f"claims-{result.claims.sha256[:8]}" if several else "claims", result) for result in results]
 
 
-class Better(_Claim):
-    """line − than > by, in points of accuracy. A negative ``by`` says "no worse than, by more than"."""
-
-    kind: Literal["better"]
-    than: str
-    by: _Points = 0.0
-    #: The true difference whose power is printed.
-    effect: _Points = 1.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Better:
-        _others(self.line, self.than)
-        if self.effect <= self.by:
-            raise ValueError(f"effect ({self.effect:g}) must be more than by ({self.by:g}): its power is printed")
-        return self
+def _table(name: str, result: ClaimsResult) -> Table:
+    file = result.claims.file
+    title = f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}"
+    notes = [*_notes(result), *spread_note(result.p_spread)]
+    return make_table("claims", name, title, _columns(result), result.answered, notes, order=_ORDER)
 
 
-class Within(_Claim):
-    """|line − of| < margin, in points of accuracy: "as good as"."""
-
-    kind: Literal["within"]
-    of: str
-    margin: float = Field(gt=0, lt=100)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Within:
-        _others(self.line, self.of)
-        return self
-
-
-class Best(_Claim):
-    """line − other > 0 for every other one of a family."""
-
-    kind: Literal["best"]
-    among: tuple[str, ...] = Field(min_length=1)
-    #: The true lead over each whose power is printed.
-    effect: float = Field(1.0, gt=0, lt=100)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Best:
-        _others(self.line, *self.among)
-        return self
-
-
-class Exponent(_Claim):
-    """at_least ≤ d log t / d log N ≤ at_most at an image side, by a profile's curve."""
-
-    kind: Literal["exponent"]
-    quantity: Literal["latency", "macs"] = "latency"
-    #: In pixels; None: the largest that was measured.
-    side: int | None = Field(None, ge=1)
-    at_least: float | None = None
-    at_most: float | None = None
-    model: str = "vit-tiny"
-    mode: Literal["infer", "train"] = "infer"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Exponent:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError("at_least or at_most is needed")
-        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise ValueError(f"at_least ({self.at_least:g}) is more than at_most ({self.at_most:g})")
-        return self
-
-
-class Crossover(_Claim):
-    """line takes less time than ``than`` at every image side from ``from`` on."""
-
-    kind: Literal["crossover"]
-    than: str = "softmax"
-    side: int = Field(ge=1, alias="from")
-    model: str = "vit-tiny"
-    mode: Literal["infer", "train"] = "infer"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Crossover:
-        _others(self.line, self.than)
-        return self
-
-
-AnyClaim = Annotated[Better | Within | Best | Exponent | Crossover, Field(discriminator="kind")]
-
-
-class Budget(Section):
-    """What each run may cost: a run with another budget does not count."""
-
-    epochs: int = Field(ge=1)
-    #: Whether models were matched to the baseline's budget, and how many rates were tried for each line.
-    match: Literal["params", "macs"] | None = None
-    trials: int = Field(0, ge=0)
-
-
-class ClaimsFile(Section):
-    """A file of claims about the runs of one recipe."""
-
-    recipe: str
-    #: All of these seeds decide, and no other.
-    seeds: tuple[int, ...] = Field(min_length=2)
-    budget: Budget
-    weights: Literal["raw", "ema"] = "raw"
-    claims: tuple[AnyClaim, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ClaimsFile:
-        names = [claim.id for claim in self.claims]
-        twice = [name for i, name in enumerate(names) if name in names[:i]]
-        if twice:
-            raise ValueError(f"two claims have the id {twice[0]}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed is named twice")
-        return self
-
-
-@dataclass(frozen=True)
-class Claims:
-    """A file of claims with its text and the text's hash."""
-
-    text: str
-    sha256: str
-    file: ClaimsFile
-
-
-def read_claims(path: Path) -> Claims:
-    """Read a file of claims.
-
-    Raises:
-        InputError: for a file that cannot be read, an unknown key, or a value that cannot be.
-    """
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError("cannot read the claims", got=f"{path}: {strict.one_line(e)}", expected="a YAML file of claims") from e
-    return _parsed(text, str(path))
-
-
-def _parsed(text: str, where: str) -> Claims:
-    file = strict.validated(ClaimsFile, strict.parse_yaml(text, "claims file", where), "claims file", where)
-    return Claims(text, hashlib.sha256(text.encode()).hexdigest(), file)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the records say to a claim.
-
-    ``estimate``, ``low`` and ``high`` are in the claim's unit: points, an exponent, pixels; None where there is no such
-    number. ``power`` is the probability that so many seeds support the claim where it is true by as much as it says, None
-    where there is none. ``rows`` were used, ``why`` says what decided or what is missing.
-    """
-
-    verdict: Verdict
-    why: str
-    estimate: float | None = None
-    low: float | None = None
-    high: float | None = None
-    power: float | None = None
-    rows: tuple[Row, ...] = ()
-
-
-def claims_tables(rows: Iterable[AnyRow], stated: Claims | None = None) -> list[Table]:
-    """The answers to the claims that the records hold, or to those of a file, which the records must hold unchanged.
-
-    Raises:
-        InputError: for recorded claims whose text is not that of their hash.
-    """
-    rows = list(rows)
-    recorded = [row for row in rows if isinstance(row, ClaimsRow)]
-    texts: dict[str, Claims] = {}
-    for row in recorded:
-        found = _parsed(row.text, f"the claims recorded {row.created}")
-        if found.sha256 != row.sha256:
-            raise InputError(
-                "recorded claims were changed",
-                got=f"a text of SHA-256 {found.sha256[:12]}",
-                expected=f"that of the record of {row.created}: {row.sha256[:12]}",
-                remedy="restore the records",
-            )
-        texts[row.sha256] = found
-    if stated is not None:
-        texts = {stated.sha256: stated}
-    several = len(texts) > 1
-    return [_table(f"claims-{sha256[:8]}" if several else "claims", found, rows, recorded) for sha256, found in texts.items()]
-
-
-def _table(name: str, found: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> Table:
-    file = found.file
-    accuracy = _Accuracy.of(file, rows)
-    answers = _answers(file, rows, accuracy)
-    lines: list[Line] = []
-    for claim in file.claims:
-        said = answers[claim.id]
-        stated = registration(found.sha256, recorded, said.rows)
-        digits = 0 if isinstance(claim, Crossover) else 2
-        interval = _interval(said, digits)
-        cells = {
-            "claim": claim.id,
-            "says": claim.says,
-            "holds if": _condition(claim),
-            "verdict": said.verdict,
-            "estimate": interval,
-            "power": DASH if said.power is None else _share(said.power),
-            "why": said.why,
-            "pre-registered": stated or "yes",
-        }
-        raw: dict[str, object] = {
-            "id": claim.id,
-            "kind": claim.kind,
-            "line": claim.line,
-            "says": claim.says,
-            "verdict": said.verdict,
-            "estimate": said.estimate,
-            "low": said.low,
-            "high": said.high,
-            **dict(zip(("holds_above", "holds_below"), _region(claim), strict=True)),
-            "power": said.power,
-            "why": said.why,
-            "rows": len(said.rows),
-            "pre_registered": stated is None,
-            "registration": stated or "yes",
-            "claims_sha256": found.sha256,
-        }
-        lines.append((cells, raw))
-    used = [row for said in answers.values() for row in said.rows if isinstance(row, TrainRow)]
-    sides = {max(row.image_size) for row in used}
-    return make_table(
-        name,
-        f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}",
-        lines,
-        [*_notes(found, sides), *spread_note(accuracy.p_spread)],
-    )
-
-
-def _notes(found: Claims, sides: Iterable[int]) -> list[str]:
-    file, k = found.file, len(_of_accuracy(found.file))
-    budget = [plural(file.budget.epochs, "epoch")]
-    budget += [f"{file.budget.match} matched"] if file.budget.match else ["models as they are"]
-    budget += [f"{file.budget.trials} trials of tuning for each line"] if file.budget.trials else ["no tuning"]
-    notes = [
-        f"The claims of SHA-256 {found.sha256[:12]} ask for seeds {', '.join(map(str, file.seeds))} of recipe {file.recipe}: "
-        f"{', '.join(budget)}. Runs with another budget or other seeds do not count.",
-        "“Undecidable” is no finding: with these runs the claim may be true or false.",
+def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
+    """In the order of the CSV."""
+    return [
+        Column("id", lambda line: line.claim.id, "claim", words=True),
+        Column("kind", lambda line: line.claim.kind),
+        Column("line", lambda line: line.claim.line),
+        Column("says", lambda line: line.claim.says, "says", words=True),
+        Column("", lambda line: condition(line.claim), "holds if", words=True),
+        Column("verdict", lambda line: line.answer.verdict, "verdict", words=True),
+        Column("", lambda line: line, "estimate", _estimate),
+        Column("estimate", lambda line: line.answer.estimate),
+        Column("low", lambda line: line.answer.low),
+        Column("high", lambda line: line.answer.high),
+        Column("holds_above", lambda line: region(line.claim)[0]),
+        Column("holds_below", lambda line: region(line.claim)[1]),
+        Column("power", lambda line: line.answer.power, "power", probability),
+        Column("why", lambda line: _why(line.claim, line.answer), "why", words=True),
+        Column("rows", lambda line: len(line.answer.rows)),
+        Column("pre_registered", lambda line: line.registration.is_before_the_runs),
+        Column("registration", lambda line: registration_in_words(line.registration), "pre-registered", words=True),
+        Column("claims_sha256", lambda line: result.claims.sha256),
+        Column("seeds", lambda line: line.answer.seeds or None),
+        Column("paired", lambda line: line.answer.is_paired if line.answer.seeds else None),
+        Column("", lambda line: line.answer, "seeds needed", _seeds_needed, optional=True),
+        Column("", lambda line: line.answer, "costs", _costs, optional=True),
+        *_price_columns("estimate", lambda answer: answer.if_estimate),
+        *_price_columns("effect", lambda answer: answer.if_effect),
     ]
-    if small := [side for side in sides if side <= SMALL_SIDE]:
-        notes.append(
-            f"Images of {max(small)} px cannot decide which mixer is best on ImageNet, at high resolution or after long "
-            "training: they have few tokens, and reward convolutions. They show what these runs, and differences within a "
-            "family, are like."
-        )
-    if k:
-        notes.append(
-            "Differences are in points of accuracy. Each end of an interval is a one-sided bound on the standard deviation "
-            f"pooled over all lines that the file names, at the level 1 − 5%/{k} for {plural(k, 'claim')} of accuracy, so that "
-            "the chance of any false answer among them is 5% at the most. Power is the probability that a claim is "
-            "supported where the true difference is its effect (of “within”: where it is 0), if the pooled deviation is the "
-            "true one; of “best” it is a lower bound."
-        )
-    if len(file.claims) > k:
-        notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
-    return notes
 
 
-def _condition(claim: AnyClaim) -> str:
+def _price_columns(name: str, price: Callable[[Answer], Price | None]) -> list[Column[AnsweredClaim]]:
+    """The CSV's columns of one price of an answer."""
+
+    def of(line: AnsweredClaim, field: Callable[[Price], float | None]) -> float | None:
+        found = price(line.answer)
+        return None if found is None else field(found)
+
+    return [
+        Column(f"seeds_needed_{name}", lambda line: of(line, lambda found: found.needed.seeds)),
+        Column(f"more_than_{name}", lambda line: of(line, lambda found: found.needed.more_than)),
+        Column(f"runs_more_{name}", lambda line: of(line, lambda found: found.runs)),
+        Column(f"cost_seconds_{name}", lambda line: of(line, lambda found: found.seconds)),
+    ]
+
+
+def _seeds_needed(answer: Answer) -> str:
+    """How many seeds in all: if the estimate is true, and if the stated effect is."""
+
+    def show(price: Price) -> str:
+        more_than = f"> {price.needed.more_than:,}" if price.needed.more_than is not None else DASH
+        return more_than if price.needed.seeds is None else f"{price.needed.seeds:,}"
+
+    if answer.if_estimate is None or answer.if_effect is None:
+        return DASH
+    return f"{show(answer.if_estimate)} / {show(answer.if_effect)}"
+
+
+def _costs(answer: Answer) -> str:
+    """What these seeds cost: hours of training more, for the same two cases."""
+
+    def show(price: Price) -> str:
+        if price.seconds is None:
+            return DASH
+        return ("" if price.needed.more_than is None else "> ") + f"{number(price.seconds / 3600, digits=2)} h"
+
+    if answer.if_estimate is None or answer.if_effect is None:
+        return DASH
+    return f"{show(answer.if_estimate)} / {show(answer.if_effect)} more"
+
+
+def condition(claim: AnyClaim) -> str:
+    """What must be true of the estimate for the claim to hold."""
     match claim:
         case Better():
-            return f"{claim.line} − {claim.than} > {f'{claim.by:g}'.replace('-', '−')} points"
+            return f"{claim.line} − {claim.than} > {_signed(claim.by)} points"
         case Within():
             return f"|{claim.line} − {claim.of}| < {claim.margin:g} points"
         case Best():
@@ -320,7 +129,7 @@ def _condition(claim: AnyClaim) -> str:
             return f"faster than {claim.than} from {claim.side} px on"
 
 
-def _region(claim: AnyClaim) -> tuple[float | None, float | None]:
+def region(claim: AnyClaim) -> tuple[float | None, float | None]:
     """The points of accuracy between which a claim of accuracy holds, None where there is no end."""
     match claim:
         case Better():
@@ -333,265 +142,139 @@ def _region(claim: AnyClaim) -> tuple[float | None, float | None]:
             return None, None
 
 
-def _interval(said: Answer, digits: int) -> str:
+def _estimate(line: AnsweredClaim) -> str:
+    """The estimate with its interval; an end that lies outside what was measured is three dots."""
+    answer, digits = line.answer, 0 if isinstance(line.claim, Crossover) else 2
+
     def show(value: float | None) -> str:
         return "…" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
-    if said.estimate is None and said.low is None and said.high is None:
-        return DASH
-    if said.low is None and said.high is None:
-        return show(said.estimate)
-    return f"{show(said.estimate) if said.estimate is not None else DASH} [{show(said.low)}, {show(said.high)}]"
+    estimate = DASH if answer.estimate is None else show(answer.estimate)
+    if answer.low is None and answer.high is None:
+        return estimate
+    return f"{estimate} [{show(answer.low)}, {show(answer.high)}]"
 
 
-def _share(power: float) -> str:
-    return "> 99 %" if power > 0.99 else "< 1 %" if power < 0.01 else f"{100 * power:.0f} %"
+def _why(claim: AnyClaim, answer: Answer) -> str:
+    """What decided the claim, or why nothing could."""
+    match claim:
+        case Exponent():
+            return _why_exponent(claim, answer)
+        case Crossover():
+            return _why_crossover(claim, answer)
+        case _ if answer.why_none:
+            return answer.why_none
+        case Better():
+            return f"power at a true difference of {_points(claim.effect)}"
+        case Within():
+            return "power at no difference"
+        case Best():
+            effect = _points(claim.effect)
+            return f"the lead over {answer.rival}, the nearest; power at a true lead of {effect} over each"
 
 
-def registration(sha256: str, recorded: Iterable[ClaimsRow], used: Iterable[Row]) -> str | None:
-    """Why a claim may not be called pre-registered; None if it may.
-
-    It may if a sweep recorded this very file before any of its runs began, and all rows that answer it are newer.
-    """
-    same = sorted((row for row in recorded if row.sha256 == sha256), key=lambda row: row.created)
-    if not same:
-        others = sorted({row.sha256[:12] for row in recorded})
-        return f"no: the records hold {'the claims ' + ', '.join(others) if others else 'no claims'}, not this file"
-    used = list(used)
-    older = [row for row in used if row.created < same[0].created]
-    if older:
-        return f"no: {len(older)} of {plural(len(used), 'row')} are older than the claims"
-    if same[0].begun:
-        return f"no: {plural(same[0].begun, 'run')} had begun when it was recorded"
-    return None
+def _why_exponent(claim: Exponent, answer: Answer) -> str:
+    fit = answer.profile
+    if not isinstance(fit, FitRow):
+        return answer.why_none
+    place = exponent_place(claim, fit)
+    if place is None:
+        return "; ".join([f"{answer.why_none}, only {', '.join(map(pixels, fit.sides))}", *_remedies(answer)])
+    return answer.why_none or "; ".join([f"at {pixels(fit.sides[place])} px", *fit.doubts, *_remedies(answer)])
 
 
-# --- answers
+def _why_crossover(claim: Crossover, answer: Answer) -> str:
+    row = answer.profile
+    if not isinstance(row, CrossoverRow):
+        return answer.why_none
+    measured = f"measured from {row.smallest_side} to {row.largest_side} px"
+    if row.interval and not row.smallest_side <= claim.side <= row.largest_side:
+        return "; ".join([f"only {measured}", *_remedies(answer)])
+    found = {"always": "faster at every side", "none": "slower at the last side", "at": "in between"}[row.verdict]
+    return "; ".join([answer.why_none or found, measured, *_remedies(answer)])
 
 
-def answer(file: ClaimsFile, rows: Sequence[AnyRow]) -> dict[str, Answer]:
-    """The answer to each claim, by its id."""
-    return _answers(file, rows, _Accuracy.of(file, rows))
+def _remedies(answer: Answer) -> list[str]:
+    """What would decide a claim about a profile, if it is undecidable."""
+    return [f"to decide it: {', '.join(answer.remedies)}"] if answer.remedies else []
 
 
-def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: _Accuracy) -> dict[str, Answer]:
-    answers = {}
-    for claim in file.claims:
-        if isinstance(claim, Exponent):
-            answers[claim.id] = _exponent(claim, rows)
-        elif isinstance(claim, Crossover):
-            answers[claim.id] = _crossover(claim, rows)
-        else:
-            answers[claim.id] = accuracy.answer(claim)
-    return answers
+def registration_in_words(found: Registration) -> str:
+    """ "yes", or "no" and what speaks against calling an answer pre-registered."""
+    if not found.is_recorded:
+        others = f"the claims {', '.join(sha256[:12] for sha256 in found.other_files)}" if found.other_files else "no claims"
+        return f"no: the records hold {others}, not this file"
+    if found.older:
+        return f"no: {found.older} of {plural(found.used, 'row')} are older than the claims"
+    return f"no: {plural(found.begun, 'run')} had begun when it was recorded" if found.begun else "yes"
 
 
-def _of_accuracy(file: ClaimsFile) -> list[Better | Within | Best]:
-    return [claim for claim in file.claims if isinstance(claim, Better | Within | Best)]
+def _notes(result: ClaimsResult) -> list[str]:
+    file, count = result.claims.file, len(result.claims.file.of_accuracy)
+    budget = [plural(file.budget.epochs, "epoch")]
+    budget += [f"{file.budget.match} matched"] if file.budget.match else ["models as they are"]
+    budget += [f"{file.budget.trials} trials of tuning for each line"] if file.budget.trials else ["no tuning"]
+    notes = [
+        f"The claims of SHA-256 {result.claims.sha256[:12]} ask for seeds {', '.join(map(str, file.seeds))} of recipe "
+        f"{file.recipe}: {', '.join(budget)}. Runs with another budget or other seeds do not count.",
+        "“Undecidable” is no finding: with these runs the claim may be true or false.",
+    ]
+    if small := [side for side in result.image_sides if side <= SMALL_SIDE]:
+        notes.append(
+            f"Images of {max(small)} px cannot decide which mixer is best on ImageNet, at high resolution or after long "
+            "training: they have few tokens, and reward convolutions. They show what these runs, and differences within a "
+            "family, are like."
+        )
+    if count:
+        notes += _accuracy_notes(result, count)
+    if result.later_runs:
+        again = dict.fromkeys(f"{label(row)} seed {row.seed} ({row.created})" for row in result.later_runs)
+        notes.append(f"The first run of a line and seed counts. Later ones do not: {', '.join(again)}.")
+    if profiles := dict.fromkeys(row.session for line in result.answered for row in line.answer.later):
+        notes.append(f"The first complete profile of a line counts. Later ones do not: {', '.join(profiles)}.")
+    if len(file.claims) > count:
+        notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
+    return notes
 
 
-def compared(file: ClaimsFile) -> list[str]:
-    """The lines whose accuracies a file speaks of, each once."""
-    return list(dict.fromkeys(name for claim in _of_accuracy(file) for name in _named(claim)))
-
-
-def _named(claim: Better | Within | Best) -> list[str]:
-    others = {"better": lambda c: [c.than], "within": lambda c: [c.of], "best": lambda c: list(c.among)}
-    return [claim.line, *others[claim.kind](claim)]
-
-
-@dataclass(frozen=True)
-class _Accuracy:
-    """The runs that count, by line and seed, and what their spread allows to say."""
-
-    seeds: tuple[int, ...]
-    runs: Mapping[str, Mapping[int, TrainRow]]
-    #: Why no line can be compared; "" where they can.
-    refused: str
-    #: Pooled over the lines with all seeds, in points, and its degrees of freedom.
-    deviation: float
-    freedom: int
-    #: Of Brown and Forsythe's test that these lines spread alike; None where it cannot be made.
-    p_spread: float | None
-    #: The error that each claim may have.
-    alpha: float
-
-    @classmethod
-    def of(cls, file: ClaimsFile, rows: Sequence[AnyRow]) -> _Accuracy:
-        claims = _of_accuracy(file)
-        names = compared(file)
-        counted = [row for row in rows if isinstance(row, TrainRow) and _counts(row, file) and label(row) in names]
-        families = group(counted, _family)
-        runs: dict[str, dict[int, TrainRow]] = {}
-        for name, members in group(counted, label).items():
-            runs[name] = {row.seed: row for row in latest(members, lambda row: row.seed)}
-        whole = [
-            [100 * run.accuracy for run in by_seed.values()] for by_seed in runs.values() if set(by_seed) == set(file.seeds)
-        ]
-        freedom = len(whole) * (len(file.seeds) - 1)
-        squares = math.fsum((x - math.fsum(values) / len(values)) ** 2 for values in whole for x in values)
-        refused = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
-        for name, by_seed in runs.items():
-            if len({run.chosen.lr if run.chosen is not None else None for run in by_seed.values()}) > 1:
-                refused = f"the runs of {name} were tuned to several rates, so they do not make one line"
-        deviation = math.sqrt(squares / freedom) if freedom else 0.0
-        p = spread_p(whole) if len(whole) > 1 and deviation > 1e-10 else None
-        return cls(file.seeds, runs, refused, deviation, freedom, p, (1 - LEVEL) / max(len(claims), 1))
-
-    def answer(self, claim: Better | Within | Best) -> Answer:
-        names = _named(claim)
-        used = tuple(row for by_seed in self.runs.values() for row in by_seed.values())  # all: the deviation is pooled
-        missing = [(name, sorted(set(self.seeds) - set(self.runs.get(name, {})))) for name in names]
-        lacks = "; ".join(f"no run of {name} with seed {', '.join(map(str, seeds))}" for name, seeds in missing if seeds)
-        if lacks or self.refused:
-            return Answer("undecidable", lacks or self.refused, rows=used)
-        if self.deviation <= 1e-10:
-            return Answer("undecidable", "the seeds do not differ, so nothing says how sure a difference is", rows=used)
-        match claim:
-            case Better():
-                return self._better(claim, used)
-            case Within():
-                return self._within(claim, used)
-            case Best():
-                return self._best(claim, used)
-
-    @property
-    def error(self) -> float:
-        """Of a difference of two lines' means."""
-        return self.deviation * math.sqrt(2 / len(self.seeds))
-
-    def difference(self, line: str, other: str) -> float:
-        mean = [math.fsum(run.accuracy for run in self.runs[name].values()) / len(self.seeds) for name in (line, other)]
-        return 100 * (mean[0] - mean[1])
-
-    def critical(self, alpha: float) -> float:
-        from scipy.stats import t as student
-
-        return float(student.ppf(1 - alpha, self.freedom))
-
-    def _better(self, claim: Better, used: tuple[Row, ...]) -> Answer:
-        d, t = self.difference(claim.line, claim.than), self.critical(self.alpha)
-        low, high = d - t * self.error, d + t * self.error
-        verdict: Verdict = "supported" if low > claim.by else "contradicted" if high < claim.by else "undecidable"
-        power = power_of((claim.effect - claim.by) / self.error, t, self.freedom, two_sided=False)
-        return Answer(verdict, f"power at a true difference of {_points(claim.effect)}", d, low, high, power, used)
-
-    def _within(self, claim: Within, used: tuple[Row, ...]) -> Answer:
-        """Two one-sided tests; a contradiction may come from either side, so each of these has half the error."""
-        d, t = self.difference(claim.line, claim.of), self.critical(self.alpha)
-        low, high = d - t * self.error, d + t * self.error
-        inside = -claim.margin < low and high < claim.margin
-        outside = abs(d) - self.critical(self.alpha / 2) * self.error > claim.margin
-        verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
-        power = equivalence_power(claim.margin / self.error, self.freedom, level=1 - self.alpha)
-        return Answer(verdict, "power at no difference", d, low, high, power, used)
-
-    def _best(self, claim: Best, used: tuple[Row, ...]) -> Answer:
-        """Better than all needs no correction for their number, worse than some one does."""
-        count, t = len(claim.among), self.critical(self.alpha)
-        leads = {other: self.difference(claim.line, other) for other in claim.among}
-        rival = min(leads, key=leads.__getitem__)
-        low, high = leads[rival] - t * self.error, leads[rival] + self.critical(self.alpha / count) * self.error
-        verdict: Verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecidable"
-        power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom, two_sided=False)))
-        why = f"the lead over {rival}, the nearest; power at a true lead of {_points(claim.effect)} over each"
-        return Answer(verdict, why, leads[rival], low, high, power, used)
+def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
+    """How claims of accuracy are decided."""
+    looks = result.claims.file.looks
+    notes = [
+        "Differences are in points of accuracy. Each end of an interval is a one-sided bound, at the level "
+        f"1 − 5%/{count} for {plural(count, 'claim')} of accuracy, so that the chance of any false answer among them is 5% at "
+        "the most. Power is the probability that a claim is supported where the true difference is its effect (of “within”: "
+        "where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
+    ]
+    if any(line.answer.if_estimate for line in result.answered):
+        notes.append(
+            "Seeds needed: how many in all of each line would decide an undecidable claim with a power of 80 %, if the "
+            "estimate were the true difference / if the stated effect were (of “within”: no difference), and the measured "
+            "deviation the true one. Costs: the hours of training more of all its lines, by their measured seconds per run, "
+            "without evaluation."
+        )
+    if looks:
+        notes.append(
+            f"Claims are answered at {', '.join(map(str, looks))} seeds, as was planned before the runs, and the first answer "
+            "stands. The error of 5% is spent over these looks, little of it at the first (Lan and DeMets, after O'Brien and "
+            "Fleming), so the bounds of early looks are wide."
+        )
+    answered = [line for line in result.answered if line.answer.seeds]
+    unpaired = [line.claim.id for line in answered if not line.answer.is_paired]
+    if len(unpaired) < len(answered):
+        notes.append("Differences are taken seed by seed (paired), each on its own standard deviation over the seeds.")
+    if unpaired:
+        which = "" if len(unpaired) == len(answered) else f" ({', '.join(unpaired)})"
+        notes.append(
+            f"Unpaired{which}: the runs are of an older version, in which models of one seed did not begin equal, so their "
+            "differences are on the standard deviation pooled over all lines that the file names."
+        )
+    return notes
 
 
 def _points(value: float) -> str:
     return f"{value:g} point{'' if value == 1 else 's'}"
 
 
-def _counts(row: TrainRow, file: ClaimsFile) -> bool:
-    """Whether a run has the budget, the seed and the recipe that the claims speak of."""
-    matched = row.chosen.match if row.chosen is not None else None
-    trials = len(row.chosen.rates or ()) if row.chosen is not None else 0
-    found = (row.recipe, row.epochs, matched, trials, row.weights, row.validation)
-    budget = file.budget
-    return found == (file.recipe, budget.epochs, budget.match, budget.trials, file.weights, None) and row.seed in file.seeds
-
-
-def _family(row: TrainRow) -> tuple[object, ...]:
-    """What runs share that compare."""
-    return row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
-
-
-def _exponent(claim: Exponent, rows: Sequence[AnyRow]) -> Answer:
-    fits = [row for row in rows if isinstance(row, FitRow) and _profiled(row, claim)]
-    row, why = _only(fits, claim.line)
-    if row is None:
-        return Answer("undecidable", why)
-    at = len(row.sides) - 1 if claim.side is None else _index(row.sides, claim.side)
-    if at is None:
-        return Answer("undecidable", f"no cell at {claim.side} px, only {', '.join(map(pixels, row.sides))}", rows=(row,))
-    exact = row.macs_exponents[at]
-    value, low, high = (row.exponents[at], row.exponents_low[at], row.exponents_high[at])
-    if claim.quantity == "macs":
-        if exact is None:
-            return Answer("undecidable", "its MACs were not counted", rows=(row,))
-        value = low = high = exact
-    least, most = claim.at_least, claim.at_most
-    inside = (least is None or low >= least) and (most is None or high <= most)
-    outside = (least is not None and high < least) or (most is not None and low > most)
-    verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
-    why = "; ".join([f"at {pixels(row.sides[at])} px", *row.doubts])
-    return Answer(verdict, why, value, low, high, rows=(row, *_cells(row, rows)))
-
-
-def _crossover(claim: Crossover, rows: Sequence[AnyRow]) -> Answer:
-    found = [row for row in rows if isinstance(row, CrossoverRow) and row.baseline == claim.than and _profiled(row, claim)]
-    row, why = _only(found, claim.line)
-    if row is None:
-        return Answer("undecidable", why)
-    measured = f"measured from {row.smallest_side} to {row.largest_side} px"
-    if not row.interval:
-        return Answer("undecidable", f"too few cells for an interval; {measured}", row.side, rows=(row, *_cells(row, rows)))
-    used = (row, *_cells(row, rows))
-    if not row.smallest_side <= claim.side <= row.largest_side:
-        return Answer("undecidable", f"only {measured}", row.side, row.side_low, row.side_high, rows=used)
-    verdict: Verdict = "supported" if _surely_faster(row, claim.side) else "undecidable"
-    if _surely_slower(row, claim.side):
-        verdict = "contradicted"
-    told = {"always": "faster at every side", "none": "slower at the last side", "at": "in between"}[row.verdict]
-    return Answer(verdict, f"{told}; {measured}", row.side, row.side_low, row.side_high, rows=used)
-
-
-def _surely_faster(row: CrossoverRow, side: float) -> bool:
-    """Whether a mixer is faster at ``side`` and above: the sides that are not told apart all lie below."""
-    return row.verdict != "none" and row.side_high is not None and row.side_high <= side
-
-
-def _surely_slower(row: CrossoverRow, side: float) -> bool:
-    """Whether a mixer is slower at ``side`` or somewhere above.
-
-    What the interval says depends on the verdict: of a mixer that is slower at the last side, sides above the interval are
-    surely slower, and so are all if it is the last side alone; of one that overtakes, those just below it. Of one that is
-    faster all along the curves nothing is surely slower, wherever the interval lies.
-    """
-    if row.verdict == "none":
-        return row.side_high is not None or (row.side_low is not None and row.side_low >= row.largest_side)
-    return row.verdict == "at" and row.side_low is not None and row.side_low > side
-
-
-def _cells(row: FitRow | CrossoverRow, rows: Iterable[AnyRow]) -> tuple[Row, ...]:
-    """What a curve was drawn through: the cells of its session, which may be older than the row."""
-    return tuple(cell for cell in rows if isinstance(cell, MeasurementRow | ProfileRow) and cell.session == row.session)
-
-
-def _profiled(row: FitRow | CrossoverRow, claim: Exponent | Crossover) -> bool:
-    return label(row) == claim.line and row.model == claim.model and row.mode in (claim.mode, None)
-
-
-def _only(rows: Sequence[P], line: str) -> tuple[P | None, str]:
-    """The newest row of the one setting that there is; or why none."""
-    settings = ("session", "batch", "token_budget", "mode", "dtype", "compiled", "channels_last", "protocol")
-    by_setting = group(rows, lambda row: tuple(getattr(row, field) for field in settings))
-    if not rows:
-        return None, f"no profile of {line}"
-    if len(by_setting) > 1:
-        return None, f"{len(by_setting)} profiles of {line}, of which the claim could mean any"
-    return max(reversed(rows), key=lambda row: row.created), ""
-
-
-def _index(sides: Sequence[tuple[int, int]], side: int) -> int | None:
-    return next((i for i, found in enumerate(sides) if found == (side, side)), None)
+def _signed(value: float) -> str:
+    return f"{value:g}".replace("-", "−")

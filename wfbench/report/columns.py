@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -62,6 +62,15 @@ class Column(Generic[L]):
         if value is None:
             return dict.fromkeys((self.key, *self.ends))
         return {self.key: value.estimate, self.ends[0]: value.low, self.ends[1]: value.high}
+
+
+def constant_columns(values: Mapping[str, object]) -> list[Column[Any]]:
+    """A column of the CSV for each of the values that all lines of a table share."""
+
+    def constant(key: str, value: object) -> Column[Any]:
+        return Column(key, lambda line: value)
+
+    return [constant(key, value) for key, value in values.items()]
 
 
 def interval_ends(key: str) -> tuple[str, str]:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from wfbench.records import AnyRow, EvalRow
-from wfbench.report.parts import (
-    DASH,
-    Line,
-    Table,
-    environment_notes,
-    flat,
-    group,
-    height_width,
-    label,
-    latest,
-    make_table,
-    percent,
-    pixels,
-    plural,
-    sorted_keys,
-    suffixes,
-    title_of,
-)
-from wfbench.report.statistics import mean_interval
+from wfbench.analysis.cells import Size
+from wfbench.analysis.lines import label
+from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
+from wfbench.analysis.unpaired import mean_interval
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.naming import flat, suffixes, title_of
+from wfbench.report.words import environment_notes, percent, pixels, plural, short_digest
+
+#: By which code a number is.
+_DIGESTS = ("mixer_digest", "model_digest")
 
 
 class _Key(NamedTuple):
-    """What the lines of one table share."""
+    """A setting as title, file name and CSV show it."""
 
     dataset: str
     recipe: str | None
@@ -39,85 +29,101 @@ class _Key(NamedTuple):
     mapping: str | None
     device: str
     dtype: str
+    data: str | None
 
 
-class _Line(NamedTuple):
-    """What the evaluations of one line share: within a mean, only the seed differs."""
-
-    model: str
-    mixer: str
-    local_conv: str
-    pos_embed: str
-    #: Of a run its recipe's digest, of a file the hash of its weights.
-    trained_as: str
-    samples: int
-
-
-def resolution_tables(rows: Sequence[AnyRow]) -> list[Table]:
+def resolution_tables(results: Sequence[ResolutionResult]) -> list[Table]:
     """For each kind of evaluation: accuracy by the side of the test images."""
-    groups = group((row for row in rows if isinstance(row, EvalRow)), _key)
-    keys = sorted_keys(groups)
+    keys = [_key(result) for result in results]
     names = suffixes([[key] for key in keys])
-    return [_table(f"resolution{suffix}", key, groups[key]) for key, suffix in zip(keys, names, strict=True)]
+    made = zip(keys, names, results, strict=True)
+    return [_table(f"resolution{suffix}", key, result) for key, suffix, result in made]
 
 
-def _key(row: EvalRow) -> _Key:
+def _key(result: ResolutionResult) -> _Key:
+    setting = result.setting
+    resize, crop = setting.eval_resize, setting.eval_crop
     return _Key(
-        dataset=row.dataset,
-        recipe=row.recipe,
-        trained=f"built for {pixels(row.trained_size)} px",
-        weights=f"{row.weights} weights",
-        resize=f"{row.eval_resize} to 1/{row.eval_crop:g}, centre" if row.eval_crop < 1 else f"{row.eval_resize}, no crop",
-        mapping=f"labels of {row.mapping}" if row.mapping else None,
-        device=row.environment.device,
-        dtype=row.dtype,
+        dataset=setting.dataset,
+        recipe=setting.recipe,
+        trained=f"built for {pixels(setting.trained_size)} px",
+        weights=f"{setting.weights} weights",
+        resize=f"{resize} to 1/{crop:g}, centre" if crop < 1 else f"{resize}, no crop",
+        mapping=f"labels of {setting.mapping}" if setting.mapping else None,
+        device=setting.device,
+        dtype=setting.dtype,
+        data=f"data {short_digest(setting.data_digest)}" if result.is_data_named else None,
     )
 
 
-def _line_key(row: EvalRow) -> _Line:
-    trained_as = row.recipe_digest or row.weights_sha256[:12]
-    return _Line(row.model, row.mixer, row.local_conv, row.pos_embed, trained_as, row.samples)
-
-
-def _table(name: str, key: _Key, rows: Sequence[EvalRow]) -> Table:
-    groups = group(rows, _line_key)
-    sizes = sorted({row.image_size for row in rows})
-    lines: list[Line] = []
-    raw: list[dict[str, object]] = []
-    counts: set[int] = set()
-    for line in sorted(groups):
-        by_size = group(groups[line], lambda row: row.image_size)
-        # A file of weights has no seed; of the same weights evaluated twice the newest counts.
-        found = {size: latest(by_size[size], lambda row: -1 if row.seed is None else row.seed) for size in sorted(by_size)}
-        seeds = {len(of_size) for of_size in found.values()}
-        counts |= seeds
-        cells = {f"{pixels(size)} px (%)": _words(found[size]) if size in found else DASH for size in sizes}
-        words = "/".join(plural(count, "seed") for count in sorted(seeds))
-        twice = sum(label(other) == label(line) and other.model == line.model for other in groups) > 1
-        told = {"trained as": line.trained_as} if twice else {}
-        lines.append(({"model": line.model, "mixer": label(line), **told, **cells, "seeds": words}, {}))
-        raw += [flat(key) | {"label": label(line)} | line._asdict() | _figures(size, found[size]) for size in found]
+def _table(name: str, key: _Key, result: ResolutionResult) -> Table:
+    counts = {count for line in result.lines for count in line.seed_counts}
     notes = [
         "Top-1 of the weights after the last epoch on held-out images of other sizes, measured here; nothing was trained "
         "again. A learned position embedding is interpolated.",
         *(["± is the half-width of the 95% t-interval of the mean over the seeds."] if max(counts) > 1 else []),
         *(["A single seed has no interval, so it ranks nothing."] if 1 in counts else []),
-        *environment_notes(row.environment for row in rows),
+        *environment_notes(row.environment for row in result.rows),
     ]
-    return make_table(name, f"Accuracy by test resolution: {title_of([key])}", lines, notes, raw)
+    title = f"Accuracy by test resolution: {title_of([key])}"
+    raw = _raw_columns(key, result), [found for line in result.lines for found in line.sizes.values()]
+    return replace(make_table("resolution", name, title, _columns(result), result.lines, notes, raw=raw), result=result)
 
 
-def _words(seeds: Sequence[EvalRow]) -> str:
-    accuracy, interval = mean_interval([row.accuracy for row in seeds])
-    return percent(accuracy) + ("" if interval is None else f" ± {percent(interval)}")
+def _columns(result: ResolutionResult) -> list[Column[ResolutionLine]]:
+    """The columns for people: an accuracy for each size."""
+
+    def names(line: ResolutionLine) -> tuple[str, str]:
+        return line.identity.model, line.label
+
+    def apart(field: str, heading: str, show: Callable[[Any], str] = str) -> Column[ResolutionLine]:
+        """What may tell lines of one name apart."""
+
+        def value(line: ResolutionLine) -> str | None:
+            own = [other.identity for other in result.lines if names(other) == names(line)]
+            differs = len({getattr(identity, field) for identity in own}) > 1
+            return show(getattr(line.identity, field)) if differs else None
+
+        return Column("", value, heading, optional=True)
+
+    def accuracy(size: Size) -> Column[ResolutionLine]:
+        return Column("", lambda line: line.sizes.get(size), f"{pixels(size)} px (%)", _accuracy_in_words, ranks=True)
+
+    return [
+        Column("", lambda line: line.identity.model, "model", words=True),
+        Column("", lambda line: line.label, "mixer", words=True),
+        apart("trained_as", "trained as"),
+        *(apart(field, field, short_digest) for field in _DIGESTS),
+        *map(accuracy, result.sizes),
+        Column("", lambda line: "/".join(plural(count, "seed") for count in line.seed_counts), "seeds"),
+    ]
 
 
-def _figures(size: tuple[int, int], seeds: Sequence[EvalRow]) -> dict[str, object]:
-    accuracy, interval = mean_interval([row.accuracy for row in seeds])
-    known = [row.top5 for row in seeds if row.top5 is not None]
-    return height_width(size) | {
-        "accuracy": accuracy,
-        "accuracy_ci95": interval,
-        "top5": math.fsum(known) / len(known) if len(known) == len(seeds) else None,
-        "seed_count": len(seeds),
-    }
+def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]]:
+    """The columns of the CSV, which has a line for each size; digests where an evaluation recorded one."""
+    lines, digest = [line.identity for line in result.lines], result.setting.data_digest
+    is_recorded = digest is not None or any(getattr(line, field) for line in lines for field in _DIGESTS)
+
+    def constant(name: str, value: object) -> Column[SizeResult]:
+        return Column(name, lambda found: value)
+
+    def identity(field: str) -> Column[SizeResult]:
+        return Column(field, lambda found: getattr(found.line, field))
+
+    return [
+        *(constant(name, value) for name, value in flat(key).items() if name != "data"),
+        Column("label", lambda found: label(found.line)),
+        *map(identity, [field for field in EvaluatedLine._fields if field not in _DIGESTS or is_recorded]),
+        *([constant("data_digest", digest)] if is_recorded else []),
+        Column("height", lambda found: found.size[0]),
+        Column("width", lambda found: found.size[1]),
+        Column("accuracy", lambda found: found.accuracy.estimate),
+        Column("accuracy_ci95", lambda found: mean_interval([row.accuracy for row in found.seeds])[1]),
+        Column("top5", lambda found: None if found.top5 is None else found.top5.estimate),
+        Column("seed_count", lambda found: len(found.seeds)),
+    ]
+
+
+def _accuracy_in_words(found: SizeResult) -> str:
+    half_width = found.accuracy.half_width
+    return percent(found.accuracy.estimate) + ("" if half_width is None else f" ± {percent(half_width)}")

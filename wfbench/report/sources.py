@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.records import AnyRow, Environment
-from wfbench.report.parts import plural
+from wfbench.report.words import plural
 
 
 @dataclass(frozen=True)

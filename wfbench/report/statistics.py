@@ -1,7 +1,7 @@
 """Moved to wfbench.analysis."""
 
 from wfbench.analysis.fronts import Place, pareto
-from wfbench.analysis.images import Paired, Resampled, image_seed_bootstrap, mcnemar, mcnemar_power
+from wfbench.analysis.images import ImageDifference, Paired, image_seed_bootstrap, mcnemar, mcnemar_power
 from wfbench.analysis.interval import LEVEL
 from wfbench.analysis.unpaired import (
     ENOUGH_POWER,
@@ -21,9 +21,9 @@ __all__ = [
     "LEVEL",
     "Comparison",
     "Family",
+    "ImageDifference",
     "Paired",
     "Place",
-    "Resampled",
     "against_baseline",
     "dunnett_critical",
     "equivalence_power",

@@ -2,127 +2,83 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
 
-from wfbench.records import AnyRow, TrialRow
-from wfbench.report.parts import (
-    DASH,
-    Line,
-    Table,
-    flat,
-    group,
-    label,
-    latest,
-    make_table,
-    number,
-    percent,
-    plural,
-    sorted_keys,
-    suffixes,
-    title_of,
-)
+from wfbench.analysis.tuning import RateResult, TunedLine, TuningResult
+from wfbench.records import TrialRow
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.naming import flat, suffixes, title_of
+from wfbench.report.words import number, percent, plural
+
+#: What the CSV holds of each trial, in the order of the record.
+_FIELDS = ("seed", "lr", "recipe_lr", "status", "message", "accuracy", "loss", "samples", "validation")
 
 
-class _Key(NamedTuple):
-    """What the trials of one table share."""
-
-    dataset: str
-    recipe: str
-    model: str
-    image_size: tuple[int, int]
-    epochs: int
-    recipe_digest: str
-
-
-def tuning_tables(rows: Iterable[AnyRow]) -> list[Table]:
+def tuning_tables(results: Sequence[TuningResult]) -> list[Table]:
     """For each recipe whose lines were tuned: the trials of every line."""
-    found = group((row for row in rows if isinstance(row, TrialRow)), _key)
-    keys = sorted_keys(found)
-    ends = suffixes([[key] for key in keys])
-    return [_table(f"tuning{end}", key, found[key]) for key, end in zip(keys, ends, strict=True)]
+    ends = suffixes([[result.setting] for result in results])
+    return [_table(f"tuning{end}", result) for result, end in zip(results, ends, strict=True)]
 
 
-def _key(row: TrialRow) -> _Key:
-    return _Key(*(getattr(row, field) for field in _Key._fields))
+def _table(name: str, result: TuningResult) -> Table:
+    title = f"Tuning: {title_of([result.setting._replace(recipe_digest='')])}"
+    raw = _raw_columns(result), [(line, row) for line in result.lines for row in line.trials]
+    columns = _columns(result)
+    return replace(make_table("tuning", name, title, columns, result.lines, _notes(result), raw=raw), result=result)
 
 
-def _table(name: str, key: _Key, rows: Sequence[TrialRow]) -> Table:
-    lines: list[Line] = []
-    raw: list[dict[str, object]] = []
-    for mixer, members in sorted(group(rows, label).items()):
-        trials = latest(members, lambda row: (row.lr, row.seed))
-        lines.append((_cells(mixer, trials), {}))
-        raw += [{**flat(key), "mixer": mixer, **row.model_dump(include=_RAW)} for row in trials]
-    first = rows[0]
+def _columns(result: TuningResult) -> list[Column[TunedLine]]:
+    """The columns for people: an accuracy for each rate."""
+
+    def accuracy(rate: float) -> Column[TunedLine]:
+        return Column("", lambda line: line.rates.get(rate), f"{rate:g}", _rate_in_words)
+
+    return [
+        Column("", lambda line: line.label, "mixer", words=True),
+        Column("", lambda line: str(len(line.trials)), "trials"),
+        Column("", _diverged_in_words, "diverged"),
+        Column("", lambda line: line.best, "best rate", number),
+        *map(accuracy, dict.fromkeys(rate for line in result.lines for rate in line.rates)),
+    ]
+
+
+def _raw_columns(result: TuningResult) -> list[Column[tuple[TunedLine, TrialRow]]]:
+    """The columns of the CSV, which has a line for each trial."""
+
+    def constant(name: str, value: object) -> Column[tuple[TunedLine, TrialRow]]:
+        return Column(name, lambda trial: value)
+
+    def recorded(field: str) -> Column[tuple[TunedLine, TrialRow]]:
+        return Column(field, lambda trial: getattr(trial[1], field))
+
+    shared = (constant(name, value) for name, value in flat(result.setting).items())
+    return [*shared, Column("mixer", lambda trial: trial[0].label), *map(recorded, _FIELDS)]
+
+
+def _diverged_in_words(line: TunedLine) -> str:
+    return f"{line.diverged} ({100 * line.diverged / len(line.trials):.0f} %)"
+
+
+def _rate_in_words(found: RateResult) -> str:
+    return f"{plural(found.diverged, 'trial')} diverged" if found.accuracy is None else percent(found.accuracy)
+
+
+def _notes(result: TuningResult) -> list[str]:
+    edge, untried = [line.label for line in result.at_the_edge], [line for line in result.lines if line.untried]
     notes = [
-        f"Every line has the same rates, about the recipe's own of {first.recipe_lr:g}, each with {_seeds(rows)}, judged on "
-        f"{percent(first.validation)} % of the training images, which these trials were not trained on. The held-out images "
-        "were not looked at, and the final seeds are others.",
+        f"Every line has the same rates, about the recipe's own of {result.recipe_rate:g}, each with seed "
+        f"{', '.join(map(str, result.seeds))}, judged on {percent(result.validation)} % of the training images, which these "
+        "trials were not trained on. The held-out images were not looked at, and the final seeds are others.",
         "Each column of a rate is the mean accuracy in % of its trials. The best rate has the highest, and no trial that "
         "diverged: a loss that is not finite, or at the end more than twice that of guessing.",
     ]
-    edges = [mixer for mixer, members in group(rows, label).items() if _best(members) in (min(first.rates), max(first.rates))]
-    if edges:
+    if edge:
         notes.append(
-            f"The best rate is the last of the grid, and a better one may lie beyond: {', '.join(sorted(edges))}. More trials "
-            "for all lines would say."
+            f"The best rate is the last of the grid, and a better one may lie beyond: {', '.join(edge)}. More trials for all "
+            "lines would say."
         )
-    undone = {mixer: count for mixer, members in group(rows, label).items() if (count := _undone(members))}
-    if undone:
-        told = ", ".join(f"{mixer} {plural(count, 'rate')}" for mixer, count in sorted(undone.items()))
-        notes.append(f"Not all trials are done, and no rate is chosen before they are; without a trial: {told}.")
-    title = title_of([key._replace(recipe_digest="")])
-    return make_table(name, f"Tuning: {title}", lines, notes, raw)
-
-
-_RAW = {"seed", "lr", "status", "message", "accuracy", "loss", "samples", "validation", "recipe_lr"}
-
-
-def _cells(mixer: str, trials: Sequence[TrialRow]) -> dict[str, str]:
-    by_rate = _by_rate(trials)
-    best, lost = _best(trials), sum(row.status == "diverged" for row in trials)
-    return {
-        "mixer": mixer,
-        "trials": str(len(trials)),
-        "diverged": f"{lost} ({100 * lost / len(trials):.0f} %)",
-        "best rate": DASH if best is None else number(best),
-        **{f"{rate:g}": _rate(rows) for rate, rows in by_rate.items()},
-    }
-
-
-def _rate(rows: Sequence[TrialRow]) -> str:
-    lost = sum(row.status == "diverged" for row in rows)
-    return f"{plural(lost, 'trial')} diverged" if lost else percent(_mean(rows))
-
-
-def _by_rate(trials: Iterable[TrialRow]) -> dict[float, list[TrialRow]]:
-    found = group(trials, lambda row: row.lr)
-    return {rate: found[rate] for rate in sorted(found)}
-
-
-def _undone(trials: Sequence[TrialRow]) -> int:
-    """How many of a line's rates have no trial yet."""
-    return len(set(trials[0].rates) - {row.lr for row in trials})
-
-
-def _best(trials: Sequence[TrialRow]) -> float | None:
-    """The rate that the sweep chose: the highest mean accuracy, then the lowest mean loss; None while rates are untried."""
-    if _undone(trials):
-        return None
-    means = {
-        rate: (_mean(rows), -math.fsum(row.loss or 0.0 for row in rows) / len(rows))
-        for rate, rows in _by_rate(trials).items()
-        if all(row.status == "ok" for row in rows)
-    }
-    return max(means, key=means.__getitem__) if means else None
-
-
-def _mean(rows: Sequence[TrialRow]) -> float:
-    return math.fsum(row.accuracy or 0.0 for row in rows) / len(rows)
-
-
-def _seeds(rows: Iterable[TrialRow]) -> str:
-    seeds = sorted({row.seed for row in rows})
-    return f"seed {', '.join(map(str, seeds))}"
+    if untried:
+        missing = ", ".join(f"{line.label} {plural(line.untried, 'rate')}" for line in untried)
+        notes.append(f"Not all trials are done, and no rate is chosen before they are; without a trial: {missing}.")
+    return notes

@@ -44,6 +44,16 @@ def with_interval(value: float | None, low: float | None, high: float | None, sh
     return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
 
 
+def probability(value: float) -> str:
+    """A probability in per cent, which is never rounded to certainty."""
+    return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"
+
+
+def short_digest(digest: str | None) -> str:
+    """The first 8 characters of a digest, of each of those that are joined by "+"."""
+    return "not recorded" if digest is None else "+".join(part[:8] for part in digest.split("+"))
+
+
 def plural(count: int, noun: str) -> str:
     """So many of a thing."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -56,6 +56,12 @@ def try_count(
         return None, f"it cannot be counted: {type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
 
+def dtype_name(recipe: Recipe) -> str:
+    """The recipe's precision, as rows name it."""
+    name = recipe.compute.precision
+    return "float32" if name == "float32" else f"{name} autocast"
+
+
 def precision_of(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
     """The recipe's precision, for matrix products of what runs inside."""
     name = recipe.compute.precision

@@ -11,7 +11,8 @@ import mixers
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.measure.latency import INTERLEAVED
-from wfbench.tasks import classify, jobs
+from wfbench.tasks import jobs
+from wfbench.tasks.baselines import baselines
 from wfbench.tasks.common import choose_device, slug, writable_dir
 from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
@@ -35,13 +36,13 @@ class DemoRequest:
         return cls(mixers=mixers, profile=replace(QUICK, mixers=mixers))
 
 
-def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], request: DemoRequest | None = None) -> None:
+def demo(out: Path, watch: Callable[[str], Watch], say: Callable[[str], None], request: DemoRequest | None = None) -> None:
     """Train each mixer into ``out/<mixer>``, add the baselines and the profile to ``out/records.jsonl``.
 
     Args:
         out: a directory that holds no demo yet.
         watch: makes the watcher of one mixer's training.
-        told: hears what is being done.
+        say: hears what is being done.
         request: what to do.
 
     Raises:
@@ -55,10 +56,10 @@ def demo(out: Path, watch: Callable[[str], Watch], told: Callable[[str], None], 
     device = choose_device("cpu")
     plain = recipes.load("digits", request.overrides)
     for mixer in request.mixers:
-        told(f"training {mixer} on the digits")
+        say(f"training {mixer} on the digits")
         recipe = recipes.load("digits", [*request.overrides, f"model.mixer={json.dumps(mixer)}"])
         jobs.train(recipe, out / slug(mixer), watch(mixer), device=device)
-    told("logistic regression and nearest neighbour on the same split")
-    records.append(out / "records.jsonl", classify.baselines(plain))
-    told(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
-    profile(request.profile, out / "records.jsonl", Lines(told))
+    say("logistic regression and nearest neighbour on the same split")
+    records.append(out / "records.jsonl", baselines(plain))
+    say(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
+    profile(request.profile, out / "records.jsonl", Lines(say))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch import Tensor
 from mixers.base import Grid
 from wfbench import models, records
 from wfbench import recipe as recipes
+from wfbench.analysis.receptive_fields import encode
 from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
-from wfbench.report.erf import encode
-from wfbench.tasks import classify
-from wfbench.tasks.training import WEIGHTS
+from wfbench.tasks.identity import check_data
+from wfbench.tasks.jobs import classify
+from wfbench.tasks.run_directory import read_recipe, read_result
+from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import checkpoint
 
 #: Radii, in tokens, outside which the share of the energy is recorded: those that the image has room for.
@@ -125,7 +128,7 @@ def measure(model: VisionTransformer, images: Tensor, request: ErfRequest) -> di
     }
 
 
-def sampled(split: Split, count: int, seed: int) -> Subset:
+def choose_images(split: Split, count: int, seed: int) -> Subset:
     """So many images of a split, or all if it has fewer, drawn by ``seed``: the first ones are often all of one class."""
     order = np.random.default_rng(seed).permutation(len(split))
     return Subset(split, sorted(order[:count].tolist()))
@@ -137,13 +140,19 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     Raises:
         InputError: if ``run`` is no finished run, or its weights do not fit its config.
     """
-    row, recipe = classify.read_result(run), classify.read_recipe(run)
+    row, recipe = read_result(run), read_recipe(run)
     prepared = classify.prepare(recipe)
-    model, some = prepared.model, sampled(prepared.dataset.val, request.images, request.seed)
+    check_data(run, prepared.dataset, "val")
+    model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
     weights = run / WEIGHTS["raw"]
-    for stage in ("fresh", "trained"):
+    remade = row.recipe_digest == recipes.digest(recipe)
+    if not remade:
+        warnings.warn(
+            f"{run} began with values that this version does not draw: it is mapped as it was trained only", stacklevel=2
+        )
+    for stage in ("fresh", "trained") if remade else ("trained",):
         if stage == "trained":
             try:
                 checkpoint.load_weights(model, load_file(weights), str(weights))
@@ -152,7 +161,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
                     "cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run"
                 ) from e
         fields = measure(model.to(device), images, request)
-        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": recipes.digest(recipe)}
+        extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": row.recipe_digest}
         yield _row(model, row.model, device, fields | extra | {"images": row.dataset, "image_count": len(images)})
 
 
@@ -162,8 +171,7 @@ def of_mixer(mixer: str | None, name: str, resolution: int | None, request: ErfR
     Raises:
         InputError, MixerError: for a model or mixer that cannot be.
     """
-    torch.manual_seed(request.seed)
-    model = models.create(name, mixer, resolution).to(device)
+    model = models.create(name, mixer, resolution, seed=request.seed).to(device)
     generator = torch.Generator().manual_seed(request.seed)
     shape = (request.images, model.config.in_channels, *model.config.image_size)
     images = torch.randn(shape, generator=generator).to(device)

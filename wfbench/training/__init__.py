@@ -1,5 +1,6 @@
 """Training: one step, one loop, one evaluator, checkpoints that survive a kill, one process or many."""
 
+from wfbench.training.drop import TrainingDraws
 from wfbench.training.evaluate import Evaluation, evaluate
 from wfbench.training.loop import Interrupted, Mix, Progress, RunError, Scores, Watch, fit
 from wfbench.training.state import Loss, StepMetrics, TrainState, rates
@@ -16,6 +17,7 @@ __all__ = [
     "StepMetrics",
     "Trackers",
     "TrainState",
+    "TrainingDraws",
     "Watch",
     "evaluate",
     "fit",

@@ -28,8 +28,8 @@ from wfbench.errors import InputError, writing
 from wfbench.training import distributed
 from wfbench.training.state import TrainState
 
-#: Of the files' names and content; a checkpoint of another one is refused.
-FORMAT = 1
+#: Of the files' names and content, and of how draws follow from the seed; a checkpoint of another one is refused.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
                 _remove_parts(directory)
                 part = _write(directory, state, states, progress)
                 for name in names:
-                    _settle(_link(part, directory / f".{name}.part"), directory / name)
-                _settle(part, directory / f"step-{state.step_count:08d}")
+                    _publish(_link(part, directory / f".{name}.part"), directory / name)
+                _publish(part, directory / f"step-{state.step_count:08d}")
         except InputError:
             _remove_parts(directory)  # or a full disk stays as full
             raise
@@ -119,7 +119,7 @@ def _remove_parts(directory: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _settle(part: Path, final: Path) -> None:
+def _publish(part: Path, final: Path) -> None:
     """Flush a directory that is whole, and give it its name."""
     for file in [*part.iterdir(), part]:
         _flush(file)
@@ -249,14 +249,14 @@ def write_whole(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole, with text that travels in its header.
 
     Raises:
         InputError: as `write_whole`.
     """
     with whole(path) as part:
-        save_file(contiguous(tensors), part)
+        save_file(contiguous(tensors), part, dict(metadata or {}))
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

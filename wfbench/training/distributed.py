@@ -20,14 +20,14 @@ from torch import distributed as dist
 T = TypeVar("T")
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether torchrun, or what speaks its language, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(device: torch.device) -> torch.device:
     """Join the other processes, if there are any, and give this one's device (one GPU for each process of a host)."""
-    if not launched() or dist.is_initialized():
+    if not is_launched() or dist.is_initialized():
         return device
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     return torch.device(init_distributed_device_so(device=device.type, dist_backend=backend)["device"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wfbench.recipe import OptimSection, Recipe
 from wfbench.training import distributed
+from wfbench.training.drop import TrainingDraws
 
 #: (model, inputs, targets, generator) to the mean loss of the batch; random draws come from the generator alone.
 Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
@@ -50,24 +51,37 @@ class TrainState:
     Where several processes train together, each holds one of these, steps on its part of the batch, and ends each step
     with the same weights. All of them are built at the same time, on the device that the model is on.
 
+    What the model's layers draw follows from (seed, epoch, step, layer, sample), see `TrainingDraws`.
+
     Args:
         model: trained in place.
         recipe: decides everything else.
         steps_per_epoch: optimiser steps of an epoch.
         loss: the task's loss; None for cross-entropy against class indices or probabilities.
+        positions: of this process's samples in the batch of all processes; None: the parts of the processes stand one after
+            the other, by rank.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, *, loss: Loss | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        *,
+        loss: Loss | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> None:
         compute = recipe.compute
         self.model, self.recipe, self.steps_per_epoch = model, recipe, steps_per_epoch
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
-        self.step_count = 0
+        self.step_count, self.positions = 0, positions
         self.device = next(model.parameters()).device
         if compute.channels_last:
             model.to(memory_format=torch.channels_last)
         if compute.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
         self.ema = ModelEmaV3(model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup) if recipe.ema else None
+        self.draws = TrainingDraws(model, recipe.seed)
         self.parallel = DistributedDataParallel(model) if distributed.world() > 1 else None
         whole = self.parallel or model
         #: What the loss calls: the model, in as many wrappings as the recipe asks for.
@@ -90,8 +104,10 @@ class TrainState:
         """
         lr, losses = self.lr, []
         self.optimizer.zero_grad(set_to_none=True)
-        for part, goal, last in self._parts(inputs, targets):
-            with self._gradients_travel(last), self.autocast():
+        epoch, step = divmod(self.step_count, self.steps_per_epoch)
+        places = self.positions or range(distributed.rank() * len(inputs), (distributed.rank() + 1) * len(inputs))
+        for part, goal, own, last in self._parts(inputs, targets, places):
+            with self._gradients_travel(last), self.draws.of_pass(epoch, step, own, self.device), self.autocast():
                 loss = self.loss(self.runner, part, goal, self.generator) * (len(part) / len(inputs))
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
@@ -112,10 +128,13 @@ class TrainState:
         dtype = _PRECISIONS[self.recipe.compute.precision]
         return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
 
-    def _parts(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    def _parts(
+        self, inputs: Tensor, targets: Tensor, places: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[int], bool]]:
         size = self.recipe.compute.micro_batch or len(inputs)
         for start in range(0, len(inputs), size):
-            yield inputs[start : start + size], targets[start : start + size], start + size >= len(inputs)
+            own = slice(start, start + size)
+            yield inputs[own], targets[own], places[own], start + size >= len(inputs)
 
     def _gradients_travel(self, last: bool) -> AbstractContextManager[object]:
         """Processes exchange gradients once for each step, with its last part."""
@@ -130,7 +149,7 @@ class TrainState:
         return state
 
     def random_states(self) -> dict[str, Tensor]:
-        """This process's random states: PyTorch's own (drop-path), and the generator that losses draw from."""
+        """This process's random states: PyTorch's own, and the generator that losses draw from."""
         states = {"torch": torch.get_rng_state(), "generator": self.generator.get_state()}
         return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 

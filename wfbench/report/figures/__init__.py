@@ -1,4 +1,4 @@
-"""Plots of the tables' raw numbers, as PNG files.
+"""Plots of results, as PNG files.
 
 Lines are told apart by colour, marker and line style alike, so that the plots hold in grey and for colour-blind eyes.
 A mixer with the same factors looks the same in every plot of a report.
@@ -6,47 +6,64 @@ A mixer with the same factors looks the same in every plot of a report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from wfbench.analysis.profile import ProfileCost
+from wfbench.analysis.results import Results
 from wfbench.report.columns import Table
 from wfbench.report.figures.accuracy import accuracy, resolution
 from wfbench.report.figures.claims import claims
 from wfbench.report.figures.cost import latency, memory
+from wfbench.report.figures.denoising import denoising_curves
+from wfbench.report.figures.receptive_fields import receptive_fields
 from wfbench.report.figures.style import DPI, Style, mixer_styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy", "claims", "draw", "latency", "memory", "mixer_styles", "resolution"]
+__all__ = [
+    "accuracy",
+    "claims",
+    "denoising_curves",
+    "draw",
+    "latency",
+    "memory",
+    "mixer_styles",
+    "receptive_fields",
+    "resolution",
+    "with_tables",
+]
+
+R = TypeVar("R")
 
 
-def _of_profile(
-    plot: Callable[[ProfileCost, Table, dict[str, Style]], Figure | None],
-) -> Callable[[Table, dict[str, Style]], Figure | None]:
-    """A plot of a profile's result, called with the profile's table."""
-
-    def of_table(table: Table, styles: dict[str, Style]) -> Figure | None:
-        return plot(table.result, table, styles) if isinstance(table.result, ProfileCost) else None
-
-    return of_table
+def draw(results: Results, tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
+    """Write the plots of the results, and yield the path of each with the table of the same result."""
+    for stem, table, figure in _figures(results, tables, mixer_styles(tables)):
+        if figure is not None:
+            path = out / f"{stem}{table.name.removeprefix(table.kind)}.png"
+            figure.savefig(path, dpi=DPI)
+            yield path, table
 
 
-def draw(tables: Sequence[Table], out: Path) -> Iterator[tuple[Path, Table]]:
-    """Write the plots of each table that has some, and yield each path with its table."""
-    styles = mixer_styles(tables)
-    plots: dict[str, dict[str, Callable[[Table, dict[str, Style]], Figure | None]]] = {
-        "profile": {"latency": _of_profile(latency), "memory": _of_profile(memory)},
-        "accuracy": {"accuracy": accuracy},
-        "resolution": {"resolution": resolution},
-        "claims": {"claims": claims},
-    }
-    for table in tables:
-        kind, dash, suffix = table.name.partition("-")
-        for name, plot in plots.get(kind, {}).items():
-            figure, path = plot(table, styles), out / f"{name}{dash}{suffix}.png"
-            if figure is not None:
-                figure.savefig(path, dpi=DPI)
-                yield path, table
+def with_tables(found: Sequence[R], tables: Sequence[Table], kind: str) -> Iterator[tuple[R, Table]]:
+    """The results of one subject, each with its table: a subject's tables stand in the order of its results."""
+    return zip(found, (table for table in tables if table.kind == kind), strict=True)
+
+
+def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]) -> Iterator[tuple[str, Table, Figure | None]]:
+    """The stem of each plot's name, the table that it belongs to, and the plot; None where there is nothing to plot."""
+    for profile, table in with_tables(results.costs.profiles, tables, "profile"):
+        yield "latency", table, latency(profile, table, styles)
+        yield "memory", table, memory(profile, table, styles)
+    for reached, table in with_tables(results.accuracy, tables, "accuracy"):
+        yield "accuracy", table, accuracy(reached, table, styles)
+    for evaluated, table in with_tables(results.resolutions, tables, "resolution"):
+        yield "resolution", table, resolution(evaluated, table, styles)
+    for answers, table in with_tables(results.claims, tables, "claims"):
+        yield "claims", table, claims(answers, table)
+    for fields, table in with_tables(results.receptive_fields, tables, "erf"):
+        yield "erf", table, receptive_fields(fields)
+    for losses, table in with_tables(results.losses, tables, "denoising"):
+        yield "denoising", table, denoising_curves(losses)

@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from wfbench.analysis.line_results import LineResult
+from wfbench.analysis.resolutions import ResolutionLine, ResolutionResult
+from wfbench.analysis.seeds import AccuracyResult
+from wfbench.records import BaselineRow
 from wfbench.report.columns import Table
-from wfbench.report.figures.style import GREY, Style, as_floats, empty_figure
+from wfbench.report.figures.style import GREY, Style, empty_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,76 +20,96 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 
-def accuracy(table: Table, styles: dict[str, Style]) -> Figure | None:
-    """Accuracy against GMACs of an accuracy table, baselines as dotted lines; None if no point has both."""
-    data = table.data
-    if "macs" not in data or data["macs"].isna().all():
+def accuracy(result: AccuracyResult, table: Table, styles: dict[str, Style]) -> Figure | None:
+    """Accuracy against GMACs, simple classifiers as dotted lines; None if no line has both.
+
+    Args:
+        result: the accuracies.
+        table: their table, whose title stands above the plot.
+        styles: the look of each line, by its label.
+    """
+    points = [(line, line.last.macs / 1e9) for line in result.lines if line.last.macs is not None]
+    if not points:
         return None
-    points = data[data["macs"].notna()]
     figure, axes = empty_figure(table, gap=8)
-    axes.set(xlabel=f"GMACs of one image's forward pass{_legend_line(data)}", ylabel="top-1 accuracy (%), measured, last epoch")
-    several = points["model"].nunique() > 1
+    axes.set(
+        xlabel=f"GMACs of one image's forward pass{_legend_line(result.lines)}",
+        ylabel="top-1 accuracy (%), measured, last epoch",
+    )
+    several = len({line.identity.model for line, _ in points}) > 1
     labels = []
-    for point in points.to_dict("records"):
-        style = styles[str(point["label"])] | {"linestyle": "none", "markersize": 9}
-        x, y, spread = point["macs"] / 1e9, 100 * point["accuracy"], None
-        if point["seed_count"] > 1:
-            spread = 100 * point["accuracy_ci95"]
-        else:
+    for line, gmacs in points:
+        style = styles[line.label] | {"linestyle": "none", "markersize": 9}
+        if len(line.seeds) == 1:
             style |= {"markerfacecolor": "none", "markeredgecolor": style["color"], "markeredgewidth": 1.6}
-        axes.errorbar(x, y, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
-        labels.append((x, y, f"{point['label']} ({point['model']})" if several else str(point["label"])))
-    simple = data[data["baseline"].notna()].sort_values("accuracy") if "baseline" in data else data.head(0)
-    for value in simple["accuracy"]:
-        axes.axhline(100 * value, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
+        percent, spread = 100 * line.accuracy.estimate, _half_width(line)
+        axes.errorbar(gmacs, percent, yerr=spread, capsize=4, ecolor=style["color"], elinewidth=1.3, **style)
+        labels.append((gmacs, percent, f"{line.label} ({line.identity.model})" if several else line.label))
+    simple = sorted(result.simple_classifiers, key=lambda row: row.accuracy)
+    for row in simple:
+        axes.axhline(100 * row.accuracy, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
     axes.margins(x=0.2, y=0.15)
     axes.set_ylim(top=min(axes.get_ylim()[1], 101))  # the interval of two seeds may reach far beyond all there is
-    _name_baselines(axes, simple)
+    _name_simple_classifiers(axes, simple)
     _label_points(figure, axes, labels, points)
     return figure
 
 
-def resolution(table: Table, styles: dict[str, Style]) -> Figure | None:
-    """Accuracy against the side of the test images, with 95% intervals over seeds; None for a single size."""
-    data = table.data
-    if data["height"].nunique() == 1:
+def resolution(result: ResolutionResult, table: Table, styles: dict[str, Style]) -> Figure | None:
+    """Accuracy against the side of the test images, with 95% intervals over seeds; None for a single height.
+
+    Args:
+        result: the evaluations.
+        table: their table, whose title stands above the plot.
+        styles: the look of each line, by its label.
+    """
+    heights = sorted({height for height, _ in result.sizes})
+    if len(heights) == 1:
         return None
     figure, axes = empty_figure(table, gap=8)
     axes.set(xlabel="height of the test images (px)", ylabel="top-1 accuracy (%), measured")
-    for (_, name), curve in data.groupby(["trained_as", "label"], sort=False):
-        curve = curve.sort_values("height")
-        spread = 100 * as_floats(curve, "accuracy_ci95").fillna(0.0)
-        axes.errorbar(curve["height"], 100 * curve["accuracy"], yerr=spread, capsize=4, label=str(name), **styles[str(name)])
-    axes.set_xticks(sorted(data["height"].unique()))
+    curves: dict[tuple[str, str], list[ResolutionLine]] = {}
+    for line in result.lines:
+        curves.setdefault((line.identity.trained_as, line.label), []).append(line)
+    for (_, name), lines in curves.items():
+        found = sorted((found for line in lines for found in line.sizes.values()), key=lambda found: found.size[0])
+        x, y = [one.size[0] for one in found], [100 * one.accuracy.estimate for one in found]
+        spread = [100 * (one.accuracy.half_width or 0.0) for one in found]
+        axes.errorbar(x, y, yerr=spread, capsize=4, label=name, **styles[name])
+    axes.set_xticks(heights)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, handlelength=3.6)
     return figure
 
 
-def _legend_line(data: pd.DataFrame) -> str:
+def _half_width(line: LineResult) -> float | None:
+    """Half the interval of a line's accuracy, in per cent; None without one."""
+    return None if line.accuracy.half_width is None else 100 * line.accuracy.half_width
+
+
+def _legend_line(lines: Sequence[LineResult]) -> str:
     """What the looks of the points mean, and which mixers have no point."""
-    runs = data[data["label"].notna()]
     means = {
-        "bars: 95% interval of the mean over seeds": (runs["seed_count"] > 1).any(),
-        "hollow: 1 seed, ranks nothing": (runs["seed_count"] == 1).any(),
+        "bars: 95% interval of the mean over seeds": any(len(line.seeds) > 1 for line in lines),
+        "hollow: 1 seed, ranks nothing": any(len(line.seeds) == 1 for line in lines),
     }
-    lines = ["; ".join(text for text, holds in means.items() if holds)]
-    if refused := sorted({str(name) for name in runs.loc[runs["macs"].isna(), "label"]}):
-        lines.append(f"not shown, GMACs refused: {', '.join(refused)}")
-    return "".join(f"\n{line}" for line in lines)
+    found = ["; ".join(text for text, holds in means.items() if holds)]
+    if refused := sorted({line.label for line in lines if line.last.macs is None}):
+        found.append(f"not shown, GMACs refused: {', '.join(refused)}")
+    return "".join(f"\n{text}" for text in found)
 
 
-def _name_baselines(axes: Axes, simple: pd.DataFrame) -> None:
+def _name_simple_classifiers(axes: Axes, simple: Sequence[BaselineRow]) -> None:
     """The names of the dotted lines, on the right; names that would touch are moved apart, upwards."""
-    if simple.empty:
-        return
     low, high = axes.get_ylim()
     height = -math.inf
-    for name, value in zip(simple["baseline"], simple["accuracy"], strict=True):
-        height = max((100 * value - low) / (high - low), height + 0.045)
-        axes.text(1.01, height, str(name), transform=axes.transAxes, va="center", fontsize=9, color=GREY)
+    for row in simple:
+        height = max((100 * row.accuracy - low) / (high - low), height + 0.045)
+        axes.text(1.01, height, row.name, transform=axes.transAxes, va="center", fontsize=9, color=GREY)
 
 
-def _label_points(figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], points: pd.DataFrame) -> None:
+def _label_points(
+    figure: Figure, axes: Axes, labels: Sequence[tuple[float, float, str]], points: Sequence[tuple[LineResult, float]]
+) -> None:
     """Write each name at the first place around its point where it covers no point, error bar, or other name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
@@ -110,15 +132,14 @@ def _label_points(figure: Figure, axes: Axes, labels: Sequence[tuple[float, floa
         taken.append(box)
 
 
-def _obstacles(axes: Axes, points: pd.DataFrame) -> list[Bbox]:
+def _obstacles(axes: Axes, points: Sequence[tuple[LineResult, float]]) -> list[Bbox]:
     """The boxes, in pixels, of the markers and error bars."""
     from matplotlib.transforms import Bbox
 
     boxes = []
-    for point in points.to_dict("records"):
-        spread = 0.0 if pd.isna(point["accuracy_ci95"]) else point["accuracy_ci95"]
-        ends = [(point["macs"] / 1e9, 100 * (point["accuracy"] + sign * spread)) for sign in (-1, 1)]
-        (left, bottom), (_, top) = axes.transData.transform(ends)
+    for line, gmacs in points:
+        percent, spread = 100 * line.accuracy.estimate, _half_width(line) or 0.0
+        (left, bottom), (_, top) = axes.transData.transform([(gmacs, percent - spread), (gmacs, percent + spread)])
         boxes += [Bbox.from_extents(left - 3, bottom, left + 3, top)]
         boxes += [Bbox.from_extents(left - 10, (bottom + top) / 2 - 10, left + 10, (bottom + top) / 2 + 10)]
     return boxes

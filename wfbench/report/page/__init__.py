@@ -6,28 +6,28 @@ vl-convert; the rest is in ``assets/``.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
-import numpy as np
-
+from wfbench.analysis.fronts import Fronts
+from wfbench.analysis.overview import Overview
 from wfbench.analysis.profile import ProfileCost
+from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossovers
-from wfbench.records import AnyRow, ErfRow, PictureRow, TrainRow
+from wfbench.analysis.seeds import AccuracyResult
+from wfbench.records import AnyRow, TrainRow
 from wfbench.records.run_directory import Run
-from wfbench.report import figures
-from wfbench.report.erf import DECADES, caption, decode
+from wfbench.report.columns import Table
 from wfbench.report.figures import mixer_styles
 from wfbench.report.page.accuracy import cost_chart
 from wfbench.report.page.charts import Chart
 from wfbench.report.page.curves import training_charts
+from wfbench.report.page.pictures import claims_pictures, pictures
 from wfbench.report.page.scaling import scaling_chart
-from wfbench.report.parts import Table, label, left_aligned, plural
 from wfbench.report.sources import Source
+from wfbench.report.words import plural
 
 #: The page's limit, of which pictures get what charts and tables leave.
 MOST_BYTES = 5_000_000
@@ -39,8 +39,18 @@ _LEGENDS = {
     "the baseline.",
     "training": "Click a name in the legend to pick it out.",
 }
-#: Columns by which a single seed is never ranked.
-_RANKS = ("accuracy", "loss", "difference", "top-5", "held-out loss", "best epoch", "mse", "proxy-FD", "FID", "value")
+#: The section of each kind of table; the other kinds are about cost.
+_SECTIONS = {
+    "claims": "claims",
+    "tuning": "accuracy",
+    "accuracy": "accuracy",
+    "pareto": "accuracy",
+    "overview": "glance",
+    "published": "published",
+    "erf": "erf",
+    "denoising": "denoisers",
+    "scores": "denoisers",
+}
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,18 @@ class _Section:
 
 
 def page(
-    rows: Sequence[AnyRow], tables: Sequence[Table], runs: Iterable[Run], sources: Sequence[Source], torn: Sequence[str] = ()
+    rows: Sequence[AnyRow],
+    results: Results,
+    tables: Sequence[Table],
+    runs: Iterable[Run],
+    sources: Sequence[Source],
+    torn: Sequence[str] = (),
 ) -> str:
     """The page as HTML.
 
     Args:
         rows: the records, for pictures and the summary.
+        results: what the rows say.
         tables: what is shown, in this order; charts are drawn from their raw numbers.
         runs: whose curves are drawn.
         sources: environments and commands.
@@ -74,35 +90,22 @@ def page(
 
     import wfbench
 
-    drawn = charts(tables, runs)
-    by_kind = {
-        "claims": "claims",
-        "tuning": "accuracy",
-        "accuracy": "accuracy",
-        "pareto": "accuracy",
-        "overview": "glance",
-        "published": "published",
-        "erf": "erf",
-    }
-    by_kind |= {"denoising": "denoisers", "scores": "denoisers"}
-    placed: dict[str, list[Table]] = {}
+    drawn = _charts_by_section(tables, runs)
+    by_section: dict[str, list[Table]] = {}
     for table in tables:
-        placed.setdefault(by_kind.get(table.name.partition("-")[0], "cost"), []).append(table)
-    shown = {name: [_table(table) for table in found] for name, found in placed.items()}
-    ours = {
-        name: [chart for chart in drawn if chart.name.partition("-")[0] == kind]
-        for name, kind in (("accuracy", "accuracy"), ("scaling", "profile"), ("training", "curves"))
-    }
+        by_section.setdefault(_SECTIONS.get(table.kind, "cost"), []).append(table)
+    shown = {name: [_table(table) for table in found] for name, found in by_section.items()}
+    answered = claims_pictures(results, tables)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("template.html"))
 
     def render(maps: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]], left_out: str) -> str:
         sections = [
-            _Section("claims", "Claims", tables=shown.get("claims", ()), maps=_claims(tables)),
+            _Section("claims", "Claims", tables=shown.get("claims", ()), maps=answered),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
-            _Section("accuracy", "Accuracy", ours["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
-            _Section("cost", "Cost and scaling", ours["scaling"], shown.get("cost", ()), _LEGENDS["scaling"]),
-            _Section("training", "Training", ours["training"], legend=_LEGENDS["training"]),
+            _Section("accuracy", "Accuracy", drawn["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
+            _Section("cost", "Cost and scaling", drawn["cost"], shown.get("cost", ()), _LEGENDS["scaling"]),
+            _Section("training", "Training", drawn["training"], legend=_LEGENDS["training"]),
             _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=maps),
             _Section("denoisers", "Denoisers", tables=shown.get("denoisers", ())),
             _Section("samples", "Samples", maps=samples),
@@ -122,7 +125,7 @@ def page(
         )
 
     room = MOST_BYTES - len(render([], [], "").encode()) - 2_000
-    maps, samples, left = _pictures(rows, room)
+    maps, samples, left = pictures(rows, room)
     return render(maps, samples, f"No room on this page: {', '.join(left)}." if left else "")
 
 
@@ -132,11 +135,8 @@ def _table(table: Table) -> dict[str, object]:
     return {
         "id": f"table-{table.name}",
         "title": table.title,
-        "published": table.name.startswith("published"),
-        "columns": [
-            {"name": name, "left": left_aligned(name), "ranks": name.startswith(_RANKS) or name.endswith(" px (%)")}
-            for name in names
-        ],
+        "published": table.kind == "published",
+        "columns": [{"name": name, "left": name in table.words, "ranks": name in table.ranks} for name in names],
         "lines": [
             {"cells": cells, "alone": _alone(dict(zip(names, cells, strict=True)))}
             for cells in table.frame.astype(str).values.tolist()
@@ -148,55 +148,6 @@ def _table(table: Table) -> dict[str, object]:
 def _alone(cells: Mapping[str, str]) -> bool:
     """Whether a line, or one of its figures, is of a single seed."""
     return cells.get("seeds", "").removesuffix(" seed").split("/")[0].removesuffix(" seed") == "1"
-
-
-def _pictures(rows: Iterable[AnyRow], room: int) -> tuple[list[dict[str, str]], list[dict[str, str]], list[str]]:
-    """Maps and samples in their order, as far as there is room, and the names of the others."""
-    maps: list[dict[str, str]] = []
-    samples: list[dict[str, str]] = []
-    left = []
-    newest: dict[object, ErfRow | PictureRow] = {}
-    for row in rows:
-        if isinstance(row, ErfRow):
-            newest[label(row), row.model, row.image_size, row.weights, row.recipe_digest, row.seed] = row
-        elif isinstance(row, PictureRow):
-            newest[label(row), row.model, row.caption] = row
-    for row in newest.values():
-        is_map = isinstance(row, ErfRow)
-        words = caption(row).replace("\n", ", ") if isinstance(row, ErfRow) else f"{label(row)}: {row.caption}"
-        png = _coloured(row) if isinstance(row, ErfRow) else row.picture
-        size = len(png) + 3 * len(words.encode()) + 200
-        if size > room:
-            left.append(words)
-            continue
-        room -= size
-        (maps if is_map else samples).append({"png": png, "caption": words})
-    return maps, samples, left
-
-
-def _claims(tables: Iterable[Table]) -> list[dict[str, str]]:
-    """The figure of each table of claims."""
-    pictures = []
-    for table in tables:
-        figure = figures.claims(table, {}) if table.name.startswith("claims") else None
-        if figure is not None:
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=110)
-            pictures.append({"png": base64.b64encode(file.getvalue()).decode(), "caption": table.title})
-    return pictures
-
-
-def _coloured(row: ErfRow) -> str:
-    """A map in the colours of the figure, as PNG in base64."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    levels = np.round(255 * (1 + decode(row.picture) / DECADES)).astype(np.uint8)
-    image = Image.fromarray(levels, mode="P")
-    image.putpalette((np.asarray(colormaps["viridis"](np.arange(256)))[:, :3] * 255).astype(np.uint8).tobytes())
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def _summary(rows: Sequence[AnyRow]) -> str:
@@ -226,19 +177,28 @@ def _bundle() -> str:
 
 
 def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
-    """Scaling for each profile, accuracy against cost for each accuracy table, and the curves of the runs."""
+    """Accuracy against cost for each accuracy table, scaling for each profile, and the curves of the runs."""
+    return [chart for found in _charts_by_section(tables, runs).values() for chart in found]
+
+
+def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str, list[Chart]]:
     looks = mixer_styles(tables)
-    crossed = {id(found.profile): found for table in tables if isinstance(found := table.result, Crossovers)}
+    results = [table.result for table in tables]
+    crossed = {id(result.profile): result for result in results if isinstance(result, Crossovers)}
     scaling = [
-        scaling_chart(found, table, crossed.get(id(found.profile)), looks)
-        for table in tables
-        if isinstance(found := table.result, ProfileCost)
+        scaling_chart(result, table, crossed.get(id(result.profile)), looks)
+        for table, result in zip(tables, results, strict=True)
+        if isinstance(result, ProfileCost)
     ]
-    overview = next((table for table in tables if table.name == "overview"), None)
-    trained = [table for table in tables if table.name.startswith("accuracy") and "label" in table.data]
-    fronts = {table.name.removeprefix("pareto"): table for table in tables if table.name.startswith("pareto")}
+    fronts = {id(result.accuracy): result for result in results if isinstance(result, Fronts)}
+    overview = {id(result.accuracy): result for result in results if isinstance(result, Overview)}
     cost = [
-        cost_chart(table, overview if len(trained) == 1 else None, fronts.get(table.name.removeprefix("accuracy")), looks)
-        for table in trained
+        cost_chart(result, table, overview.get(id(result)), fronts.get(id(result)), looks)
+        for table, result in zip(tables, results, strict=True)
+        if isinstance(result, AccuracyResult) and result.lines
     ]
-    return [chart for chart in [*cost, *scaling, *training_charts(list(runs), looks)] if chart is not None]
+    return {
+        "accuracy": cost,
+        "cost": [chart for chart in scaling if chart is not None],
+        "training": training_charts(list(runs), looks),
+    }

@@ -2,84 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from wfbench.analysis.fronts import CostKind, Fronts
+from wfbench.analysis.line_results import LineResult
+from wfbench.analysis.overview import Overview
+from wfbench.analysis.seeds import AccuracyResult
+from wfbench.analysis.unpaired import mean_interval
 from wfbench.report.columns import Table
-from wfbench.report.page.charts import Chart, Choice, as_floats, as_points, points_spec
+from wfbench.report.differences import verdict_in_words
+from wfbench.report.page.charts import Chart, Choice, Point, as_points, points_spec
 from wfbench.report.words import pixels
 
-#: How the column of a Pareto table begins that is about a cost of the chart.
-_COLUMNS = {"macs": "GMACs", "params": "params", "train": "training time", "latency": "latency", "memory": "memory"}
-#: What tells the lines of a Pareto table apart.
-_RUN = ("label", "model", "recipe_digest", "weights", "batch", "steps", "samples")
+#: The kind of cost behind each choice of the horizontal axis.
+_COSTS: Mapping[str, CostKind] = {
+    "macs": "macs",
+    "params": "parameters",
+    "train": "train_seconds",
+    "latency": "latency",
+    "memory": "memory",
+}
 _LARGE = 1e8  # from so many MACs on they are shown in units of 10⁹, below in units of 10⁶
 
 
-def cost_chart(table: Table, overview: Table | None, front: Table | None, looks: Mapping[str, Any]) -> Chart | None:
-    """Accuracy and loss against MACs, parameters, training time, latency and memory."""
-    data = table.data[table.data["label"].notna()].reset_index(drop=True)
-    accuracy, half = 100 * data["accuracy"].astype(float), 100 * as_floats(data, "accuracy_ci95")
-    seconds, spread = data["train_seconds"].astype(float), as_floats(data, "train_seconds_ci95")
-    large = bool((as_floats(data, "macs") >= _LARGE).any())
-    frame = pd.DataFrame(
-        {
-            "mixer": data["label"],
-            "model": data["model"],
-            "seeds": data["seed_count"].astype(int),
-            "verdict": data.get("verdict"),
-            "setting": data["recipe_digest"] if data["recipe_digest"].nunique() > 1 else None,
-            **{"accuracy": accuracy, "accuracy_low": accuracy - half, "accuracy_high": accuracy + half},
-            "loss": data["loss"].astype(float),
-            "macs": as_floats(data, "macs") * (1e-9 if large else 1e-6),
-            "params": data["parameters"].astype(float) * 1e-6,
-            **{"train": seconds, "train_low": seconds - spread, "train_high": seconds + spread},
-        }
-    )
+def cost_chart(
+    result: AccuracyResult, table: Table, overview: Overview | None, fronts: Fronts | None, looks: Mapping[str, Any]
+) -> Chart:
+    """Accuracy and loss against MACs, parameters, training time, latency and memory.
+
+    Args:
+        result: the accuracies.
+        table: their table, of which the chart has name, title and notes.
+        overview: the cells of the lines; None without a profile of them.
+        fronts: where the lines stand; None where no line has a place.
+        looks: the look of each line, by its label.
+    """
+    large = any(line.last.macs is not None and line.last.macs >= _LARGE for line in result.lines)
     x = [
         Choice("macs", f"{'GMACs' if large else 'MMACs'} of one image's forward pass"),
         Choice("params", "parameters (M)"),
         Choice("train", "training time (s)", "train_low", "train_high"),
+        *(_measured_choices(overview) if overview is not None else []),
     ]
+    points = [_point(result, line, 1e-9 if large else 1e-6) for line in result.lines]
     if overview is not None:
-        x += _add_measured(frame, overview)
-    for choice in x:
-        standing = _standing(front, choice.field)
-        frame[f"front_{choice.field}"] = [standing.get(tuple(run[name] for name in _RUN)) for run in data.to_dict("records")]
-    x = [choice for choice in x if frame[choice.field].notna().any()]
+        points = [point | _measured(overview, line) for point, line in zip(points, result.lines, strict=True)]
+    x = [choice for choice in x if any(point.get(choice.field) is not None for point in points)]
+    points = [point | _standing(fronts, line, x) for point, line in zip(points, result.lines, strict=True)]
     y = [Choice("accuracy", "top-1 accuracy (%), measured, last epoch", "accuracy_low", "accuracy_high")]
     y += [Choice("loss", "held-out loss")]
-    return Chart(table.name, table.title, points_spec(looks, frame["mixer"]), as_points(frame), x, y, (), table.notes)
+    spec = points_spec(looks, [line.label for line in result.lines])
+    return Chart(table.name, table.title, spec, as_points(pd.DataFrame(points)), x, y, (), table.notes)
 
 
-def _add_measured(frame: pd.DataFrame, overview: Table) -> list[Choice]:
-    """Latency and memory of the profile at its largest resolution."""
-    cells = overview.data.drop_duplicates("accuracy.label").set_index("accuracy.label")
-    known = cells[cells["last.height"].notna()]
-    if known.empty:
-        return []
-    side = pixels((int(known["last.height"].iloc[0]), int(known["last.width"].iloc[0])))
-    for name, column, scale in (
-        ("latency", "last.median_seconds", 1e3),
-        ("latency_low", "last.median_low_seconds", 1e3),
-        ("latency_high", "last.median_high_seconds", 1e3),
-        ("memory", "last.memory_bytes", 1e-6),
-    ):
-        frame[name] = frame["mixer"].map(pd.to_numeric(cells[column]).astype(float) * scale)
-    whose = "" if known["same_model"].all() else f" of the profiled {known['last.model'].iloc[0]}, another model"
+def _point(result: AccuracyResult, line: LineResult, unit: float) -> Point:
+    accuracy, half = 100 * line.accuracy.estimate, mean_interval(line.accuracies)[1]
+    seconds, spread = line.train_seconds.estimate, mean_interval([row.train_seconds for row in line.seeds])[1]
+    several = len({other.identity.recipe_digest for other in result.lines}) > 1
+    return {
+        "mixer": line.label,
+        "model": line.identity.model,
+        "seeds": len(line.seeds),
+        "verdict": verdict_in_words(result, line),
+        "setting": line.identity.recipe_digest if several else None,
+        "accuracy": accuracy,
+        "accuracy_low": None if half is None else accuracy - 100 * half,
+        "accuracy_high": None if half is None else accuracy + 100 * half,
+        "loss": line.loss.estimate,
+        "macs": None if line.last.macs is None else line.last.macs * unit,
+        "params": line.identity.parameters * 1e-6,
+        "train": seconds,
+        "train_low": None if spread is None else seconds - spread,
+        "train_high": None if spread is None else seconds + spread,
+    }
+
+
+def _measured_choices(overview: Overview) -> list[Choice]:
+    side, model = pixels(overview.last), overview.profile.profile.setting.model
+    is_same = all(line.same_model for line in overview.lines if line.last is not None)
+    whose = "" if is_same else f" of the profiled {model}, another model"
     return [
         Choice("latency", f"latency at {side} px{whose} (ms)", "latency_low", "latency_high"),
         Choice("memory", f"peak memory at {side} px{whose} (MB)"),
     ]
 
 
-def _standing(front: Table | None, cost: str) -> dict[tuple[object, ...], str]:
-    """The lines' places by a cost, from the column of the Pareto table that is about it."""
-    if front is None:
+def _measured(overview: Overview, line: LineResult) -> Point:
+    """Latency and memory of the profile at its largest resolution."""
+    found = overview.line(line.identity)
+    cell = None if found is None else found.last
+
+    latency, memory = (None, None) if cell is None else (cell.latency, cell.row.memory_bytes)
+
+    def milliseconds(seconds: float | None) -> float | None:
+        return None if seconds is None else seconds * 1e3
+
+    return {
+        "latency": None if latency is None else milliseconds(latency.estimate),
+        "latency_low": None if latency is None else milliseconds(latency.low),
+        "latency_high": None if latency is None else milliseconds(latency.high),
+        "memory": None if memory is None else memory * 1e-6,
+    }
+
+
+def _standing(fronts: Fronts | None, line: LineResult, choices: Sequence[Choice]) -> Point:
+    """A line's place by the cost of each choice."""
+    if fronts is None:
         return {}
-    columns = [name for name in map(str, front.data) if name.startswith(f"by {_COLUMNS[cost]}")]
-    return (
-        {} if not columns else {tuple(line[name] for name in _RUN): line[columns[0]] for line in front.data.to_dict("records")}
-    )
+    places = {cost.kind: found.get(line.identity) for cost, found in fronts.places.items()}
+    return {f"front_{choice.field}": places.get(_COSTS[choice.field]) for choice in choices}

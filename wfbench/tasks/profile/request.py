@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import platform
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
 from wfbench.records import Environment
+from wfbench.records.identity import class_files, digest_files, package_files
+from wfbench.tasks import profile
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
 
 #: Pixels of an image along a side for one of its latent, in the autoencoders that latent DiTs are trained on.
@@ -216,11 +217,7 @@ def _host() -> str:
 
 def _code(names: Sequence[str]) -> str:
     """A digest of the code that is measured and that measures: mixers, also those from elsewhere, models, counts and cells."""
-    roots = (Path(mixers.__file__).parent, *(Path(str(room.__file__)).parent for room in (models, diffusion, measure)))
-    files = [*(file for root in roots for file in sorted(root.rglob("*.py"))), *sorted(Path(__file__).parent.glob("*.py"))]
-    given = {layer for layer in (mixers.spec(name).token for name in names) if isinstance(layer, type)}
-    files += sorted(Path(inspect.getfile(layer)) for layer in given)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    rooms = (mixers, models, diffusion, measure, profile)
+    files = {name: file for room in rooms for name, file in package_files(room).items()}
+    given = sorted(digest_files(class_files([layer], ("mixers",)) or {}) for name in names for layer in mixers.layers(name))
+    return f"{digest_files(files)} {' '.join(given)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wfbench.errors import InputError
-from wfbench.tasks.sweep.runs import Planned, Process, Status, epochs_done, start, status_of, take
+from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, start, status_of, take
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -32,7 +32,7 @@ class SlurmOptions:
 class Remote:
     """One run inside a job. submitit calls it there, and ``checkpoint`` before the job is taken away and queued again."""
 
-    def __init__(self, run: Planned, out: Path, device: str, threads: int) -> None:
+    def __init__(self, run: PlannedRun, out: Path, device: str, threads: int) -> None:
         self.run, self.out, self.device, self.threads = run, out, device, threads
         self.process: Process | None = None
 
@@ -62,10 +62,10 @@ class Remote:
 
 
 @dataclass
-class Job:
+class SlurmJob:
     """A job as the sweep sees it."""
 
-    run: Planned
+    run: PlannedRun
     out: Path
     job: Any
 
@@ -118,9 +118,9 @@ class Slurm:
         if options.partition is not None:
             self.executor.update_parameters(slurm_partition=options.partition)
 
-    def launch(self, run: Planned) -> Job:
+    def launch(self, run: PlannedRun) -> SlurmJob:
         """Queue a run."""
-        return Job(run, self.out, self.executor.submit(Remote(run, self.out, self.device, self.threads)))
+        return SlurmJob(run, self.out, self.executor.submit(Remote(run, self.out, self.device, self.threads)))
 
 
 def _requeues(cluster: str) -> dict[str, int]:

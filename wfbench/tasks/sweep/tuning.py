@@ -11,15 +11,16 @@ from pathlib import Path
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.records import TrainRow, TrialRow
-from wfbench.tasks import training
-from wfbench.tasks.sweep.plan import Draft
+from wfbench.tasks import run_directory
+from wfbench.tasks.identity import Digests
+from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import Tune
-from wfbench.tasks.sweep.runs import Planned, Status, status_of
+from wfbench.tasks.sweep.single_run import PlannedRun, Status, status_of
 
 #: Where trials lie in the sweep's directory.
 FOLDER = "trials"
 #: A trial diverged whose mean training loss in the last epoch is above so many times that of guessing, ln(classes).
-_LOST = 2.0
+_DIVERGED = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Tuning:
     drafts: Sequence[Draft]
     out: Path
 
-    def trials(self) -> list[Planned]:
+    def trials(self) -> list[PlannedRun]:
         """Every rate of every line with every trial seed."""
         return [
             self._trial(draft, rate, seed)
@@ -40,7 +41,7 @@ class Tuning:
             for rate in [self._rates(draft)[i]]
         ]
 
-    def chosen(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
+    def choose(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
         """The settings of the line's final runs; or why there are none.
 
         The rate with the highest mean accuracy over the trial seeds, then the lowest loss; a rate at which a trial diverged
@@ -81,9 +82,9 @@ class Tuning:
         rule = {"rates": self._rates(draft), "trial_seeds": self.tune.seeds, "validation": self.tune.validation}
         return [f"chosen.{key}={json.dumps(value)}" for key, value in rule.items()]
 
-    def _trial(self, draft: Draft, rate: float, seed: int) -> Planned:
+    def _trial(self, draft: Draft, rate: float, seed: int) -> PlannedRun:
         more = [f"optim.lr={rate!r}", f"data.validation={self.tune.validation!r}"]
-        return draft.planned(seed, more, {"lr": rate}, FOLDER)
+        return draft.plan_run(seed, more, {"lr": rate}, FOLDER)
 
     def _outcome(self, draft: Draft, rate: float, seed: int) -> TrialRow | None:
         """A trial's row; None if it is not done."""
@@ -91,11 +92,12 @@ class Tuning:
         status = status_of(run, self.out)
         if status.state != "finished" and not status.diverged:
             return None
-        final, config, place = draft.planned(seed, self._rule(draft)).recipe, draft.config, run.place(self.out)
-        row = training.read_result(place) if status.state == "finished" else None
+        final, config, place = draft.plan_run(seed, self._rule(draft)).recipe, draft.config, run.place(self.out)
+        row = run_directory.read_result(place) if status.state == "finished" else None
         assert row is None or isinstance(row, TrainRow)
-        lost = None if row is None else _lost(place, len(draft.dataset.classes))
-        ok = row is not None and lost is None
+        divergence = None if row is None else _divergence(place, len(draft.dataset.classes))
+        ok = row is not None and divergence is None
+        made_with: Digests = draft.trial_identity if row is None else row
         return TrialRow(
             environment=records.stamp() if row is None else row.environment,
             created=records.now() if row is None else row.created,
@@ -106,6 +108,9 @@ class Tuning:
             recipe=final.name,
             recipe_digest=recipes.digest(final),
             dataset=draft.dataset.name,
+            mixer_digest=made_with.mixer_digest,
+            model_digest=made_with.model_digest,
+            data_digest=made_with.data_digest,
             image_size=config.image_size,
             epochs=final.epochs,
             seed=seed,
@@ -113,7 +118,7 @@ class Tuning:
             rates=self._rates(draft),
             recipe_lr=draft.recipe.optim.lr,
             status="ok" if ok else "diverged",
-            message=status.message or lost,
+            message=status.message or divergence,
             accuracy=row.accuracy if row is not None and ok else None,
             loss=row.loss if row is not None and ok else None,
             samples=row.samples if row is not None and ok else None,
@@ -121,10 +126,10 @@ class Tuning:
         )
 
 
-def _lost(place: Path, classes: int) -> str | None:
+def _divergence(place: Path, classes: int) -> str | None:
     """What is wrong with a trial whose loss stayed finite but left all bounds."""
     last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
-    bound = _LOST * math.log(classes)
+    bound = _DIVERGED * math.log(classes)
     return (
         None if last["train_loss"] <= bound else f"training loss {last['train_loss']:.3g} in the last epoch, above {bound:.2f}"
     )

@@ -1,0 +1,125 @@
+"""What the records say to the claims of a file: supported, contradicted or undecidable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from wfbench.analysis.claims.accuracy import AccuracyAnswers
+from wfbench.analysis.claims.answer import Answer
+from wfbench.analysis.claims.registration import Registration, first_record, recorded_claims, registration
+from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
+from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
+from wfbench.records import AnyRow, ClaimsRow, TrainRow
+
+
+@dataclass(frozen=True)
+class AnsweredClaim:
+    """A claim with its answer, and whether it was registered before the rows that answer it."""
+
+    claim: AnyClaim
+    answer: Answer
+    registration: Registration
+
+
+@dataclass(frozen=True)
+class ClaimsResult:
+    """The answers to one file of claims.
+
+    Attributes:
+        claims: the file.
+        answered: its claims in their order.
+        later_runs: runs of a line and seed that had been run before; they do not count.
+        p_spread: of Brown and Forsythe's test that the lines spread alike over seeds; None where it cannot be made.
+    """
+
+    claims: Claims
+    answered: tuple[AnsweredClaim, ...]
+    later_runs: tuple[TrainRow, ...]
+    p_spread: float | None
+
+    @property
+    def image_sides(self) -> set[int]:
+        """The longer side of the images that the runs which answer were trained on, in pixels."""
+        rows = [row for found in self.answered for row in found.answer.rows]
+        return {max(row.image_size) for row in rows if isinstance(row, TrainRow)}
+
+
+def claims_results(rows: Iterable[AnyRow], stated: Claims | None = None) -> tuple[ClaimsResult, ...]:
+    """The answers to the claims that the records hold, or to those of a file that is given.
+
+    Args:
+        rows: the records.
+        stated: a file of claims, which the records must hold unchanged to be called pre-registered.
+
+    Raises:
+        InputError: for recorded claims whose text is not that of their hash.
+    """
+    rows = list(rows)
+    recorded = [row for row in rows if isinstance(row, ClaimsRow)]
+    known = recorded_claims(recorded)
+    return tuple(_result(claims, rows, recorded) for claims in (known if stated is None else [stated]))
+
+
+def decide(file: ClaimsFile, rows: Sequence[AnyRow], registered: str | None = None) -> dict[str, Answer]:
+    """The answer to each claim, by its id.
+
+    Args:
+        file: the claims.
+        rows: the records.
+        registered: when the file was recorded; None if it was not. Claims about a profile ask for one that is newer.
+    """
+    return _answers(file, rows, AccuracyAnswers.of(file, rows), registered)
+
+
+@dataclass(frozen=True)
+class OpenClaim:
+    """A claim of accuracy that more seeds may decide.
+
+    Attributes:
+        id: the claim's.
+        lines: the lines that it needs.
+        seeds: all seeds that each of these lines needs for the next look.
+    """
+
+    id: str
+    lines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def open_claims(file: ClaimsFile, rows: Sequence[AnyRow]) -> tuple[OpenClaim, ...]:
+    """The claims of accuracy that are undecided so far, and have a further look planned.
+
+    Args:
+        file: the claims, with ``looks`` if they are to be answered at several numbers of seeds.
+        rows: the records so far.
+    """
+    accuracy = AccuracyAnswers.of(file, rows)
+    planned = [(claim, accuracy.next_look(claim)) for claim in file.of_accuracy]
+    return tuple(OpenClaim(claim.id, (claim.line, *claim.others), seeds) for claim, seeds in planned if seeds)
+
+
+def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> ClaimsResult:
+    accuracy = AccuracyAnswers.of(claims.file, rows)
+    first = first_record(claims.sha256, recorded)
+    answers = _answers(claims.file, rows, accuracy, None if first is None else first.created)
+    answered = tuple(
+        AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
+        for claim in claims.file.claims
+    )
+    runs = accuracy.runs
+    unpaired = any(line.answer.seeds and not line.answer.is_paired for line in answered)
+    return ClaimsResult(claims, answered, runs.later, runs.p_spread(claims.file.seeds) if unpaired else None)
+
+
+def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: AccuracyAnswers, registered: str | None) -> dict[str, Answer]:
+    answers = {}
+    for claim in file.claims:
+        match claim:
+            case Exponent():
+                answers[claim.id] = answer_exponent(claim, rows, registered)
+            case Crossover():
+                answers[claim.id] = answer_crossover(claim, rows, registered)
+            case _:
+                answers[claim.id] = accuracy.answer(claim)
+    return answers

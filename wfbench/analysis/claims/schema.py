@@ -1,0 +1,211 @@
+"""A file of claims, as people write it before the runs. docs/SWEEPS.md describes it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from wfbench import strict
+from wfbench.errors import InputError
+from wfbench.strict import Section
+
+_Points = Annotated[float, Field(gt=-100, lt=100)]
+
+
+class _Claim(Section):
+    """What every claim has."""
+
+    id: str = Field(min_length=1)
+    #: The claim in words, for people.
+    says: str = Field(min_length=1)
+    #: The line that it is about, as tables name it: "softmax + DWC".
+    line: str = Field(min_length=1)
+
+
+def _check_others(line: str, *others: str) -> None:
+    """Refuse a line that is compared with itself, or twice with the same one."""
+    if line in others:
+        raise ValueError(f"{line} is compared with itself")
+    if len(set(others)) < len(others):
+        raise ValueError("a line is named twice in among")
+
+
+class Better(_Claim):
+    """line − than > by, in points of accuracy. A negative ``by`` says "no worse than, by more than"."""
+
+    kind: Literal["better"]
+    than: str
+    by: _Points = 0.0
+    #: The true difference whose power is printed.
+    effect: _Points = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Better:
+        _check_others(self.line, self.than)
+        if self.effect <= self.by:
+            raise ValueError(f"effect ({self.effect:g}) must be more than by ({self.by:g}): its power is printed")
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The lines that it is held against."""
+        return (self.than,)
+
+
+class Within(_Claim):
+    """|line − of| < margin, in points of accuracy: "as good as"."""
+
+    kind: Literal["within"]
+    of: str
+    margin: float = Field(gt=0, lt=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Within:
+        _check_others(self.line, self.of)
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The lines that it is held against."""
+        return (self.of,)
+
+
+class Best(_Claim):
+    """line − other > 0 for every other one of a family."""
+
+    kind: Literal["best"]
+    among: tuple[str, ...] = Field(min_length=1)
+    #: The true lead over each whose power is printed.
+    effect: float = Field(1.0, gt=0, lt=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Best:
+        _check_others(self.line, *self.among)
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The lines that it is held against."""
+        return self.among
+
+
+class Exponent(_Claim):
+    """at_least ≤ d log t / d log N ≤ at_most at an image side, by a profile's curve."""
+
+    kind: Literal["exponent"]
+    quantity: Literal["latency", "macs"] = "latency"
+    #: In pixels; None: the largest that was measured.
+    side: int | None = Field(None, ge=1)
+    at_least: float | None = None
+    at_most: float | None = None
+    model: str = "vit-tiny"
+    mode: Literal["infer", "train"] = "infer"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Exponent:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("at_least or at_most is needed")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least ({self.at_least:g}) is more than at_most ({self.at_most:g})")
+        return self
+
+
+class Crossover(_Claim):
+    """line takes less time than ``than`` at every image side from ``from`` on."""
+
+    kind: Literal["crossover"]
+    than: str = "softmax"
+    side: int = Field(ge=1, alias="from")
+    model: str = "vit-tiny"
+    mode: Literal["infer", "train"] = "infer"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Crossover:
+        _check_others(self.line, self.than)
+        return self
+
+
+#: Claims about accuracies, which the runs of a sweep answer; the others are about a profile.
+AccuracyClaim = Better | Within | Best
+AnyClaim = Annotated[Better | Within | Best | Exponent | Crossover, Field(discriminator="kind")]
+
+
+class Budget(Section):
+    """What each run may cost: a run with another budget does not count."""
+
+    epochs: int = Field(ge=1)
+    #: Whether models were matched to the baseline's budget, and how many rates were tried for each line.
+    match: Literal["params", "macs"] | None = None
+    trials: int = Field(0, ge=0)
+
+
+class ClaimsFile(Section):
+    """A file of claims about the runs of one recipe."""
+
+    recipe: str
+    #: All of these seeds decide, and no other.
+    seeds: tuple[int, ...] = Field(min_length=2)
+    budget: Budget
+    weights: Literal["raw", "ema"] = "raw"
+    #: Numbers of seeds, counted from the first, at which claims are answered; none: once, with all of them.
+    looks: tuple[int, ...] = ()
+    claims: tuple[AnyClaim, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClaimsFile:
+        names = [claim.id for claim in self.claims]
+        twice = [name for i, name in enumerate(names) if name in names[:i]]
+        if twice:
+            raise ValueError(f"two claims have the id {twice[0]}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is named twice")
+        rising = all(a < b for a, b in zip(self.looks, self.looks[1:], strict=False))
+        if self.looks and not (rising and self.looks[0] >= 2 and self.looks[-1] == len(self.seeds)):
+            raise ValueError(f"looks are rising numbers of seeds, from 2 up to all {len(self.seeds)}, not {list(self.looks)}")
+        return self
+
+    @property
+    def of_accuracy(self) -> tuple[AccuracyClaim, ...]:
+        """The claims about accuracies."""
+        return tuple(claim for claim in self.claims if isinstance(claim, AccuracyClaim))
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines whose accuracies the file speaks of, each once."""
+        return list(dict.fromkeys(name for claim in self.of_accuracy for name in (claim.line, *claim.others)))
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A file of claims with its text and the text's hash."""
+
+    text: str
+    sha256: str
+    file: ClaimsFile
+
+
+def read_claims(path: Path) -> Claims:
+    """Read a file of claims.
+
+    Raises:
+        InputError: for a file that cannot be read, an unknown key, or a value that cannot be.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError("cannot read the claims", got=f"{path}: {strict.one_line(e)}", expected="a YAML file of claims") from e
+    return parse_claims(text, str(path))
+
+
+def parse_claims(text: str, where: str) -> Claims:
+    """The claims in a YAML text; ``where`` names its origin in errors.
+
+    Raises:
+        InputError: as `read_claims`.
+    """
+    file = strict.validated(ClaimsFile, strict.parse_yaml(text, "claims file", where), "claims file", where)
+    return Claims(text, hashlib.sha256(text.encode()).hexdigest(), file)

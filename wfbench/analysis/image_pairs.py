@@ -1,0 +1,151 @@
+"""Each line against the baseline on the same held-out images, from the predictions that runs keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from wfbench.analysis.images import Paired, image_seed_bootstrap, mcnemar
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import label, sorted_keys
+from wfbench.records.run_directory import Run
+
+
+class ImageSetting(NamedTuple):
+    """What runs share whose predictions are compared image by image."""
+
+    dataset: str
+    recipe: str
+    image_size: tuple[int, int]
+    model: str
+    weights: str
+    recipe_digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A run's predictions: which images, their classes, and which of them it gets right."""
+
+    run: Run
+    images: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    right: NDArray[np.bool_]
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.run.row.seed
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """McNemar's test between the two models of one seed."""
+
+    seed: int
+    test: Paired
+
+
+@dataclass(frozen=True)
+class LineOnImages:
+    """A line against the baseline on the same images.
+
+    Attributes:
+        label: the line's name.
+        mixer: its mixer.
+        images: how many there are.
+        seeds: how many the line has.
+        baseline_seeds: how many the baseline has.
+        difference: of the mean accuracies, a fraction, over other images and other seeds; None where either line has a single
+            seed.
+        models: the test between two single models, of the first seed that both lines have; None where they share none.
+    """
+
+    label: str
+    mixer: str
+    images: int
+    seeds: int
+    baseline_seeds: int
+    difference: Interval | None
+    models: ModelPair | None
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """The lines of one setting against the baseline.
+
+    Attributes:
+        setting: what they share.
+        baseline: the name of the baseline's line.
+        lines: by name.
+        other_images: the lines that were judged on other images or labels, so that they do not compare.
+    """
+
+    setting: ImageSetting
+    baseline: str
+    lines: tuple[LineOnImages, ...]
+    other_images: tuple[str, ...]
+
+
+def image_comparisons(runs: Iterable[Run], baseline: str) -> tuple[ImageComparison, ...]:
+    """For each setting with predictions of the baseline and of another line on the same images, the differences.
+
+    Args:
+        runs: the run directories, which keep predictions.
+        baseline: the name of the line that the others are held against.
+    """
+    found = [_comparison(setting, kept, baseline) for setting, kept in predictions_by_setting(runs).items()]
+    return tuple(comparison for comparison in found if comparison is not None)
+
+
+def predictions_by_setting(runs: Iterable[Run]) -> dict[ImageSetting, list[Predictions]]:
+    """The predictions that runs kept, by what the runs share; of a seed that ran twice the newest counts."""
+    kept: dict[tuple[ImageSetting, str, int], Predictions] = {}
+    for run in sorted(runs, key=lambda run: run.row.created):
+        table = run.predictions()
+        if table is not None:
+            kept[_setting(run), label(run.row), run.row.seed] = _predictions(run, table)
+    settings = {setting for setting, _, _ in kept}
+    return {wanted: [p for (setting, *_), p in kept.items() if setting == wanted] for wanted in sorted_keys(settings)}
+
+
+def _setting(run: Run) -> ImageSetting:
+    row = run.row
+    return ImageSetting(row.dataset, row.recipe, row.image_size, row.model, row.weights, row.recipe_digest)
+
+
+def _predictions(run: Run, table: pd.DataFrame) -> Predictions:
+    truth = table["label"].to_numpy()
+    return Predictions(run, table["index"].to_numpy(), truth, table["top1"].to_numpy() == truth)
+
+
+def _comparison(setting: ImageSetting, kept: Sequence[Predictions], baseline: str) -> ImageComparison | None:
+    by_line: dict[str, list[Predictions]] = {}
+    for predictions in sorted(kept, key=lambda predictions: predictions.seed):
+        by_line.setdefault(label(predictions.run.row), []).append(predictions)
+    theirs = by_line.pop(baseline, [])
+    lines, others = [], []
+    for name, ours in sorted(by_line.items() if theirs else ()):
+        if all(_same_images(predictions, theirs[0]) for predictions in (*ours, *theirs)):
+            lines.append(_line(name, ours, theirs))
+        else:
+            others.append(name)
+    return ImageComparison(setting, baseline, tuple(lines), tuple(others)) if lines else None
+
+
+def _same_images(a: Predictions, b: Predictions) -> bool:
+    return np.array_equal(a.images, b.images) and np.array_equal(a.truth, b.truth)
+
+
+def _line(name: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> LineOnImages:
+    difference = None
+    if min(len(ours), len(theirs)) > 1:
+        found = image_seed_bootstrap([p.right for p in ours], [p.right for p in theirs], paired=False)
+        difference = found.interval
+    pair = next(((a, b) for a in ours for b in theirs if a.seed == b.seed), None)
+    models = None if pair is None else ModelPair(pair[0].seed, mcnemar(pair[0].right, pair[1].right))
+    return LineOnImages(name, ours[0].run.row.mixer, len(ours[0].right), len(ours), len(theirs), difference, models)

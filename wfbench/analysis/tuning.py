@@ -1,0 +1,130 @@
+"""Trials of learning rates: how each line's accuracy follows the rate, and which rate is the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wfbench.analysis.lines import group, label, latest, sorted_keys
+from wfbench.records import AnyRow, TrialRow
+
+
+class TuningSetting(NamedTuple):
+    """What the trials of one result share."""
+
+    dataset: str
+    recipe: str
+    model: str
+    image_size: tuple[int, int]
+    epochs: int
+    recipe_digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class RateResult:
+    """The trials of one rate.
+
+    Attributes:
+        rate: the learning rate.
+        trials: one for each seed.
+    """
+
+    rate: float
+    trials: tuple[TrialRow, ...]
+
+    @property
+    def diverged(self) -> int:
+        """How many trials diverged."""
+        return sum(row.status == "diverged" for row in self.trials)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean accuracy on the validation images, a fraction; None where a trial diverged."""
+        return None if self.diverged else math.fsum(row.accuracy or 0.0 for row in self.trials) / len(self.trials)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss on the validation images."""
+        return math.fsum(row.loss or 0.0 for row in self.trials) / len(self.trials)
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLine:
+    """The trials of one line.
+
+    Attributes:
+        label: the line's name.
+        trials: the latest of each rate and seed, by rate.
+        rates: the rates that were tried, in order.
+        best: the rate with the highest mean accuracy, then the lowest mean loss, of those without a trial that diverged;
+            None where there is none, or a rate is not tried yet.
+        untried: how many of the rates that were to be tried have no trial yet.
+    """
+
+    label: str
+    trials: tuple[TrialRow, ...]
+    rates: Mapping[float, RateResult]
+    best: float | None
+    untried: int
+
+    @property
+    def diverged(self) -> int:
+        """How many trials diverged."""
+        return sum(found.diverged for found in self.rates.values())
+
+
+@dataclass(frozen=True, eq=False)
+class TuningResult:
+    """The trials of one recipe.
+
+    Attributes:
+        setting: what they share.
+        lines: by label.
+        rates: all rates that were to be tried.
+        recipe_rate: the recipe's own rate.
+        validation: the share of the training images that the trials are judged on.
+        seeds: those of the trials.
+    """
+
+    setting: TuningSetting
+    lines: tuple[TunedLine, ...]
+    rates: tuple[float, ...]
+    recipe_rate: float
+    validation: float
+    seeds: tuple[int, ...]
+
+    @property
+    def at_the_edge(self) -> list[TunedLine]:
+        """The lines whose best rate is the smallest or the largest of all, so that a better one may lie beyond."""
+        return [line for line in self.lines if line.best in (min(self.rates), max(self.rates))]
+
+
+def tunings(rows: Sequence[AnyRow]) -> tuple[TuningResult, ...]:
+    """The trials of each recipe whose lines were tuned."""
+    groups = group((row for row in rows if isinstance(row, TrialRow)), _setting_of)
+    return tuple(_result(setting, groups[setting]) for setting in sorted_keys(groups))
+
+
+def _setting_of(row: TrialRow) -> TuningSetting:
+    return TuningSetting(*(getattr(row, field) for field in TuningSetting._fields))
+
+
+def _result(setting: TuningSetting, rows: Sequence[TrialRow]) -> TuningResult:
+    first = rows[0]
+    lines = tuple(_line(name, members) for name, members in sorted(group(rows, label).items()))
+    seeds = tuple(sorted({row.seed for row in rows}))
+    return TuningResult(setting, lines, first.rates, first.recipe_lr, first.validation, seeds)
+
+
+def _line(name: str, rows: Sequence[TrialRow]) -> TunedLine:
+    trials = latest(rows, lambda row: (row.lr, row.seed))
+    rates = {rate: RateResult(rate, tuple(found)) for rate, found in group(trials, lambda row: row.lr).items()}
+    untried = len(set(rows[0].rates) - rates.keys())
+    return TunedLine(name, tuple(trials), rates, None if untried else _best(rates), untried)
+
+
+def _best(rates: Mapping[float, RateResult]) -> float | None:
+    found = {rate: (tried.accuracy, -tried.loss) for rate, tried in rates.items() if tried.accuracy is not None}
+    return max(found, key=found.__getitem__) if found else None

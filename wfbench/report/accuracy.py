@@ -1,0 +1,316 @@
+"""Accuracy tables: what each line reached over its seeds, with its comparison and its circumstances.
+
+Nothing is ranked: lines are in alphabetical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+from wfbench.analysis.line_results import LineIdentity, LineResult
+from wfbench.analysis.lines import SMALL_SIDE
+from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
+from wfbench.analysis.unpaired import mean_interval
+from wfbench.records import BaselineRow, Chosen
+from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.differences import difference_columns, difference_headings, difference_notes
+from wfbench.report.naming import flat, slug, suffixes, title_of
+from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, short_digest
+
+#: The heading of the accuracies.
+ACCURACY = "accuracy (%, measured)"
+#: A line of an accuracy table: of a mixer, or of a simple classifier.
+Entry = LineResult | BaselineRow
+#: What the lines of a table usually share; a column names it where they do not.
+_VARYING = ("recipe_digest", "weights", "pretraining", "batch", "steps", "model_digest")
+#: By which code a number is.
+_DIGESTS = ("mixer_digest", "model_digest")
+
+
+class _Key(NamedTuple):
+    """A setting as title, file name and CSV show it."""
+
+    dataset: str
+    recipe: str
+    image_size: tuple[int, int]
+    epochs: int
+    device: str
+    dtype: str
+    chosen: str | None
+    data: str | None
+
+
+def accuracy_tables(results: Sequence[AccuracyResult]) -> list[Table]:
+    """A table for each result."""
+    ends = iter(suffixes([[_key(result, result.setting)] for result in results if result.setting is not None]))
+    return [
+        _simple_table(result) if result.setting is None else _table(f"accuracy{next(ends)}", result.setting, result)
+        for result in results
+    ]
+
+
+def accuracy_title(result: AccuracyResult) -> str:
+    """The title of a result's table."""
+    if result.setting is None:
+        return f"Accuracy of simple classifiers: {result.dataset}"
+    return f"Accuracy: {title_of([_key(result, result.setting)])}"
+
+
+def varying_fields(lines: Sequence[LineResult]) -> list[str]:
+    """The fields in which lines differ that a table's lines usually share.
+
+    Mixers differ in their code as they should; it is named where it alone tells two lines apart.
+    """
+    varying = [field for field in _VARYING if len({getattr(line.identity, field) for line in lines}) > 1]
+    apart_by_code = len({line.identity._replace(mixer_digest=None) for line in lines}) < len(lines)
+    return [*varying, *(["mixer_digest"] if apart_by_code else [])]
+
+
+def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
+    """The columns of a result with lines, in the order of the CSV."""
+    assert result.setting is not None
+    setting = _key(result, result.setting)
+    fields = {key: value for key, value in flat(setting).items() if key not in ("dataset", "data")}
+    shared: list[Column[LineResult]] = [_constant(key, value) for key, value in fields.items()]
+    sweep = _sweep_columns() if result.setting.rule is not None else []
+    differences = difference_columns(result) if result.is_compared else []
+    simple: list[Column[Entry]] = [Column("baseline", lambda entry: entry.name if isinstance(entry, BaselineRow) else None)]
+    return [
+        Column("dataset", lambda entry: entry.dataset if isinstance(entry, BaselineRow) else setting.dataset),
+        *map(_for_runs, shared),
+        *map(_for_runs, _identity_columns(result)),
+        Column("", lambda entry: entry.name if isinstance(entry, BaselineRow) else entry.label, "mixer", words=True),
+        Column("samples", _samples, "samples", lambda count: f"{count:,}"),
+        *map(_for_runs, _count_columns()),
+        Column("", _accuracy_in_words, ACCURACY, ranks=True),
+        Column("accuracy", lambda entry: entry.accuracy if isinstance(entry, BaselineRow) else entry.accuracy.estimate),
+        *map(_for_runs, [*_seed_columns(), *_mean_columns(), *sweep, *differences]),
+        *(simple if result.simple_classifiers else []),
+    ]
+
+
+def seeds_notes(result: AccuracyResult) -> list[str]:
+    """What intervals, or their absence, and the size of the images mean for whoever reads the accuracies."""
+    if result.setting is None:
+        return []
+    counts = {len(line.seeds) for line in result.lines}
+    notes = []
+    if counts != {1}:
+        notes.append("± is the half-width of the 95% t-interval of the mean over the seeds.")
+    if 1 in counts:
+        notes.append("A single seed has no interval, so it ranks nothing.")
+    if max(result.setting.image_size) <= SMALL_SIDE:
+        notes.append(
+            "Small images reward convolutions: they show whether a mixer trains, and differences within a family, "
+            "not the rank on ImageNet or at high resolution."
+        )
+    return notes
+
+
+def digits_notes(result: AccuracyResult) -> list[str]:
+    """What the digits are good for."""
+    if not result.dataset.startswith("digits"):
+        return []
+    return ["Digits check the machinery and rank nothing: logistic regression and nearest neighbour do as well."]
+
+
+def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table:
+    order = [
+        *("model", "mixer", *varying_fields(result.lines), "params (M)", "GMACs"),
+        *("MLP ratio", "depth", "off the budget (%)", "rate"),
+        *(ACCURACY, "top-5 (%)", "seeds", *difference_headings(result.asked)),
+        *("samples", "loss", "images/s", "data wait (%)", "train (s)"),
+    ]
+    entries: list[Entry] = [*result.lines, *result.simple_classifiers]
+    title, notes = accuracy_title(result), _notes(setting, result)
+    return replace(make_table("accuracy", name, title, accuracy_columns(result), entries, notes, order=order), result=result)
+
+
+def _simple_table(result: AccuracyResult) -> Table:
+    """The table of a data set that nothing but simple classifiers learned."""
+    columns: list[Column[BaselineRow]] = [
+        Column("baseline", lambda row: row.name, "mixer", words=True),
+        Column("dataset", lambda row: row.dataset),
+        Column("accuracy", lambda row: row.accuracy, ACCURACY, percent, ranks=True),
+        Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
+    ]
+    name, title = f"accuracy-{slug(result.dataset)}-baselines", accuracy_title(result)
+    notes = [*_simple_notes(result), *digits_notes(result)]
+    return replace(make_table("accuracy", name, title, columns, result.simple_classifiers, notes), result=result)
+
+
+def _key(result: AccuracyResult, setting: AccuracySetting) -> _Key:
+    fields = setting._asdict()
+    rule, digest = fields.pop("rule"), fields.pop("data_digest")
+    data = f"data {short_digest(digest)}" if result.is_data_named else None
+    return _Key(**fields, chosen=None if rule is None else _rule_in_words(rule), data=data)
+
+
+def _rule_in_words(rule: SweepRule) -> str:
+    unit = {"params": "parameters", "macs": "MACs"}
+    matched = [f"{unit[rule.match]} matched to {rule.match_to}"] if rule.match else []
+    return ", ".join([*matched, *([f"rate tuned in {plural(rule.trials, 'trial')}"] if rule.trials else [])])
+
+
+def _for_runs(column: Column[LineResult]) -> Column[Entry]:
+    """A column that simple classifiers have nothing in."""
+
+    def value(entry: Entry) -> Any:
+        return column.value(entry) if isinstance(entry, LineResult) else None
+
+    return cast("Column[Entry]", replace(column, value=value))
+
+
+def _constant(key: str, value: object) -> Column[LineResult]:
+    return Column(key, lambda line: value)
+
+
+def _identity_columns(result: AccuracyResult) -> list[Column[LineResult]]:
+    """What tells a line from others, but for its samples, which simple classifiers have too.
+
+    Digests of code and data stand in the CSV where a run recorded one.
+    """
+    assert result.setting is not None
+    varying, digest = varying_fields(result.lines), result.setting.data_digest
+    looks: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "model": ("model", str),
+        **{field: (field, str) for field in varying},
+        "parameters": ("params (M)", lambda count: number(count / 1e6)),
+    }
+
+    def column(field: str) -> Column[LineResult]:
+        heading, show = looks.get(field, ("", str))
+        return Column(field, lambda line: getattr(line.identity, field), heading, show, words=field in ("model", "weights"))
+
+    def code(field: str) -> Column[LineResult]:
+        return Column(field, lambda line: getattr(line.identity, field))
+
+    def code_in_words(field: str) -> Column[LineResult]:
+        return Column("", lambda line: short_digest(getattr(line.identity, field)), field)
+
+    fields = [field for field in LineIdentity._fields if field not in ("samples", "rate", *_DIGESTS)]
+    is_recorded = digest is not None or any(getattr(line.identity, field) for line in result.lines for field in _DIGESTS)
+    digests = [*map(code, _DIGESTS), _constant("data_digest", digest)] if is_recorded else []
+    named = [code_in_words(field) for field in varying if field in _DIGESTS]
+    return [Column("label", lambda line: line.label), *map(column, fields), *digests, *named]
+
+
+def _samples(entry: Entry) -> int:
+    return entry.samples if isinstance(entry, BaselineRow) else entry.identity.samples
+
+
+def _count_columns() -> list[Column[LineResult]]:
+    return [
+        Column("rate", lambda line: line.identity.rate, "rate", lambda rate: f"{rate:.3g}", optional=True),
+        Column("", lambda line: gmacs(line.last.macs), "GMACs"),
+        Column("macs", lambda line: line.last.macs),
+        Column("macs_error", lambda line: line.last.macs_error),
+    ]
+
+
+def _accuracy_in_words(entry: Entry) -> str:
+    if isinstance(entry, BaselineRow):
+        return percent(entry.accuracy)
+    half_width = entry.accuracy.half_width
+    return percent(entry.accuracy.estimate) + ("" if half_width is None else f" ± {percent(half_width)}")
+
+
+def _seed_columns() -> list[Column[LineResult]]:
+    return [
+        Column("accuracy_ci95", lambda line: mean_interval(line.accuracies)[1]),
+        Column(
+            "top5",
+            lambda line: None if line.top5 is None else line.top5.estimate,
+            "top-5 (%)",
+            percent,
+            ranks=True,
+            optional=True,
+            files_only=True,
+        ),
+        Column("seed_count", lambda line: len(line.seeds), "seeds", lambda count: plural(count, "seed")),
+        Column("seeds", lambda line: " ".join(str(row.seed) for row in line.seeds)),
+        Column("accuracy_by_seed", lambda line: " ".join(repr(accuracy) for accuracy in line.accuracies)),
+    ]
+
+
+def _mean_columns() -> list[Column[LineResult]]:
+    return [
+        Column("loss", lambda line: line.loss.estimate, "loss", number, ranks=True),
+        Column("images_per_second", lambda line: line.images_per_second.estimate, "images/s", number),
+        Column(
+            "data_wait_share",
+            lambda line: line.data_wait_share.estimate,
+            "data wait (%)",
+            lambda share: f"{100 * share:.1f}",
+        ),
+        Column("train_seconds", lambda line: line.train_seconds.estimate, "train (s)", number),
+        Column("train_seconds_ci95", lambda line: mean_interval([row.train_seconds for row in line.seeds])[1]),
+    ]
+
+
+def _sweep_columns() -> list[Column[LineResult]]:
+    """What it took for each line to follow a sweep's rule."""
+
+    def chosen(field: str) -> Callable[[LineResult], Any]:
+        return lambda line: getattr(line.last.chosen, field)
+
+    def matched(field: str) -> Callable[[LineResult], Any]:
+        def value(line: LineResult) -> Any:
+            choice = line.last.chosen
+            is_matched = choice is not None and choice.match is not None and choice.residual is not None
+            return getattr(choice, field) if is_matched else None
+
+        return value
+
+    shown: list[Column[LineResult]] = [
+        Column("", matched("mlp_ratio"), "MLP ratio", lambda ratio: f"{ratio:.3g}", optional=True),
+        Column("", matched("depth"), "depth", optional=True),
+        Column(
+            "",
+            matched("residual"),
+            "off the budget (%)",
+            lambda residual: f"{100 * residual:+.2f}".replace("-", "−"),
+            optional=True,
+        ),
+    ]
+    fields = [field for field in Chosen.model_fields if field not in ("rates", "trial_seeds")]
+    return [*shown, *(Column(field, chosen(field)) for field in fields)]
+
+
+def _notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
+    first, varying = result.lines[0].identity, varying_fields(result.lines)
+    shared = [
+        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
+    ]
+    runs = [(line.label, row) for line in result.lines for row in line.seeds]
+    return [
+        f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(setting.image_size)} px, "
+        f"{', '.join([plural(setting.epochs, 'epoch'), *shared])}.",
+        "Lines are in alphabetical order.",
+        *seeds_notes(result),
+        *difference_notes(result),
+        *_simple_notes(result),
+        *digits_notes(result),
+        *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
+        *_repeats_notes(result.repeats),
+        *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
+        *environment_notes(row.environment for _, row in runs),
+    ]
+
+
+def _simple_notes(result: AccuracyResult) -> list[str]:
+    simple, samples = result.simple_classifiers, {line.identity.samples for line in result.lines}
+    if not simple:
+        return []
+    notes = [f"Simple classifiers, no token mixers: {', '.join(row.name for row in simple)}."]
+    if samples and {row.samples for row in simple} != samples:
+        notes.append("The sample counts differ, so these accuracies are not all of the same held-out samples.")
+    return notes
+
+
+def _repeats_notes(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"{plural(count, 'earlier row')} of the same cell {'was' if count == 1 else 'were'} left out: the latest counts."]

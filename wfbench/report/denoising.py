@@ -1,0 +1,141 @@
+"""Tables of denoisers: the held-out loss, and scores of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wfbench.analysis.denoising import Bin, Losses, LossLine, Mean, ScoreLine, Scores
+from wfbench.report.columns import Column, Table, constant_columns, make_table
+from wfbench.report.naming import flat, suffixes
+from wfbench.report.words import DASH, environment_notes, gmacs, number, pixels, plural, refused_notes
+
+#: Scores that are shown per cent.
+_SHARES = ("precision", "recall", "proxy precision", "proxy recall", "class agreement", "memorised share")
+
+
+def loss_tables(results: Sequence[Losses]) -> list[Table]:
+    """A table of held-out losses for each setting."""
+    ends = suffixes([[result.setting] for result in results])
+    return [_loss_table(f"denoising{end}", result) for result, end in zip(results, ends, strict=True)]
+
+
+def _loss_table(name: str, result: Losses) -> Table:
+    setting, runs = result.setting, [(line.label, run) for line in result.lines for run in line.runs]
+    notes = [
+        f"Mean of mse + vb over {setting.samples:,} held-out samples, each seen once in every bin of t, with fixed noise; "
+        "± is the standard deviation over training seeds.",
+        "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
+        *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
+        *environment_notes(run.environment for _, run in runs),
+    ]
+    what = f"{setting.dataset}, {setting.model} at {pixels(setting.image_size)} ({setting.space}), {setting.weights} weights"
+    title = f"Held-out denoising loss: {what}, recipe {setting.recipe}"
+    bins = list(result.lines[0].mse)
+    shown = [bins[place] for place in sorted({0, len(bins) // 4, len(bins) // 2}) if place < len(bins)]
+    order = ["mixer", "seeds", "parameters (M)", "GMACs", "held-out loss", "best epoch's"]
+    order += [*map(_mse_heading, shown), "training (s)"]
+    return make_table("denoising", name, title, _loss_columns(result, bins), result.lines, notes, order=order)
+
+
+def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]:
+    """In the order of the CSV."""
+    by_bin = [column for found in bins for column in _bin_columns(found)]
+    return [
+        *constant_columns(flat(result.setting)),
+        Column("mixer", lambda line: line.runs[0].mixer),
+        Column("label", lambda line: line.label, "mixer", words=True),
+        Column("local_conv", lambda line: line.runs[0].local_conv),
+        Column("pos_embed", lambda line: line.runs[0].pos_embed),
+        Column("seeds", lambda line: " ".join(str(run.seed) for run in line.runs)),
+        Column("seed_count", lambda line: len(line.runs), "seeds"),
+        Column("parameters", lambda line: line.runs[0].parameters, "parameters (M)", lambda count: number(count, 1e-6)),
+        Column("macs", lambda line: line.runs[0].macs),
+        Column("", lambda line: gmacs(line.runs[0].macs), "GMACs"),
+        Column("loss", lambda line: line.loss.value),
+        Column("loss_sd", lambda line: line.loss.deviation),
+        Column("", lambda line: line.loss, "held-out loss", lambda loss: _with_spread(loss, 4), ranks=True),
+        Column("", lambda line: line.best_loss, "best epoch's", lambda loss: number(loss, digits=4), ranks=True),
+        Column("vb", lambda line: line.mean_vb),
+        *by_bin,
+        Column("", lambda line: line.train_seconds, "training (s)", number),
+    ]
+
+
+def _bin_columns(found: Bin) -> list[Column[LossLine]]:
+    name = f"t{found.first}_{found.last}"
+    return [
+        Column(f"mse_{name}", lambda line: line.mse.get(found), _mse_heading(found), number, ranks=True),
+        Column(f"vb_{name}", lambda line: line.vb.get(found)),
+    ]
+
+
+def _mse_heading(found: Bin) -> str:
+    return f"mse, t {found.first}–{found.last}"
+
+
+def score_tables(results: Sequence[Scores]) -> list[Table]:
+    """A table of scores for each protocol."""
+    ends = suffixes([[result.protocol] for result in results])
+    return [_score_table(f"scores{end}", result) for result, end in zip(results, ends, strict=True)]
+
+
+def _score_table(name: str, result: Scores) -> Table:
+    key = result.protocol
+    channels = "" if key.cfg == 1 else f" on {key.cfg_channels or 'all'} channels"
+    protocol = f"{key.sampler}, {key.steps} steps, cfg {key.cfg:g}{channels}, decoder {key.decoder}, {key.weights} weights"
+    notes = [
+        f"Every line: {protocol}, {key.dtype}, noise seed {key.sample_seed}, recipe digest {key.digest}.",
+        "Lines compare where metric, samples, extractor and reference are the same. ± is the standard deviation over "
+        "training seeds. The column real has the same figure of held-out images: the floor of a distance, the ceiling of "
+        "an agreement.",
+    ]
+    if any(line.metric.name.startswith("proxy") for line in result.lines):
+        notes.append(
+            "proxy-FD is a Fréchet distance on a small classifier's features: no FID, and comparable with no published one."
+        )
+    title = f"Scores of samples: {key.dataset}, {key.model} at {pixels(key.image_size)}, recipe {key.recipe}; {protocol}"
+    order = ("metric", "samples", "mixer", "value", "real", "seeds", "extractor", "against")
+    return make_table("scores", name, title, _score_columns(result), result.lines, notes, order=order)
+
+
+def _score_columns(result: Scores) -> list[Column[ScoreLine]]:
+    """In the order of the CSV."""
+    return [
+        *constant_columns(flat(result.protocol)),
+        Column("metric", lambda line: line.metric.name),
+        Column("", lambda line: f"{line.metric.name}{_scale(line)[1]}", "metric", words=True),
+        Column("samples", lambda line: line.metric.samples, "samples", lambda count: f"{count:,}"),
+        Column("mixer", lambda line: line.rows[0].mixer),
+        Column("label", lambda line: line.label, "mixer", words=True),
+        Column("value", lambda line: line.value.value),
+        Column("value_sd", lambda line: line.value.deviation),
+        Column("", lambda line: _with_spread(line.value, 3, _scale(line)[0]), "value", ranks=True),
+        Column("seed_count", lambda line: len(line.rows), "seeds", lambda count: plural(count, "seed")),
+        Column("real", lambda line: line.rows[0].real),
+        Column("real_samples", lambda line: line.rows[0].real_samples),
+        Column("", _real, "real"),
+        Column("extractor", lambda line: line.rows[0].extractor),
+        Column("extractor_sha256", lambda line: line.rows[0].extractor_sha256),
+        Column("", _extractor, "extractor", words=True),
+        Column("reference", lambda line: line.rows[0].reference, "against", words=True),
+        Column("reference_samples", lambda line: line.rows[0].reference_samples),
+    ]
+
+
+def _scale(line: ScoreLine) -> tuple[float, str]:
+    """By what a score is multiplied to be shown, and its unit."""
+    return (100, " (%)") if line.metric.name in _SHARES else (1, "")
+
+
+def _real(line: ScoreLine) -> str:
+    first = line.rows[0]
+    return DASH if first.real is None else f"{number(first.real, _scale(line)[0])} of {first.real_samples:,}"
+
+
+def _extractor(line: ScoreLine) -> str:
+    return f"{line.rows[0].extractor} {line.rows[0].extractor_sha256[:8]}".rstrip()
+
+
+def _with_spread(mean: Mean, digits: int, scale: float = 1) -> str:
+    spread = "" if mean.deviation is None else f" ± {number(mean.deviation * scale, digits=2)}"
+    return number(mean.value * scale, digits=digits) + spread

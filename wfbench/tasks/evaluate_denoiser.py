@@ -1,0 +1,68 @@
+"""``wfbench eval`` of a denoiser: its held-out loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wfbench import records
+from wfbench.errors import InputError
+from wfbench.recipe import Recipe
+from wfbench.records import DenoisingRow, DiTRow
+from wfbench.tasks.common import writable_dir
+from wfbench.tasks.draw_samples import load_model
+from wfbench.tasks.identity import check_data
+from wfbench.tasks.jobs import dit
+from wfbench.tasks.run_directory import read_result, read_rows
+
+
+@dataclass(frozen=True)
+class HeldOutResult:
+    """A held-out loss: its row, and how far, at the most, a term lies from what the trainer recorded, relative to it."""
+
+    row: DenoisingRow
+    difference: float
+
+
+def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Path | None = None) -> HeldOutResult:
+    """The held-out loss of a finished run's "raw" or "ema" weights, on its recipe's data; a row of it goes to ``out``.
+
+    Raises:
+        InputError: for a run that is not finished, is no denoiser's, or has no such weights; for data that cannot be.
+    """
+    model, recipe, sha256 = load_model(run, weights, device)
+    job = replace(dit.prepare(recipe), model=model)
+    check_data(run, job.dataset, "val")
+    found = job.evaluation(model)
+    row = DenoisingRow(
+        environment=records.stamp(device.type),
+        **run_fields(run, recipe, job),
+        **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
+        weights_sha256=sha256,
+    )
+    recorded = next((r for r in (read_result(run), *read_rows(run)) if isinstance(r, DiTRow) and r.weights == weights), None)
+    if recorded is None:
+        raise InputError("the run has no record of these weights", got=str(run), expected=f"a row of {weights}")
+    pairs = zip((*row.mse, *row.vb), (*recorded.mse, *recorded.vb), strict=True)
+    records.append(writable_dir(out or run / "eval") / "records.jsonl", [row])
+    return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))
+
+
+def run_fields(run: Path, recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
+    """What rows of evaluations and of scores say of the run."""
+    config = job.model.config
+    return {
+        "mixer_digest": job.identity.mixer_digest,
+        "model_digest": job.identity.model_digest,
+        "data_digest": job.identity.data_digest,
+        "model": recipe.model.name,
+        "mixer": config.mixer,
+        "local_conv": config.local_conv,
+        "pos_embed": config.pos_embed,
+        "recipe": recipe.name,
+        "recipe_digest": read_result(run).recipe_digest,
+        "seed": recipe.seed,
+    }

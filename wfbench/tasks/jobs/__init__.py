@@ -1,0 +1,55 @@
+"""Training by a recipe, whatever its kind.
+
+base.py      what every kind shares; a new kind derives from `Job`
+classify.py, dit.py     one kind each
+session.py   one session of a run, from its directory to its result
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from wfbench.recipe import Recipe
+from wfbench.tasks.jobs import classify, dit
+from wfbench.tasks.jobs.session import identity_of, run_session
+from wfbench.tasks.run_directory import RunRow, check_directory, read_result
+from wfbench.training import Trackers, Watch, distributed
+
+__all__ = ["prepare", "train"]
+
+
+def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob:
+    """Open the data and build the model of a recipe's task.
+
+    Raises:
+        InputError, MixerError: for data, a model or weights that cannot be.
+    """
+    return dit.prepare(recipe) if recipe.task == "dit" else classify.prepare(recipe)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    watch: Watch,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    trackers: Trackers | None = None,
+    allow_changed_code: bool = False,
+) -> RunRow:
+    """Train a recipe into the run directory ``out``; see `run_session`.
+
+    With ``allow_changed_code`` a run is also resumed with other code than it was begun with, and its rows say so.
+
+    Raises:
+        InputError, RunError, Interrupted: as `run_session`.
+    """
+    distributed.on_main(lambda: check_directory(recipe, out, resume))  # before data are read
+    if resume and (out / "result.json").is_file():
+        return read_result(out)
+    job = prepare(recipe)
+    identity = distributed.on_main(lambda: identity_of(job, out, resume=resume, allow_changed_code=allow_changed_code))
+    distributed.on_main(job.try_data)
+    return run_session(job, identity, out, watch, device=device, resume=resume, trackers=trackers)

@@ -1,0 +1,236 @@
+"""What every kind of training shares: its data, its batches, its trial before the first step, and most of its row.
+
+A new kind is one file with a class derived from `Job`, which says how it evaluates and what its rows hold, and a function
+``prepare`` that makes one of a recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wfbench import models
+from wfbench import recipe as recipes
+from wfbench.data import Batch, Dataset, Latents, eval_batches, steps_per_epoch, train_batches
+from wfbench.models import DiT, VisionTransformer
+from wfbench.recipe import Recipe
+from wfbench.records import Environment
+from wfbench.tasks.common import dtype_name, try_count
+from wfbench.tasks.identity import Identity, identify
+from wfbench.tasks.run_directory import RunRow
+from wfbench.tasks.weights import read_weights
+from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
+
+#: Names of the weights in rows, by the prefix of their figures in metrics.jsonl.
+WEIGHTS_OF = {"": "raw", "ema_": "ema"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves behind beside its weights.
+
+    Attributes:
+        state: the training state after the last step.
+        progress: what the run cost.
+        scores: the last evaluation.
+        environment: where its last session ran, stamped at that one's beginning.
+        identity: the code and the data that it was made with; None for a run that was begun by an earlier version.
+    """
+
+    state: TrainState
+    progress: Progress
+    scores: Scores
+    environment: Environment
+    identity: Identity | None
+
+
+@dataclass(frozen=True)
+class Job(ABC):
+    """A recipe made concrete: its data and its freshly initialised model."""
+
+    recipe: Recipe
+    dataset: Dataset | Latents
+    model: Any
+    #: What the weights began from, for the record.
+    pretraining: str = "none"
+    #: Training images that could not be read and were replaced, each with the reason.
+    bad_images: dict[str, str] = field(default_factory=dict)
+    #: Which of how many processes this is.
+    rank: int = field(default_factory=distributed.rank)
+    world: int = field(default_factory=distributed.world)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Of the model's input."""
+        return self.model.config.image_size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the model's input."""
+        return self.model.config.in_channels
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """The code and the data of this job, as they are now; archives of images are read for it."""
+        return identify(self.model.config.mixer, self.dataset)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch: its whole batches."""
+        return steps_per_epoch(self.dataset.train, self.recipe.batch_size)
+
+    @property
+    def loss(self) -> Loss | None:
+        """The task's loss; None for cross-entropy."""
+        return None
+
+    @property
+    def mix(self) -> Mix | None:
+        """What a batch goes through on its device before a step; None for nothing."""
+        return None
+
+    def batches(self, start: tuple[int, int]) -> Iterator[Batch]:
+        """This process's part of every training batch, from (epoch, step) to the end of training."""
+        assert isinstance(self.dataset, Dataset)
+        return train_batches(
+            self.dataset.train,
+            self.recipe.data,
+            self.image_size,
+            self.in_channels,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            epochs=self.recipe.epochs,
+            start=start,
+            rank=self.rank,
+            world=self.world,
+            on_replaced=self._note_bad_image,
+        )
+
+    def _note_bad_image(self, name: str, reason: str) -> None:
+        self.bad_images[name] = reason
+        warnings.warn(f"{name} cannot be read and was replaced by another image of its class: {reason}", stacklevel=2)
+
+    def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
+        """This process's batches of the held-out images; at the model's own size, if no other is given."""
+        assert isinstance(self.dataset, Dataset)
+        return eval_batches(
+            self.dataset.val,
+            self.recipe.data,
+            image_size or self.image_size,
+            self.in_channels,
+            batch_size=batch_size,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    @property
+    def held_out_batch(self) -> int:
+        """Samples that are evaluated at once."""
+        return self.recipe.compute.micro_batch or 256
+
+    def try_data(self) -> None:
+        """Take a few training samples and a held-out one through their transforms, so that none of these fails in an hour.
+
+        Raises:
+            InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
+            MixerError: for a mixer that cannot work on such images.
+        """
+        self.batches((0, 0))  # it is not begun, but refuses what does not fit
+        data = self.recipe.data.model_copy(update={"workers": 0})
+        size = min(self.recipe.batch_size, 2 * self.world)
+        few = replace(self, recipe=self.recipe.model_copy(update={"batch_size": size, "data": data}))
+        self.try_samples(next(few.batches((0, 0))), next(few.held_out(batch_size=1)))
+
+    def try_samples(self, batch: Batch, held_out: Batch) -> None:  # noqa: B027 (by default there is no more to try)
+        """What else a kind of training tries on a few training samples and on a held-out one; by itself nothing.
+
+        Raises:
+            InputError, MixerError: as `try_data`.
+        """
+
+    def evaluate(self, state: TrainState) -> Scores:
+        """The held-out figures of raw and of averaged weights, each under names of their own; every process calls it."""
+        for bad in distributed.gather(self.bad_images):
+            self.bad_images.update(bad)
+        found = {"": self.evaluation(state.model)}
+        if state.ema is not None:
+            found["ema_"] = self.evaluation(state.ema.module)
+        return self.scores(found)
+
+    @abstractmethod
+    def evaluation(self, model: nn.Module) -> Any:
+        """A model of this run on the held-out samples, in the precision that it was trained in."""
+
+    @abstractmethod
+    def scores(self, found: Mapping[str, Any]) -> Scores:
+        """What the loop is to know of evaluations: those of the raw weights under "", of the averaged ones under "ema_"."""
+
+    @abstractmethod
+    def finish(self, finished: Finished, out: Path) -> Sequence[RunRow]:
+        """Write the task's own files into ``out``; the run's rows, the first of which is its result.
+
+        The first process alone calls it.
+        """
+
+    def row_fields(self, finished: Finished, prefix: str) -> dict[str, Any]:
+        """What the rows of all kinds of training hold; ``prefix`` says of which weights: "" or "ema_"."""
+        recipe, progress, config = self.recipe, finished.progress, self.model.config
+        count, error = try_count(self.model.cpu(), (1, self.in_channels, *self.image_size))
+        seconds = max(progress.train_seconds, 1e-9)
+        traced = {} if finished.identity is None else finished.identity.model_dump()
+        return traced | {
+            "environment": finished.environment,
+            "created": progress.began,
+            "recipe": recipe.name,
+            "recipe_digest": recipes.digest(recipe),
+            "dataset": self.dataset.name,
+            "model": recipe.model.name,
+            "mixer": config.mixer,
+            "local_conv": config.local_conv,
+            "pos_embed": config.pos_embed,
+            "seed": recipe.seed,
+            "image_size": self.image_size,
+            "epochs": recipe.epochs,
+            "steps": finished.state.step_count,
+            "batch": recipe.batch_size,
+            "dtype": dtype_name(recipe),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "macs": None if count is None else count.macs,
+            "macs_error": error,
+            "weights": WEIGHTS_OF[prefix],
+            "pretraining": self.pretraining,
+            "bad_images": len(self.bad_images),
+            "processes": distributed.world(),
+            "compiled": recipe.compute.compile,
+            "channels_last": recipe.compute.channels_last,
+            "grad_checkpointing": recipe.compute.grad_checkpointing,
+            "micro_batch": recipe.compute.micro_batch,
+            "train_seconds": progress.train_seconds,
+            "images_per_second": progress.images / seconds,
+            "data_wait_share": progress.wait_seconds / seconds,
+        }
+
+
+def load_initial(recipe: Recipe, model: VisionTransformer | DiT) -> str:
+    """Load the weights that the recipe begins from, if it names any.
+
+    Returns:
+        For the record, what they are: a file's name and the start of its SHA-256, or "none".
+
+    Raises:
+        InputError: for a file that cannot be read, or weights that do not fit.
+    """
+    section = recipe.model
+    if section.init_weights is None:
+        return "none"
+    path = Path(section.init_weights)
+    tensors, sha256 = read_weights(path)
+    models.load_initial(model, tensors, fresh_head=section.init_head == "fresh")
+    return f"{path.name} {sha256[:12]}"

@@ -1,0 +1,137 @@
+"""The directory of a run: what may be written into it, and what stands there of a run that is finished or was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import nn
+
+from wfbench import recipe as recipes
+from wfbench import records
+from wfbench.errors import InputError
+from wfbench.recipe import Recipe
+from wfbench.records import DiTRow, TrainRow
+from wfbench.tasks.common import writable_dir
+from wfbench.training import checkpoint
+
+#: What a finished run says of itself, by its task.
+RunRow = TrainRow | DiTRow
+_RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
+
+#: Settings that may differ between a run and its resume: they change no result.
+_FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
+
+
+def try_directory(out: Path) -> None:
+    """Try to write where ``out`` is, or will be, and leave nothing behind.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    writable_dir(out)
+    for path in made:
+        path.rmdir()
+
+
+def check_space(recipe: Recipe, model: nn.Module, out: Path) -> int:
+    """The bytes that the run's checkpoints will take; refuses a disk that does not have them.
+
+    The newest one, the one being written, the best one (it may be an older one), those kept for good, and the final weights.
+
+    Raises:
+        InputError: naming what is needed and what is free.
+    """
+    one = checkpoint.size(model, ema=recipe.ema is not None)
+    kept = recipe.epochs // recipe.keep_every if recipe.keep_every else 0
+    need = (3 + kept) * one + one // 2
+    existing = next(path for path in (out, *out.resolve().parents) if path.exists())
+    there = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) if out.is_dir() else 0
+    free = shutil.disk_usage(existing).free
+    if free + there < need:
+        raise InputError(
+            "not enough room for the checkpoints",
+            got=f"{free / 1e9:.2f} GB free at {out}",
+            expected=f"{need / 1e9:.2f} GB: {3 + kept} checkpoints of {one / 1e9:.2f} GB, and the final weights",
+            remedy="make room, choose another --out, or keep fewer (keep_every)",
+        )
+    return need
+
+
+def check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Refuse a directory that holds another run, or on a resume another recipe's.
+
+    Raises:
+        InputError: naming the differences.
+    """
+    if resume:
+        changed = recipes.differences(read_recipe(out), recipe, _FREE_TO_CHANGE)
+        if changed:
+            raise InputError(
+                "the run has another recipe",
+                got="; ".join(changed) + " (run / asked for)",
+                expected="the recipe of the run",
+                remedy="leave the settings out to resume as it was, or choose another --out",
+            )
+    elif (out / "config.yaml").exists():
+        raise InputError(
+            "the directory holds a run already",
+            got=str(out),
+            expected="a new directory",
+            remedy=f"--resume to continue it, or another --out; nothing in {out} was changed",
+        )
+
+
+def read_recipe(out: Path) -> Recipe:
+    """The recipe of a run directory.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    path = out / "config.yaml"
+    if not path.is_file():
+        raise InputError(
+            "not a run directory",
+            got=f"{out} without config.yaml",
+            expected="the --out of a `wfbench train`",
+            remedy="check the path",
+        )
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise InputError("cannot read the run's recipe", got=f"{path}: {' '.join(str(e).split())}") from e
+    return recipes.parse(data, str(path))
+
+
+def read_result(out: Path) -> RunRow:
+    """The result of a finished run.
+
+    Raises:
+        InputError: if the run is not finished, or is none.
+    """
+    read_recipe(out)
+    path = out / "result.json"
+    try:
+        return _RESULT.validate_json(path.read_text())
+    except OSError as e:
+        raise InputError(
+            "the run is not finished",
+            got=f"{out} without result.json",
+            expected="a finished run",
+            remedy=f"wfbench train --resume --out {out}",
+        ) from e
+    except ValidationError as e:
+        raise InputError(
+            "cannot read the run's result", got=f"{path}: {e.errors()[0]['msg']}", expected="a result of this version"
+        ) from e
+
+
+def read_rows(out: Path) -> Sequence[RunRow]:
+    """All training rows of a finished run: of its raw weights, and of the averaged ones where it has them."""
+    rows, _ = records.read(out / "records.jsonl")
+    return [row for row in rows if isinstance(row, RunRow)]

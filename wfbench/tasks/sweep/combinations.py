@@ -1,0 +1,176 @@
+"""From a request to runs: recipes resolved, models and data tried, budgets matched, before anything is written."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from wfbench import models
+from wfbench import recipe as recipes
+from wfbench.data import Dataset, open_dataset
+from wfbench.errors import InputError
+from wfbench.recipe import Recipe
+from wfbench.tasks.identity import Identity, identify
+from wfbench.tasks.sweep.match import Match, match
+from wfbench.tasks.sweep.request import Line, SweepRequest
+from wfbench.tasks.sweep.single_run import PlannedRun, name_of
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A line of the comparison under one recipe: all of a run but its seed, and the rate where that is tuned."""
+
+    base: str
+    line: Line
+    data: str | None
+    settings: tuple[str, ...]
+    varied: Mapping[str, object]
+    recipe: Recipe
+    config: models.Config
+    dataset: Dataset
+    #: As trials of tuning see the data; None without tuning.
+    trial_dataset: Dataset | None = None
+    matched: Match | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called where seeds are summed up."""
+        return label_of(self.base, self.line, self.varied)
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """The code and the data of its final runs, as they are now."""
+        return identify(self.config.mixer, self.dataset)
+
+    @functools.cached_property
+    def trial_identity(self) -> Identity:
+        """The same of its trials, which are judged on other images."""
+        return identify(self.config.mixer, self.trial_dataset or self.dataset)
+
+    def plan_run(
+        self, seed: int, more: Sequence[str] = (), varied: Mapping[str, object] | None = None, folder: str = ""
+    ) -> PlannedRun:
+        """A run of it.
+
+        Args:
+            seed: the run's.
+            more: further settings.
+            varied: what of them is named.
+            folder: of the sweep's directory.
+
+        Raises:
+            InputError: for a recipe that cannot be.
+        """
+        settings = (*self.settings, *more)
+        words = ["--recipe", self.base, "--mixer", self.line.mixer]
+        words += [] if self.line.local_conv is None else ["--local-conv", self.line.local_conv]
+        words += [] if self.line.pos is None else ["--pos", self.line.pos]
+        words += [word for setting in settings for word in ("--set", setting)]
+        words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
+        recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
+        name = name_of(recipe, {**self.varied, **(varied or {})})
+        identity = self.trial_identity if folder else self.identity
+        return PlannedRun(name, recipe, tuple(words), self.label, folder, "" if folder else self.dataset.name, identity)
+
+
+def label_of(base: str, line: Line, varied: Mapping[str, object]) -> str:
+    """A line in words: recipe, mixer, factors and what is varied."""
+    chosen = [line.local_conv and f"local-conv {line.local_conv}", line.pos and f"pos {line.pos}"]
+    chosen += [f"{key} {value}" for key, value in varied.items()]
+    return ", ".join([f"{base}: {line.mixer}", *(part for part in chosen if part)])
+
+
+def resolve(base: str, line: Line | None, data: str | None, settings: Sequence[str]) -> Recipe:
+    """The recipe that `wfbench train` makes of the same words; without a line, the recipe's own model.
+
+    Raises:
+        InputError: as `recipe.load`.
+    """
+    short = {} if line is None else {"mixer": line.mixer, "local_conv": line.local_conv, "pos_embed": line.pos}
+    chosen = [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
+    found = recipes.load(base, [*settings, *chosen])
+    return found if data is None else recipes.override(found, recipes.data_settings(data, found.data.source))
+
+
+def drafts(request: SweepRequest) -> list[Draft]:
+    """Every line under every recipe, checked: data are opened, models configured, budgets matched.
+
+    Raises:
+        InputError, MixerError: for whatever would stop a run later, a budget that cannot be matched, or two equal lines.
+    """
+    found: list[Draft] = []
+    problems: list[str] = []
+    opened: dict[str, tuple[Dataset, Dataset | None]] = {}
+    for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
+        settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
+        recipe = resolve(base, line, request.data, settings)
+        section, (dataset, trial_dataset) = recipe.model, _open_once(recipe, request, opened)
+        classes = len(dataset.classes)
+        config = models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
+        draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset, trial_dataset)
+        if request.match is not None:
+            baseline = resolve(base, Line(mixer=request.baseline), request.data, settings)
+            try:
+                matched = match(recipe, request.match, baseline, classes)
+            except InputError as e:
+                problems.append(str(e))
+                continue
+            draft = replace(draft, settings=(*settings, *matched.settings(request.baseline)), matched=matched)
+        found.append(draft)
+    if problems:
+        raise InputError(problems[0] + (f"\n(and {len(problems) - 1} more mixers)" if len(problems) > 1 else ""))
+    made = [draft.plan_run(request.seeds[0]).recipe for draft in found]
+    twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
+    if twice:
+        raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
+    return found
+
+
+def match_lines(found: Sequence[Draft], baseline: str) -> list[str]:
+    """What matching did to each line, in words."""
+    said = []
+    for draft in found:
+        if draft.matched is not None:
+            m = draft.matched
+            changes = [f"MLP ratio {m.mlp_ratio:g}" if m.mlp_ratio else "", f"depth {m.depth}" if m.depth else ""]
+            how = ", ".join(filter(None, changes)) or "as it is"
+            unit = {"params": "parameters", "macs": "MACs"}[m.what]
+            said.append(
+                f"{draft.label}: {m.before:,} {unit}, matched {m.reached:,} of {baseline}'s {m.budget:,} "
+                f"({100 * m.residual:+.2f} %): {how}"
+            )
+    return said
+
+
+def _lines(request: SweepRequest) -> Iterator[Line]:
+    for line in request.mixers:
+        convs = request.local_conv if line.local_conv is None and request.local_conv else (line.local_conv,)
+        positions = request.pos if line.pos is None and request.pos else (line.pos,)
+        for conv, pos in itertools.product(convs, positions):
+            yield Line(mixer=line.mixer, local_conv=conv, pos=pos)
+
+
+def _variations(request: SweepRequest) -> list[dict[str, object]]:
+    keys = list(request.vary)
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*request.vary.values())]
+
+
+def _open_once(
+    recipe: Recipe, request: SweepRequest, known: dict[str, tuple[Dataset, Dataset | None]]
+) -> tuple[Dataset, Dataset | None]:
+    """The recipe's data set, opened once, also as trials of tuning will see it, if there are any."""
+    data = recipe.data
+    if request.tune is not None and (data.validation is not None or recipe.task != "classify"):
+        raise InputError(
+            "the recipe cannot be tuned",
+            got=f"task: {recipe.task}, data.validation = {data.validation}",
+            expected="task: classify, whose trials hold out a share of the training images (tune.validation), and no other",
+        )
+    key = data.model_dump_json()
+    if key not in known:
+        trial = None if request.tune is None else data.model_copy(update={"validation": request.tune.validation})
+        known[key] = open_dataset(data), None if trial is None else open_dataset(trial)
+    return known[key]

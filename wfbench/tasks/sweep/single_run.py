@@ -1,0 +1,272 @@
+"""A run of a sweep: its name, its directory's state, its lock, and the process that makes it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from wfbench.errors import InputError, writing
+from wfbench.recipe import Recipe
+from wfbench.records import DiTRow, TrainRow
+from wfbench.tasks import run_directory
+from wfbench.tasks.common import slug
+from wfbench.tasks.identity import Digests, Identity, changes, read_identity
+
+#: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
+#: told to stop, with its state saved.
+State = Literal["new", "broken", "queued", "running", "elsewhere", "stopped", "failed", "finished"]
+
+_LOG, _LOCK, _FAILED = "log.txt", ".lock", "failed.json"
+_STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: what it is called, its resolved recipe, and the words of the `wfbench train` that makes it.
+
+    ``line`` names what the seeds have in common, and ``folder`` is where the directory lies in the sweep's.
+    """
+
+    name: str
+    recipe: Recipe
+    words: tuple[str, ...]
+    line: str
+    folder: str = ""
+    #: The data set by the name that its record has; "" where it is not looked at.
+    dataset: str = ""
+    #: The code and the data that it is to be made with; None where they are not looked at.
+    identity: Identity | None = None
+
+    def place(self, out: Path) -> Path:
+        """The run directory."""
+        return out / self.folder / self.name
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands: its state, epochs done, the held-out figure, and the message of one that failed."""
+
+    state: State
+    epoch: int = 0
+    figure: str = ""
+    message: str = ""
+    #: Whether it failed since a loss was not finite.
+    diverged: bool = False
+
+
+def name_of(recipe: Recipe, varied: Mapping[str, object]) -> str:
+    """A name that people can read, and a digest of the recipe and the seed: it changes with nothing else.
+
+    A mixer's file, initial weights and the data set stand in it by their names, not by what they hold. Settings at their
+    defaults are left out of the digest, so that a new version's new settings do not rename old runs.
+    """
+    free = {"data": {"path", "workers"}, "eval_every": True, "keep_every": True, "save_steps": True}
+    content = recipe.model_dump(mode="json", exclude=free, exclude_defaults=True)  # type: ignore[arg-type]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    section = recipe.model
+    parts = [recipe.name, slug(section.mixer or section.name), section.local_conv, section.pos_embed]
+    parts += [f"{key.rpartition('.')[2]}-{slug(str(value))}" for key, value in varied.items()]
+    return "-".join([part for part in parts if part] + [f"s{recipe.seed}", digest])
+
+
+def status_of(run: PlannedRun, out: Path) -> Status:
+    """How a run's directory stands.
+
+    Raises:
+        InputError: for a directory of that name with another recipe, made with other code or data, or a result that cannot
+            be read.
+    """
+    place = run.place(out)
+    if (place / "config.yaml").is_file():
+        run_directory.check_directory(run.recipe, place, resume=True)
+    if (place / "result.json").is_file():
+        result = run_directory.read_result(place)
+        _check_identity(run, result, place, ("mixer code", "data"))
+        return Status("finished", run.recipe.epochs, _figure(run, result, place))
+    if (begun := read_identity(place)) is not None:
+        _check_identity(run, begun, place, ("mixer code", "model code", "data"))
+    if is_locked(place):
+        return Status("elsewhere", epochs_done(place))
+    if (place / _FAILED).is_file():
+        return failure(place)
+    return Status("broken", epochs_done(place)) if (place / "config.yaml").is_file() else Status("new")
+
+
+def epochs_done(place: Path) -> int:
+    """How many epochs a run has behind it."""
+    try:
+        return (place / "metrics.jsonl").read_text().count("\n")
+    except OSError:
+        return 0
+
+
+def _check_identity(run: PlannedRun, found: Digests, place: Path, what: Sequence[str]) -> None:
+    """Refuse a run that was begun or finished with another mixer's code or other data than planned."""
+    changed = [] if run.identity is None else changes(found, run.identity, what)
+    if changed:
+        raise InputError(
+            "a run of the sweep was made with other code or data",
+            got=f"{place}: {'; '.join(changed)}",
+            expected="the code and the data that the sweep has now",
+            remedy="restore them, or sweep into another --out; lines of other code or data are never averaged",
+        )
+
+
+def _figure(run: PlannedRun, result: TrainRow | DiTRow, place: Path) -> str:
+    """The held-out figure of a finished run, which must be of the data that the sweep was given."""
+    if run.dataset and result.dataset != run.dataset:
+        raise InputError(
+            "a finished run is of another data set",
+            got=f"{place}: {result.dataset}",
+            expected=run.dataset,
+            remedy="give the data of that run, or sweep into another --out",
+        )
+    return f"{100 * result.accuracy:.2f} %" if isinstance(result, TrainRow) else f"loss {result.loss:.4f}"
+
+
+# --- locks
+
+
+def lock(place: Path) -> int | None:
+    """Take the run: an open file that holds it, or None if another process does.
+
+    The lock belongs to the open file, which the process that trains inherits: it is held until that process ends, however it
+    ends, and whether or not the sweep is still there.
+    """
+    with writing("the run", place, expected="a writable directory", remedy="choose another --out"):
+        place.mkdir(parents=True, exist_ok=True)
+        file = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file
+
+
+def take(run: PlannedRun, out: Path) -> int | None:
+    """The lock of a run that is still to be made; None if another process has it, or finished it a moment ago."""
+    held = lock(run.place(out))
+    if held is not None and (run.place(out) / "result.json").is_file():
+        os.close(held)
+        return None
+    return held
+
+
+def is_locked(place: Path) -> bool:
+    """Whether a process has the run."""
+    if not (place / _LOCK).exists():
+        return False
+    file = lock(place)
+    if file is not None:
+        os.close(file)
+    return file is None
+
+
+# --- processes
+
+
+@dataclass
+class Process:
+    """A `wfbench train` in a process of its own, and its end in words."""
+
+    run: PlannedRun
+    out: Path
+    popen: subprocess.Popen[bytes]
+    #: Where this process's part of the log begins.
+    log_begin: int
+
+    @property
+    def place(self) -> Path:
+        """The run directory."""
+        return self.run.place(self.out)
+
+    def poll(self) -> Status | None:
+        """How the run ended; None while it goes on."""
+        code = self.popen.poll()
+        return None if code is None else self._end_status(code)
+
+    def progress(self) -> Status:
+        """How it stands meanwhile."""
+        return Status("running", epochs_done(self.place))
+
+    def stop(self) -> None:
+        """Finish the step, save, and end."""
+        self.popen.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End at once; the last checkpoint stays."""
+        self.popen.kill()
+
+    def _end_status(self, code: int) -> Status:
+        if code == 0 and (self.place / "result.json").is_file():
+            return status_of(self.run, self.out)
+        if code in _STOPPED:
+            return Status("stopped", epochs_done(self.place))
+        message = self._message(code)
+        diverged = message.startswith("failed: ") and "not finite" in message
+        found = Status("failed", epochs_done(self.place), message=message.removeprefix("failed: "), diverged=diverged)
+        (self.place / _FAILED).write_text(json.dumps(asdict(found)))
+        return found
+
+    def _message(self, code: int) -> str:
+        """What the process said last: its own message in full, or the last line of a traceback."""
+        with (self.place / _LOG).open("rb") as file:
+            file.seek(self.log_begin)
+            lines = file.read().decode(errors="replace").rstrip().splitlines()
+        if code < 0:
+            return f"killed by signal {-code} ({signal.Signals(-code).name})"
+        starts = [i for i, line in enumerate(lines) if line.startswith(("failed: ", "error: "))]
+        said = lines[starts[-1] :] if starts else lines[-1:]
+        return " ".join(" ".join(said).split()) or f"exit code {code} without a word"
+
+
+def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None) -> Process:
+    """Begin or resume a run whose lock is ``held``; the process takes the lock over.
+
+    It gets a session of its own, so that Ctrl-C on the terminal reaches the sweep alone, which passes it on once.
+    """
+    place = run.place(out)
+    (place / _FAILED).unlink(missing_ok=True)
+    resume = ["--resume"] if (place / "config.yaml").is_file() else []
+    words = ["train", *run.words, "--out", str(place), "--device", device, *resume]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    with (place / _LOG).open("ab") as log:
+        begin = log.tell()
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "wfbench", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=[held],
+            start_new_session=True,
+        )
+    os.close(held)
+    return Process(run, out, popen, begin)
+
+
+def failure(place: Path, since: float = 0.0) -> Status:
+    """What a failed run left; a fresh state if it did not fail since then.
+
+    Raises:
+        InputError: if its note cannot be read.
+    """
+    note = place / _FAILED
+    try:
+        if note.stat().st_mtime < since:
+            return Status("broken", epochs_done(place))
+        return Status(**json.loads(note.read_text()))
+    except FileNotFoundError:
+        return Status("new")
+    except (OSError, ValueError, TypeError) as e:
+        raise InputError("cannot read why a run failed", got=f"{note}: {e}", remedy="remove that file") from e
