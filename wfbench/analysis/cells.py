@@ -143,12 +143,6 @@ class Profile:
         ]
         return min(timed, key=lambda pair: pair[0])[1] if timed else None
 
-    def speedup(self, row: ProfileRow) -> float | None:
-        """How many times faster than the baseline a cell is; None if either failed."""
-        baseline, ours = self.baseline(row.resolution), self.seconds(row)
-        theirs = None if baseline is None else self.seconds(baseline)
-        return theirs / ours if theirs and ours else None
-
 
 def profiles_of(rows: Iterable[AnyRow]) -> list[Profile]:
     """The profiles that the rows hold, one for each setting, in the settings' order."""

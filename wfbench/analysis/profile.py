@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group
+from wfbench.analysis.ratio import SpeedUp, speed_up
 from wfbench.analysis.scaling import DerivedRows, Exponents, exponents_of
 from wfbench.records import AnyRow, HarnessRow, MachineRow, ProfileRow
 
@@ -27,7 +28,7 @@ class CellCost:
     row: ProfileRow
     line: Line
     latency: Interval | None
-    speedup: float | None
+    speedup: SpeedUp | None
     exponents: Exponents | None
 
     @property
@@ -97,7 +98,7 @@ def profile_costs(rows: Sequence[AnyRow], derived: DerivedRows) -> tuple[Profile
     for profile, computed in derived:
         exponents = exponents_of(computed)
         cells = tuple(
-            CellCost(row, line_of(row), latency(row), profile.speedup(row), exponents.get((line_of(row), row.resolution)))
+            CellCost(row, line_of(row), latency(row), speed_up(profile, row), exponents.get((line_of(row), row.resolution)))
             for row in profile.cells
         )
         sessions = sessions_of(profile.sessions, profile.session)

@@ -99,3 +99,8 @@ def with_ends(show: Callable[[float], str]) -> Callable[[Interval], str]:
 def times(value: float) -> str:
     """A ratio for people: "2.45×"."""
     return f"{number(value)}×"
+
+
+def ratio_with_ends(value: Interval) -> str:
+    """A ratio with its interval for people: "6.98× [4.11, 10.2]"."""
+    return f"{times(value.estimate)}{with_ends(number)(value).removeprefix(number(value.estimate))}"

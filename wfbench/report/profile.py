@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost, ProfileCost
-from wfbench.report.cells_in_words import exponent, line_columns, setting_columns, side_columns, times, whole, with_ends
+from wfbench.report.cells_in_words import (
+    exponent,
+    line_columns,
+    ratio_with_ends,
+    setting_columns,
+    side_columns,
+    whole,
+    with_ends,
+)
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.profile_notes import DAGGER, is_in_doubt, needs_macs, profile_notes
@@ -150,7 +158,13 @@ def _memory_columns() -> list[Column[CellCost]]:
 def _ratio_columns() -> list[Column[CellCost]]:
     """What a cell says beside others: the baseline's, and the line's own at the next smaller resolution."""
     return [
-        Column("speedup", lambda cell: cell.speedup, f"speed-up over {BASELINE}", times),
+        Column(
+            "speedup",
+            lambda cell: None if cell.speedup is None else cell.speedup.ratio,
+            f"speed-up over {BASELINE}",
+            ratio_with_ends,
+            ends=interval_ends("speedup"),
+        ),
         Column(
             "latency_exponent",
             lambda cell: None if cell.exponents is None else cell.exponents.latency,

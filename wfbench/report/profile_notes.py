@@ -9,6 +9,7 @@ from wfbench.analysis.lines import BASELINE, group, label
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.records import HarnessRow, ProfileRow
 from wfbench.report.cells_in_words import failure_notes, in_backend, session_notes
+from wfbench.report.speedup_notes import speedup_notes
 from wfbench.report.words import environment_notes, number, pixels, refused_notes
 
 DAGGER = "†"
@@ -36,6 +37,7 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
         _unit_note(result.profile),
         *_column_notes(columns),
         *_interval_notes(cells),
+        *speedup_notes(cells),
         "Attention runs in the backend that PyTorch chooses, unless brackets behind a mixer name another.",
         *failure_notes((cell.line, cell.row.resolution, cell.row.status, cell.row.message) for cell in cells),
         *_memory_notes(cells),

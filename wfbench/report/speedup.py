@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wfbench.analysis.cells import Line, Size
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost
 from wfbench.analysis.speedup import SpeedUps
@@ -14,11 +15,12 @@ from wfbench.report.cells_in_words import (
     constant_columns,
     in_backend,
     line_columns,
+    ratio_with_ends,
     setting_columns,
-    times,
 )
-from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import suffixes, title_of
+from wfbench.report.speedup_notes import speedup_notes
 from wfbench.report.words import pixels
 
 _Entry = tuple[Line, Mapping[Size, CellCost]]
@@ -37,6 +39,7 @@ def _table(name: str, result: SpeedUps) -> Table:
     missing = [pixels(side) for side in result.sides if side not in result.backends]
     notes = [
         f"Ratios of the {timed}, within this session: how many times faster than {BASELINE}{same}{in_backend(profile)}.",
+        *speedup_notes([cell for cells in result.lines.values() for cell in cells.values()]),
         f"{BASELINE}'s backend: {backends_by_side(result.backends)}.",
         *([f"{BASELINE} has no time at {', '.join(missing)} px."] if missing else []),
         f"Session {profile.session}.",
@@ -56,24 +59,22 @@ def _columns(result: SpeedUps) -> list[Column[_Entry]]:
 
 
 def _side_columns(side: Size, backend: str | None) -> list[Column[Any]]:
-    def speedup(entry: _Entry) -> float | None:
+    def ratio(entry: _Entry) -> Interval | None:
         cell = entry[1].get(side)
-        return None if cell is None else cell.speedup
+        return None if cell is None or cell.speedup is None else cell.speedup.ratio
 
+    name = f"speedup_{pixels(side)}"
     return [
-        Column(f"speedup_{pixels(side)}", speedup),
-        Column("", _shown(side), f"{pixels(side)} px"),
+        Column(name, ratio, ends=interval_ends(name)),
+        Column("", lambda entry: _shown(entry[1].get(side)), f"{pixels(side)} px"),
         *constant_columns({f"baseline_backend_{pixels(side)}": backend}),
     ]
 
 
-def _shown(side: Size) -> Callable[[_Entry], str | None]:
+def _shown(cell: CellCost | None) -> str | None:
     """A speed-up in words, the word for why the cell failed, or None where there is nothing to compare."""
-
-    def shown(entry: _Entry) -> str | None:
-        cell = entry[1].get(side)
-        if cell is None or cell.speedup is not None:
-            return None if cell is None or cell.speedup is None else times(cell.speedup)
-        return None if cell.row.status == "ok" else cell.row.status
-
-    return shown
+    if cell is None:
+        return None
+    if cell.speedup is not None:
+        return ratio_with_ends(cell.speedup.ratio)
+    return None if cell.row.status == "ok" else cell.row.status

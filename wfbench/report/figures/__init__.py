@@ -17,6 +17,7 @@ from wfbench.report.figures.claims import claims
 from wfbench.report.figures.cost import latency, memory
 from wfbench.report.figures.denoising import denoising_curves
 from wfbench.report.figures.receptive_fields import receptive_fields
+from wfbench.report.figures.speedup import speedup
 from wfbench.report.figures.style import DPI, Style, mixer_styles
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "mixer_styles",
     "receptive_fields",
     "resolution",
+    "speedup",
     "with_tables",
 ]
 
@@ -57,6 +59,8 @@ def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]
     for profile, table in with_tables(results.costs.profiles, tables, "profile"):
         yield "latency", table, latency(profile, table, styles)
         yield "memory", table, memory(profile, table, styles)
+    for ratios, table in with_tables(results.costs.speed_ups, tables, "speedup"):
+        yield "speedup", table, speedup(ratios, table, styles)
     for reached, table in with_tables(results.accuracy, tables, "accuracy"):
         yield "accuracy", table, accuracy(reached, table, styles)
     for evaluated, table in with_tables(results.resolutions, tables, "resolution"):

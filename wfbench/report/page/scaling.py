@@ -34,7 +34,7 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
         Choice("latency", f"latency (ms{' per image' if by_tokens else ''}); {band}", "latency_low", "latency_high", "log"),
         Choice("memory", "peak memory of one call (MB)", scale="log"),
         Choice("gmacs", "GMACs of one image", scale="log"),
-        Choice("speedup", "speed-up over the baseline (×)", scale="log"),
+        Choice("speedup", "speed-up over the baseline (×); band: 95% interval", "speedup_low", "speedup_high", "log"),
     ]
     y = [choice for choice in y if any(choice.field in point for point in points)]
     if not y:
@@ -55,7 +55,7 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
 def _point(cell: CellCost, by_tokens: bool) -> Point:
     """A cell's values, of those that it has; without an interval, the quartiles of its samples stand for the band."""
     row, scale = cell.row, _scale(cell, by_tokens)
-    latency = cell.latency
+    latency, ratio = cell.latency, None if cell.speedup is None else cell.speedup.ratio
     ends = (row.p25, row.p75) if latency is None or latency.low is None else (latency.low, latency.high)
     values = {
         "latency": None if latency is None else latency.estimate * scale,
@@ -63,7 +63,9 @@ def _point(cell: CellCost, by_tokens: bool) -> Point:
         "latency_high": None if ends[1] is None else ends[1] * scale,
         "memory": None if row.memory_bytes is None else row.memory_bytes * 1e-6,
         "gmacs": None if row.macs is None else row.macs * 1e-9,
-        "speedup": cell.speedup,
+        "speedup": None if ratio is None else ratio.estimate,
+        "speedup_low": None if ratio is None else ratio.low,
+        "speedup_high": None if ratio is None else ratio.high,
         "tokens": float(row.tokens),
         "side": float(row.resolution[0]),
         "mixer": label(cell.line),
