@@ -67,7 +67,7 @@ def rows() -> list[AnyRow]:
     for step, mixer in enumerate(("linear", "pool", "softmax")):
         accuracies = 0.9 + 0.02 * step + draws.normal(0, 0.002, 4)
         made += [
-            train(mixer, seed, float(a), macs=1e9 * (step + 1), train_seconds=10.0 * (step + 1) + seed)
+            train(mixer, seed, float(a), macs=1e9 * (step + 1), train_seconds=10.0 * (step + 1) + seed, samples=10_000)
             for seed, a in enumerate(accuracies)
         ]
         for side in (224, 448, 672):
@@ -75,7 +75,7 @@ def rows() -> list[AnyRow]:
             median = (step + 1) * side**2 / 3e6
             made.append(cell(mixer, side, median, median_low=0.9 * median, median_high=1.2 * median, **memory))
         made += [exponent(mixer), erf_row(mixer), erf_row(mixer, weights="fresh")]
-    return [*made, train("hydra", accuracy=0.99), crossover("linear", "at", 300.0), picture()]
+    return [*made, train("hydra", accuracy=0.99, samples=10_000), crossover("linear", "at", 300.0), picture()]
 
 
 @pytest.fixture(scope="module")
