@@ -13,6 +13,7 @@ from test_report import ACCURACY, cell, exponent, lines, notes, only, small_repo
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.paired import paired_contrasts
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.cli import app
 from wfbench.errors import InputError
@@ -28,10 +29,11 @@ SAMPLES = {
 }
 
 
-def seeds(samples: dict[str, list[float]] | None = None, **changes: object) -> list[AnyRow]:
+def seeds(accuracies: dict[str, list[float]] | None = None, **changes: object) -> list[AnyRow]:
+    """Runs from before the paired design, unless the schema is given."""
     return [
-        train(mixer, seed, accuracy, **changes)
-        for mixer, values in (samples or SAMPLES).items()
+        train(mixer, seed, accuracy, **({"schema_version": 5} | changes))
+        for mixer, values in (accuracies or SAMPLES).items()
         for seed, accuracy in enumerate(values)
     ]
 
@@ -52,8 +54,50 @@ def test_the_table_says_what_the_statistics_say() -> None:
         table.frame[DIFFERENCE][0] == f"−{-100 * linear.difference:.2f} [−{-100 * linear.low:.2f}, −{-100 * linear.high:.2f}]"
     )
     assert table.frame["power at 1.00 points"][1] == "> 99 %"
-    assert "Dunnett's test of 2 lines against softmax" in notes(table)
+    assert "Unpaired: 2 lines against softmax" in notes(table)
+    assert "Dunnett's test" in notes(table)
+    assert not table.data["paired"].iloc[0]
     assert "neither that there is a difference nor that there is none" in notes(table)
+
+
+def test_lines_of_the_paired_design_are_compared_seed_by_seed() -> None:
+    draws = np.random.default_rng(0)
+    of_seed = draws.normal(0, 0.02, 5)  # what all lines of a seed share
+    near, far = 0.905 + of_seed + draws.normal(0, 0.0005, 5), 0.8 + draws.normal(0, 0.02, 5)
+    samples = {"pool": near.tolist(), "ttt": far.tolist(), "softmax": (0.9 + of_seed).tolist()}
+    rows = seeds(samples, schema_version=6, samples=100_000)
+    table = named(report.tables(rows), "accuracy")
+    pool, ttt = paired_contrasts([samples["pool"], samples["ttt"]], samples["softmax"], relevant=0.01, one_image=1e-5)
+    assert lines(table, "verdict") == ["better", "baseline", "worse"]
+    assert table.data["difference_low"][0] == pytest.approx(pool.simultaneous.low)
+    assert list(table.data["p_adjusted"])[::2] == pytest.approx([pool.p, ttt.p])
+    assert "Paired: 2 lines against softmax, seed by seed over the same 5 seeds" in notes(table)
+    assert "Dunnett" not in notes(table)
+    before = named(report.tables(seeds(samples, samples=100_000)), "accuracy")
+    assert lines(before, "verdict")[0] == "not distinguishable", "what the seeds share hides the difference"
+
+
+def test_lines_with_other_seeds_are_not_paired_with_the_baseline() -> None:
+    rows = seeds({"pool": SAMPLES["pool"], "softmax": SAMPLES["softmax"]}, schema_version=6)
+    rows += [train("linear", seed + 1, accuracy) for seed, accuracy in enumerate(SAMPLES["linear"])]
+    rows += seeds({"static": SAMPLES["softmax"]})  # the same seeds, but begun before the paired design
+    table = named(report.tables(rows), "accuracy")
+    assert dict(zip(lines(table), table.data["paired"], strict=True)) == {
+        **{"linear": False, "pool": True, "softmax": None, "static": False}
+    }
+    alone = against_baseline([SAMPLES["linear"], SAMPLES["softmax"]], SAMPLES["softmax"], relevant=0.01).comparisons[0]
+    assert table.data["difference_low"][0] == alone.low
+    assert "Unpaired: 2 lines" in notes(table)
+    assert "Paired: 1 line " in notes(table)
+    assert "two families" in notes(table)
+
+
+def test_a_difference_that_is_the_same_for_every_seed_says_why_it_has_no_interval() -> None:
+    same = {"pool": [0.91, 0.92, 0.93], "softmax": [0.9, 0.91, 0.92]}
+    table = named(report.tables(seeds(same, schema_version=6)), "accuracy")
+    assert (table.frame[DIFFERENCE][0], table.frame["verdict"][0]) == ("+1.00", "not distinguishable")
+    assert table.frame["power at 1.00 points"][0] == "–"
+    assert "the same for every seed and cannot be tested: pool" in notes(table)
 
 
 def test_not_distinguishable_is_never_worded_as_equal() -> None:
