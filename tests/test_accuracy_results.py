@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from test_comparisons import SAMPLES, seeds
-from test_report import CPU, baseline, cell, evaluated, failed, train
+from test_report import CPU, baseline, cell, evaluated, failed, lines, train
 
 from wfbench.analysis.asked import Asked
-from wfbench.analysis.cells import profiles_of
+from wfbench.analysis.cost import costs
 from wfbench.analysis.fronts import Cost, fronts
 from wfbench.analysis.overview import Overview, overview
 from wfbench.analysis.resolutions import resolutions
@@ -17,6 +17,8 @@ from wfbench.analysis.seeds import AccuracyResult, SweepRule, accuracies
 from wfbench.analysis.tuning import tunings
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.records import AnyRow, Chosen, TrialRow
+from wfbench.report.accuracy import accuracy_tables
+from wfbench.report.resolutions import resolution_tables
 
 
 def result_of(rows: list[AnyRow], **asked: object) -> AccuracyResult:
@@ -84,6 +86,52 @@ def test_what_a_sweep_made_equal_is_part_of_the_setting() -> None:
     assert swept.lines[0].identity.rate == 1e-3
 
 
+def test_runs_by_other_code_of_the_mixer_are_another_line_and_a_column_says_by_which() -> None:
+    """`my_mixer.py` was edited between the seeds: once averaged as "39.17 ± 7.06, 2 seeds"."""
+    edited = train("my_mixer.py:Mixer", 1, 0.4, mixer_digest="bbbbbbbbbbbb")
+    rows = [train("my_mixer.py:Mixer", 0, 0.3, mixer_digest="aaaaaaaaaaaa"), edited, train(mixer_digest="cccccccccccc")]
+    result = result_of(rows)
+    assert [line.accuracies for line in result.lines] == [[0.3], [0.4], [0.9]]
+    (table,) = accuracy_tables([result])
+    assert lines(table, "mixer_digest") == ["aaaaaaaa", "bbbbbbbb", "cccccccc"]
+    (table,) = accuracy_tables([result_of(rows[1:])])
+    assert "mixer_digest" not in table.frame, "mixers differ in their code as they should"
+    assert list(table.data["mixer_digest"]) == ["bbbbbbbbbbbb", "cccccccccccc"]
+    assert "mixer_digest" not in accuracy_tables([result_of([train()])])[0].data
+
+
+def test_runs_by_other_code_of_the_models_are_not_compared() -> None:
+    rows = [*seeds({"softmax": SAMPLES["softmax"]}, model_digest="a"), *seeds({"pool": SAMPLES["pool"]}, model_digest="b+c")]
+    result = result_of(rows)
+    assert {family.why_none for family in result.families} == {"there is no such line", ""}
+    assert not result.is_compared
+    assert not fronts([result], None)
+    assert lines(accuracy_tables([result])[0], "model_digest") == ["b+c", "a"]
+
+
+def test_runs_on_other_data_stand_in_a_table_of_their_own_whose_title_says_so() -> None:
+    rows = [train(data_digest=None), train(data_digest="aaaaaaaaaaaa"), train("pool", data_digest="aaaaaaaaaaaa")]
+    made = accuracy_tables(accuracies(rows, Asked()))
+    assert [lines(table) for table in made] == [["softmax"], ["pool", "softmax"]]
+    assert [table.title.rpartition(", ")[2] for table in made] == ["data not recorded", "data aaaaaaaa"]
+    assert len({table.name for table in made}) == 2
+    (table,) = accuracy_tables(accuracies(rows[1:], Asked()))
+    assert "data" not in table.title, "there is no other to tell it from"
+    evaluations = resolutions([evaluated(data_digest="aaaaaaaaaaaa"), evaluated(data_digest="bbbbbbbbbbbb", seed=1)])
+    assert [table.title.rpartition(", ")[2] for table in resolution_tables(evaluations)] == ["data aaaaaaaa", "data bbbbbbbb"]
+
+
+def test_a_run_that_went_on_with_other_code_is_named() -> None:
+    (table,) = accuracy_tables([result_of([train(seed=3, mixer_digest="a+b", code_changed="mixer a to b")])])
+    assert "softmax, seed 3: resumed with other code: mixer a to b." in table.notes
+
+
+def test_evaluations_of_weights_by_other_code_are_other_lines() -> None:
+    (result,) = resolutions([evaluated(seed=seed, mixer_digest=digest) for seed, digest in ((0, "a" * 12), (1, "b" * 12))])
+    assert [line.seed_counts for line in result.lines] == [[1], [1]]
+    assert lines(resolution_tables([result])[0], "mixer_digest") == ["aaaaaaaa", "bbbbbbbb"]
+
+
 def test_simple_classifiers_stand_beside_the_lines_of_their_data_set_or_alone() -> None:
     rows = [baseline("b", 0.98, created="2025-01-02"), baseline("b", 0.5, created="2025-01-01"), baseline("c", dataset="x")]
     beside, alone = accuracies([*rows, train()], Asked())
@@ -95,7 +143,7 @@ def test_simple_classifiers_stand_beside_the_lines_of_their_data_set_or_alone() 
 
 
 def overview_of(rows: list[AnyRow]) -> Overview | None:
-    return overview(accuracies(rows, Asked()), profiles_of(rows))
+    return overview(accuracies(rows, Asked()), costs(rows).profiles)
 
 
 def test_a_trained_line_meets_the_fastest_cell_of_its_own_mixer_and_factors() -> None:
@@ -104,9 +152,9 @@ def test_a_trained_line_meets_the_fastest_cell_of_its_own_mixer_and_factors() ->
     assert found is not None
     (line,) = found.lines
     assert line.first is not None
-    assert (line.first.sdpa_backend, line.trained.label, found.last) == ("flash", "softmax", (448, 448))
+    assert (line.first.line.sdpa_backend, line.trained.label, found.last) == ("flash", "softmax", (448, 448))
     assert line.last is not None
-    assert line.last.status == "oom"
+    assert line.last.row.status == "oom"
 
 
 def test_lines_are_joined_by_what_they_are_and_not_by_their_name() -> None:
@@ -140,9 +188,9 @@ def test_a_line_has_a_place_by_each_cost_that_is_known() -> None:
 def test_measured_costs_are_those_of_the_overview() -> None:
     rows = [*seeds(parameters=5_717_416), *(cell(mixer, 32, 0.01) for mixer in SAMPLES)]
     accuracy = accuracies(rows, Asked())
-    (found,) = fronts(accuracy, overview(accuracy, profiles_of(rows)))
+    (found,) = fronts(accuracy, overview(accuracy, costs(rows).profiles))
     assert Cost("latency", (32, 32)) in found.places
-    (found,) = fronts(accuracy, overview(accuracy, profiles_of([cell(mixer, 64, 0.01) for mixer in SAMPLES])))
+    (found,) = fronts(accuracy, overview(accuracy, costs([cell(mixer, 64, 0.01) for mixer in SAMPLES]).profiles))
     assert found.is_other_model
     assert not [cost for cost in found.places if cost.size is not None]
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from wfbench import records, report
 from wfbench.analysis.image_pairs import LineOnImages, image_comparisons
+from wfbench.analysis.unpaired import against_baseline
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, Chosen
 from wfbench.report import Asked, Table
 from wfbench.report import page as charts
-from wfbench.report.statistics import against_baseline
 
 DIFFERENCE = "difference to softmax (points)"
 SAMPLES = {

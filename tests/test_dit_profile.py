@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from wfbench import models
+from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ProfileRow
-from wfbench.report.parts import label
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import profile
 

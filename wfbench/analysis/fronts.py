@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from wfbench.analysis.cells import Size
-from wfbench.analysis.interval import LEVEL
+from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.analysis.line_results import LineIdentity, LineResult, Recipe, recipe_of
 from wfbench.analysis.overview import Overview
-from wfbench.analysis.seeds import AccuracyResult, LineIdentity, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import as_sample
 from wfbench.errors import InputError
 
@@ -29,17 +30,6 @@ class Cost(NamedTuple):
     kind: CostKind
     #: Of the profile's cell; None for what the training run says itself.
     size: Size | None = None
-
-
-class Recipe(NamedTuple):
-    """What lines share that stand on one front."""
-
-    model: str
-    recipe_digest: str
-    weights: str
-    batch: int
-    steps: int
-    samples: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +53,7 @@ class Fronts:
     @property
     def recipes(self) -> list[Recipe]:
         """The recipes of the lines, each once."""
-        return list(dict.fromkeys(recipe_of(line) for line in self.lines))
-
-
-def recipe_of(line: LineResult) -> Recipe:
-    """The recipe that a line was trained by."""
-    return Recipe(*(getattr(line.identity, field) for field in Recipe._fields))
+        return list(dict.fromkeys(recipe_of(line.identity) for line in self.lines))
 
 
 def fronts(accuracy: Sequence[AccuracyResult], overview: Overview | None) -> tuple[Fronts, ...]:
@@ -98,7 +83,7 @@ def _by_recipe(lines: Sequence[LineResult]) -> list[list[LineResult]]:
     """The lines by recipe."""
     groups: dict[Recipe, list[LineResult]] = {}
     for line in lines:
-        groups.setdefault(recipe_of(line), []).append(line)
+        groups.setdefault(recipe_of(line.identity), []).append(line)
     return list(groups.values())
 
 
@@ -116,22 +101,21 @@ def _costs(result: AccuracyResult, profiled: Overview | None) -> dict[Cost, dict
     for line in () if profiled is None else profiled.lines:
         if (cell := line.last) is None:
             continue
-        measured: dict[CostKind, tuple[float, float] | None] = {
-            "latency": _measured(cell.median, cell.median_low, cell.median_high),
-            "memory": _measured(cell.memory_bytes),
-        }
-        for kind, ends in measured.items():
-            if ends is not None:
-                found.setdefault(Cost(kind, cell.resolution), {})[line.trained.identity] = ends
+        size, memory = cell.row.resolution, cell.row.memory_bytes
+        if cell.latency is not None:
+            found.setdefault(Cost("latency", size), {})[line.trained.identity] = _ends(cell.latency)
+        if memory is not None:
+            ends = _ends(Interval(memory, why_none="measured once"))
+            found.setdefault(Cost("memory", size), {})[line.trained.identity] = ends
     return found
 
 
-def _measured(value: float | None, low: float | None = None, high: float | None = None) -> tuple[float, float] | None:
-    """The interval of a measured cost: without one, half the tolerance on each side."""
-    if value is None:
-        return None
-    half = TOLERANCE / 2 * value
-    return (low, high) if low is not None and high is not None else (value - half, value + half)
+def _ends(cost: Interval) -> tuple[float, float]:
+    """The ends of a measured cost's interval; without one, half the tolerance on each side."""
+    if cost.low is not None and cost.high is not None:
+        return cost.low, cost.high
+    half = TOLERANCE / 2 * cost.estimate
+    return cost.estimate - half, cost.estimate + half
 
 
 def _places(

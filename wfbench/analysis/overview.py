@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.cells import Profile, Size
+from wfbench.analysis.cells import Line, Size
+from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND
-from wfbench.analysis.seeds import AccuracyResult, LineIdentity, LineResult
-from wfbench.records import ProfileRow
+from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.analysis.seeds import AccuracyResult
 
 #: What a trained line and a profiled one have in common: mixer, local convolution, position embedding.
 _Name = tuple[str, str, str]
@@ -28,14 +29,14 @@ class OverviewLine:
     """
 
     trained: LineResult
-    first: ProfileRow | None
-    last: ProfileRow | None
+    first: CellCost | None
+    last: CellCost | None
     same_model: bool
 
     @property
     def forced(self) -> bool:
         """Whether the last cell ran in an attention backend that PyTorch did not choose."""
-        return self.last is not None and self.last.sdpa_backend != CHOSEN_BACKEND
+        return self.last is not None and self.last.line.sdpa_backend != CHOSEN_BACKEND
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Overview:
     """
 
     accuracy: AccuracyResult
-    profile: Profile
+    profile: ProfileCost
     first: Size
     last: Size
     lines: tuple[OverviewLine, ...]
@@ -66,7 +67,7 @@ class Overview:
         return next((line for line in self.lines if line.trained.identity == identity), None)
 
 
-def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[Profile]) -> Overview | None:
+def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost]) -> Overview | None:
     """Accuracy and cost of each mixer, where there is one result of each; None otherwise, or where no line has both.
 
     There is also none where a mixer and its factors stand for two trained lines, or were trained in another model than the
@@ -78,10 +79,10 @@ def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[Profile]) ->
     cells = _fastest_cells(profile.cells)
     profiled = {name for name, _ in cells}
     joined = [line for line in trained.lines if _name(line.identity) in profiled]
-    other = any(line.identity.model != profile.setting.model for line in joined)
+    other = any(line.identity.model != profile.profile.setting.model for line in joined)
     if not joined or other or len({_name(line.identity) for line in joined}) < len(joined):
         return None
-    sizes = {tokens: cell.resolution for (_, tokens), cell in cells.items()}
+    sizes = {tokens: cell.row.resolution for (_, tokens), cell in cells.items()}
     first, last = min(sizes), max(sizes)
 
     def line(trained: LineResult) -> OverviewLine:
@@ -92,26 +93,26 @@ def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[Profile]) ->
     return Overview(trained, profile, sizes[first], sizes[last], tuple(map(line, joined)))
 
 
-def _name(line: LineIdentity | ProfileRow) -> _Name:
+def _name(line: LineIdentity | Line) -> _Name:
     return line.mixer, line.local_conv, line.pos_embed
 
 
-def _is_same_model(line: LineResult, cells: Iterable[ProfileRow]) -> bool:
+def _is_same_model(line: LineResult, cells: Iterable[CellCost]) -> bool:
     ours = line.last.image_size, line.identity.parameters
-    return any((cell.resolution, cell.parameters) == ours for cell in cells)
+    return any((cell.row.resolution, cell.row.parameters) == ours for cell in cells)
 
 
-def _fastest_cells(cells: Sequence[ProfileRow]) -> dict[tuple[_Name, int], ProfileRow]:
+def _fastest_cells(cells: Sequence[CellCost]) -> dict[tuple[_Name, int], CellCost]:
     """The cell of each mixer at each number of tokens: of several attention backends the fastest, or else the first.
 
     Variants are left out: they are other models than the one that was trained.
     """
-    found: dict[tuple[_Name, int], list[ProfileRow]] = {}
+    found: dict[tuple[_Name, int], list[CellCost]] = {}
     for cell in cells:
-        if not cell.variant:
-            found.setdefault((_name(cell), cell.tokens), []).append(cell)
+        if not cell.line.variant:
+            found.setdefault((_name(cell.line), cell.row.tokens), []).append(cell)
     return {key: min(group, key=_seconds_per_image) for key, group in found.items()}
 
 
-def _seconds_per_image(cell: ProfileRow) -> float:
-    return cell.median / cell.batch if cell.status == "ok" and cell.median is not None else math.inf
+def _seconds_per_image(cell: CellCost) -> float:
+    return math.inf if cell.seconds_per_image is None else cell.seconds_per_image

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
+from wfbench.analysis.line_results import over_seeds
 from wfbench.analysis.lines import group, label, latest, sorted_keys
-from wfbench.analysis.seeds import over_seeds
 from wfbench.records import AnyRow, EvalRow
 
 
@@ -30,6 +31,8 @@ class EvaluationSetting(NamedTuple):
     mapping: str | None
     device: str
     dtype: str
+    #: Of the data's classes, files and split; None where it was not recorded.
+    data_digest: str | None
 
 
 class EvaluatedLine(NamedTuple):
@@ -42,6 +45,9 @@ class EvaluatedLine(NamedTuple):
     #: Of a run its recipe's digest, of a file the start of the hash of its weights.
     trained_as: str
     samples: int
+    #: Of the code of the mixer's layers, and of the models around them; None where it was not recorded.
+    mixer_digest: str | None
+    model_digest: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +98,24 @@ class ResolutionResult:
         lines: in the order of their identities.
         sizes: all image sizes, in order.
         rows: all evaluations.
+        is_data_named: whether the title names the data's digest, since another result differs in it alone.
     """
 
     setting: EvaluationSetting
     lines: tuple[ResolutionLine, ...]
     sizes: tuple[Size, ...]
     rows: tuple[EvalRow, ...]
+    is_data_named: bool = False
 
 
 def resolutions(rows: Sequence[AnyRow]) -> tuple[ResolutionResult, ...]:
     """Accuracy by the size of the images: a result for each kind of evaluation."""
     groups = group((row for row in rows if isinstance(row, EvalRow)), evaluation_setting_of)
-    return tuple(_result(setting, groups[setting]) for setting in sorted_keys(groups))
+    alike = Counter(setting._replace(data_digest=None) for setting in groups)
+    return tuple(
+        replace(_result(setting, groups[setting]), is_data_named=alike[setting._replace(data_digest=None)] > 1)
+        for setting in sorted_keys(groups)
+    )
 
 
 def evaluation_setting_of(row: EvalRow) -> EvaluationSetting:
@@ -115,7 +127,7 @@ def evaluation_setting_of(row: EvalRow) -> EvaluationSetting:
 def _result(setting: EvaluationSetting, rows: Sequence[EvalRow]) -> ResolutionResult:
     groups = group(rows, _line_of)
     lines = []
-    for identity in sorted(groups):
+    for identity in sorted_keys(groups):
         by_size = group(groups[identity], lambda row: row.image_size)
         sizes = {size: _at_size(identity, size, by_size[size]) for size in sorted(by_size)}
         lines.append(ResolutionLine(identity, label(identity), sizes))
@@ -124,7 +136,8 @@ def _result(setting: EvaluationSetting, rows: Sequence[EvalRow]) -> ResolutionRe
 
 def _line_of(row: EvalRow) -> EvaluatedLine:
     trained_as = row.recipe_digest or row.weights_sha256[:12]
-    return EvaluatedLine(row.model, row.mixer, row.local_conv, row.pos_embed, trained_as, row.samples)
+    own = row.model, row.mixer, row.local_conv, row.pos_embed, trained_as, row.samples
+    return EvaluatedLine(*own, row.mixer_digest, row.model_digest)
 
 
 def _at_size(line: EvaluatedLine, size: Size, rows: Sequence[EvalRow]) -> SizeResult:

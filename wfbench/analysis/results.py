@@ -65,7 +65,7 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     rows, asked = list(rows), asked or Asked()
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
-    beside = overview(accuracy, [found.profile for found in cost.profiles])
+    beside = overview(accuracy, cost.profiles)
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,

@@ -85,7 +85,7 @@ def write(
 
     rows, asked = list(rows), asked or Asked()
     results = analyse(rows, asked, runs)
-    made = tables_of(results, rows, asked, published=published)
+    made = tables_of(results, published=published)
     written: list[Path] = []
     sections = {}
     try:

@@ -5,25 +5,28 @@ Nothing is ranked: lines are in alphabetical order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import SMALL_SIDE
-from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, LineIdentity, LineResult, SweepRule
+from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
 from wfbench.analysis.unpaired import mean_interval
 from wfbench.records import BaselineRow, Chosen
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.differences import difference_columns, difference_headings, difference_notes
 from wfbench.report.naming import flat, slug, suffixes, title_of
-from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes
+from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, short_digest
 
 #: The heading of the accuracies.
 ACCURACY = "accuracy (%, measured)"
 #: A line of an accuracy table: of a mixer, or of a simple classifier.
 Entry = LineResult | BaselineRow
 #: What the lines of a table usually share; a column names it where they do not.
-_VARYING = ("recipe_digest", "weights", "pretraining", "batch", "steps")
+_VARYING = ("recipe_digest", "weights", "pretraining", "batch", "steps", "model_digest")
+#: By which code a number is.
+_DIGESTS = ("mixer_digest", "model_digest")
 
 
 class _Key(NamedTuple):
@@ -36,39 +39,48 @@ class _Key(NamedTuple):
     device: str
     dtype: str
     chosen: str | None
+    data: str | None
 
 
 def accuracy_tables(results: Sequence[AccuracyResult]) -> list[Table]:
     """A table for each result."""
-    ends = iter(suffixes([[_key(result.setting)] for result in results if result.setting is not None]))
+    ends = iter(suffixes([[_key(result, result.setting)] for result in results if result.setting is not None]))
     return [
         _simple_table(result) if result.setting is None else _table(f"accuracy{next(ends)}", result.setting, result)
         for result in results
     ]
 
 
-def setting_in_words(setting: AccuracySetting) -> str:
-    """What the lines of a result share, as titles have it."""
-    return title_of([_key(setting)])
+def accuracy_title(result: AccuracyResult) -> str:
+    """The title of a result's table."""
+    if result.setting is None:
+        return f"Accuracy of simple classifiers: {result.dataset}"
+    return f"Accuracy: {title_of([_key(result, result.setting)])}"
 
 
 def varying_fields(lines: Sequence[LineResult]) -> list[str]:
-    """The fields in which lines differ that a table's lines usually share."""
-    return [field for field in _VARYING if len({getattr(line.identity, field) for line in lines}) > 1]
+    """The fields in which lines differ that a table's lines usually share.
+
+    Mixers differ in their code as they should; it is named where it alone tells two lines apart.
+    """
+    varying = [field for field in _VARYING if len({getattr(line.identity, field) for line in lines}) > 1]
+    apart_by_code = len({line.identity._replace(mixer_digest=None) for line in lines}) < len(lines)
+    return [*varying, *(["mixer_digest"] if apart_by_code else [])]
 
 
 def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
     """The columns of a result with lines, in the order of the CSV."""
     assert result.setting is not None
-    setting = _key(result.setting)
-    shared: list[Column[LineResult]] = [_constant(key, value) for key, value in flat(setting).items() if key != "dataset"]
+    setting = _key(result, result.setting)
+    fields = {key: value for key, value in flat(setting).items() if key not in ("dataset", "data")}
+    shared: list[Column[LineResult]] = [_constant(key, value) for key, value in fields.items()]
     sweep = _sweep_columns() if result.setting.rule is not None else []
     differences = difference_columns(result) if result.is_compared else []
     simple: list[Column[Entry]] = [Column("baseline", lambda entry: entry.name if isinstance(entry, BaselineRow) else None)]
     return [
         Column("dataset", lambda entry: entry.dataset if isinstance(entry, BaselineRow) else setting.dataset),
         *map(_for_runs, shared),
-        *map(_for_runs, _identity_columns(varying_fields(result.lines))),
+        *map(_for_runs, _identity_columns(result)),
         Column("", lambda entry: entry.name if isinstance(entry, BaselineRow) else entry.label, "mixer", words=True),
         Column("samples", _samples, "samples", lambda count: f"{count:,}"),
         *map(_for_runs, _count_columns()),
@@ -112,7 +124,7 @@ def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table
         *("samples", "loss", "images/s", "data wait (%)", "train (s)"),
     ]
     entries: list[Entry] = [*result.lines, *result.simple_classifiers]
-    title, notes = f"Accuracy: {setting_in_words(setting)}", _notes(setting, result)
+    title, notes = accuracy_title(result), _notes(setting, result)
     return replace(make_table("accuracy", name, title, accuracy_columns(result), entries, notes, order=order), result=result)
 
 
@@ -124,13 +136,16 @@ def _simple_table(result: AccuracyResult) -> Table:
         Column("accuracy", lambda row: row.accuracy, ACCURACY, percent, ranks=True),
         Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
     ]
-    name, title = f"accuracy-{slug(result.dataset)}-baselines", f"Accuracy of simple classifiers: {result.dataset}"
+    name, title = f"accuracy-{slug(result.dataset)}-baselines", accuracy_title(result)
     notes = [*_simple_notes(result), *digits_notes(result)]
     return replace(make_table("accuracy", name, title, columns, result.simple_classifiers, notes), result=result)
 
 
-def _key(setting: AccuracySetting) -> _Key:
-    return _Key(*setting[:-1], None if setting.rule is None else _rule_in_words(setting.rule))
+def _key(result: AccuracyResult, setting: AccuracySetting) -> _Key:
+    fields = setting._asdict()
+    rule, digest = fields.pop("rule"), fields.pop("data_digest")
+    data = f"data {short_digest(digest)}" if result.is_data_named else None
+    return _Key(**fields, chosen=None if rule is None else _rule_in_words(rule), data=data)
 
 
 def _rule_in_words(rule: SweepRule) -> str:
@@ -152,8 +167,13 @@ def _constant(key: str, value: object) -> Column[LineResult]:
     return Column(key, lambda line: value)
 
 
-def _identity_columns(varying: Iterable[str]) -> list[Column[LineResult]]:
-    """What tells a line from others, but for its samples, which simple classifiers have too."""
+def _identity_columns(result: AccuracyResult) -> list[Column[LineResult]]:
+    """What tells a line from others, but for its samples, which simple classifiers have too.
+
+    Digests of code and data stand in the CSV where a run recorded one.
+    """
+    assert result.setting is not None
+    varying, digest = varying_fields(result.lines), result.setting.data_digest
     looks: dict[str, tuple[str, Callable[[Any], str]]] = {
         "model": ("model", str),
         **{field: (field, str) for field in varying},
@@ -164,8 +184,17 @@ def _identity_columns(varying: Iterable[str]) -> list[Column[LineResult]]:
         heading, show = looks.get(field, ("", str))
         return Column(field, lambda line: getattr(line.identity, field), heading, show, words=field in ("model", "weights"))
 
-    fields = [field for field in LineIdentity._fields if field not in ("samples", "rate")]
-    return [Column("label", lambda line: line.label), *map(column, fields)]
+    def code(field: str) -> Column[LineResult]:
+        return Column(field, lambda line: getattr(line.identity, field))
+
+    def code_in_words(field: str) -> Column[LineResult]:
+        return Column("", lambda line: short_digest(getattr(line.identity, field)), field)
+
+    fields = [field for field in LineIdentity._fields if field not in ("samples", "rate", *_DIGESTS)]
+    is_recorded = digest is not None or any(getattr(line.identity, field) for line in result.lines for field in _DIGESTS)
+    digests = [*map(code, _DIGESTS), _constant("data_digest", digest)] if is_recorded else []
+    named = [code_in_words(field) for field in varying if field in _DIGESTS]
+    return [Column("label", lambda line: line.label), *map(column, fields), *digests, *named]
 
 
 def _samples(entry: Entry) -> int:
@@ -266,6 +295,7 @@ def _notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
         *digits_notes(result),
         *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
         *_repeats_notes(result.repeats),
+        *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
         *environment_notes(row.environment for _, row in runs),
     ]
 

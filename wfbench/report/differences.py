@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from wfbench.analysis.asked import Asked
+from wfbench.analysis.differences import Comparison, RecipeFamily
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.seeds import AccuracyResult, Comparison, LineResult, RecipeFamily
+from wfbench.analysis.line_results import LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import ENOUGH_POWER
 from wfbench.report.columns import Column, interval_ends
-from wfbench.report.words import percent, plural, spread_note
+from wfbench.report.words import percent, plural, probability, spread_note
 
 
 def difference_headings(asked: Asked) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ def difference_columns(result: AccuracyResult) -> list[Column[LineResult]]:
         ),
         Column("p_adjusted", compared(lambda c: c.p)),
         Column("relevant_difference", compared(lambda c: c.relevant)),
-        Column("power", compared(lambda c: c.power), power, _probability),
+        Column("power", compared(lambda c: c.power), power, probability),
         Column("detectable_difference", compared(lambda c: c.detectable), detectable, percent),
         Column("margin", compared(lambda c: c.margin)),
         Column("p_equivalent", compared(lambda c: c.p_equivalent)),
@@ -59,7 +61,7 @@ def difference_columns(result: AccuracyResult) -> list[Column[LineResult]]:
             "power_equivalent",
             compared(lambda c: c.power_equivalent),
             "" if asked.margin is None else equivalence,
-            _probability,
+            probability,
         ),
     ]
 
@@ -99,11 +101,6 @@ def difference_notes(result: AccuracyResult) -> list[str]:
         elif family.comparisons:
             notes |= dict.fromkeys(_family_notes(family, result.asked))
     return list(notes)
-
-
-def _probability(power: float) -> str:
-    """A probability in per cent, which is never rounded to certainty."""
-    return "> 99 %" if power > 0.99 else "< 1 %" if power < 0.01 else f"{100 * power:.0f} %"
 
 
 def _family_notes(family: RecipeFamily, asked: Asked) -> list[str]:

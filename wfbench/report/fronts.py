@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from wfbench.analysis.fronts import TOLERANCE, Cost, Fronts, Place, Recipe, recipe_of
-from wfbench.analysis.seeds import LineResult
+from wfbench.analysis.fronts import TOLERANCE, Cost, Fronts, Place
+from wfbench.analysis.line_results import LineResult, Recipe, recipe_of
 from wfbench.report.columns import Column, Table, make_table
-from wfbench.report.words import pixels
+from wfbench.report.words import pixels, short_digest
 
 _WORDS = {"macs": "GMACs", "parameters": "params", "train_seconds": "training time", "latency": "latency", "memory": "memory"}
 
@@ -41,7 +41,9 @@ def _table(result: Fronts, accuracy: Table) -> Table:
 def _columns(result: Fronts, varying: Sequence[str]) -> list[Column[LineResult]]:
     def recipe(field: str) -> Column[LineResult]:
         heading = field if field == "model" or field in varying else ""
-        return Column(field, lambda line: getattr(recipe_of(line), field), heading, words=field in ("model", "weights"))
+        show = short_digest if field == "model_digest" else str
+        words = field in ("model", "weights")
+        return Column(field, lambda line: getattr(recipe_of(line.identity), field), heading, show, words=words)
 
     def place(cost: Cost) -> Callable[[LineResult], Place | None]:
         return lambda line: result.places[cost].get(line.identity)
@@ -52,7 +54,7 @@ def _columns(result: Fronts, varying: Sequence[str]) -> list[Column[LineResult]]
     return [
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("mixer", lambda line: line.identity.mixer),
-        *map(recipe, Recipe._fields),
+        *(recipe(field) for field in Recipe._fields if field in varying or field not in ("pretraining", "model_digest")),
         *(Column(f"by {cost_in_words(cost)}", place(cost)) for cost in result.places),
         *map(words, result.places),
     ]

@@ -46,12 +46,21 @@ def profile_tables(results: Sequence[ProfileCost]) -> list[Table]:
     return [_table(f"profile{end}", result) for result, end in zip(results, ends, strict=True)]
 
 
+def profile_columns(result: ProfileCost) -> list[Column[CellCost]]:
+    """The columns of a profile's table, in the order of the CSV."""
+    return [*_naming_columns(result), *_count_columns(), *_time_columns(result), *_memory_columns(), *_ratio_columns()]
+
+
+def profile_title(result: ProfileCost) -> str:
+    """The title of a profile's table."""
+    return f"Profile: {title_of([result.profile.setting])}"
+
+
 def _table(name: str, result: ProfileCost) -> Table:
-    columns = [*_naming_columns(result), *_count_columns(), *_time_columns(result), *_memory_columns(), *_ratio_columns()]
+    columns = profile_columns(result)
     optional = [column for column in columns if column.optional]
     shown = {column.heading for column in optional if any(column.cell(cell) != DASH for cell in result.cells)}
-    title = f"Profile: {title_of([result.profile.setting])}"
-    notes = profile_notes(result, shown)
+    title, notes = profile_title(result), profile_notes(result, shown)
     return replace(make_table("profile", name, title, columns, result.cells, notes, order=_ORDER), result=result)
 
 

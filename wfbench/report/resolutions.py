@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wfbench.analysis.cells import Size
 from wfbench.analysis.lines import label
-from wfbench.analysis.resolutions import EvaluatedLine, EvaluationSetting, ResolutionLine, ResolutionResult, SizeResult
+from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
 from wfbench.analysis.unpaired import mean_interval
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.naming import flat, suffixes, title_of
-from wfbench.report.words import environment_notes, percent, pixels, plural
+from wfbench.report.words import environment_notes, percent, pixels, plural, short_digest
+
+#: By which code a number is.
+_DIGESTS = ("mixer_digest", "model_digest")
 
 
 class _Key(NamedTuple):
@@ -26,17 +29,19 @@ class _Key(NamedTuple):
     mapping: str | None
     device: str
     dtype: str
+    data: str | None
 
 
 def resolution_tables(results: Sequence[ResolutionResult]) -> list[Table]:
     """For each kind of evaluation: accuracy by the side of the test images."""
-    keys = [_key(result.setting) for result in results]
+    keys = [_key(result) for result in results]
     names = suffixes([[key] for key in keys])
     made = zip(keys, names, results, strict=True)
     return [_table(f"resolution{suffix}", key, result) for key, suffix, result in made]
 
 
-def _key(setting: EvaluationSetting) -> _Key:
+def _key(result: ResolutionResult) -> _Key:
+    setting = result.setting
     resize, crop = setting.eval_resize, setting.eval_crop
     return _Key(
         dataset=setting.dataset,
@@ -47,6 +52,7 @@ def _key(setting: EvaluationSetting) -> _Key:
         mapping=f"labels of {setting.mapping}" if setting.mapping else None,
         device=setting.device,
         dtype=setting.dtype,
+        data=f"data {short_digest(setting.data_digest)}" if result.is_data_named else None,
     )
 
 
@@ -60,17 +66,25 @@ def _table(name: str, key: _Key, result: ResolutionResult) -> Table:
         *environment_notes(row.environment for row in result.rows),
     ]
     title = f"Accuracy by test resolution: {title_of([key])}"
-    raw = _raw_columns(key), [found for line in result.lines for found in line.sizes.values()]
+    raw = _raw_columns(key, result), [found for line in result.lines for found in line.sizes.values()]
     return replace(make_table("resolution", name, title, _columns(result), result.lines, notes, raw=raw), result=result)
 
 
 def _columns(result: ResolutionResult) -> list[Column[ResolutionLine]]:
     """The columns for people: an accuracy for each size."""
-    names = [(line.identity.model, line.label) for line in result.lines]
 
-    def trained_as(line: ResolutionLine) -> str | None:
-        """What tells lines of one name apart."""
-        return line.identity.trained_as if names.count((line.identity.model, line.label)) > 1 else None
+    def names(line: ResolutionLine) -> tuple[str, str]:
+        return line.identity.model, line.label
+
+    def apart(field: str, heading: str, show: Callable[[Any], str] = str) -> Column[ResolutionLine]:
+        """What may tell lines of one name apart."""
+
+        def value(line: ResolutionLine) -> str | None:
+            own = [other.identity for other in result.lines if names(other) == names(line)]
+            differs = len({getattr(identity, field) for identity in own}) > 1
+            return show(getattr(line.identity, field)) if differs else None
+
+        return Column("", value, heading, optional=True)
 
     def accuracy(size: Size) -> Column[ResolutionLine]:
         return Column("", lambda line: line.sizes.get(size), f"{pixels(size)} px (%)", _accuracy_in_words, ranks=True)
@@ -78,14 +92,17 @@ def _columns(result: ResolutionResult) -> list[Column[ResolutionLine]]:
     return [
         Column("", lambda line: line.identity.model, "model", words=True),
         Column("", lambda line: line.label, "mixer", words=True),
-        Column("", trained_as, "trained as", optional=True),
+        apart("trained_as", "trained as"),
+        *(apart(field, field, short_digest) for field in _DIGESTS),
         *map(accuracy, result.sizes),
         Column("", lambda line: "/".join(plural(count, "seed") for count in line.seed_counts), "seeds"),
     ]
 
 
-def _raw_columns(key: _Key) -> list[Column[SizeResult]]:
-    """The columns of the CSV, which has a line for each size."""
+def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]]:
+    """The columns of the CSV, which has a line for each size; digests where an evaluation recorded one."""
+    lines, digest = [line.identity for line in result.lines], result.setting.data_digest
+    is_recorded = digest is not None or any(getattr(line, field) for line in lines for field in _DIGESTS)
 
     def constant(name: str, value: object) -> Column[SizeResult]:
         return Column(name, lambda found: value)
@@ -94,9 +111,10 @@ def _raw_columns(key: _Key) -> list[Column[SizeResult]]:
         return Column(field, lambda found: getattr(found.line, field))
 
     return [
-        *(constant(name, value) for name, value in flat(key).items()),
+        *(constant(name, value) for name, value in flat(key).items() if name != "data"),
         Column("label", lambda found: label(found.line)),
-        *map(identity, EvaluatedLine._fields),
+        *map(identity, [field for field in EvaluatedLine._fields if field not in _DIGESTS or is_recorded]),
+        *([constant("data_digest", digest)] if is_recorded else []),
         Column("height", lambda found: found.size[0]),
         Column("width", lambda found: found.size[1]),
         Column("accuracy", lambda found: found.accuracy.estimate),

@@ -39,21 +39,19 @@ def tables(
         published: also published numbers, in tables of their own.
         runs: the run directories, whose predictions are compared image by image.
     """
-    rows, asked = list(rows), asked or Asked()
-    return tables_of(analyse(rows, asked, runs), rows, asked, published=published)
+    return tables_of(analyse(rows, asked, runs), published=published)
 
 
-def tables_of(results: Results, rows: Sequence[AnyRow], asked: Asked, *, published: bool = False) -> list[Table]:
+def tables_of(results: Results, *, published: bool = False) -> list[Table]:
     """The tables of results that are at hand already, in the order in which people read them."""
-    accuracy, cost = accuracy_tables(results.accuracy), cost_tables(results.costs)
-    overview = [] if results.overview is None else overview_tables(results.overview, accuracy[0], cost[0])
+    accuracy = accuracy_tables(results.accuracy)
     return [
         *claims_tables(results.claims),
-        *overview,
+        *([] if results.overview is None else overview_tables(results.overview)),
         *accuracy,
         *tuning_tables(results.tuning),
         *resolution_tables(results.resolutions),
-        *cost,
+        *cost_tables(results.costs),
         *front_tables(results.fronts, accuracy),
         *image_tables(results.images),
         *receptive_field_tables(results.receptive_fields),

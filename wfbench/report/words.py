@@ -49,6 +49,11 @@ def probability(value: float) -> str:
     return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"
 
 
+def short_digest(digest: str | None) -> str:
+    """The first 8 characters of a digest, of each of those that are joined by "+"."""
+    return "not recorded" if digest is None else "+".join(part[:8] for part in digest.split("+"))
+
+
 def plural(count: int, noun: str) -> str:
     """So many of a thing."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

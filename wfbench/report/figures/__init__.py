@@ -54,9 +54,9 @@ def with_tables(found: Sequence[R], tables: Sequence[Table], kind: str) -> Itera
 
 def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]) -> Iterator[tuple[str, Table, Figure | None]]:
     """The stem of each plot's name, the table that it belongs to, and the plot; None where there is nothing to plot."""
-    for cost, table in with_tables(results.costs.profiles, tables, "profile"):
-        yield "latency", table, latency(cost, table, styles)
-        yield "memory", table, memory(cost, table, styles)
+    for profile, table in with_tables(results.costs.profiles, tables, "profile"):
+        yield "latency", table, latency(profile, table, styles)
+        yield "memory", table, memory(profile, table, styles)
     for reached, table in with_tables(results.accuracy, tables, "accuracy"):
         yield "accuracy", table, accuracy(reached, table, styles)
     for evaluated, table in with_tables(results.resolutions, tables, "resolution"):

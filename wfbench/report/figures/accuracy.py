@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.resolutions import ResolutionLine, ResolutionResult
-from wfbench.analysis.seeds import AccuracyResult, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import BaselineRow
 from wfbench.report.columns import Table
 from wfbench.report.figures.style import GREY, Style, empty_figure

@@ -184,11 +184,11 @@ def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
 def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str, list[Chart]]:
     looks = mixer_styles(tables)
     results = [table.result for table in tables]
-    crossed = {found.profiles: found for found in results if isinstance(found, Crossovers)}
+    crossed = {id(result.profile): result for result in results if isinstance(result, Crossovers)}
     scaling = [
-        scaling_chart(found, table, crossed.get((found.profile,)), looks)
-        for table in tables
-        if isinstance(found := table.result, ProfileCost)
+        scaling_chart(result, table, crossed.get(id(result.profile)), looks)
+        for table, result in zip(tables, results, strict=True)
+        if isinstance(result, ProfileCost)
     ]
     fronts = {id(result.accuracy): result for result in results if isinstance(result, Fronts)}
     overview = {id(result.accuracy): result for result in results if isinstance(result, Overview)}

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from wfbench.analysis.fronts import CostKind, Fronts
+from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.overview import Overview
-from wfbench.analysis.seeds import AccuracyResult, LineResult
+from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import mean_interval
 from wfbench.report.columns import Table
 from wfbench.report.differences import verdict_in_words
@@ -80,7 +81,7 @@ def _point(result: AccuracyResult, line: LineResult, unit: float) -> Point:
 
 
 def _measured_choices(overview: Overview) -> list[Choice]:
-    side, model = pixels(overview.last), overview.profile.setting.model
+    side, model = pixels(overview.last), overview.profile.profile.setting.model
     is_same = all(line.same_model for line in overview.lines if line.last is not None)
     whose = "" if is_same else f" of the profiled {model}, another model"
     return [
@@ -94,15 +95,16 @@ def _measured(overview: Overview, line: LineResult) -> Point:
     found = overview.line(line.identity)
     cell = None if found is None else found.last
 
-    def scaled(field: str, unit: float) -> float | None:
-        value = getattr(cell, field, None)
-        return None if value is None else value * unit
+    latency, memory = (None, None) if cell is None else (cell.latency, cell.row.memory_bytes)
+
+    def milliseconds(seconds: float | None) -> float | None:
+        return None if seconds is None else seconds * 1e3
 
     return {
-        "latency": scaled("median", 1e3),
-        "latency_low": scaled("median_low", 1e3),
-        "latency_high": scaled("median_high", 1e3),
-        "memory": scaled("memory_bytes", 1e-6),
+        "latency": None if latency is None else milliseconds(latency.estimate),
+        "latency_low": None if latency is None else milliseconds(latency.low),
+        "latency_high": None if latency is None else milliseconds(latency.high),
+        "memory": None if memory is None else memory * 1e-6,
     }
 
 

@@ -133,8 +133,8 @@ def sweep(
     """Bring every run of a sweep to its end: the trials of tuning first, then the final runs.
 
     What is finished is left alone, what was stopped or killed is resumed, and a run that another sweep has is waited for. A
-    run that fails does not stop the others. With ``until_decided``, seeds are added at the looks that the claims file plans, up to
-    ``max_seeds``, and only to lines that an undecided claim needs.
+    run that fails does not stop the others. With ``until_decided``, seeds are added at the looks that the claims file plans,
+    up to ``max_seeds``, and only to lines that an undecided claim needs.
 
     Returns:
         How each run ended, by its name; of a line that could not run, by the line's.
@@ -164,7 +164,7 @@ def sweep(
     ended |= {label: Status("failed", message=why) for label, why in missing.items()}
     if file is None:
         return ended | run_all(runs, out, launcher, watch)
-    by_line = {registration.line_name(draft): [run for run in runs if run.label == draft.label] for draft in plan.drafts}
+    by_line = {registration.line_name(draft): [run for run in runs if run.line == draft.label] for draft in plan.drafts}
     return ended | run_until_decided(file, looks, by_line, out, lambda some: run_all(some, out, launcher, watch), watch.say)
 
 

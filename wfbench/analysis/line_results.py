@@ -1,0 +1,120 @@
+"""Lines over their seeds: which runs are one line, and its means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.unpaired import mean_interval
+from wfbench.records import TrainRow
+
+SINGLE_SEED = "a single seed"
+
+
+class LineIdentity(NamedTuple):
+    """What the runs of one line share: within a mean, only the seed differs."""
+
+    model: str
+    mixer: str
+    local_conv: str
+    pos_embed: str
+    recipe_digest: str
+    weights: str
+    pretraining: str
+    batch: int
+    steps: int
+    parameters: int
+    samples: int
+    #: The rate that a sweep chose for the line; None for the recipe's own.
+    rate: float | None
+    #: Of the code of the mixer's layers, and of the models around them; None where it was not recorded.
+    mixer_digest: str | None
+    model_digest: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class LineResult:
+    """One line: its runs, and what they give over the seeds.
+
+    Attributes:
+        identity: what its runs share.
+        label: its name within the result.
+        seeds: the run of each seed, in the order of the seeds; of a seed that ran twice the latest.
+        accuracy: top-1 as a fraction, the mean over the seeds.
+        top5: likewise; None where a run has none.
+        loss: held-out loss, the mean over the seeds.
+        images_per_second: of training.
+        data_wait_share: the share of the training time spent waiting for data.
+        train_seconds: of training, evaluation apart.
+    """
+
+    identity: LineIdentity
+    label: str
+    seeds: tuple[TrainRow, ...]
+    accuracy: Interval
+    top5: Interval | None
+    loss: Interval
+    images_per_second: Interval
+    data_wait_share: Interval
+    train_seconds: Interval
+
+    @property
+    def last(self) -> TrainRow:
+        """The newest run."""
+        return max(self.seeds, key=lambda row: row.created)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The accuracy of each seed."""
+        return [row.accuracy for row in self.seeds]
+
+
+class Recipe(NamedTuple):
+    """What lines share that are compared with one another."""
+
+    model: str
+    recipe_digest: str
+    weights: str
+    pretraining: str
+    batch: int
+    steps: int
+    samples: int
+    model_digest: str | None
+
+
+def identity_of(row: TrainRow) -> LineIdentity:
+    """The line that a run belongs to."""
+    rate = row.chosen.lr if row.chosen is not None and row.chosen.rates else None
+    return LineIdentity(**{field: getattr(row, field) for field in LineIdentity._fields if field != "rate"}, rate=rate)
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """The mean with its 95% t-interval; a single value has none."""
+    mean, half_width = mean_interval(values)
+    return Interval(mean, why_none=SINGLE_SEED) if half_width is None else Interval.around(mean, half_width)
+
+
+def recipe_of(identity: LineIdentity) -> Recipe:
+    """The recipe that a line was trained by."""
+    return Recipe(*(getattr(identity, field) for field in Recipe._fields))
+
+
+def line_result(identity: LineIdentity, name: str, seeds: Sequence[TrainRow]) -> LineResult:
+    """A line from the runs of its seeds, in their order."""
+
+    def mean(value: Callable[[TrainRow], float]) -> Interval:
+        return over_seeds([value(row) for row in seeds])
+
+    return LineResult(
+        identity,
+        name,
+        tuple(seeds),
+        accuracy=mean(lambda row: row.accuracy),
+        top5=mean(lambda row: row.top5 or 0.0) if all(row.top5 is not None for row in seeds) else None,
+        loss=mean(lambda row: row.loss),
+        images_per_second=mean(lambda row: row.images_per_second),
+        data_wait_share=mean(lambda row: row.data_wait_share),
+        train_seconds=mean(lambda row: row.train_seconds),
+    )
