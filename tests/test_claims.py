@@ -496,6 +496,17 @@ def test_crossovers(row: dict, verdict: str, tmp_path: Path) -> None:
     assert only(tmp_path, [crossover("pool", **(TODAY | row))], FASTER).verdict == verdict
 
 
+def test_an_exponent_is_computed_anew_from_its_cells(tmp_path: Path) -> None:
+    old = fit("pool", 2.0, 0.01, created=at_minute(9))
+    cells = [
+        cell("pool", side, (1 + wobble) * 1e-5 * side**2) for side, wobble in ((224, 0.01), (448, 0), (672, 0.01), (896, 0))
+    ]
+    found = only(tmp_path, [old, *cells], LINEAR)
+    assert (found.verdict, found.profile.sides[-1]) == ("supported", (896, 896))
+    assert found.estimate == pytest.approx(1.0, abs=0.03)
+    assert only(tmp_path, [old, *cells[:3]], LINEAR).estimate == 2.0, "three cells are too few for a curve"
+
+
 def test_a_crossover_of_the_old_definition_is_computed_anew_from_its_cells(tmp_path: Path) -> None:
     """Lines that come near each other twice: the old interval holds all of that, and below it the mixer is surely faster."""
     old = crossover("pool", "always", interval=True, side_low=600.0, created=at_minute(9))

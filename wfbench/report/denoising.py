@@ -33,8 +33,8 @@ def _loss_table(name: str, result: Losses) -> Table:
         *interval_notes([line.loss for line in result.lines]),
         *difference_notes([result.family]),
         *(["Less is better, so a difference below 0 is for the line."] if result.family.differences else []),
-        "The best epoch's loss and the mse by bin are means over the seeds, for information: they are no result, and have no "
-        "intervals.",
+        "The best epoch's loss, the mse by bin and the training time are means over the seeds, for information: they are no "
+        "result, and have no intervals.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
         *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
         *environment_notes(run.environment for _, run in runs),
