@@ -15,9 +15,9 @@ from wfbench.analysis.asked import Asked
 from wfbench.analysis.cost import costs
 from wfbench.analysis.fronts import Cost, fronts
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.line_results import over_seeds
 from wfbench.analysis.overview import Overview, overview
 from wfbench.analysis.resolutions import resolutions
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.analysis.seeds import AccuracyResult, SweepRule, accuracies
 from wfbench.analysis.tuning import tunings
 from wfbench.analysis.unpaired import against_baseline

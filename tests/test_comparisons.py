@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_report import ACCURACY, cell, exponent, lines, notes, only, small_repo
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.image_pairs import LineOnImages, image_comparisons
 from wfbench.analysis.paired import paired_contrasts
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.cli import app
@@ -277,7 +279,7 @@ def kept(tmp_path: Path) -> Path:
     for mixer, shift in (("softmax", 0.0), ("linear", -1.0), ("pool", 0.0)):
         for seed in range(3):
             right = draws.random(800) < 1 / (1 + np.exp(-(hard + shift)))
-            keep(tmp_path / f"{mixer}-{seed}", mixer, seed, right, truth)
+            keep(tmp_path / f"{mixer}-{seed}", mixer, seed, right, truth, schema_version=5)
     return tmp_path
 
 
@@ -292,6 +294,32 @@ def test_mixers_are_compared_image_by_image(kept: Path) -> None:
     assert table.data["difference"][0] == pytest.approx(accuracy["linear"] - accuracy["softmax"])
     assert "seed 0: " in table.frame["McNemar, two models"][0]
     assert "the models differ" in table.frame["McNemar, two models"][0]
+
+
+def test_seeds_are_drawn_jointly_where_runs_of_one_seed_begin_equal(kept: Path, tmp_path: Path) -> None:
+    def compared() -> dict[str, LineOnImages]:
+        (found,) = image_comparisons(report.find_runs([kept]), "softmax")
+        return {line.label: line for line in found.lines}
+
+    # pool is softmax but for 8 images that it alone gets right, of runs that differ much from seed to seed.
+    truth = pd.read_parquet(kept / "pool-0" / "predictions-raw.parquet").sort_values("index")["label"].to_numpy()
+    for seed, share in enumerate((0.6, 0.7, 0.9)):
+        right = np.random.default_rng(seed).random(800) < share
+        for mixer in ("softmax", "pool"):
+            shutil.rmtree(kept / f"{mixer}-{seed}")
+            ours = right | (np.arange(800) < 8) if mixer == "pool" else right
+            keep(kept / f"{mixer}-{seed}", mixer, seed, ours, truth, schema_version=6)
+    found = compared()
+    assert found["pool"].is_paired
+    assert found["pool"].difference.half_width < 0.02
+    assert not found["linear"].is_paired, "its runs are of an older version"
+    table = named(report.tables([], runs=report.find_runs([kept])), "paired")
+    assert "Paired (pool)" in notes(table)
+    assert "Unpaired (linear)" in notes(table)
+    keep(kept / "pool-3", "pool", 3, right, truth, schema_version=6)
+    found = compared()
+    assert not found["pool"].is_paired, "it has a seed more"
+    assert found["pool"].difference.half_width > 0.1
 
 
 def test_other_images_are_not_compared(kept: Path, tmp_path: Path) -> None:

@@ -302,17 +302,18 @@ def test_profiles_with_different_factors_keep_their_own_times_exponents_and_cros
     for changes, factor, session in (({}, 1, "first"), (dwc, 3, "first"), (dwc | {"pos_embed": "sincos"}, 5, "later")):
         own = changes | {"session": session}
         rows += [cell(name, 224, factor * t, **own) for name, t in (("softmax", 0.02), ("linear", 0.01))]
-        rows += [cell("linear", 448, factor * 0.03, **own), exponent(latency=0.5 + factor, **own)]
-        rows += [crossover("linear", "at", 200.0 + factor, **own)]
+        rows += [cell("linear", 448, 0.03 * factor**2, **own), cell("softmax", 448, 0.03 * factor**2 * 0.9, **own)]
     made = {table.name: table for table in report.tables(rows)}
-    assert sorted(made) == sorted(f"{kind}{end}" for kind in ("profile", "crossover") for end in ("", "-dwc", "-dwc-sincos"))
+    assert sorted(made) == sorted(
+        f"{kind}{end}" for kind in ("profile", "speedup", "crossover") for end in ("", "-dwc", "-dwc-sincos")
+    )
     for end, name, factor in (("", "", 1), ("-dwc", " + DWC", 3), ("-dwc-sincos", " + DWC, sincos", 5)):
         table, crossed = made[f"profile{end}"], made[f"crossover{end}"]
-        assert lines(table) == [f"linear{name}", f"linear{name}", f"softmax{name}"]
-        assert lines(table, "speed-up over softmax") == ["2.00×", "–", "1.00×"]
-        assert lines(table, "latency exponent") == ["–", f"{0.5 + factor:.2f}", "–"]
+        assert lines(table) == [f"linear{name}", f"linear{name}", f"softmax{name}", f"softmax{name}"]
+        assert lines(table, "speed-up over softmax") == ["2.00×", "0.900×", "1.00×", "1.00×"]
+        assert lines(table, "latency exponent")[1] == f"{math.log(3 * factor, 4):.2f}"
         assert (lines(crossed), lines(crossed, "baseline")) == ([f"linear{name}"], [f"softmax{name}"])
-        assert lines(crossed, "crossover") == [f"from {200 + factor} px"]
+        assert lines(crossed, "crossover") == ["none up to 448 px"]
         assert ("over softmax with the same" in notes(table)) == bool(name)
     curves = (
         figures.latency(made["profile-dwc"].result, made["profile-dwc"], figures.mixer_styles(list(made.values())))

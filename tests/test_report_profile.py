@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,56 +16,39 @@ from rich.console import Console
 from test_report import CPU, GPU, SPEEDUP, cell, colours, crossover, exponent, failed, lines, notes, only, train
 
 from wfbench import records, report
+from wfbench.analysis.cost import costs
+from wfbench.analysis.derived import with_derived
 from wfbench.analysis.lines import label
 from wfbench.analysis.profile import ProfileCost
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
-    FitRow,
+    CrossoverRow,
     HarnessRow,
     MachineRow,
     MeasurementRow,
     ProfileRow,
+    ScalingRow,
     ThroughputRow,
 )
 from wfbench.report import Table, figures
+from wfbench.report.crossover import crossing_in_words
 
 ROOT = Path(__file__).parent.parent
-#: The setting of `cell`, as rows that are computed from cells carry it.
-SETTING = {
-    "batch": 1,
-    "mode": "infer",
-    "dtype": "float32",
-    "compiled": False,
-    "channels_last": False,
-    "protocol": "constant batch",
-}
 FLASH, MATH = {"sdpa_backend": "flash"}, {"sdpa_backend": "math"}
 EXTRA = ("activations (M)", "bytes moved (MB)", "ms per image", "of the bound (%)", "memory (MB)", "by shapes (MB)")
 EXTRA += ("backend", "batch")
 
 
-def fit(mixer: str = "linear", **changes: object) -> FitRow:
-    fields: dict[str, object] = {
-        "environment": CPU,
-        "session": "first",
-        "model": "vit-tiny",
-        "mixer": mixer,
-        **SETTING,
-        "sides": ((224, 224), (448, 448)),
-        "tokens": (196, 784),
-        # At 196 tokens: 9.8 + 19.6 + 19.6 ms; at 784: 9.8 + 78.4 + 313.6.
-        "a": 9.8e-3,
-        "b": 1e-4,
-        "c": 19.6e-3 / 196**2,
-        "spread": 0.0213,
-        "freedom": 3,
-        "exponents": (1.2, 1.754),
-        "exponents_low": (1.1, 1.7),
-        "exponents_high": (1.3, 1.808),
-        "macs_exponents": (1.05, None),
-    }
-    return FitRow(**(fields | changes))
+#: a, b and c of t = a + b N + c N², and four sides: the least number from which a curve has an interval.
+CURVE, SIDES = (9.8e-3, 1e-4, 19.6e-3 / 196**2), (224, 448, 672, 896)
+
+
+def curve(mixer: str = "linear", coefficients: Sequence[float] = CURVE, sides: Sequence[int] = SIDES, **changes: object):
+    """Cells whose times lie on a curve."""
+    a, b, c = coefficients
+    tokens = [(side // 16) ** 2 for side in sides]
+    return [cell(mixer, side, a + b * n + c * n**2, **changes) for side, n in zip(sides, tokens, strict=True)]
 
 
 def of_cell(mixer: str, side: int, **changes: object) -> dict[str, object]:
@@ -159,12 +145,8 @@ def test_forced_backends_and_variants_are_lines_that_never_replace_one_another()
 def test_settings_of_one_session_split_with_all_that_was_computed_from_them(changes: dict[str, object]) -> None:
     rows: list[AnyRow] = []
     for factor, other in ((1, {}), (2, changes)):
-        own = {**SETTING, "environment": CPU, **other}
-        rows += [
-            cell(name, side, factor * t, **other) for name, t in (("softmax", 0.02), ("linear", 0.01)) for side in (224, 448)
-        ]
-        rows += [exponent(latency=0.5 + factor, **own), fit(a=float(factor), **own)]
-        rows.append(crossover("linear", "at", 300.0 + factor, **own))
+        rows += curve("softmax", [factor * c for c in CURVE], **other)
+        rows += curve("linear", [factor / 2 * c for c in CURVE], **other)
         cells = {key: value for key, value in other.items() if key != "batch"}
         rows += [throughput(images_per_second=(factor, 2, 3, 4), **cells), breakdown(**cells)]
     made = report.tables(rows)
@@ -176,12 +158,15 @@ def test_settings_of_one_session_split_with_all_that_was_computed_from_them(chan
         titles.get(table.title.partition(": ")[2], {})[table.name.partition("-")[0]] = table
     first = min(titles.values(), key=lambda tables: tables["profile"].data["median_seconds"].min())
     for factor, tables in enumerate((first, *(t for t in titles.values() if t is not first)), 1):
-        assert list(tables["profile"].data["median_seconds"]) == [factor * 0.01] * 2 + [factor * 0.02] * 2
-        assert lines(tables["profile"], SPEEDUP) == ["2.00×"] * 2 + ["1.00×"] * 2
-        assert lines(tables["profile"], "latency exponent") == ["–", f"{0.5 + factor:.2f}", "–", "–"]
-        assert list(tables["scaling"].data["a"]) == [factor] * 2
-        assert lines(tables["crossover"], "crossover") == [f"from {300 + factor} px"]
-        assert "left out" not in notes(tables["profile"])
+        assert tables["profile"].data["median_seconds"][4] == pytest.approx(factor * 0.049)
+        assert lines(tables["profile"], SPEEDUP) == ["2.00×"] * 4 + ["1.00×"] * 4
+        batch = tables["profile"].data["batch"][0]
+        assert list(tables["scaling"].data["a"]) == pytest.approx(
+            [factor / 2 * 9.8e-3 / batch] * 4 + [factor * 9.8e-3 / batch] * 4
+        )
+        assert lines(tables["crossover"], "crossover") == [
+            "by the curves, faster at every side (224–896 px); 95%: from at most 224 px"
+        ]
     for stem in ("throughput", "breakdown"):
         measured = [table for table in made if table.name.startswith(stem)]
         assert len(measured) == (1 if {"batch", "token_budget"} & set(changes) else 2), "of several batches, or of one image"
@@ -214,29 +199,25 @@ def test_rows_that_a_later_call_wrote_again_supersede_the_earlier_ones_silently(
     first = [
         cell("linear", 448, 0.5, 1),
         failed("softmax"),
-        exponent(latency=1.0),
+        cell("linear", 224, 0.1, 1),
+        cell("softmax", 224, 0.05, 1),
         throughput(),
-        fit(),
-        crossover("linear", "none"),
     ]
     again: list[AnyRow] = [
         cell("linear", 448, 0.4, 2),
         cell("softmax", 448, 0.8, 2),
-        exponent(latency=1.5, created="2999-01-01"),
+        cell("linear", 224, 0.2, 2),
         throughput(saturating_batch=8, created="2999-01-01"),
-        fit(a=0.0, created="2999-01-01"),
-        crossover("linear", "at", 300.0, created="2999-01-01"),
     ]
     made = named([*first, *again])
     profile = made["profile"]
-    assert list(profile.data["median_seconds"]) == [0.4, 0.8]
-    assert lines(profile, "status") == ["ok", "ok"]
-    assert lines(profile, SPEEDUP) == ["2.00×", "1.00×"]
-    assert lines(profile, "latency exponent") == ["1.50", "–"]
+    assert list(profile.data["median_seconds"]) == [0.2, 0.4, 0.05, 0.8]
+    assert lines(profile, "status") == ["ok"] * 4
+    assert lines(profile, SPEEDUP) == ["0.250×", "2.00×", "1.00×", "1.00×"]
+    assert lines(profile, "latency exponent") == ["–", "0.50", "–", "2.00"]
     assert all("left out" not in notes(table) for table in made.values())
     assert lines(made["throughput"], "saturating batch") == ["≥ 8"]
-    assert lines(made["scaling"], "overhead a (%)") == ["0.0", "0.0"]
-    assert lines(made["crossover"], "crossover") == ["from 300 px"]
+    assert lines(made["crossover"], "crossover") == ["from 356 px"], "where log 4 has fallen to log 1/2 by two thirds"
 
 
 def test_other_sessions_are_named_with_their_cells_however_often_those_were_written() -> None:
@@ -345,14 +326,15 @@ def test_a_timeout_is_a_failure_like_others() -> None:
 
 
 def test_an_exponent_shows_its_interval_where_there_is_one() -> None:
-    ends = {"latency_exponent_low": 1.58, "latency_exponent_high": 1.704}
-    rows = [cell(name, 448, variant=variant, **more) for name, variant, more in LINES]
-    rows += [exponent(name, latency=1.64, variant=variant, **more, **SETTING, **ends) for name, variant, more in LINES[:2]]
-    rows += [exponent(name, latency=2.5, variant=variant, **more, **SETTING) for name, variant, more in LINES[2:3]]
-    table = only([*rows, exponent("softmax", latency=9.0, **SETTING)])
-    assert lines(table, "latency exponent") == ["1.64 [1.58, 1.70]", "1.64 [1.58, 1.70]", "2.50", "–"]
-    assert list(table.data["latency_exponent_low"][:2]) == [1.58, 1.58]
+    rows = [c for name, variant, more in LINES[:2] for c in curve(name, variant=variant, **more)]
+    rows += [c for name, variant, more in LINES[2:3] for c in curve(name, sides=SIDES[:3], variant=variant, **more)]
+    (table,) = kind([*rows, cell("softmax", 448, variant="depth 6")], "profile")
+    shown = lines(table, "latency exponent")
+    assert shown[:5] == ["–", "1.52 [1.52, 1.52]", "1.83 [1.83, 1.83]", "1.92 [1.92, 1.92]", "–"]
+    assert shown[8:] == ["–", "1.52", "1.83", "–"]
+    assert table.data["latency_exponent_low"][1] == pytest.approx(math.log(401.8 / 49) / math.log(4))
     assert "of an exponent" in notes(table)
+    assert "which then have no interval" in notes(table)
 
 
 LINES = (("linear", "", {}), ("softmax", "", FLASH), ("softmax", "", MATH), ("softmax", "depth 6", {}))
@@ -445,54 +427,44 @@ def test_measurements_are_in_no_table_but_among_the_sources(tmp_path: Path) -> N
 
 
 def test_every_cell_of_a_scaling_line() -> None:
-    rows: list[AnyRow] = [cell("linear", side) for side in (224, 448)]
-    (table,) = kind([*rows, fit(doubts=("the range is too short",))], "scaling")
-    assert table.frame.to_dict("records") == [
-        {
-            "mixer": "linear",
-            "px": "224",
-            "tokens": "196",
-            "latency exponent": "1.20 [1.10, 1.30]",
-            "MACs exponent": "1.05",
-            "overhead a (%)": "20.0",
-            "linear bN (%)": "40.0",
-            "quadratic cN² (%)": "40.0",
-        },
-        {
-            "mixer": "linear",
-            "px": "448",
-            "tokens": "784",
-            "latency exponent": "1.75 [1.70, 1.81]",
-            "MACs exponent": "–",
-            "overhead a (%)": "2.4",
-            "linear bN (%)": "19.5",
-            "quadratic cN² (%)": "78.0",
-        },
-    ]
-    assert "linear: the range is too short." in table.notes
-    assert "linear 2.1 %" in notes(table)
-    assert list(table.data["share_overhead"]) == pytest.approx([0.2, 9.8 / 401.8])
-    assert list(table.data["latency_exponent_high"]) == [1.3, 1.808]
-    assert list(table.data["freedom"]) == [3, 3]
+    cells = curve()
+    cells[1] = cells[1].model_copy(update={"macs": None})
+    (table,) = kind(cells, "scaling")
+    assert table.frame.iloc[0].to_dict() == {
+        "mixer": "linear",
+        "px": "224",
+        "tokens": "196",
+        "latency exponent": "1.20 [1.20, 1.20]",
+        "MACs exponent": "–",
+        "overhead a (%)": "20.0",
+        "linear bN (%)": "40.0",
+        "quadratic cN² (%)": "40.0",
+    }
+    assert lines(table, "overhead a (%)")[1] == "2.4"
+    assert lines(table, "quadratic cN² (%)")[1] == "78.0"
+    assert list(table.data["share_overhead"][:2]) == pytest.approx([0.2, 9.8 / 401.8])
+    assert list(table.data["freedom"]) == [1] * 4
+    assert lines(kind(curve(), "scaling")[0], "MACs exponent") == ["0.50"] * 4, "the MACs of `cell` grow as the side"
+
+
+def test_the_doubts_and_the_distance_of_a_curve_are_named() -> None:
+    cells = curve(coefficients=(1.0, 1e-6, 0.0), sides=(448, 672, 896, 1120))
+    cells[1] = cells[1].model_copy(update={"median": cells[1].median * 1.03})
+    (table,) = kind(cells, "scaling")
+    assert "linear: the range is too short: N grows 6.25 times" in notes(table)
+    assert "linear: overhead still dominates" in notes(table)
+    (spread,) = table.data["spread"].unique()
+    assert f"linear {100 * spread:.1f} %" in notes(table)
+    assert 0.005 < spread < 0.03
 
 
 def test_each_line_has_its_own_curve() -> None:
-    rows: list[AnyRow] = [cell(mixer, variant=variant, **more) for mixer, variant, more in LINES]
-    rows += [fit(mixer, variant=variant, **more) for mixer, variant, more in LINES]
+    rows: list[AnyRow] = [c for mixer, variant, more in LINES for c in curve(mixer, variant=variant, **more)]
     (table,) = kind(rows, "scaling")
-    assert lines(table)[::2] == ["linear", "softmax [flash]", "softmax [math]", "softmax, depth 6"]
-    assert kind([*rows[4:]], "scaling") == [], "a curve needs its cells' table"
-    assert kind([*rows[:4], fit(session="other"), fit(dtype="bfloat16")], "scaling") == []
-
-
-def test_computed_rows_without_a_setting_are_placed_by_session() -> None:
-    two = [cell("linear", 448), cell("linear", 448, mode="train")]
-    stated = exponent(latency=1.5, **{**SETTING, "mode": "train"})
-    made = kind([*two, stated, exponent(latency=1.1)], "profile")
-    shown = {table.data["mode"][0]: lines(table, "latency exponent") for table in made}
-    assert shown == {"infer": ["–"], "train": ["1.50"]}
-    assert all("Some exponents are left out" in notes(table) for table in made)
-    assert all("left out" not in notes(table) for table in kind([*two, stated], "profile"))
+    assert lines(table)[::4] == ["linear", "softmax [flash]", "softmax [math]", "softmax, depth 6"]
+    assert kind(curve(sides=SIDES[:3]), "scaling") == [], "three cells leave nothing to judge a curve by"
+    mixed = [*curve(sides=SIDES[:2]), *curve(sides=SIDES[2:], session="other"), *curve(sides=SIDES[2:], dtype="bfloat16")]
+    assert kind(mixed, "scaling") == [], "cells of other sessions and settings are no part of a curve"
 
 
 @pytest.mark.parametrize(
@@ -506,35 +478,59 @@ def test_computed_rows_without_a_setting_are_placed_by_session() -> None:
         ("always", None, None, None, "by the curves, faster at every side (224–896 px); 95%: maybe only beyond 896 px"),
         ("none", None, 700.0, None, "none up to 896 px; 95%: from at least 700 px"),
         ("none", None, None, None, "none up to 896 px; 95%: maybe from below 224 px"),
-        ("none", None, 300.0, 500.0, "none up to 896 px; 95%: beyond 896 px"),
+        ("none", None, 896.0, None, "none up to 896 px; 95%: beyond 896 px"),
     ],
 )
 def test_a_crossover_with_its_interval(
     verdict: str, side: float | None, low: float | None, high: float | None, words: str
 ) -> None:
-    row = crossover("linear", verdict, side, interval=True, side_low=low, side_high=high, **SETTING)
-    (table,) = kind([cell(), row], "crossover")
-    assert lines(table, "crossover") == [words]
-    assert "give the interval of that side" in notes(table)
-    raw = table.data.iloc[0]
-    assert [raw[name] if raw[name] == raw[name] else None for name in ("side_low", "side_high")] == [low, high]
+    (found,) = costs([*curve("softmax"), *curve("linear")]).crossovers
+    changes = {"verdict": verdict, "side": side, "side_low": low, "side_high": high}
+    assert crossing_in_words(replace(found.crossings[0], **changes)) == words
+
+
+def test_where_curves_cross_is_found_from_their_cells() -> None:
+    rows = [*curve("softmax", (3e-3, 6e-5, 5e-8)), *curve("linear", (13e-3, 6e-5, 1e-9))]
+    rows.append(crossover("linear", "at", 300.0, interval=True, side_low=1.0, side_high=2.0))
+    (table,) = kind(rows, "crossover")
+    meet = 16 * math.sqrt(math.sqrt(10e-3 / 4.9e-8))  # 10 ms = 4.9e-8 s N²
+    assert lines(table, "crossover") == [f"from {meet:.0f} px [{meet:.0f}, {meet:.0f}]"]
+    assert table.data["side"][0] == pytest.approx(meet, rel=1e-3)
+    assert "surely slower than the baseline" in notes(table)
+    assert "no interval" not in notes(table)
 
 
 def test_a_crossover_names_the_baselines_backends_by_side() -> None:
-    rows: list[AnyRow] = [cell("softmax", side, **more) for side in (224, 448, 672) for more in (FLASH, MATH)]
-    rows += [cell(mixer, side) for mixer in ("linear", "pool") for side in (224, 448, 672)]
-    backends = {"baseline_backends": ("flash", "math", "flash"), **SETTING}
-    crossed = [crossover(mixer, "always", **backends) for mixer in ("linear", "pool")]
-    (table,) = kind([*rows, *crossed], "crossover")
+    times = {224: (1, 2), 448: (2, 1), 672: (1, 2)}
+    rows: list[AnyRow] = [
+        cell("softmax", side, t, **more) for side, ts in times.items() for more, t in zip((FLASH, MATH), ts, strict=True)
+    ]
+    rows += [cell(mixer, side) for mixer in ("linear", "pool") for side in times]
+    (table,) = kind(rows, "crossover")
     assert "The baseline's backend: flash at 224, 672 px; math at 448 px." in table.notes
     assert lines(table, "baseline") == ["softmax"] * 2
-    fewer = [
-        crossover("linear", "always", **backends),
-        crossover("pool", "always", **{**backends, "baseline_backends": ("math",)}),
-    ]
-    (table,) = kind([*rows, *fewer], "crossover")
+    (table,) = kind(rows[:-1], "crossover")
     assert "The baseline's backend (linear): flash at 224, 672 px; math at 448 px." in table.notes
-    assert "The baseline's backend (pool): math, in the order of the sides." in table.notes
+    assert "The baseline's backend (pool): flash at 224 px; math at 448 px." in table.notes
+
+
+def test_crossovers_are_found_against_the_baseline_of_the_newest_call() -> None:
+    rows = [cell(name, side, t) for name, t in (("linear", 1), ("pool", 2), ("softmax", 3)) for side in (224, 448)]
+    (table,) = kind([*rows, harness(1, baseline="softmax"), harness(2, baseline="pool")], "crossover")
+    assert lines(table) == ["linear", "softmax"]
+    assert lines(table, "baseline") == ["pool"] * 2
+    (table,) = kind(rows, "crossover")
+    assert lines(table) == ["linear", "pool"]
+
+
+def test_what_follows_from_cells_is_computed_anew_only_where_there_are_cells() -> None:
+    stale = [crossover("linear", "none"), exponent(latency=9.0), crossover("linear", "none", session="other")]
+    cells = [cell(name, side, t * side) for name, t in (("linear", 1e-4), ("softmax", 2e-4)) for side in (224, 448)]
+    rows = with_derived([*cells, *stale])
+    assert rows[:5] == [*cells, stale[2]]
+    (found,) = [row for row in rows[5:] if isinstance(row, CrossoverRow)]
+    assert (found.session, found.verdict, found.protocol, found.mode) == ("first", "always", "constant batch", "infer")
+    assert {row.latency_exponent for row in rows[5:] if isinstance(row, ScalingRow)} == {0.5}
 
 
 # --- throughput, breakdown

@@ -10,8 +10,8 @@ from wfbench.measure.throughput import Doubling, double
 class Machine:
     """Timers of batches: each takes ``seconds(batch)``, times what the call number does to all batches."""
 
-    def __init__(self, seconds, noise=(1.0,), room=10**9):
-        self.seconds, self.noise, self.room = seconds, itertools.cycle(noise), room
+    def __init__(self, seconds, noise=(1.0,), room=10**9, compiler=0.0):
+        self.seconds, self.noise, self.room, self.compiler = seconds, itertools.cycle(noise), room, compiler
         self.log, self.made, self.alive = [], [], []
 
     def timer_of(self, batch):
@@ -26,7 +26,7 @@ class Timer:
         self.machine, self.batch, self.call_seconds = machine, batch, 0.0
 
     def warm(self):
-        self.call_seconds += 2 * self.machine.seconds(self.batch)
+        self.call_seconds += self.machine.compiler + 2 * self.machine.seconds(self.batch)
         return self.machine.seconds(self.batch)
 
     def sample(self):
@@ -53,7 +53,7 @@ def test_it_ends_at_the_second_doubling_in_a_row_that_surely_gains_little():
 
 
 def test_one_slow_batch_does_not_end_it():
-    """A size that suits the kernels badly: today's rule would have ended at 4."""
+    """A size that suits the kernels badly: a rule that looks at one doubling would end at 4."""
     found = find(Machine(lambda batch: 8 + batch + 10 * (batch == 4)))
     assert found.batches[-1] > 8
     assert found.batches[:4] == [1, 2, 4, 8]
@@ -92,6 +92,8 @@ def test_a_step_that_the_budget_does_not_hold_is_not_begun():
     assert found.call_seconds + found.seconds_of_next(5) > 400
     short = find(Machine(saturating), budget=50.0)  # the first step takes the rounds that there is time for: (50 - 18) / 9
     assert (short.stopped_by, short.batches, len(short.seconds[0])) == ("time", [1], 3)
+    compiled = find(Machine(lambda batch: 0.01, compiler=40.0), budget=100.0)  # a third compilation would exceed it
+    assert (compiled.stopped_by, compiled.batches) == ("time", [1, 2])
     with pytest.raises(TimeoutError, match="no time for one round"):
         find(Machine(saturating), budget=20.0)
 

@@ -1,4 +1,4 @@
-"""Which cells of a profile stand side by side, and which of the rows that were computed from cells belong to them."""
+"""Which cells of a profile stand side by side, and what is known of a session."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileR
 Size = tuple[int, int]
 #: What tells the lines of one setting apart, in the order of a table: mixer, variant, attention backend.
 LineKey = tuple[str, str, str]
-_Computed = ScalingRow | FitRow | CrossoverRow
 #: A row that belongs to a line.
-LineRow = ProfileRow | ThroughputRow | BreakdownRow | _Computed
+LineRow = ProfileRow | ThroughputRow | BreakdownRow | ScalingRow | FitRow | CrossoverRow
 _T = TypeVar("_T", bound=ProfileRow | ThroughputRow | BreakdownRow)
-_C = TypeVar("_C", ScalingRow, FitRow, CrossoverRow)
 
 
 class Line(NamedTuple):
@@ -161,54 +159,3 @@ def profiles_of(rows: Iterable[AnyRow]) -> list[Profile]:
         session = latest_session(sessions)
         made.append(Profile(setting, session, tuple(latest(sessions[session], cell_key)), sessions))
     return made
-
-
-def current(rows: Sequence[AnyRow]) -> list[AnyRow]:
-    """The rows without exponents, curves and crossovers that a later call of the same session computed anew from more cells."""
-
-    def dated(row: AnyRow) -> bool:
-        return isinstance(row, ScalingRow | FitRow | CrossoverRow) and row.protocol is not None
-
-    newest: dict[str, str] = {}
-    for row in rows:
-        if isinstance(row, ScalingRow | FitRow | CrossoverRow) and dated(row):
-            newest[row.session] = max(newest.get(row.session, ""), row.created)
-    return [row for row in rows if not dated(row) or row.created == newest[row.session]]  # type: ignore[union-attr]
-
-
-def owners(row: _Computed, profiles: Iterable[Profile]) -> list[Profile]:
-    """The profiles from whose cells a row may have been computed: several where it does not say which."""
-    return [
-        profile
-        for profile in profiles
-        if row.session in profile.sessions
-        and (row.model, factors(row)) == (profile.setting.model, profile.setting.factors)
-        and _agrees(row, profile.setting)
-        and (not isinstance(row, ScalingRow) or any(_is_upper_end(row, cell) for cell in profile.sessions[row.session]))
-    ]
-
-
-def placed(rows: Iterable[_C], profiles: Sequence[Profile]) -> list[tuple[list[Profile], list[_C]]]:
-    """The rows by the profiles that they may mean; rows of sessions that no table shows are left out."""
-    found: dict[tuple[int, ...], list[_C]] = {}
-    for row in rows:
-        places = owners(row, profiles)
-        if any(profile.session == row.session for profile in places):
-            found.setdefault(tuple(profiles.index(profile) for profile in places), []).append(row)
-    return [([profiles[place] for place in places], found[places]) for places in sorted(found)]
-
-
-def _agrees(row: _Computed, setting: Setting) -> bool:
-    """Whether nothing that a row says of its setting speaks against this one; a row of an old schema says nothing."""
-    plain = {field: getattr(row, field) for field in ("mode", "dtype", "compiled", "channels_last", "protocol")}
-    if all(value is None for value in (*plain.values(), row.batch, row.token_budget)):
-        return True
-    place = row.environment
-    here = (place.device, place.threads, place.tf32) == (setting.device, setting.threads, setting.tf32)
-    batch = setting.token_budget is not None or row.batch in (None, setting.batch)
-    same = all(value in (None, getattr(setting, field)) for field, value in plain.items())
-    return here and batch and same and row.token_budget == setting.token_budget
-
-
-def _is_upper_end(row: ScalingRow, cell: ProfileRow) -> bool:
-    return (line_key(cell), cell.resolution, cell.status) == (line_key(row), row.high, "ok")

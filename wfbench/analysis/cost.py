@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.breakdown import Breakdowns, breakdowns
-from wfbench.analysis.cells import current, profiles_of
+from wfbench.analysis.cells import profiles_of
+from wfbench.analysis.derived import crossover_baselines, derived_rows
+from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import ProfileCost, profile_costs
 from wfbench.analysis.scaling import Crossovers, Scaling, crossovers, scalings
 from wfbench.analysis.speedup import SpeedUps, speed_ups
@@ -36,15 +38,20 @@ class Costs:
 
 
 def costs(rows: Sequence[AnyRow]) -> Costs:
-    """The costs that the rows hold."""
-    rows = current(rows)
-    profiles = profiles_of(rows)
-    found = profile_costs(rows, profiles)
+    """The costs that the rows hold.
+
+    Exponents, curves and crossovers are computed from the cells, whatever rows of them were recorded.
+    """
+    baselines = crossover_baselines(rows)
+    derived = [
+        (profile, derived_rows(profile.cells, baselines.get(profile.session, BASELINE))) for profile in profiles_of(rows)
+    ]
+    profiles = profile_costs(rows, derived)
     return Costs(
-        found,
-        scalings(rows, profiles),
-        speed_ups(found),
-        crossovers(rows, profiles),
+        profiles,
+        scalings(derived),
+        speed_ups(profiles),
+        crossovers(derived),
         throughputs(rows),
         breakdowns(rows),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.paired import mean_interval
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import TrainRow
 
 
@@ -87,21 +86,6 @@ def identity_of(row: TrainRow) -> LineIdentity:
     """The line that a run belongs to."""
     rate = row.chosen.lr if row.chosen is not None and row.chosen.rates else None
     return LineIdentity(**{field: getattr(row, field) for field in LineIdentity._fields if field != "rate"}, rate=rate)
-
-
-def over_seeds(values: Sequence[float], samples: int | None = None) -> Interval:
-    """The mean with its 95% interval, or why it has none.
-
-    Args:
-        values: one number per seed.
-        samples: of how many images they are shares; None for what is no share of images.
-
-    Returns:
-        See `paired.mean_interval`. Values that are not all finite, such as the loss of a run that diverged, have no interval.
-    """
-    if not all(map(math.isfinite, values)):
-        return Interval(sum(values) / len(values), why_none="a value is not finite")
-    return replace(mean_interval(values, samples), estimate=math.fsum(values) / len(values))
 
 
 def recipe_of(identity: LineIdentity) -> Recipe:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group
-from wfbench.analysis.scaling import Exponents, exponents_of
-from wfbench.records import HarnessRow, MachineRow, ProfileRow, ScalingRow
+from wfbench.analysis.scaling import DerivedRows, Exponents, exponents_of
+from wfbench.records import AnyRow, HarnessRow, MachineRow, ProfileRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,6 @@ class ProfileCost:
         sessions: which session is shown.
         machine: the rates behind the bounds, by number format.
         calls: the calls of the profile command that worked on the session, in order.
-        has_unclear_exponents: whether exponents are left out because they do not say which of several settings they mean.
     """
 
     profile: Profile
@@ -83,24 +82,27 @@ class ProfileCost:
     sessions: Sessions
     machine: tuple[MachineRates, ...]
     calls: tuple[HarnessRow, ...]
-    has_unclear_exponents: bool = False
 
 
-def profile_costs(rows: Sequence[object], profiles: Sequence[Profile]) -> tuple[ProfileCost, ...]:
-    """The costs of each profile, in the order of the profiles."""
-    scaling = [row for row in rows if isinstance(row, ScalingRow)]
+def profile_costs(rows: Sequence[AnyRow], derived: DerivedRows) -> tuple[ProfileCost, ...]:
+    """The costs of each profile, in the order of the profiles.
+
+    Args:
+        rows: all rows, of which those about the machine and the calls are used.
+        derived: the profiles, each with what follows from its cells.
+    """
     machines = [row for row in rows if isinstance(row, MachineRow)]
     harness = [row for row in rows if isinstance(row, HarnessRow)]
     made = []
-    for profile in profiles:
-        exponents, unclear = exponents_of(profile, profiles, scaling)
+    for profile, computed in derived:
+        exponents = exponents_of(computed)
         cells = tuple(
             CellCost(row, line_of(row), latency(row), profile.speedup(row), exponents.get((line_of(row), row.resolution)))
             for row in profile.cells
         )
         sessions = sessions_of(profile.sessions, profile.session)
         rates, calls = machine_rates(profile, machines), _calls(profile, harness)
-        made.append(ProfileCost(profile, cells, sessions, rates, calls, unclear))
+        made.append(ProfileCost(profile, cells, sessions, rates, calls))
     return tuple(made)
 
 

@@ -27,11 +27,11 @@ class Results:
     Attributes:
         claims: answers to claims, by file.
         accuracy: lines over their seeds, by setting.
+        costs: what models cost, by setting.
         overview: accuracy and cost side by side; None where there is not one result of each.
         fronts: where lines stand by accuracy and cost.
         tuning: trials of learning rates, by recipe.
         resolutions: evaluations of weights, by setting.
-        costs: what models cost in time, memory and operations.
         images: lines against the baseline on the same images.
         receptive_fields: maps of the energy that reaches the central token.
         losses: held-out losses of denoisers.
@@ -40,11 +40,11 @@ class Results:
 
     claims: tuple[ClaimsResult, ...]
     accuracy: tuple[AccuracyResult, ...]
+    costs: Costs
     overview: Overview | None
     fronts: tuple[Fronts, ...]
     tuning: tuple[TuningResult, ...]
     resolutions: tuple[ResolutionResult, ...]
-    costs: Costs
     images: tuple[ImageComparison, ...]
     receptive_fields: tuple[ReceptiveFields, ...]
     losses: tuple[Losses, ...]
@@ -69,13 +69,13 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
+        costs=cost,
         overview=beside,
         fronts=fronts(accuracy, beside),
         tuning=tunings(rows),
         resolutions=resolutions(rows),
-        costs=cost,
         images=image_comparisons(runs, asked.baseline),
         receptive_fields=receptive_fields(rows),
-        losses=held_out_losses(rows),
-        scores=sample_scores(rows),
+        losses=held_out_losses(rows, asked.baseline),
+        scores=sample_scores(rows, asked.baseline),
     )

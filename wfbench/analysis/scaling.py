@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wfbench.analysis.cells import Line, Profile, Size, line_key, line_of, owners, placed
+from wfbench.analysis.cells import Line, Profile, Size, line_key, line_of
+from wfbench.analysis.derived import Derived, is_timed
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import CHOSEN_BACKEND, latest
+from wfbench.analysis.lines import CHOSEN_BACKEND
 from wfbench.records import CrossoverRow, FitRow, ScalingRow
 
 
@@ -69,9 +70,9 @@ class LineCurve:
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """The curves of one profile; of several profiles where the records do not say which of them they mean."""
+    """The curves of one profile."""
 
-    profiles: tuple[Profile, ...]
+    profile: Profile
     curves: tuple[LineCurve, ...]
 
 
@@ -85,12 +86,13 @@ class Crossing:
         created: when it was recorded.
         baseline: the baseline's line.
         baseline_backends: the baseline's attention backend at each side at which both were timed, the fastest of those timed.
-        backend_sides: those sides; empty where they are not known.
         verdict: "at": at ``side``; "always": faster at every side; "none": at none up to the last.
-        side: in pixels; None without a crossover within the measured range.
+        side: the estimate, in pixels; None without a crossover within the measured range.
         has_interval: whether ``side_low`` and ``side_high`` say anything.
-        side_low: the lower end of the 95% interval; None where it lies below the measured sides.
-        side_high: its upper end; None where it lies beyond them.
+        side_low: lower end of the 95% interval, the last side at which the line is surely slower; None where there is none,
+            so that the crossover may lie below the measured sides.
+        side_high: upper end, the side from which the line is surely faster at every later one; None where there is none, so
+            that the crossover may lie beyond the measured sides.
         smallest_side: of the measured sides.
         largest_side: of the measured sides.
     """
@@ -99,8 +101,7 @@ class Crossing:
     session: str
     created: str
     baseline: Line
-    baseline_backends: tuple[str, ...]
-    backend_sides: tuple[Size, ...]
+    baseline_backends: Mapping[Size, str]
     verdict: Literal["at", "always", "none"]
     side: float | None
     has_interval: bool
@@ -112,38 +113,34 @@ class Crossing:
 
 @dataclass(frozen=True, eq=False)
 class Crossovers:
-    """The crossovers of one profile; of several profiles where the records do not say which of them they mean."""
+    """The crossovers of one profile."""
 
-    profiles: tuple[Profile, ...]
+    profile: Profile
     crossings: tuple[Crossing, ...]
 
 
-def exponents_of(
-    profile: Profile, profiles: Sequence[Profile], rows: Iterable[ScalingRow]
-) -> tuple[Mapping[tuple[Line, Size], Exponents], bool]:
-    """The exponents of a profile by the cell they end at, and whether some are left out that may be of other profiles."""
-    ours, unclear = [], False
-    for row in rows:
-        places = owners(row, profiles) if row.session == profile.session else []
-        if places == [profile]:
-            ours.append(row)
-        unclear |= profile in places and len(places) > 1
-    found = {(line_of(row), row.high): _exponents(row) for row in latest(ours, lambda row: (line_key(row), row.high))}
-    return found, unclear
+#: What follows from the cells of each profile.
+DerivedRows = Sequence[tuple[Profile, Sequence[Derived]]]
+
+
+def exponents_of(rows: Iterable[Derived]) -> Mapping[tuple[Line, Size], Exponents]:
+    """The exponents of a profile by the line and the side of the cell that they end at."""
+    return {(line_of(row), row.high): _exponents(row) for row in rows if isinstance(row, ScalingRow)}
 
 
 def _exponents(row: ScalingRow) -> Exponents:
     low, high = row.latency_exponent_low, row.latency_exponent_high
-    why = "" if low is not None else "from two cells alone"
+    why = "" if low is not None else "from two cells alone: fewer than four leave nothing to judge their error by"
     return Exponents(Interval(row.latency_exponent, low, high, why_none=why), row.macs_exponent)
 
 
-def scalings(rows: Iterable[object], profiles: Sequence[Profile]) -> tuple[Scaling, ...]:
-    """The curves through the cells of each profile that has some."""
+def scalings(derived: DerivedRows) -> tuple[Scaling, ...]:
+    """The curves through the cells of each profile that has some, in the order of their lines."""
     made = []
-    for places, fits in placed((row for row in rows if isinstance(row, FitRow)), profiles):
-        fits = latest(fits, line_key) if len(places) == 1 else sorted(fits, key=line_key)
-        made.append(Scaling(tuple(places), tuple(map(_curve, fits))))
+    for profile, rows in derived:
+        fits = sorted((row for row in rows if isinstance(row, FitRow)), key=line_key)
+        if fits:
+            made.append(Scaling(profile, tuple(map(_curve, fits))))
     return tuple(made)
 
 
@@ -160,27 +157,27 @@ def _curve(fit: FitRow) -> LineCurve:
     return LineCurve(line_of(fit), fit.session, fit.created, *facts)
 
 
-def crossovers(rows: Iterable[object], profiles: Sequence[Profile]) -> tuple[Crossovers, ...]:
-    """Where each line of a profile becomes faster than the baseline."""
+def crossovers(derived: DerivedRows) -> tuple[Crossovers, ...]:
+    """Where each line of a profile becomes faster than the baseline; of each profile with lines to compare."""
     made = []
-    for places, crossed in placed((row for row in rows if isinstance(row, CrossoverRow)), profiles):
-        if len(places) == 1:
-            crossed = latest(crossed, lambda row: (line_key(row), row.baseline))
-        else:
-            crossed = sorted(crossed, key=line_key)
-        made.append(Crossovers(tuple(places), tuple(_crossing(row, places) for row in crossed)))
+    for profile, rows in derived:
+        found = sorted((row for row in rows if isinstance(row, CrossoverRow)), key=line_key)
+        if found:
+            made.append(Crossovers(profile, tuple(_crossing(row, profile) for row in found)))
     return tuple(made)
 
 
-def _crossing(row: CrossoverRow, places: Sequence[Profile]) -> Crossing:
+def _crossing(row: CrossoverRow, profile: Profile) -> Crossing:
     line = line_of(row)
+    sides = [cell.resolution for cell in profile.cells if (cell.mixer, cell.variant) == (row.baseline, "") and is_timed(cell)]
+    ours = [cell.resolution for cell in profile.cells if line_of(cell) == line and is_timed(cell)]
+    common = sorted(set(ours) & set(sides))
     return Crossing(
         line=line,
         session=row.session,
         created=row.created,
         baseline=line._replace(mixer=row.baseline, variant="", sdpa_backend=CHOSEN_BACKEND),
-        baseline_backends=row.baseline_backends,
-        backend_sides=_backend_sides(row, places),
+        baseline_backends=dict(zip(common, row.baseline_backends, strict=True)),
         verdict=row.verdict,
         side=row.side,
         has_interval=row.interval,
@@ -189,12 +186,3 @@ def _crossing(row: CrossoverRow, places: Sequence[Profile]) -> Crossing:
         smallest_side=row.smallest_side,
         largest_side=row.largest_side,
     )
-
-
-def _backend_sides(row: CrossoverRow, places: Sequence[Profile]) -> tuple[Size, ...]:
-    """A crossover's record names the backends of the sides at which both were timed, and not the sides themselves."""
-    if len(places) > 1:
-        return ()
-    cells = places[0].cells
-    timed = sorted(cell.resolution for cell in cells if line_key(cell) == line_key(row) and places[0].speedup(cell))
-    return tuple(timed) if len(timed) == len(row.baseline_backends) else ()

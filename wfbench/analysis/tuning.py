@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.line_results import over_seeds
 from wfbench.analysis.lines import group, label, latest, sorted_keys
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import AnyRow, TrialRow
 
 

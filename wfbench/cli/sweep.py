@@ -41,6 +41,10 @@ def sweep(
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs of a Slurm job. Default: 0.", min=0, max=1)] = None,
     cpus: Annotated[int | None, typer.Option(help="Cores of a Slurm job. Default: 2.", min=1)] = None,
+    until: Annotated[
+        str | None, typer.Option(help="decided: add seeds at the claims' looks, only where an undecided claim needs them.")
+    ] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="With --until decided: no look beyond so many seeds.", min=2)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how they stand, and stop.")] = False,
 ) -> None:
     """Train mixers × seeds × recipes; what is finished is left alone, what was stopped is resumed.
@@ -51,6 +55,10 @@ def sweep(
     from wfbench.tasks.common import choose_device
     from wfbench.tasks.sweep import Dispatch, SlurmOptions, load_request
 
+    if until not in (None, "decided"):
+        raise _unknown_until(until)
+    if until is None and max_seeds is not None:
+        raise _needs("--max-seeds", "--until decided")
     if tune is None and trials is not None:
         raise _needs("--trials", "--tune lr")
     options: dict[str, Any] = {
@@ -75,15 +83,17 @@ def sweep(
     if dry_run:
         _list(request, out)
     else:
-        _sweep(request, out, Dispatch(jobs, threads, device, asked))
+        _sweep(request, out, Dispatch(jobs, threads, device, asked), until_decided=until is not None, max_seeds=max_seeds)
 
 
-def _sweep(request: SweepRequest, out: Path, dispatch: Dispatch) -> None:
+def _sweep(
+    request: SweepRequest, out: Path, dispatch: Dispatch, *, until_decided: bool = False, max_seeds: int | None = None
+) -> None:
     from wfbench.cli.progress import run_table
     from wfbench.tasks.sweep import sweep as task
 
     with run_table() as watch:
-        ended = task(request, out, dispatch, watch)
+        ended = task(request, out, dispatch, watch, until_decided=until_decided, max_seeds=max_seeds)
     bad = {name: status for name, status in ended.items() if status.state != "finished"}
     typer.echo(f"{len(ended) - len(bad)} of {len(ended)} runs are finished in {out}")
     for name, status in bad.items():
@@ -126,6 +136,14 @@ def _varied(texts: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as e:
             raise InputError("cannot read --vary", got=f"{text}: {strict.one_line(e)}", expected="key=[values]") from e
     return found
+
+
+def _unknown_until(until: str | None) -> Exception:
+    from wfbench.errors import InputError
+
+    return InputError(
+        "unknown end of a sweep", got=f"--until {until}", expected="decided", remedy="--until decided, or leave it out"
+    )
 
 
 def _needs(option: str, other: str) -> Exception:

@@ -47,6 +47,7 @@ class Doubling:
         before: of half the batch in the same rounds; empty for the first.
         stopped_by: why there are no more batches.
         spent: seconds within calls of each batch, warm-up counted.
+        warming: seconds that warming up the last batch took; of a compiled model most of it is the compiler's.
     """
 
     batches: list[int] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Doubling:
     before: list[list[float]] = field(default_factory=list)
     stopped_by: StoppedBy | None = None
     spent: dict[int, float] = field(default_factory=dict)
+    warming: float = 0.0
 
     @property
     def call_seconds(self) -> float:
@@ -75,7 +77,7 @@ class Doubling:
     def seconds_of_next(self, rounds: int) -> float:
         """About what the next doubling takes, if its batch takes twice as long as the last one."""
         alone, last = max(self.seconds[0]), max(self.seconds[-1])
-        return _WARM_CALLS * 2 * last + rounds * (alone + last + 2 * last)
+        return max(_WARM_CALLS * 2 * last, self.warming) + rounds * (alone + last + 2 * last)
 
 
 def double(timer_of: Callable[[int], Timer], *, rounds: int, gain: float, most: int, budget: float) -> Doubling:
@@ -94,7 +96,7 @@ def double(timer_of: Callable[[int], Timer], *, rounds: int, gain: float, most: 
     """
     found, timers = Doubling(), {1: timer_of(1)}
     second = timers[1].warm()
-    found.spent[1] = timers[1].call_seconds
+    found.spent[1] = found.warming = timers[1].call_seconds
     possible = min(rounds, int((budget - found.call_seconds) / max(second, 1e-9)))
     if possible < 1:
         raise TimeoutError(f"warming up took {found.call_seconds:.1f} s of a budget of {budget:.1f} s: no time for one round")
@@ -111,6 +113,7 @@ def double(timer_of: Callable[[int], Timer], *, rounds: int, gain: float, most: 
             try:
                 timers[batch] = timer_of(batch)
                 timers[batch].warm()
+                found.warming = timers[batch].call_seconds
                 _step(found, timers, batch, rounds)
             except Exception as e:
                 if status_of(e)[0] != "oom":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from wfbench.analysis.cells import Line, Profile, Sessions, Setting, Size
@@ -36,14 +36,6 @@ def session_notes(sessions: Sessions) -> list[str]:
     if others:
         notes.append(f"Earlier sessions of the same setting were left out: {', '.join(others)}.")
     return notes
-
-
-def raw_settings(profiles: Sequence[Profile]) -> dict[str, object]:
-    """The setting of a table as raw cells; where a table has several, all their values."""
-    if len(profiles) == 1:
-        return flat(profiles[0].setting)
-    entries = [flat(profile.setting) for profile in profiles]
-    return {field: "/".join(dict.fromkeys(str(entry[field]) for entry in entries)) for field in entries[0]}
 
 
 def constant_columns(values: Mapping[str, object]) -> list[Column[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wfbench.analysis.claims import (
     Answer,
@@ -13,16 +13,20 @@ from wfbench.analysis.claims import (
     ClaimsResult,
     Crossover,
     Exponent,
+    Price,
     Registration,
     Within,
 )
 from wfbench.analysis.claims.scaling import exponent_place
-from wfbench.analysis.lines import SMALL_SIDE
+from wfbench.analysis.lines import SMALL_SIDE, label
 from wfbench.records import CrossoverRow, FitRow
 from wfbench.report.columns import Column, Table, make_table
-from wfbench.report.words import DASH, pixels, plural, probability, spread_note
+from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
 
-_ORDER = ("claim", "says", "holds if", "verdict", "estimate", "power", "why", "pre-registered")
+_ORDER = (
+    *("claim", "says", "holds if", "verdict", "estimate", "power"),
+    *("seeds needed", "costs", "why", "pre-registered"),
+)
 
 
 def claims_tables(results: Sequence[ClaimsResult]) -> list[Table]:
@@ -59,7 +63,53 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("pre_registered", lambda line: line.registration.is_before_the_runs),
         Column("registration", lambda line: registration_in_words(line.registration), "pre-registered", words=True),
         Column("claims_sha256", lambda line: result.claims.sha256),
+        Column("seeds", lambda line: line.answer.seeds or None),
+        Column("paired", lambda line: line.answer.is_paired if line.answer.seeds else None),
+        Column("", lambda line: line.answer, "seeds needed", _seeds_needed, optional=True),
+        Column("", lambda line: line.answer, "costs", _costs, optional=True),
+        *_price_columns("estimate", lambda answer: answer.if_estimate),
+        *_price_columns("effect", lambda answer: answer.if_effect),
     ]
+
+
+def _price_columns(name: str, price: Callable[[Answer], Price | None]) -> list[Column[AnsweredClaim]]:
+    """The CSV's columns of one price of an answer."""
+
+    def of(line: AnsweredClaim, field: Callable[[Price], float | None]) -> float | None:
+        found = price(line.answer)
+        return None if found is None else field(found)
+
+    return [
+        Column(f"seeds_needed_{name}", lambda line: of(line, lambda found: found.needed.seeds)),
+        Column(f"more_than_{name}", lambda line: of(line, lambda found: found.needed.more_than)),
+        Column(f"runs_more_{name}", lambda line: of(line, lambda found: found.runs)),
+        Column(f"cost_seconds_{name}", lambda line: of(line, lambda found: found.seconds)),
+    ]
+
+
+def _seeds_needed(answer: Answer) -> str:
+    """How many seeds in all: if the estimate is true, and if the stated effect is."""
+
+    def show(price: Price) -> str:
+        more_than = f"> {price.needed.more_than:,}" if price.needed.more_than is not None else DASH
+        return more_than if price.needed.seeds is None else f"{price.needed.seeds:,}"
+
+    if answer.if_estimate is None or answer.if_effect is None:
+        return DASH
+    return f"{show(answer.if_estimate)} / {show(answer.if_effect)}"
+
+
+def _costs(answer: Answer) -> str:
+    """What these seeds cost: hours of training more, for the same two cases."""
+
+    def show(price: Price) -> str:
+        if price.seconds is None:
+            return DASH
+        return ("" if price.needed.more_than is None else "> ") + f"{number(price.seconds / 3600, digits=2)} h"
+
+    if answer.if_estimate is None or answer.if_effect is None:
+        return DASH
+    return f"{show(answer.if_estimate)} / {show(answer.if_effect)} more"
 
 
 def condition(claim: AnyClaim) -> str:
@@ -129,8 +179,8 @@ def _why_exponent(claim: Exponent, answer: Answer) -> str:
         return answer.why_none
     place = exponent_place(claim, fit)
     if place is None:
-        return f"{answer.why_none}, only {', '.join(map(pixels, fit.sides))}"
-    return answer.why_none or "; ".join([f"at {pixels(fit.sides[place])} px", *fit.doubts])
+        return "; ".join([f"{answer.why_none}, only {', '.join(map(pixels, fit.sides))}", *_remedies(answer)])
+    return answer.why_none or "; ".join([f"at {pixels(fit.sides[place])} px", *fit.doubts, *_remedies(answer)])
 
 
 def _why_crossover(claim: Crossover, answer: Answer) -> str:
@@ -139,9 +189,14 @@ def _why_crossover(claim: Crossover, answer: Answer) -> str:
         return answer.why_none
     measured = f"measured from {row.smallest_side} to {row.largest_side} px"
     if row.interval and not row.smallest_side <= claim.side <= row.largest_side:
-        return f"only {measured}"
+        return "; ".join([f"only {measured}", *_remedies(answer)])
     found = {"always": "faster at every side", "none": "slower at the last side", "at": "in between"}[row.verdict]
-    return f"{answer.why_none or found}; {measured}"
+    return "; ".join([answer.why_none or found, measured, *_remedies(answer)])
+
+
+def _remedies(answer: Answer) -> list[str]:
+    """What would decide a claim about a profile, if it is undecidable."""
+    return [f"to decide it: {', '.join(answer.remedies)}"] if answer.remedies else []
 
 
 def registration_in_words(found: Registration) -> str:
@@ -171,15 +226,49 @@ def _notes(result: ClaimsResult) -> list[str]:
             "family, are like."
         )
     if count:
-        notes.append(
-            "Differences are in points of accuracy. Each end of an interval is a one-sided bound on the standard deviation "
-            f"pooled over all lines that the file names, at the level 1 − 5%/{count} for {plural(count, 'claim')} of accuracy, "
-            "so that the chance of any false answer among them is 5% at the most. Power is the probability that a claim is "
-            "supported where the true difference is its effect (of “within”: where it is 0), if the pooled deviation is the "
-            "true one; of “best” it is a lower bound."
-        )
+        notes += _accuracy_notes(result, count)
+    if result.later_runs:
+        again = dict.fromkeys(f"{label(row)} seed {row.seed} ({row.created})" for row in result.later_runs)
+        notes.append(f"The first run of a line and seed counts. Later ones do not: {', '.join(again)}.")
+    if profiles := dict.fromkeys(row.session for line in result.answered for row in line.answer.later):
+        notes.append(f"The first complete profile of a line counts. Later ones do not: {', '.join(profiles)}.")
     if len(file.claims) > count:
         notes.append("Claims of scaling are held against their own 95% intervals, each for itself; they have no power printed.")
+    return notes
+
+
+def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
+    """How claims of accuracy are decided."""
+    looks = result.claims.file.looks
+    notes = [
+        "Differences are in points of accuracy. Each end of an interval is a one-sided bound, at the level "
+        f"1 − 5%/{count} for {plural(count, 'claim')} of accuracy, so that the chance of any false answer among them is 5% at "
+        "the most. Power is the probability that a claim is supported where the true difference is its effect (of “within”: "
+        "where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
+    ]
+    if any(line.answer.if_estimate for line in result.answered):
+        notes.append(
+            "Seeds needed: how many in all of each line would decide an undecidable claim with a power of 80 %, if the "
+            "estimate were the true difference / if the stated effect were (of “within”: no difference), and the measured "
+            "deviation the true one. Costs: the hours of training more of all its lines, by their measured seconds per run, "
+            "without evaluation."
+        )
+    if looks:
+        notes.append(
+            f"Claims are answered at {', '.join(map(str, looks))} seeds, as was planned before the runs, and the first answer "
+            "stands. The error of 5% is spent over these looks, little of it at the first (Lan and DeMets, after O'Brien and "
+            "Fleming), so the bounds of early looks are wide."
+        )
+    answered = [line for line in result.answered if line.answer.seeds]
+    unpaired = [line.claim.id for line in answered if not line.answer.is_paired]
+    if len(unpaired) < len(answered):
+        notes.append("Differences are taken seed by seed (paired), each on its own standard deviation over the seeds.")
+    if unpaired:
+        which = "" if len(unpaired) == len(answered) else f" ({', '.join(unpaired)})"
+        notes.append(
+            f"Unpaired{which}: the runs are of an older version, in which models of one seed did not begin equal, so their "
+            "differences are on the standard deviation pooled over all lines that the file names."
+        )
     return notes
 
 

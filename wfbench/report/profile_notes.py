@@ -32,7 +32,7 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
     """The notes of a profile's table that has these of the optional columns."""
     cells = result.cells
     rows = [cell.row for cell in cells]
-    notes = [
+    return [
         _unit_note(result.profile),
         *_column_notes(columns),
         *_interval_notes(cells),
@@ -47,9 +47,6 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
         *session_notes(result.sessions),
         *environment_notes(row.environment for row in rows),
     ]
-    if result.has_unclear_exponents:
-        notes.append("Some exponents are left out: their session holds several settings, and they do not say which they mean.")
-    return notes
 
 
 def needs_macs(row: ProfileRow) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.lines import label
 from wfbench.analysis.scaling import CurvePoint, LineCurve, Scaling
-from wfbench.report.cells_in_words import constant_columns, exponent, line_columns, raw_settings, side_columns, whole, with_ends
+from wfbench.report.cells_in_words import exponent, line_columns, setting_columns, side_columns, whole, with_ends
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.words import number
@@ -26,7 +26,7 @@ class _At:
 
 def scaling_tables(results: Sequence[Scaling]) -> list[Table]:
     """A table for each profile that has curves."""
-    ends = suffixes([[profile.setting for profile in result.profiles] for result in results])
+    ends = suffixes([[result.profile.setting] for result in results])
     return [_table(f"scaling{end}", result) for result, end in zip(results, ends, strict=True)]
 
 
@@ -41,14 +41,9 @@ def _table(name: str, result: Scaling) -> Table:
         + ", ".join(f"{label(curve.line)} {number(curve.spread, 100, digits=2)} %" for curve in curves)
         + ".",
         *(f"{label(curve.line)}: {doubt}." for curve in curves for doubt in curve.doubts),
-        *(
-            ["The session holds several settings, and a row does not say which of them it means."]
-            if len(result.profiles) > 1
-            else []
-        ),
         f"Session {curves[0].session}.",
     ]
-    title = f"Scaling: {title_of([profile.setting for profile in result.profiles])}"
+    title = f"Scaling: {title_of([result.profile.setting])}"
     lines = [_At(curve, point) for curve in curves for point in curve.points]
     return make_table("scaling", name, title, _columns(result), lines, notes, order=_ORDER)
 
@@ -57,7 +52,7 @@ def _columns(result: Scaling) -> list[Column[_At]]:
     return [
         Column("session", lambda at: at.curve.session),
         Column("created", lambda at: at.curve.created),
-        *constant_columns(raw_settings(result.profiles)),
+        *setting_columns(result.profile.setting),
         *line_columns(lambda at: at.curve.line),
         *side_columns(lambda at: at.point.side),
         Column("tokens", lambda at: at.point.tokens, "tokens", whole),

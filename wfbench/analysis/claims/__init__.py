@@ -10,7 +10,8 @@ decide.py        all answers to a file
 from __future__ import annotations
 
 from wfbench.analysis.claims.answer import Answer, Verdict
-from wfbench.analysis.claims.decide import AnsweredClaim, ClaimsResult, claims_results, decide
+from wfbench.analysis.claims.decide import AnsweredClaim, ClaimsResult, OpenClaim, claims_results, decide, open_claims
+from wfbench.analysis.claims.price import Price, Remedy
 from wfbench.analysis.claims.registration import Registration, recorded_claims, registration
 from wfbench.analysis.claims.schema import (
     AccuracyClaim,
@@ -37,11 +38,15 @@ __all__ = [
     "ClaimsResult",
     "Crossover",
     "Exponent",
+    "OpenClaim",
+    "Price",
     "Registration",
+    "Remedy",
     "Verdict",
     "Within",
     "claims_results",
     "decide",
+    "open_claims",
     "read_claims",
     "recorded_claims",
     "registration",

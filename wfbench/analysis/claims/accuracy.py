@@ -1,140 +1,123 @@
 """Answers to claims of accuracy, from the runs of a sweep.
 
-Every claim is decided by one-sided bounds, each at the level 1 − 5%/k for k such claims in the file, on the standard deviation
-over seeds pooled over all lines that the file names: so the chance that any of these answers is false is 5% at the most. The
-seeds are those that the file names, no more and no fewer.
+Every claim is decided by one-sided bounds at the error 5%/k for k such claims in the file, spent over the looks that the file
+plans: so the chance that any of these answers is false is 5% at the most. Where all runs that a claim needs are of the paired
+design, its bounds are on differences seed by seed; else on the standard deviation pooled over all lines of the file.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.claims.answer import Answer, Verdict
+from wfbench.analysis.claims.answer import Answer
+from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
+from wfbench.analysis.claims.runs import Runs, counted_runs
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, ClaimsFile, Within
 from wfbench.analysis.interval import LEVEL
-from wfbench.analysis.lines import group, label, latest
-from wfbench.analysis.unpaired import equivalence_power, power_of, spread_p
-from wfbench.records import AnyRow, Row, TrainRow
-
-_NO_SPREAD = 1e-10  # points: below it, all seeds are equal but for rounding
+from wfbench.analysis.paired import Difference
+from wfbench.analysis.power import equivalence_power, t_power, t_quantile
+from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
+from wfbench.records import AnyRow
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The runs that count for a file of claims, and what their spread allows to say.
+class AccuracyAnswers:
+    """What answers the claims of accuracy of one file.
 
     Attributes:
-        seeds: those that the file names.
-        runs: by line and seed.
-        why_none: why no line can be compared; "" where they can.
-        deviation: pooled over the lines with all seeds, in points.
-        freedom: its degrees of freedom.
-        p_spread: of Brown and Forsythe's test that these lines spread alike; None where it cannot be made.
-        alpha: the error that each claim may have.
+        file: the claims.
+        runs: those that count.
+        looks: the numbers of seeds at which claims are answered.
+        alpha: the error that each claim may have in all.
     """
 
-    seeds: tuple[int, ...]
-    runs: Mapping[str, Mapping[int, TrainRow]]
-    why_none: str
-    deviation: float
-    freedom: int
-    p_spread: float | None
+    file: ClaimsFile
+    runs: Runs
+    looks: Looks
     alpha: float
 
     @classmethod
-    def of(cls, file: ClaimsFile, rows: Sequence[AnyRow]) -> Runs:
-        """The runs of the lines, the seeds and the budget that the file speaks of."""
-        counted = [row for row in rows if isinstance(row, TrainRow) and _counts(row, file) and label(row) in file.lines]
-        families = group(counted, _family)
-        runs: dict[str, dict[int, TrainRow]] = {}
-        for name, members in group(counted, label).items():
-            runs[name] = {row.seed: row for row in latest(members, lambda row: row.seed)}
-        whole = [
-            [100 * run.accuracy for run in by_seed.values()] for by_seed in runs.values() if set(by_seed) == set(file.seeds)
-        ]
-        freedom = len(whole) * (len(file.seeds) - 1)
-        squares = math.fsum((x - math.fsum(values) / len(values)) ** 2 for values in whole for x in values)
-        why_none = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
-        for name, by_seed in runs.items():
-            if len({run.chosen.lr if run.chosen is not None else None for run in by_seed.values()}) > 1:
-                why_none = f"the runs of {name} were tuned to several rates, so they do not make one line"
-        deviation = math.sqrt(squares / freedom) if freedom else 0.0
-        p = spread_p(whole) if len(whole) > 1 and deviation > _NO_SPREAD else None
-        return cls(file.seeds, runs, why_none, deviation, freedom, p, (1 - LEVEL) / max(len(file.of_accuracy), 1))
+    def of(cls, file: ClaimsFile, rows: Sequence[AnyRow]) -> AccuracyAnswers:
+        """The runs and the plan of a file."""
+        looks = Looks(file.looks or (len(file.seeds),))
+        return cls(file, counted_runs(file, rows), looks, (1 - LEVEL) / max(len(file.of_accuracy), 1))
 
     def answer(self, claim: AccuracyClaim) -> Answer:
-        """The answer to one claim of the file."""
-        names = (claim.line, *claim.others)
-        used = tuple(row for by_seed in self.runs.values() for row in by_seed.values())  # all: the deviation is pooled
-        missing = [(name, sorted(set(self.seeds) - set(self.runs.get(name, {})))) for name in names]
-        lacks = "; ".join(f"no run of {name} with seed {', '.join(map(str, seeds))}" for name, seeds in missing if seeds)
-        if lacks or self.why_none:
-            return Answer("undecidable", lacks or self.why_none, rows=used)
-        if self.deviation <= _NO_SPREAD:
-            return Answer("undecidable", "the seeds do not differ, so nothing says how sure a difference is", rows=used)
-        match claim:
-            case Better():
-                return self._better(claim, used)
-            case Within():
-                return self._within(claim, used)
-            case Best():
-                return self._best(claim, used)
+        """The answer to one claim: that of the first look which decides it, else of the last one that its runs reach."""
+        lines = (claim.line, *claim.others)
+        missing = [(line, self.runs.missing(line, self.file.seeds[: self.looks.seeds[0]])) for line in lines]
+        lacks = "; ".join(f"no run of {line} with seed {', '.join(map(str, seeds))}" for line, seeds in missing if seeds)
+        if lacks or self.runs.why_none:
+            return Answer("undecidable", lacks or self.runs.why_none, rows=self.runs.rows)
+        for seeds in self._looks_reached(lines):
+            found = self._at_look(claim, seeds)
+            if found.verdict != "undecidable":
+                break
+        return found
 
-    @property
-    def error(self) -> float:
-        """Of a difference of two lines' means, in points."""
-        return self.deviation * math.sqrt(2 / len(self.seeds))
+    def _looks_reached(self, lines: Sequence[str]) -> list[tuple[int, ...]]:
+        """The seeds of each look that all these lines have."""
+        looks = [self.file.seeds[:count] for count in self.looks.seeds]
+        return [seeds for seeds in looks if not any(self.runs.missing(line, seeds) for line in lines)]
 
-    def difference(self, line: str, other: str) -> float:
-        """Of two lines' mean accuracies, in points."""
-        mean = [math.fsum(run.accuracy for run in self.runs[name].values()) / len(self.seeds) for name in (line, other)]
-        return 100 * (mean[0] - mean[1])
+    def _at_look(self, claim: AccuracyClaim, seeds: Sequence[int]) -> Answer:
+        paired = self.runs.is_paired((claim.line, *claim.others), seeds)
+        found = [self.runs.difference(claim.line, other, seeds, paired=paired) for other in claim.others]
+        level = self.looks.level(self.alpha, self.looks.index(len(seeds)))
+        decision = _decision(claim, found, self.alpha, self.looks)
+        why = next((difference.why_none for difference in found if difference.why_none), "")
+        interval, is_open = decision.interval, decision.verdict == "undecidable"
+        return Answer(
+            decision.verdict,
+            f"{why}, so nothing says how sure a difference is" if why else "",
+            interval.estimate,
+            interval.low,
+            interval.high,
+            power=_power(claim, found, level),
+            seeds=len(seeds),
+            is_paired=paired,
+            if_estimate=price_if_estimate(claim, found, self.alpha, self.runs, seeds) if is_open else None,
+            if_effect=price_if_effect(claim, found, self.alpha, self.runs, seeds) if is_open else None,
+            rival="" if decision.rival is None else claim.others[decision.rival],
+            rows=self.runs.of_lines((claim.line, *claim.others)) if paired else self.runs.rows,
+        )
 
-    def critical(self, alpha: float) -> float:
-        """What t exceeds with probability ``alpha``."""
-        from scipy.stats import t as student
-
-        return float(student.ppf(1 - alpha, self.freedom))
-
-    def _better(self, claim: Better, used: tuple[Row, ...]) -> Answer:
-        d, t = self.difference(claim.line, claim.than), self.critical(self.alpha)
-        low, high = d - t * self.error, d + t * self.error
-        verdict: Verdict = "supported" if low > claim.by else "contradicted" if high < claim.by else "undecidable"
-        power = power_of((claim.effect - claim.by) / self.error, t, self.freedom, two_sided=False)
-        return Answer(verdict, "", d, low, high, power, rows=used)
-
-    def _within(self, claim: Within, used: tuple[Row, ...]) -> Answer:
-        """Two one-sided tests; a contradiction may come from either side, so each of these has half the error."""
-        d, t = self.difference(claim.line, claim.of), self.critical(self.alpha)
-        low, high = d - t * self.error, d + t * self.error
-        inside = -claim.margin < low and high < claim.margin
-        outside = abs(d) - self.critical(self.alpha / 2) * self.error > claim.margin
-        verdict: Verdict = "supported" if inside else "contradicted" if outside else "undecidable"
-        power = equivalence_power(claim.margin / self.error, self.freedom, level=1 - self.alpha)
-        return Answer(verdict, "", d, low, high, power, rows=used)
-
-    def _best(self, claim: Best, used: tuple[Row, ...]) -> Answer:
-        """Better than all needs no correction for their number, worse than some one does."""
-        count, t = len(claim.among), self.critical(self.alpha)
-        leads = {other: self.difference(claim.line, other) for other in claim.among}
-        rival = min(leads, key=leads.__getitem__)
-        low, high = leads[rival] - t * self.error, leads[rival] + self.critical(self.alpha / count) * self.error
-        verdict: Verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecidable"
-        power = max(0.0, 1 - count * (1 - power_of(claim.effect / self.error, t, self.freedom, two_sided=False)))
-        return Answer(verdict, "", leads[rival], low, high, power, rival, rows=used)
+    def next_look(self, claim: AccuracyClaim) -> tuple[int, ...]:
+        """The seeds of the next look at a claim that is undecided so far; none where no further look is planned or helps."""
+        if self.runs.why_none or self.answer(claim).verdict != "undecidable":
+            return ()
+        reached = len(self._looks_reached((claim.line, *claim.others)))
+        return self.file.seeds[: self.looks.seeds[reached]] if reached < len(self.looks.seeds) else ()
 
 
-def _counts(row: TrainRow, file: ClaimsFile) -> bool:
-    """Whether a run has the budget, the seed and the recipe that the claims speak of."""
-    matched = row.chosen.match if row.chosen is not None else None
-    trials = len(row.chosen.rates or ()) if row.chosen is not None else 0
-    found = (row.recipe, row.epochs, matched, trials, row.weights, row.validation)
-    budget = file.budget
-    return found == (file.recipe, budget.epochs, budget.match, budget.trials, file.weights, None) and row.seed in file.seeds
+def _decision(claim: AccuracyClaim, found: Sequence[Difference], alpha: float, looks: Looks) -> Decision:
+    match claim:
+        case Better():
+            return decide_better(found[0], claim.by, alpha, looks)
+        case Within():
+            return decide_within(found[0], claim.margin, alpha, looks)
+        case Best():
+            return decide_best(found, alpha, looks)
 
 
-def _family(row: TrainRow) -> tuple[object, ...]:
-    """What runs share that compare."""
-    return row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
+def _power(claim: AccuracyClaim, found: Sequence[Difference], level: float) -> float | None:
+    """The chance that a claim is supported at a look where it is true by its effect; None without a spread.
+
+    Of a claim to be best it is a lower bound: 1 − Σ (1 − power against each).
+    """
+    if any(difference.why_none for difference in found):
+        return None
+    match claim:
+        case Better():
+            return _one_sided(claim.effect - claim.by, found[0], level)
+        case Within():
+            return equivalence_power(claim.margin / found[0].error, found[0].freedom, alpha=level)
+        case Best():
+            return max(0.0, 1 - sum(1 - _one_sided(claim.effect, lead, level) for lead in found))
+
+
+def _one_sided(distance: float, difference: Difference, level: float) -> float:
+    """The power of the one-sided test of a true difference at a distance from the threshold."""
+    critical = t_quantile(level, difference.freedom)
+    return t_power(distance / difference.error, critical, difference.freedom, two_sided=False)

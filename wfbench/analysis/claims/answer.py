@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from wfbench.analysis.claims.price import Price, Remedy
 from wfbench.records import CrossoverRow, FitRow, Row
 
 Verdict = Literal["supported", "contradicted", "undecidable"]
@@ -22,9 +23,15 @@ class Answer:
         high: upper end, likewise.
         power: the probability that so many seeds support the claim where it is true by as much as it says; None where there
             is none.
+        seeds: of a claim of accuracy: the number of seeds of each line that it was answered with; 0 where runs are missing.
+        is_paired: of a claim of accuracy: whether differences were taken seed by seed.
+        if_estimate: of an undecidable claim of accuracy: the price of an answer if the estimate is true; else None.
+        if_effect: the same if the claim is true by its stated effect (of "within": if there is no difference).
+        remedies: of an undecidable claim about a profile: what would decide it.
         rival: of a claim to be best: the line that decides.
         profile: of a claim about a profile: the curve or the crossover that was held against it.
         rows: all rows that were used.
+        later: of a claim about a profile: curves or crossovers of later profiles, which do not count.
     """
 
     verdict: Verdict
@@ -33,6 +40,12 @@ class Answer:
     low: float | None = None
     high: float | None = None
     power: float | None = None
+    seeds: int = 0
+    is_paired: bool = False
+    if_estimate: Price | None = None
+    if_effect: Price | None = None
+    remedies: tuple[Remedy, ...] = ()
     rival: str = ""
     profile: FitRow | CrossoverRow | None = None
     rows: tuple[Row, ...] = ()
+    later: tuple[FitRow | CrossoverRow, ...] = ()

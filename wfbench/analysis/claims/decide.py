@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.claims.accuracy import Runs
+from wfbench.analysis.claims.accuracy import AccuracyAnswers
 from wfbench.analysis.claims.answer import Answer
-from wfbench.analysis.claims.registration import Registration, recorded_claims, registration
+from wfbench.analysis.claims.registration import Registration, first_record, recorded_claims, registration
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
 from wfbench.records import AnyRow, ClaimsRow, TrainRow
@@ -29,11 +29,13 @@ class ClaimsResult:
     Attributes:
         claims: the file.
         answered: its claims in their order.
+        later_runs: runs of a line and seed that had been run before; they do not count.
         p_spread: of Brown and Forsythe's test that the lines spread alike over seeds; None where it cannot be made.
     """
 
     claims: Claims
     answered: tuple[AnsweredClaim, ...]
+    later_runs: tuple[TrainRow, ...]
     p_spread: float | None
 
     @property
@@ -59,29 +61,65 @@ def claims_results(rows: Iterable[AnyRow], stated: Claims | None = None) -> tupl
     return tuple(_result(claims, rows, recorded) for claims in (known if stated is None else [stated]))
 
 
-def decide(file: ClaimsFile, rows: Sequence[AnyRow]) -> dict[str, Answer]:
-    """The answer to each claim, by its id."""
-    return _answers(file, rows, Runs.of(file, rows))
+def decide(file: ClaimsFile, rows: Sequence[AnyRow], registered: str | None = None) -> dict[str, Answer]:
+    """The answer to each claim, by its id.
+
+    Args:
+        file: the claims.
+        rows: the records.
+        registered: when the file was recorded; None if it was not. Claims about a profile ask for one that is newer.
+    """
+    return _answers(file, rows, AccuracyAnswers.of(file, rows), registered)
+
+
+@dataclass(frozen=True)
+class OpenClaim:
+    """A claim of accuracy that more seeds may decide.
+
+    Attributes:
+        id: the claim's.
+        lines: the lines that it needs.
+        seeds: all seeds that each of these lines needs for the next look.
+    """
+
+    id: str
+    lines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def open_claims(file: ClaimsFile, rows: Sequence[AnyRow]) -> tuple[OpenClaim, ...]:
+    """The claims of accuracy that are undecided so far, and have a further look planned.
+
+    Args:
+        file: the claims, with ``looks`` if they are to be answered at several numbers of seeds.
+        rows: the records so far.
+    """
+    accuracy = AccuracyAnswers.of(file, rows)
+    planned = [(claim, accuracy.next_look(claim)) for claim in file.of_accuracy]
+    return tuple(OpenClaim(claim.id, (claim.line, *claim.others), seeds) for claim, seeds in planned if seeds)
 
 
 def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow]) -> ClaimsResult:
-    runs = Runs.of(claims.file, rows)
-    answers = _answers(claims.file, rows, runs)
+    accuracy = AccuracyAnswers.of(claims.file, rows)
+    first = first_record(claims.sha256, recorded)
+    answers = _answers(claims.file, rows, accuracy, None if first is None else first.created)
     answered = tuple(
         AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
         for claim in claims.file.claims
     )
-    return ClaimsResult(claims, answered, runs.p_spread)
+    runs = accuracy.runs
+    unpaired = any(line.answer.seeds and not line.answer.is_paired for line in answered)
+    return ClaimsResult(claims, answered, runs.later, runs.p_spread(claims.file.seeds) if unpaired else None)
 
 
-def _answers(file: ClaimsFile, rows: Sequence[AnyRow], runs: Runs) -> dict[str, Answer]:
+def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: AccuracyAnswers, registered: str | None) -> dict[str, Answer]:
     answers = {}
     for claim in file.claims:
         match claim:
             case Exponent():
-                answers[claim.id] = answer_exponent(claim, rows)
+                answers[claim.id] = answer_exponent(claim, rows, registered)
             case Crossover():
-                answers[claim.id] = answer_crossover(claim, rows)
+                answers[claim.id] = answer_crossover(claim, rows, registered)
             case _:
-                answers[claim.id] = runs.answer(claim)
+                answers[claim.id] = accuracy.answer(claim)
     return answers

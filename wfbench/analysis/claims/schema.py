@@ -151,6 +151,8 @@ class ClaimsFile(Section):
     seeds: tuple[int, ...] = Field(min_length=2)
     budget: Budget
     weights: Literal["raw", "ema"] = "raw"
+    #: Numbers of seeds, counted from the first, at which claims are answered; none: once, with all of them.
+    looks: tuple[int, ...] = ()
     claims: tuple[AnyClaim, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -161,6 +163,9 @@ class ClaimsFile(Section):
             raise ValueError(f"two claims have the id {twice[0]}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
+        rising = all(a < b for a, b in zip(self.looks, self.looks[1:], strict=False))
+        if self.looks and not (rising and self.looks[0] >= 2 and self.looks[-1] == len(self.seeds)):
+            raise ValueError(f"looks are rising numbers of seeds, from 2 up to all {len(self.seeds)}, not {list(self.looks)}")
         return self
 
     @property

@@ -184,9 +184,9 @@ def charts(tables: Sequence[Table], runs: Iterable[Run]) -> list[Chart]:
 def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str, list[Chart]]:
     looks = mixer_styles(tables)
     results = [table.result for table in tables]
-    crossed = {result.profiles: result for result in results if isinstance(result, Crossovers)}
+    crossed = {id(result.profile): result for result in results if isinstance(result, Crossovers)}
     scaling = [
-        scaling_chart(result, table, crossed.get((result.profile,)), looks)
+        scaling_chart(result, table, crossed.get(id(result.profile)), looks)
         for table, result in zip(tables, results, strict=True)
         if isinstance(result, ProfileCost)
     ]

@@ -15,6 +15,7 @@ import torch
 
 from mixers import MixerError
 from wfbench import records
+from wfbench.analysis.derived import derived_rows
 from wfbench.errors import InputError
 from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
@@ -391,7 +392,7 @@ class _Run:
         bounds = [summary.roofline(row.model_dump(), self.machine) for row in others]  # the machine may have shown more
         others = [row.model_copy(update=bound) for row, bound in zip(others, bounds, strict=True)]
         session = [*others, *ours]
-        derived = summary.derived(session, self.request.baseline, self.began)
+        derived = derived_rows(session, self.request.baseline, self.began)
         added: list[AnyRow] = [*session, *derived, *self._throughput(), *self._breakdown(), self._harness()]
         if not any(isinstance(row, CrossoverRow) for row in derived):
             self.watch.line(f"no crossovers: the baseline {self.request.baseline} and another mixer need two sides in common")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import truediv
 from typing import Any
 
@@ -13,16 +12,12 @@ import numpy as np
 from wfbench.measure.flops import FlopCount
 from wfbench.measure.roofline import Rates, bound
 from wfbench.measure.rounds import RoundsEstimate, paired_ratio, rounds_mean
-from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents, rounds_interval
+from wfbench.measure.scaling import rounds_interval
 from wfbench.records import (
-    AnyRow,
     BreakdownRow,
-    CrossoverRow,
-    FitRow,
     MachineRow,
     MeasurementRow,
     ProfileRow,
-    ScalingRow,
     ThroughputRow,
 )
 
@@ -144,106 +139,3 @@ def _ends(name: str, interval: RoundsEstimate | None) -> dict[str, float | None]
     """The ends of an interval as a row's fields."""
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     return {f"{name}_low": low, f"{name}_high": high}
-
-
-def derived(rows: Sequence[ProfileRow], baseline: str, created: str) -> list[AnyRow]:
-    """Exponents, curves and crossovers from all timed cells of one session, dated alike: the newest date is the valid one."""
-    lines: dict[tuple[str, str, str], list[ProfileRow]] = {}
-    for row in sorted(rows, key=lambda row: row.tokens):
-        if row.median is not None:
-            lines.setdefault((row.mixer, row.variant, row.sdpa_backend), []).append(row)
-    found: list[ScalingRow | FitRow | CrossoverRow] = []
-    for line in lines.values():
-        found += [*_scaling(line), *_curve(line)]
-    found += _crossovers(lines.values(), baseline)
-    return [row.model_copy(update={"created": created}) for row in found]
-
-
-def _per_image(row: ProfileRow) -> float:
-    return (row.median or 0.0) / row.batch
-
-
-def _shared(line: Sequence[ProfileRow]) -> dict[str, Any]:
-    fields = {name: getattr(line[-1], name) for name in (*_OF_CELLS, *_SETTING)}
-    return {**fields, "batch": None if line[-1].token_budget else line[-1].batch}
-
-
-def _scaling(line: Sequence[ProfileRow]) -> Iterable[ScalingRow]:
-    """Between neighbours: by the curve through all cells where there are enough of them, else from the two alone."""
-    curve = fit([row.tokens for row in line], [_per_image(row) for row in line])
-    for low, high in zip(line, line[1:], strict=False):
-        tokens = (low.tokens, high.tokens)
-        macs = None if low.macs is None or high.macs is None else local_exponents(tokens, (low.macs, high.macs))[0]
-        exponent, interval = local_exponents(tokens, (_per_image(low), _per_image(high)))[0], None
-        if curve is not None:
-            exponent, interval = curve.mean_exponent(*tokens)
-        yield ScalingRow(
-            **_shared(line),
-            low=low.resolution,
-            high=high.resolution,
-            tokens=tokens,
-            latency_exponent=exponent,
-            latency_exponent_low=interval and interval.low,
-            latency_exponent_high=interval and interval.high,
-            macs_exponent=macs,
-        )
-
-
-def _curve(line: Sequence[ProfileRow]) -> Iterable[FitRow]:
-    tokens = [row.tokens for row in line]
-    curve = fit(tokens, [_per_image(row) for row in line])
-    if curve is None:
-        return
-    intervals = [curve.exponent_interval(n) for n in tokens]
-    macs = [row.macs for row in line]
-    exact = exact_exponents(tokens, [m or 0.0 for m in macs]) if all(macs) else [None] * len(macs)
-    a, b, c = curve.coefficients
-    yield FitRow(
-        **_shared(line),
-        sides=tuple(row.resolution for row in line),
-        tokens=tuple(tokens),
-        a=a,
-        b=b,
-        c=c,
-        spread=curve.spread,
-        freedom=curve.freedom,
-        exponents=tuple(curve.exponent(n) for n in tokens),
-        exponents_low=tuple(i.low for i in intervals),
-        exponents_high=tuple(i.high for i in intervals),
-        macs_exponents=tuple(exact),
-        doubts=tuple(curve.doubts()),
-    )
-
-
-def _crossovers(lines: Iterable[Sequence[ProfileRow]], baseline: str) -> Iterable[CrossoverRow]:
-    """Against the baseline's fastest backend, over the sides at which both were timed; at least two are needed."""
-    lines = list(lines)
-    best: dict[tuple[int, int], ProfileRow] = {}
-    for row in (row for line in lines for row in line if row.mixer == baseline and not row.variant):
-        if row.resolution not in best or _per_image(row) < _per_image(best[row.resolution]):
-            best[row.resolution] = row
-    for line in lines:
-        common = [row for row in line if row.resolution in best]
-        if line[0].mixer == baseline or line[0].variant or len(common) < 2:
-            continue
-        theirs = [best[row.resolution] for row in common]
-        found = crossover([r.tokens for r in common], [_per_image(r) for r in common], [_per_image(r) for r in theirs])
-        smallest, largest = common[0], common[-1]
-        yield CrossoverRow(
-            **_shared(line),
-            baseline=baseline,
-            baseline_backends=tuple(row.sdpa_backend for row in theirs),
-            verdict=found.verdict,
-            side=_side(found.tokens, smallest),
-            interval=found.interval is not None,
-            interval_method=None if found.interval is None else "surely slower to surely faster",
-            side_low=_side(found.slower_until, smallest),
-            side_high=_side(found.faster_since, smallest),
-            smallest_side=smallest.resolution[0],
-            largest_side=largest.resolution[0],
-        )
-
-
-def _side(tokens: float | None, cell: ProfileRow) -> float | None:
-    """The side in pixels of a square image of so many tokens, from that of a cell."""
-    return None if tokens is None else math.sqrt(tokens / cell.tokens) * cell.resolution[0]

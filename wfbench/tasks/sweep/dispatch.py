@@ -15,10 +15,13 @@ from typing import Protocol
 import torch
 
 from wfbench import signals
+from wfbench.analysis.claims import ClaimsFile, read_claims
+from wfbench.errors import InputError
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.sweep import registration
 from wfbench.tasks.sweep.combinations import Draft, drafts, match_lines
 from wfbench.tasks.sweep.request import SweepRequest
+from wfbench.tasks.sweep.sequential import planned_looks, run_until_decided
 from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, failure, is_locked, start, status_of, take
 from wfbench.tasks.sweep.slurm import Slurm, SlurmJob, SlurmOptions
 from wfbench.tasks.sweep.tuning import Tuning
@@ -118,11 +121,20 @@ class Sweep:
         return runs, {draft.label: why for draft, _, why in found if why is not None}
 
 
-def sweep(request: SweepRequest, out: Path, dispatch: Dispatch, watch: Watch) -> dict[str, Status]:
+def sweep(
+    request: SweepRequest,
+    out: Path,
+    dispatch: Dispatch,
+    watch: Watch,
+    *,
+    until_decided: bool = False,
+    max_seeds: int | None = None,
+) -> dict[str, Status]:
     """Bring every run of a sweep to its end: the trials of tuning first, then the final runs.
 
     What is finished is left alone, what was stopped or killed is resumed, and a run that another sweep has is waited for. A
-    run that fails does not stop the others.
+    run that fails does not stop the others. With ``until_decided``, seeds are added at the looks that the claims file plans,
+    up to ``max_seeds``, and only to lines that an undecided claim needs.
 
     Returns:
         How each run ended, by its name; of a line that could not run, by the line's.
@@ -132,6 +144,8 @@ def sweep(request: SweepRequest, out: Path, dispatch: Dispatch, watch: Watch) ->
         Interrupted: after a signal, with the state of all runs saved.
     """
     plan = Sweep.plan(request, out)
+    file = _sequential_claims(request) if until_decided else None
+    looks = planned_looks(file, max_seeds) if file is not None else ()
     for line in match_lines(plan.drafts, request.baseline):
         watch.say(line)
     writable_dir(out)
@@ -148,7 +162,32 @@ def sweep(request: SweepRequest, out: Path, dispatch: Dispatch, watch: Watch) ->
         tuning.record()
     runs, missing = plan.finals(tuning)
     ended |= {label: Status("failed", message=why) for label, why in missing.items()}
-    return ended | run_all(runs, out, launcher, watch)
+    if file is None:
+        return ended | run_all(runs, out, launcher, watch)
+    by_line = {registration.line_name(draft): [run for run in runs if run.line == draft.label] for draft in plan.drafts}
+    return ended | run_until_decided(file, looks, by_line, out, lambda some: run_all(some, out, launcher, watch), watch.say)
+
+
+def _sequential_claims(request: SweepRequest) -> ClaimsFile:
+    """The claims that decide when a sweep ends.
+
+    Raises:
+        InputError: for a sweep without claims, or of several recipes or varied settings, whose lines share their names.
+    """
+    if request.claims is None:
+        raise InputError(
+            "nothing says when the sweep is decided",
+            got="--until decided without claims",
+            expected="a file of claims with looks",
+            remedy="add --claims FILE",
+        )
+    if len(request.recipes) > 1 or request.vary:
+        raise InputError(
+            "--until decided needs one setting",
+            got=f"{len(request.recipes)} recipes, {len(request.vary)} varied keys",
+            expected="one recipe, nothing varied: the claims are about its lines",
+        )
+    return read_claims(Path(request.claims)).file
 
 
 def run_all(

@@ -27,7 +27,7 @@ def check(path: Path, request: SweepRequest, found: Sequence[Draft]) -> None:
     ours = [draft for draft in found if draft.recipe.name == file.recipe and not draft.varied]
     if not ours:
         raise _unlike(path, f"recipe {file.recipe}", f"recipes {', '.join(dict.fromkeys(d.recipe.name for d in found))}")
-    names = {_name(draft) for draft in ours}
+    names = {line_name(draft) for draft in ours}
     if missing := [name for name in file.lines if name not in names]:
         raise _unlike(path, f"the lines {', '.join(missing)}", ", ".join(sorted(names)))
     if lacking := sorted(set(file.seeds) - set(request.seeds)):
@@ -49,7 +49,8 @@ class _Line(NamedTuple):
     pos_embed: str
 
 
-def _name(draft: Draft) -> str:
+def line_name(draft: Draft) -> str:
+    """The name of a draft's line in the tables, which claims use."""
     config = draft.config
     return label(_Line(draft.recipe.model.name, config.mixer, config.local_conv, config.pos_embed))
 

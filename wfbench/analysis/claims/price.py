@@ -1,0 +1,117 @@
+"""What it would take to answer a claim that is undecidable so far: seeds and their cost, or other cells of a profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from wfbench.analysis.claims.runs import Runs
+from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Within
+from wfbench.analysis.paired import Difference
+from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_best, seeds_for_better, seeds_for_within
+from wfbench.records import CrossoverRow, FitRow, ProfileRow
+
+#: What would narrow the interval of a profile, or move it: sides beyond the range, more sides within it, more rounds.
+Remedy = Literal["larger sides", "smaller sides", "more sides", "more rounds"]
+
+_FEW_SIDES = 5  # under so many degrees of freedom the quantile of t is above 2.57, and each side more narrows it
+
+
+@dataclass(frozen=True)
+class Price:
+    """What it takes to decide a claim with a power of 80%, if some difference is the true one.
+
+    Attributes:
+        needed: how many seeds in all of each line.
+        runs: how many runs more of all lines that the claim is about; None where no number of seeds is known to do. Of a
+            number that is too few (``needed.more_than``), the runs up to that number.
+        seconds: what these runs cost, by the measured training time of each line, evaluation not included.
+    """
+
+    needed: SeedsNeeded
+    runs: int | None
+    seconds: float | None
+
+
+def price_if_estimate(
+    claim: AccuracyClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
+) -> Price:
+    """The price of an answer if the differences that were found are the true ones.
+
+    Args:
+        claim: the claim.
+        found: line minus other, for each other line of the claim.
+        alpha: the claim's one-sided error.
+        runs: the runs that count.
+        seeds: those that the differences are of.
+    """
+    match claim:
+        case Better():
+            needed = seeds_for_better(found[0].mean, claim.by, found[0], alpha)
+        case Within():
+            needed = seeds_for_within(found[0].mean, claim.margin, found[0], alpha)
+        case Best():
+            needed = seeds_for_best([lead.mean for lead in found], found, alpha)
+    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
+
+
+def price_if_effect(claim: AccuracyClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]) -> Price:
+    """The price of an answer if the claim is true by its stated effect; of "within", if there is no difference at all.
+
+    Arguments as in `price_if_estimate`; only the spreads of the differences are used.
+    """
+    match claim:
+        case Better():
+            needed = seeds_for_better(claim.effect, claim.by, found[0], alpha)
+        case Within():
+            needed = seeds_for_within(0.0, claim.margin, found[0], alpha)
+        case Best():
+            needed = seeds_for_best([claim.effect] * len(found), found, alpha)
+    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
+
+
+def _priced(needed: SeedsNeeded, lines: Sequence[str], runs: Runs, have: int) -> Price:
+    count = needed.seeds or needed.more_than
+    if count is None:
+        return Price(needed, None, None)
+    more = max(0, count - have)
+    of_line = {line: [row.train_seconds for row in runs.by_line[line].values()] for line in lines}
+    one_seed = math.fsum(math.fsum(seconds) / len(seconds) for seconds in of_line.values())
+    return Price(needed, more * len(of_line), more * one_seed)
+
+
+def exponent_remedies(row: FitRow, cells: Sequence[ProfileRow]) -> tuple[Remedy, ...]:
+    """What would decide a claim about an exponent: from the curve's doubts, its sides and the noise of its cells.
+
+    Args:
+        row: the curve.
+        cells: those that it goes through.
+    """
+    remedies: list[Remedy] = ["larger sides"] if row.doubts else []
+    if row.freedom < _FEW_SIDES:
+        remedies.append("more sides")
+    if _noise(cells) > row.spread / 2:
+        remedies.append("more rounds")
+    return tuple(remedies) or ("more sides",)
+
+
+def crossover_remedies(row: CrossoverRow, side: int) -> tuple[Remedy, ...]:
+    """What would decide a claim that a line is faster from a side on: sides beyond the range, or a narrower interval."""
+    if not row.smallest_side <= side <= row.largest_side:
+        return ("larger sides",) if side > row.largest_side else ("smaller sides",)
+    if not row.interval:
+        return ("more sides",)
+    beyond: tuple[Remedy, ...] = ("larger sides",) if row.side_high is None else ()
+    return (*beyond, "more sides", "more rounds")
+
+
+def _noise(cells: Sequence[ProfileRow]) -> float:
+    """The typical half-width, as a share of the time, of the cells' 95% intervals over rounds; 0 where none has one."""
+    shares = [
+        (cell.median_high - cell.median_low) / (2 * cell.median)
+        for cell in cells
+        if cell.median and cell.median_low is not None and cell.median_high is not None
+    ]
+    return sorted(shares)[len(shares) // 2] if shares else 0.0
