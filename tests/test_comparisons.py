@@ -348,7 +348,7 @@ def test_every_table_is_latex_in_ascii(tmp_path: Path) -> None:
 
 
 def test_latex_says_what_the_table_says() -> None:
-    text = only([train(seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]).to_latex()
+    text = only([train(seed=seed, accuracy=0.9 + seed / 100, samples=10_000) for seed in range(3)]).to_latex()
     assert r"91.00 $\pm$ 2.48" in text
     assert r"accuracy (\%, measured)" in text
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.unpaired import mean_interval
+from wfbench.analysis.paired import mean_interval
 from wfbench.records import TrainRow
-
-SINGLE_SEED = "a single seed"
 
 
 class LineIdentity(NamedTuple):
@@ -90,10 +89,19 @@ def identity_of(row: TrainRow) -> LineIdentity:
     return LineIdentity(**{field: getattr(row, field) for field in LineIdentity._fields if field != "rate"}, rate=rate)
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with its 95% t-interval; a single value has none."""
-    mean, half_width = mean_interval(values)
-    return Interval(mean, why_none=SINGLE_SEED) if half_width is None else Interval.around(mean, half_width)
+def over_seeds(values: Sequence[float], samples: int | None = None) -> Interval:
+    """The mean with its 95% interval, or why it has none.
+
+    Args:
+        values: one number per seed.
+        samples: of how many images they are shares; None for what is no share of images.
+
+    Returns:
+        See `paired.mean_interval`. Values that are not all finite, such as the loss of a run that diverged, have no interval.
+    """
+    if not all(map(math.isfinite, values)):
+        return Interval(sum(values) / len(values), why_none="a value is not finite")
+    return replace(mean_interval(values, samples), estimate=math.fsum(values) / len(values))
 
 
 def recipe_of(identity: LineIdentity) -> Recipe:
@@ -104,15 +112,16 @@ def recipe_of(identity: LineIdentity) -> Recipe:
 def line_result(identity: LineIdentity, name: str, seeds: Sequence[TrainRow]) -> LineResult:
     """A line from the runs of its seeds, in their order."""
 
-    def mean(value: Callable[[TrainRow], float]) -> Interval:
-        return over_seeds([value(row) for row in seeds])
+    def mean(value: Callable[[TrainRow], float], samples: int | None = None) -> Interval:
+        return over_seeds([value(row) for row in seeds], samples)
 
+    is_top5_known = all(row.top5 is not None for row in seeds)
     return LineResult(
         identity,
         name,
         tuple(seeds),
-        accuracy=mean(lambda row: row.accuracy),
-        top5=mean(lambda row: row.top5 or 0.0) if all(row.top5 is not None for row in seeds) else None,
+        accuracy=mean(lambda row: row.accuracy, identity.samples),
+        top5=mean(lambda row: row.top5 or 0.0, identity.samples) if is_top5_known else None,
         loss=mean(lambda row: row.loss),
         images_per_second=mean(lambda row: row.images_per_second),
         data_wait_share=mean(lambda row: row.data_wait_share),
