@@ -40,13 +40,16 @@ def _pairing_notes(result: ImageComparison) -> list[str]:
     """Which lines share their seeds with the baseline."""
     known = [line for line in result.lines if line.difference is not None]
     paired, apart = ([line.label for line in known if line.is_paired == value] for value in (True, False))
+    mixed = bool(paired and apart)
     notes = []
     if paired:
-        notes.append(f"Paired ({', '.join(paired)}): seeds are drawn jointly, since runs of one seed begin equal.")
+        which = f" ({', '.join(paired)})" if mixed else ""
+        notes.append(f"Paired{which}: seeds are drawn jointly, since runs of one seed begin equal.")
     if apart:
+        which = f" ({', '.join(apart)})" if mixed else ""
         notes.append(
-            f"Unpaired ({', '.join(apart)}): seeds are drawn of each line for itself, since the lines have other seeds, or are "
-            "of an older version in which runs of one seed did not begin equal."
+            f"Unpaired{which}: seeds are drawn of each line for itself, since the lines have other seeds, or are of an older "
+            "version in which runs of one seed did not begin equal."
         )
     return notes
 
