@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 from test_comparisons import SAMPLES, seeds
-from test_report import CPU, baseline, cell, evaluated, failed, lines, train
+from test_report import ACCURACY, CPU, baseline, cell, evaluated, failed, lines, train
 
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.cost import costs
 from wfbench.analysis.fronts import Cost, fronts
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.overview import Overview, overview
 from wfbench.analysis.resolutions import resolutions
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.analysis.seeds import AccuracyResult, SweepRule, accuracies
 from wfbench.analysis.tuning import tunings
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.records import AnyRow, Chosen, TrialRow
 from wfbench.report.accuracy import accuracy_tables
 from wfbench.report.resolutions import resolution_tables
+from wfbench.report.words import number, number_with_half_width
 
 
 def result_of(rows: list[AnyRow], **asked: object) -> AccuracyResult:
@@ -38,6 +44,63 @@ def test_a_line_has_the_mean_of_its_seeds_and_the_t_interval() -> None:
     assert (line.accuracy.estimate, line.accuracy.low, line.accuracy.high) == pytest.approx((np.mean(values), low, high))
     assert line.train_seconds.estimate == pytest.approx(11.0)
     assert line.identity.mixer == "softmax"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 31])
+def test_the_interval_over_seeds_is_the_t_interval(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.9, 0.01, count).tolist()
+    found = over_seeds(values)
+    low, high = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.estimate, found.low, found.high) == pytest.approx((np.mean(values), low, high), rel=1e-10)
+
+
+def test_seeds_that_agree_do_not_make_a_certain_accuracy() -> None:
+    """Two equal seeds once gave "97.50 ± 0.00"."""
+    (result,) = accuracies([train(seed=seed, accuracy=0.975) for seed in range(2)], Asked())
+    (line,) = result.lines
+    low, _ = proportion_confint(0.975 * 360, 360, method="wilson")
+    assert line.accuracy.low == pytest.approx(low)
+    assert line.loss.why_none == "the seeds do not differ"
+    (table,) = accuracy_tables([result])
+    assert table.frame[ACCURACY][0] == f"97.50 ± {100 * (0.975 - low):.2f}"
+    assert (table.data["accuracy_low"][0], table.data["accuracy_ci95"][0]) == pytest.approx((low, 0.975 - low))
+    assert "No interval of loss (softmax): the seeds do not differ." in table.notes
+    (at_size,) = resolutions([evaluated(seed=seed, accuracy=0.975) for seed in range(2)])
+    low, _ = proportion_confint(97.5, 100, method="wilson")
+    assert at_size.lines[0].sizes[32, 32].accuracy.low == pytest.approx(low)
+    assert resolution_tables([at_size])[0].data["accuracy_low"][0] == pytest.approx(low)
+
+
+def test_every_mean_over_seeds_stands_with_its_interval() -> None:
+    rows = [train(seed=s, loss=0.08 + s / 1000, images_per_second=2000 + s, top5=0.99) for s in range(3)]
+    (table,) = accuracy_tables(accuracies(rows, Asked()))
+    half = stats.t.ppf(0.975, 2) / 3**0.5
+    shown = table.frame.iloc[0]
+    assert (shown["loss"], shown["images/s"]) == (f"0.0810 ± {half / 1000:.4f}", f"2,001 ± {half:.0f}")
+    assert shown["top-5 (%)"].startswith("99.00 ± 1.")
+    raw = table.data.iloc[0]
+    assert (raw["loss_low"], raw["loss_high"]) == pytest.approx((0.081 - half / 1000, 0.081 + half / 1000))
+    assert raw["images_per_second_high"] == pytest.approx(2001 + half)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (0.0795, 0.0031, "0.0795 ± 0.0031"),
+        (345.8, 12.3, "346 ± 12"),
+        (1.4, 0.0003, "1.4000 ± 0.0003"),
+        (9876.5, 7.9, "9,876 ± 8"),
+    ],
+)
+def test_a_number_and_its_half_width_have_as_many_places(value: float, half: float, text: str) -> None:
+    assert number_with_half_width(Interval.around(value, half)) == text
+    assert number_with_half_width(Interval(value, why_none="a single seed")) == number(value)
+
+
+def test_a_loss_that_is_not_finite_is_a_number_without_an_interval() -> None:
+    (result,) = accuracies([train(seed=0, loss=math.inf), train(seed=1)], Asked())
+    assert result.lines[0].loss.why_none == "a value is not finite"
+    assert lines(accuracy_tables([result])[0], "loss") == ["inf"]
 
 
 def test_a_single_seed_says_why_it_has_no_interval() -> None:
@@ -71,7 +134,7 @@ def test_every_line_is_compared_within_its_recipe() -> None:
 
 def test_why_nothing_is_compared_is_in_the_result() -> None:
     (family,) = result_of(seeds({"linear": [0.9, 0.91], "pool": [0.9, 0.92]})).families
-    assert (family.comparisons, family.why_none) == (None, "there is no such line")
+    assert (family.comparisons, family.why_none) == ({}, "there is no such line")
     (family,) = result_of([train()]).families
     assert family.why_none == "", "nothing was asked of a single seed"
 
@@ -185,6 +248,14 @@ def test_a_line_has_a_place_by_each_cost_that_is_known() -> None:
     assert set(found.places) == {Cost("macs"), Cost("parameters"), Cost("train_seconds")}
 
 
+def test_seeds_that_agree_dominate_nobody() -> None:
+    """One image of 360 apart, and no spread over two seeds: once "dominated"."""
+    rows = seeds({"linear": [0.975, 0.975], "softmax": [351 / 360 - 1 / 360] * 2, "pool": [0.8, 0.8]})
+    (found,) = fronts(accuracies(rows, Asked()), None)
+    places = {line.label: found.places[Cost("macs")][line.identity] for line in found.lines}
+    assert places == {"linear": "undecided", "pool": "dominated", "softmax": "undecided"}
+
+
 def test_measured_costs_are_those_of_the_overview() -> None:
     rows = [*seeds(parameters=5_717_416), *(cell(mixer, 32, 0.01) for mixer in SAMPLES)]
     accuracy = accuracies(rows, Asked())
@@ -226,7 +297,8 @@ def test_the_best_rate_has_the_highest_mean_and_no_trial_that_diverged() -> None
     rows += [trial(1e-3, 0.5, "ttt")]
     (result,) = tunings(rows)
     linear, pool, ttt = result.lines
-    assert (pool.best, pool.diverged, pool.rates[4e-3].accuracy, pool.rates[2e-3].accuracy) == (2e-3, 1, None, 0.6)
+    assert (pool.best, pool.diverged, pool.rates[4e-3].accuracy) == (2e-3, 1, None)
+    assert pool.rates[2e-3].accuracy == Interval(0.6, why_none="a single seed")
     assert linear.best == 4e-3, "of equal accuracies the lower loss"
     assert (ttt.best, ttt.untried) == (None, 2), "no rate is chosen before all are tried"
     assert [line.label for line in result.at_the_edge] == ["linear"]

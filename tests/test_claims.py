@@ -496,6 +496,16 @@ def test_crossovers(row: dict, verdict: str, tmp_path: Path) -> None:
     assert only(tmp_path, [crossover("pool", **(TODAY | row))], FASTER).verdict == verdict
 
 
+def test_an_exponent_is_computed_anew_from_its_cells(tmp_path: Path) -> None:
+    old = fit("pool", 2.0, 0.01, created=at_minute(9))
+    wobbles = {224: 1.0002, 448: 1.0, 672: 1.0002, 896: 1.0, 1120: 1.0002, 1344: 1.0}
+    cells = [cell("pool", side, wobble * 1e-5 * side**2) for side, wobble in wobbles.items()]
+    found = only(tmp_path, [old, *cells], LINEAR)
+    assert (found.verdict, found.profile.sides[-1]) == ("supported", (1344, 1344))
+    assert found.estimate == pytest.approx(1.0, abs=0.03)
+    assert only(tmp_path, [old, *cells[:3]], LINEAR).estimate == 2.0, "three cells are too few for a curve"
+
+
 def test_a_crossover_of_the_old_definition_is_computed_anew_from_its_cells(tmp_path: Path) -> None:
     """Lines that come near each other twice: the old interval holds all of that, and below it the mixer is surely faster."""
     old = crossover("pool", "always", interval=True, side_low=600.0, created=at_minute(9))

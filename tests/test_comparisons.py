@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from test_report import ACCURACY, cell, exponent, lines, notes, only, small_repo
 from typer.testing import CliRunner
 
 from wfbench import records, report
+from wfbench.analysis.image_pairs import LineOnImages, image_comparisons
+from wfbench.analysis.paired import paired_contrasts
 from wfbench.analysis.unpaired import against_baseline
 from wfbench.cli import app
 from wfbench.errors import InputError
@@ -28,10 +31,11 @@ SAMPLES = {
 }
 
 
-def seeds(samples: dict[str, list[float]] | None = None, **changes: object) -> list[AnyRow]:
+def seeds(accuracies: dict[str, list[float]] | None = None, **changes: object) -> list[AnyRow]:
+    """Runs from before the paired design, unless the schema is given."""
     return [
-        train(mixer, seed, accuracy, **changes)
-        for mixer, values in (samples or SAMPLES).items()
+        train(mixer, seed, accuracy, **({"schema_version": 5} | changes))
+        for mixer, values in (accuracies or SAMPLES).items()
         for seed, accuracy in enumerate(values)
     ]
 
@@ -52,8 +56,50 @@ def test_the_table_says_what_the_statistics_say() -> None:
         table.frame[DIFFERENCE][0] == f"−{-100 * linear.difference:.2f} [−{-100 * linear.low:.2f}, −{-100 * linear.high:.2f}]"
     )
     assert table.frame["power at 1.00 points"][1] == "> 99 %"
-    assert "Dunnett's test of 2 lines against softmax" in notes(table)
+    assert "Unpaired: 2 lines against softmax" in notes(table)
+    assert "Dunnett's test" in notes(table)
+    assert not table.data["paired"].iloc[0]
     assert "neither that there is a difference nor that there is none" in notes(table)
+
+
+def test_lines_of_the_paired_design_are_compared_seed_by_seed() -> None:
+    draws = np.random.default_rng(0)
+    of_seed = draws.normal(0, 0.02, 5)  # what all lines of a seed share
+    near, far = 0.905 + of_seed + draws.normal(0, 0.0005, 5), 0.8 + draws.normal(0, 0.02, 5)
+    samples = {"pool": near.tolist(), "ttt": far.tolist(), "softmax": (0.9 + of_seed).tolist()}
+    rows = seeds(samples, schema_version=6, samples=100_000)
+    table = named(report.tables(rows), "accuracy")
+    pool, ttt = paired_contrasts([samples["pool"], samples["ttt"]], samples["softmax"], relevant=0.01, one_image=1e-5)
+    assert lines(table, "verdict") == ["better", "baseline", "worse"]
+    assert table.data["difference_low"][0] == pytest.approx(pool.simultaneous.low)
+    assert list(table.data["p_adjusted"])[::2] == pytest.approx([pool.p, ttt.p])
+    assert "Paired: 2 lines against softmax, seed by seed over the same 5 seeds" in notes(table)
+    assert "Dunnett" not in notes(table)
+    before = named(report.tables(seeds(samples, samples=100_000)), "accuracy")
+    assert lines(before, "verdict")[0] == "not distinguishable", "what the seeds share hides the difference"
+
+
+def test_lines_with_other_seeds_are_not_paired_with_the_baseline() -> None:
+    rows = seeds({"pool": SAMPLES["pool"], "softmax": SAMPLES["softmax"]}, schema_version=6)
+    rows += [train("linear", seed + 1, accuracy) for seed, accuracy in enumerate(SAMPLES["linear"])]
+    rows += seeds({"static": SAMPLES["softmax"]})  # the same seeds, but begun before the paired design
+    table = named(report.tables(rows), "accuracy")
+    assert dict(zip(lines(table), table.data["paired"], strict=True)) == {
+        **{"linear": False, "pool": True, "softmax": None, "static": False}
+    }
+    alone = against_baseline([SAMPLES["linear"], SAMPLES["softmax"]], SAMPLES["softmax"], relevant=0.01).comparisons[0]
+    assert table.data["difference_low"][0] == alone.low
+    assert "Unpaired: 2 lines" in notes(table)
+    assert "Paired: 1 line " in notes(table)
+    assert "two families" in notes(table)
+
+
+def test_a_difference_that_is_the_same_for_every_seed_says_why_it_has_no_interval() -> None:
+    same = {"pool": [0.91, 0.92, 0.93], "softmax": [0.9, 0.91, 0.92]}
+    table = named(report.tables(seeds(same, schema_version=6)), "accuracy")
+    assert (table.frame[DIFFERENCE][0], table.frame["verdict"][0]) == ("+1.00", "not distinguishable")
+    assert table.frame["power at 1.00 points"][0] == "–"
+    assert "the same for every seed and cannot be tested: pool" in notes(table)
 
 
 def test_not_distinguishable_is_never_worded_as_equal() -> None:
@@ -233,7 +279,7 @@ def kept(tmp_path: Path) -> Path:
     for mixer, shift in (("softmax", 0.0), ("linear", -1.0), ("pool", 0.0)):
         for seed in range(3):
             right = draws.random(800) < 1 / (1 + np.exp(-(hard + shift)))
-            keep(tmp_path / f"{mixer}-{seed}", mixer, seed, right, truth)
+            keep(tmp_path / f"{mixer}-{seed}", mixer, seed, right, truth, schema_version=5)
     return tmp_path
 
 
@@ -248,6 +294,32 @@ def test_mixers_are_compared_image_by_image(kept: Path) -> None:
     assert table.data["difference"][0] == pytest.approx(accuracy["linear"] - accuracy["softmax"])
     assert "seed 0: " in table.frame["McNemar, two models"][0]
     assert "the models differ" in table.frame["McNemar, two models"][0]
+
+
+def test_seeds_are_drawn_jointly_where_runs_of_one_seed_begin_equal(kept: Path, tmp_path: Path) -> None:
+    def compared() -> dict[str, LineOnImages]:
+        (found,) = image_comparisons(report.find_runs([kept]), "softmax")
+        return {line.label: line for line in found.lines}
+
+    # pool is softmax but for 8 images that it alone gets right, of runs that differ much from seed to seed.
+    truth = pd.read_parquet(kept / "pool-0" / "predictions-raw.parquet").sort_values("index")["label"].to_numpy()
+    for seed, share in enumerate((0.6, 0.7, 0.9)):
+        right = np.random.default_rng(seed).random(800) < share
+        for mixer in ("softmax", "pool"):
+            shutil.rmtree(kept / f"{mixer}-{seed}")
+            ours = right | (np.arange(800) < 8) if mixer == "pool" else right
+            keep(kept / f"{mixer}-{seed}", mixer, seed, ours, truth, schema_version=6)
+    found = compared()
+    assert found["pool"].is_paired
+    assert found["pool"].difference.half_width < 0.02
+    assert not found["linear"].is_paired, "its runs are of an older version"
+    table = named(report.tables([], runs=report.find_runs([kept])), "paired")
+    assert "Paired (pool)" in notes(table)
+    assert "Unpaired (linear)" in notes(table)
+    keep(kept / "pool-3", "pool", 3, right, truth, schema_version=6)
+    found = compared()
+    assert not found["pool"].is_paired, "it has a seed more"
+    assert found["pool"].difference.half_width > 0.1
 
 
 def test_other_images_are_not_compared(kept: Path, tmp_path: Path) -> None:
@@ -320,7 +392,7 @@ def test_every_table_is_latex_in_ascii(tmp_path: Path) -> None:
 
 
 def test_latex_says_what_the_table_says() -> None:
-    text = only([train(seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]).to_latex()
+    text = only([train(seed=seed, accuracy=0.9 + seed / 100, samples=10_000) for seed in range(3)]).to_latex()
     assert r"91.00 $\pm$ 2.48" in text
     assert r"accuracy (\%, measured)" in text
 

@@ -460,6 +460,8 @@ def test_weights_say_whose_they_are(trained: tuple[Path, Path]) -> None:
         for key in ("mixer", "mixer_digest", "model_digest", "data_digest", "recipe", "recipe_digest", "seed"):
             assert getattr(found, key) == getattr(row, key) is not None, key
         assert row.data_digest == opened(images).listing.digest
+    [best] = (run / "checkpoint").glob("best-*")
+    assert read_metadata(best / "model.safetensors") == read_metadata(run / "model.safetensors")
 
 
 def test_equal_runs_have_equal_files_of_weights(tmp_path: Path) -> None:

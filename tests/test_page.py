@@ -67,7 +67,7 @@ def rows() -> list[AnyRow]:
     for step, mixer in enumerate(("linear", "pool", "softmax")):
         accuracies = 0.9 + 0.02 * step + draws.normal(0, 0.002, 4)
         made += [
-            train(mixer, seed, float(a), macs=1e9 * (step + 1), train_seconds=10.0 * (step + 1) + seed)
+            train(mixer, seed, float(a), macs=1e9 * (step + 1), train_seconds=10.0 * (step + 1) + seed, samples=10_000)
             for seed, a in enumerate(accuracies)
         ]
         for side in (224, 448, 672):
@@ -77,7 +77,7 @@ def rows() -> list[AnyRow]:
                 median *= side / 900  # linear overtakes it at 300 px
             made.append(cell(mixer, side, median, median_low=0.9 * median, median_high=1.2 * median, **memory))
         made += [erf_row(mixer), erf_row(mixer, weights="fresh")]
-    return [*made, train("hydra", accuracy=0.99), picture()]
+    return [*made, train("hydra", accuracy=0.99, samples=10_000), picture()]
 
 
 @pytest.fixture(scope="module")

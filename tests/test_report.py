@@ -16,7 +16,6 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from wfbench import records, report
-from wfbench.analysis.unpaired import mean_interval
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, BaselineRow, CrossoverRow, Environment, EvalRow, ProfileRow, ScalingRow, TrainRow
@@ -151,20 +150,6 @@ def lines(table: Table, column: str = "mixer") -> list[str]:
 
 def notes(table: Table) -> str:
     return "\n".join(table.notes)
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 31])
-def test_the_interval_is_the_t_interval(count: int) -> None:
-    values = np.random.default_rng(count).normal(0.9, 0.01, count).tolist()
-    mean, half = mean_interval(values)
-    low, high = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert mean == pytest.approx(np.mean(values), rel=1e-13)
-    assert half == pytest.approx((high - low) / 2, rel=1e-10)
-
-
-def test_one_value_has_no_interval_and_equal_values_a_zero_one() -> None:
-    assert mean_interval([0.3]) == (0.3, None)
-    assert mean_interval([0.25, 0.25, 0.25]) == (0.25, 0.0)
 
 
 @pytest.mark.parametrize(

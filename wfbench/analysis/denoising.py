@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from wfbench.analysis.lines import group, label, latest, sorted_keys
+from wfbench.analysis.design import is_paired_design
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import BASELINE, group, label, latest, sorted_keys
+from wfbench.analysis.seed_differences import Better, SeedFamily, compare_seeds, over_seeds
 from wfbench.records import AnyRow, DiTRow, ScoreRow
+
+D = TypeVar("D", DiTRow, ScoreRow)
 
 
 class LossSetting(NamedTuple):
@@ -25,6 +30,9 @@ class LossSetting(NamedTuple):
     samples: int
     dtype: str
     pretraining: str
+    #: Of the models' code and of the data; None where they were not recorded.
+    model_digest: str | None
+    data_digest: str | None
 
 
 class Protocol(NamedTuple):
@@ -43,6 +51,8 @@ class Protocol(NamedTuple):
     decoder: str
     dtype: str
     sample_seed: int
+    model_digest: str | None
+    data_digest: str | None
 
 
 class Metric(NamedTuple):
@@ -53,22 +63,6 @@ class Metric(NamedTuple):
     samples: int
     extractor_sha256: str
     reference: str
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over seeds, and the standard deviation of more than one."""
-
-    value: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
-        """The mean of one value or more."""
-        mean = math.fsum(values) / len(values)
-        if len(values) == 1:
-            return cls(mean, None)
-        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
 
 class Bin(NamedTuple):
@@ -85,7 +79,8 @@ class LossLine:
     Attributes:
         label: the line's name.
         runs: the newest of each seed.
-        loss: after the last epoch, mse + vb.
+        loss: after the last epoch, mse + vb: the mean over the seeds.
+        loss_deviation: its standard deviation over the seeds; None of a single one.
         best_loss: the mean of each run's best epoch, for information.
         mse: by bin of t, mean over the seeds.
         vb: by bin of t, mean over the seeds, in bits per dimension.
@@ -94,7 +89,8 @@ class LossLine:
 
     label: str
     runs: tuple[DiTRow, ...]
-    loss: Mean
+    loss: Interval
+    loss_deviation: float | None
     best_loss: float
     mse: dict[Bin, float]
     vb: dict[Bin, float]
@@ -104,10 +100,17 @@ class LossLine:
 
 @dataclass(frozen=True)
 class Losses:
-    """The held-out losses of one setting, a line for each mixer with its factors."""
+    """The held-out losses of one setting.
+
+    Attributes:
+        setting: what the lines share.
+        lines: one for each mixer with its factors.
+        family: each line against the baseline; less is better.
+    """
 
     setting: LossSetting
     lines: tuple[LossLine, ...]
+    family: SeedFamily
 
     @property
     def runs(self) -> list[DiTRow]:
@@ -117,12 +120,23 @@ class Losses:
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One score of one line: the newest row of each seed, and the mean of their values."""
+    """One score of one line.
+
+    Attributes:
+        label: the line's name.
+        metric: the score.
+        rows: the newest of each seed.
+        value: the mean over the seeds.
+        deviation: its standard deviation over the seeds; None of a single one.
+        family: the lines of this metric against the baseline.
+    """
 
     label: str
     metric: Metric
     rows: tuple[ScoreRow, ...]
-    value: Mean
+    value: Interval
+    deviation: float | None
+    family: SeedFamily
 
 
 @dataclass(frozen=True)
@@ -133,45 +147,97 @@ class Scores:
     lines: tuple[ScoreLine, ...]
 
 
-def held_out_losses(rows: Iterable[AnyRow]) -> tuple[Losses, ...]:
-    """The losses of the trained denoisers, one result for each setting."""
+#: Which values of a score are better. Of copies of training images neither: few are as suspicious of a bad model as many.
+_BETTER: dict[str, Better] = {
+    **dict.fromkeys(("FID", "proxy-FD"), "less"),
+    **dict.fromkeys(("IS", "precision", "recall", "proxy precision", "proxy recall", "class agreement"), "more"),
+    **dict.fromkeys(("memorisation ratio", "memorised share"), "neither"),
+}
+#: Scores that are shares of the samples: their intervals are never narrower than the binomial one of so many samples.
+SHARES_OF_SAMPLES = ("precision", "proxy precision", "class agreement", "memorised share")
+
+
+def held_out_losses(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[Losses, ...]:
+    """The losses of the trained denoisers, one result for each setting.
+
+    Args:
+        rows: the records.
+        baseline: the name of the line that the others are held against.
+    """
     groups = group((row for row in rows if isinstance(row, DiTRow)), _loss_setting)
     made = []
     for setting in sorted_keys(groups):
-        newest = latest(groups[setting], lambda row: (label(row), row.seed))
-        lines = tuple(_loss_line(name, runs) for name, runs in sorted(group(newest, label).items()))
-        made.append(Losses(setting, lines))
+        named = lines_by_code(groups[setting])
+        runs = {name: latest(members, lambda row: row.seed) for name, members in sorted(named.items())}
+        values = {name: {run.seed: run.loss for run in seeds} for name, seeds in runs.items()}
+        paired = is_paired_design(run for seeds in runs.values() for run in seeds)
+        family = compare_seeds(values, baseline, "less", is_paired=paired)
+        made.append(Losses(setting, tuple(_loss_line(name, seeds) for name, seeds in runs.items()), family))
     return tuple(made)
 
 
-def sample_scores(rows: Iterable[AnyRow]) -> tuple[Scores, ...]:
-    """The scores of samples, one result for each protocol."""
+def sample_scores(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[Scores, ...]:
+    """The scores of samples, one result for each protocol. Arguments as in `held_out_losses`."""
     groups = group((row for row in rows if isinstance(row, ScoreRow)), _protocol)
     made = []
     for protocol in sorted_keys(groups):
-        newest = latest(groups[protocol], lambda row: (_metric(row), label(row), row.seed))
-        lines = [
-            ScoreLine(name, metric, tuple(seeds), Mean.of([row.value for row in seeds]))
-            for metric, scores in group(newest, _metric).items()
-            for name, seeds in sorted(group(scores, label).items())
-        ]
+        metrics = group(groups[protocol], _metric)
+        lines = [line for metric in sorted(metrics) for line in _score_lines(metric, metrics[metric], baseline)]
         made.append(Scores(protocol, tuple(lines)))
     return tuple(made)
+
+
+def lines_by_code(rows: Iterable[D]) -> dict[str, list[D]]:
+    """The rows by their line's name; where the code of a mixer was changed, each version is a line of its own."""
+    named: dict[str, list[D]] = {}
+    for name, members in group(rows, label).items():
+        versions = group(members, lambda row: row.mixer_digest)
+        for digest, kept in versions.items():
+            code = f" (code {(digest or 'unknown')[:8]})" if len(versions) > 1 else ""
+            named[f"{name}{code}"] = kept
+    return named
+
+
+def _score_lines(metric: Metric, rows: Sequence[ScoreRow], baseline: str) -> Iterator[ScoreLine]:
+    """The lines of one score, in the order of their names."""
+    named = {name: latest(members, lambda row: row.seed) for name, members in sorted(lines_by_code(rows).items())}
+    values = {name: {row.seed: row.value for row in seeds} for name, seeds in named.items()}
+    # The version of a score's row is that of the scoring: that of the training shows in the digest, which older runs lack.
+    of_runs = [row for seeds in named.values() for row in seeds]
+    paired = is_paired_design(of_runs) and all(row.mixer_digest is not None for row in of_runs)
+    family = compare_seeds(values, baseline, _BETTER[metric.name], is_paired=paired)
+    samples = metric.samples if metric.name in SHARES_OF_SAMPLES else None
+    for name, seeds in named.items():
+        found = [row.value for row in seeds]
+        yield ScoreLine(name, metric, tuple(seeds), over_seeds(found, samples), _deviation(found), family)
 
 
 def _loss_line(name: str, runs: Sequence[DiTRow]) -> LossLine:
     edges = runs[0].edges
     bins = [Bin(low, high - 1) for low, high in zip(edges, edges[1:], strict=False)]
+    losses = [run.loss for run in runs]
     return LossLine(
         label=name,
         runs=tuple(runs),
-        loss=Mean.of([run.loss for run in runs]),
-        best_loss=Mean.of([run.best_loss for run in runs]).value,
-        mse={found: Mean.of([run.mse[place] for run in runs]).value for place, found in enumerate(bins)},
-        vb={found: Mean.of([run.vb[place] for run in runs]).value for place, found in enumerate(bins)},
-        mean_vb=Mean.of([sum(run.vb) / len(bins) for run in runs]).value,
-        train_seconds=Mean.of([run.train_seconds for run in runs]).value,
+        loss=over_seeds(losses),
+        loss_deviation=_deviation(losses),
+        best_loss=_mean([run.best_loss for run in runs]),
+        mse={found: _mean([run.mse[place] for run in runs]) for place, found in enumerate(bins)},
+        vb={found: _mean([run.vb[place] for run in runs]) for place, found in enumerate(bins)},
+        mean_vb=_mean([sum(run.vb) / len(bins) for run in runs]),
+        train_seconds=_mean([run.train_seconds for run in runs]),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation of several values."""
+    if len(values) == 1:
+        return None
+    return math.sqrt(math.fsum((value - _mean(values)) ** 2 for value in values) / (len(values) - 1))
 
 
 def _loss_setting(row: DiTRow) -> LossSetting:
@@ -187,6 +253,8 @@ def _loss_setting(row: DiTRow) -> LossSetting:
         row.samples,
         row.dtype,
         row.pretraining,
+        row.model_digest,
+        row.data_digest,
     )
 
 
@@ -205,6 +273,8 @@ def _protocol(row: ScoreRow) -> Protocol:
         row.decoder,
         row.dtype,
         row.sample_seed,
+        row.model_digest,
+        row.data_digest,
     )
 
 

@@ -14,6 +14,7 @@ from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult, Recipe, recipe_of
 from wfbench.analysis.overview import Overview
+from wfbench.analysis.paired import binomial_reach
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import as_sample
 from wfbench.errors import InputError
@@ -92,11 +93,7 @@ def _costs(result: AccuracyResult, profiled: Overview | None) -> dict[Cost, dict
     found: dict[Cost, dict[LineIdentity, tuple[float, float]]] = {
         Cost("macs"): {line.identity: (macs, macs) for line in result.lines if (macs := line.last.macs) is not None},
         Cost("parameters"): {line.identity: (line.identity.parameters, line.identity.parameters) for line in result.lines},
-        Cost("train_seconds"): {
-            line.identity: (line.train_seconds.low, line.train_seconds.high)
-            for line in result.lines
-            if line.train_seconds.low is not None and line.train_seconds.high is not None
-        },
+        Cost("train_seconds"): {line.identity: _ends(line.train_seconds) for line in result.lines},
     }
     for line in () if profiled is None else profiled.lines:
         if (cell := line.last) is None:
@@ -125,13 +122,19 @@ def _places(
     found: dict[LineIdentity, Place] = {}
     for family in families:
         ends = [costs.get(line.identity, (-math.inf, math.inf)) for line in family]
-        places = pareto([line.accuracies for line in family], [low for low, _ in ends], [high for _, high in ends])
+        low, high = [low for low, _ in ends], [high for _, high in ends]
+        places = pareto([line.accuracies for line in family], low, high, [line.identity.samples for line in family])
         known = zip(family, places, strict=True)
         found |= {line.identity: place for line, place in known if line.identity in costs}
     return found
 
 
-def pareto(values: Sequence[Sequence[float]], cost_low: Sequence[float], cost_high: Sequence[float]) -> list[Place]:
+def pareto(
+    values: Sequence[Sequence[float]],
+    cost_low: Sequence[float],
+    cost_high: Sequence[float],
+    images: Sequence[int] | None = None,
+) -> list[Place]:
     """Where each group stands among all, when more value and less cost are better and neither is known exactly.
 
     A value is surely better if Tukey and Kramer's simultaneous 95% interval of the difference says so, a cost surely not
@@ -142,11 +145,13 @@ def pareto(values: Sequence[Sequence[float]], cost_low: Sequence[float], cost_hi
         values: one sample per group, two values or more in each.
         cost_low: the low ends of the costs' intervals; equal to the high ends for a cost that is counted.
         cost_high: the high ends.
+        images: of how many images the values of each group are shares; None where they are no shares. A difference is then
+            never sure that is smaller than the binomial intervals of the two groups' images allow, however well seeds agree.
 
     Raises:
         InputError: for samples that cannot be compared, or other lengths.
 
-    Source: Tukey (1953), Kramer, Biometrics 12 (1956) 307, by `scipy.stats.studentized_range`.
+    Source: Tukey (1953), Kramer, Biometrics 12 (1956) 307, by `scipy.stats.studentized_range`; Wilson, JASA 22 (1927) 209.
     """
     samples = [as_sample(group) for group in values]
     if not len(samples) == len(cost_low) == len(cost_high):
@@ -159,6 +164,9 @@ def pareto(values: Sequence[Sequence[float]], cost_low: Sequence[float], cost_hi
     q = _tukey_critical(count, freedom)
     mean, size = np.array([sample.mean() for sample in samples]), np.array([len(sample) for sample in samples])
     need = q * np.sqrt(variance / 2 * (1 / size[:, None] + 1 / size))
+    if images is not None:
+        reach = np.array([binomial_reach(float(share), size, LEVEL) for share, size in zip(mean, images, strict=True)])
+        need = np.maximum(need, np.hypot(reach[:, None], reach))
     better = mean[:, None] - mean > need  # [i, j]: i is surely better than j
     low, high = np.asarray(cost_low, dtype=float), np.asarray(cost_high, dtype=float)
     cheap = high[:, None] <= low  # [i, j]: i is surely not dearer than j

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.images import Paired, image_seed_bootstrap, mcnemar
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label, sorted_keys
@@ -62,6 +63,7 @@ class LineOnImages:
         baseline_seeds: how many the baseline has.
         difference: of the mean accuracies, a fraction, over other images and other seeds; None where either line has a single
             seed.
+        is_paired: whether seeds were drawn jointly for both lines: they share all of them, and the design is paired.
         models: the test between two single models, of the first seed that both lines have; None where they share none.
     """
 
@@ -71,6 +73,7 @@ class LineOnImages:
     seeds: int
     baseline_seeds: int
     difference: Interval | None
+    is_paired: bool
     models: ModelPair | None
 
 
@@ -142,10 +145,16 @@ def _same_images(a: Predictions, b: Predictions) -> bool:
 
 
 def _line(name: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> LineOnImages:
-    difference = None
+    difference, paired = None, _is_paired(ours, theirs)
     if min(len(ours), len(theirs)) > 1:
-        found = image_seed_bootstrap([p.right for p in ours], [p.right for p in theirs], paired=False)
-        difference = found.interval
+        difference = image_seed_bootstrap([p.right for p in ours], [p.right for p in theirs], paired=paired).interval
     pair = next(((a, b) for a in ours for b in theirs if a.seed == b.seed), None)
     models = None if pair is None else ModelPair(pair[0].seed, mcnemar(pair[0].right, pair[1].right))
-    return LineOnImages(name, ours[0].run.row.mixer, len(ours[0].right), len(ours), len(theirs), difference, models)
+    images = len(ours[0].right)
+    return LineOnImages(name, ours[0].run.row.mixer, images, len(ours), len(theirs), difference, paired, models)
+
+
+def _is_paired(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> bool:
+    """Whether two lines have the same seeds, and runs of one seed begin equal and see the same draws."""
+    same_seeds = [p.seed for p in ours] == [p.seed for p in theirs]
+    return same_seeds and is_paired_design(p.run.row for p in (*ours, *theirs))

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.unpaired import mean_interval
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import TrainRow
-
-SINGLE_SEED = "a single seed"
 
 
 class LineIdentity(NamedTuple):
@@ -90,12 +88,6 @@ def identity_of(row: TrainRow) -> LineIdentity:
     return LineIdentity(**{field: getattr(row, field) for field in LineIdentity._fields if field != "rate"}, rate=rate)
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with its 95% t-interval; a single value has none."""
-    mean, half_width = mean_interval(values)
-    return Interval(mean, why_none=SINGLE_SEED) if half_width is None else Interval.around(mean, half_width)
-
-
 def recipe_of(identity: LineIdentity) -> Recipe:
     """The recipe that a line was trained by."""
     return Recipe(*(getattr(identity, field) for field in Recipe._fields))
@@ -104,15 +96,16 @@ def recipe_of(identity: LineIdentity) -> Recipe:
 def line_result(identity: LineIdentity, name: str, seeds: Sequence[TrainRow]) -> LineResult:
     """A line from the runs of its seeds, in their order."""
 
-    def mean(value: Callable[[TrainRow], float]) -> Interval:
-        return over_seeds([value(row) for row in seeds])
+    def mean(value: Callable[[TrainRow], float], samples: int | None = None) -> Interval:
+        return over_seeds([value(row) for row in seeds], samples)
 
+    is_top5_known = all(row.top5 is not None for row in seeds)
     return LineResult(
         identity,
         name,
         tuple(seeds),
-        accuracy=mean(lambda row: row.accuracy),
-        top5=mean(lambda row: row.top5 or 0.0) if all(row.top5 is not None for row in seeds) else None,
+        accuracy=mean(lambda row: row.accuracy, identity.samples),
+        top5=mean(lambda row: row.top5 or 0.0, identity.samples) if is_top5_known else None,
         loss=mean(lambda row: row.loss),
         images_per_second=mean(lambda row: row.images_per_second),
         data_wait_share=mean(lambda row: row.data_wait_share),

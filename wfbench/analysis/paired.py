@@ -68,11 +68,11 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
     if not deviation and samples is None:
         return Interval(mean, level=level, why_none=NO_SPREAD)
     half_width = t_quantile((1 - level) / 2, count - 1) * deviation / math.sqrt(count)
-    return Interval.around(mean, max(half_width, _binomial_reach(mean, samples, level) if samples else 0.0), level)
+    return Interval.around(mean, max(half_width, binomial_reach(mean, samples, level) if samples else 0.0), level)
 
 
-def _binomial_reach(share: float, samples: int, level: float) -> float:
-    """How far the farther end of Wilson's interval lies from the share."""
+def binomial_reach(share: float, samples: int, level: float) -> float:
+    """How far the farther end of Wilson's interval lies from a share of so many samples."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(share * samples, samples, alpha=1 - level, method="wilson")

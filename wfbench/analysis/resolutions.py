@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.line_results import over_seeds
 from wfbench.analysis.lines import group, label, latest, sorted_keys
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import AnyRow, EvalRow
 
 
@@ -98,6 +98,7 @@ class ResolutionResult:
         lines: in the order of their identities.
         sizes: all image sizes, in order.
         rows: all evaluations.
+        repeats: how many rows were left out, since a later one is of the same weights and size.
         is_data_named: whether the title names the data's digest, since another result differs in it alone.
     """
 
@@ -105,6 +106,7 @@ class ResolutionResult:
     lines: tuple[ResolutionLine, ...]
     sizes: tuple[Size, ...]
     rows: tuple[EvalRow, ...]
+    repeats: int = 0
     is_data_named: bool = False
 
 
@@ -131,7 +133,8 @@ def _result(setting: EvaluationSetting, rows: Sequence[EvalRow]) -> ResolutionRe
         by_size = group(groups[identity], lambda row: row.image_size)
         sizes = {size: _at_size(identity, size, by_size[size]) for size in sorted(by_size)}
         lines.append(ResolutionLine(identity, label(identity), sizes))
-    return ResolutionResult(setting, tuple(lines), tuple(sorted({row.image_size for row in rows})), tuple(rows))
+    repeats = len(rows) - sum(len(found.seeds) for line in lines for found in line.sizes.values())
+    return ResolutionResult(setting, tuple(lines), tuple(sorted({row.image_size for row in rows})), tuple(rows), repeats)
 
 
 def _line_of(row: EvalRow) -> EvaluatedLine:
@@ -147,6 +150,6 @@ def _at_size(line: EvaluatedLine, size: Size, rows: Sequence[EvalRow]) -> SizeRe
         line,
         size,
         tuple(seeds),
-        accuracy=over_seeds([row.accuracy for row in seeds]),
-        top5=over_seeds(top5) if len(top5) == len(seeds) else None,
+        accuracy=over_seeds([row.accuracy for row in seeds], line.samples),
+        top5=over_seeds(top5, line.samples) if len(top5) == len(seeds) else None,
     )

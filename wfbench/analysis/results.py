@@ -76,6 +76,6 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         resolutions=resolutions(rows),
         images=image_comparisons(runs, asked.baseline),
         receptive_fields=receptive_fields(rows),
-        losses=held_out_losses(rows),
-        scores=sample_scores(rows),
+        losses=held_out_losses(rows, asked.baseline),
+        scores=sample_scores(rows, asked.baseline),
     )

@@ -79,7 +79,7 @@ class AccuracyResult:
 
     def comparison(self, line: LineResult) -> Comparison | None:
         """A line against its baseline; None where it is the baseline, or is not compared."""
-        return (self.family(line).comparisons or {}).get(line.identity)
+        return self.family(line).comparisons.get(line.identity)
 
 
 def accuracies(rows: Sequence[AnyRow], asked: Asked) -> tuple[AccuracyResult, ...]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group, label, latest, sorted_keys
+from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import AnyRow, TrialRow
 
 
@@ -40,9 +42,9 @@ class RateResult:
         return sum(row.status == "diverged" for row in self.trials)
 
     @property
-    def accuracy(self) -> float | None:
+    def accuracy(self) -> Interval | None:
         """The mean accuracy on the validation images, a fraction; None where a trial diverged."""
-        return None if self.diverged else math.fsum(row.accuracy or 0.0 for row in self.trials) / len(self.trials)
+        return None if self.diverged else over_seeds([row.accuracy or 0.0 for row in self.trials], self.trials[0].samples)
 
     @property
     def loss(self) -> float:
@@ -126,5 +128,5 @@ def _line(name: str, rows: Sequence[TrialRow]) -> TunedLine:
 
 
 def _best(rates: Mapping[float, RateResult]) -> float | None:
-    found = {rate: (tried.accuracy, -tried.loss) for rate, tried in rates.items() if tried.accuracy is not None}
+    found = {rate: (tried.accuracy.estimate, -tried.loss) for rate, tried in rates.items() if tried.accuracy is not None}
     return max(found, key=found.__getitem__) if found else None

@@ -27,18 +27,6 @@ Floats = NDArray[np.float64]
 Sided = Literal["better", "worse", "not distinguishable"]
 
 
-def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float | None]:
-    """The mean and the half-width of its two-sided t-interval; no half-width for a single value."""
-    from scipy.stats import t as student
-
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, float(student.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One group against the baseline, as one of a family.

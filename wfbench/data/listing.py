@@ -1,9 +1,9 @@
 """What a data set consists of, file by file, so that two with one name can be told from each other.
 
 An image in a folder counts by its name and size; of each split `SAMPLE` images, chosen by their names, count by their content
-too, so that a small folder is known exactly and a large one is not read through. Archives, shards and tables are hashed,
-large ones by some blocks, and so are images that are held in memory. Names are relative to the data set's folder: a folder
-that was moved is the same data.
+too, so that a small folder is known exactly and a large one is not read through. Archives, shards and tables are hashed, large
+ones by some blocks, and so are images that are held in memory. Names are relative to the data set's folder: a folder that was
+moved is the same data.
 """
 
 from __future__ import annotations

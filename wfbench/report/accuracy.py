@@ -9,15 +9,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import SMALL_SIDE
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
-from wfbench.analysis.unpaired import mean_interval
 from wfbench.records import BaselineRow, Chosen
-from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.differences import difference_columns, difference_headings, difference_notes
 from wfbench.report.naming import flat, slug, suffixes, title_of
-from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, short_digest
+from wfbench.report.words import (
+    environment_notes,
+    gmacs,
+    number,
+    number_with_half_width,
+    percent,
+    pixels,
+    plural,
+    refused_notes,
+    short_digest,
+    with_half_width,
+)
 
 #: The heading of the accuracies.
 ACCURACY = "accuracy (%, measured)"
@@ -84,8 +95,7 @@ def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
         Column("", lambda entry: entry.name if isinstance(entry, BaselineRow) else entry.label, "mixer", words=True),
         Column("samples", _samples, "samples", lambda count: f"{count:,}"),
         *map(_for_runs, _count_columns()),
-        Column("", _accuracy_in_words, ACCURACY, ranks=True),
-        Column("accuracy", lambda entry: entry.accuracy if isinstance(entry, BaselineRow) else entry.accuracy.estimate),
+        Column("accuracy", _accuracy, ACCURACY, _percent, ends=interval_ends("accuracy"), ranks=True),
         *map(_for_runs, [*_seed_columns(), *_mean_columns(), *sweep, *differences]),
         *(simple if result.simple_classifiers else []),
     ]
@@ -98,7 +108,11 @@ def seeds_notes(result: AccuracyResult) -> list[str]:
     counts = {len(line.seeds) for line in result.lines}
     notes = []
     if counts != {1}:
-        notes.append("± is the half-width of the 95% t-interval of the mean over the seeds.")
+        notes.append(
+            "± is the half-width of the 95% t-interval of the mean over the seeds; that of an accuracy is no smaller than the "
+            "binomial interval of the held-out images allows."
+        )
+        notes += _no_interval_notes(result)
     if 1 in counts:
         notes.append("A single seed has no interval, so it ranks nothing.")
     if max(result.setting.image_size) <= SMALL_SIDE:
@@ -210,25 +224,28 @@ def _count_columns() -> list[Column[LineResult]]:
     ]
 
 
-def _accuracy_in_words(entry: Entry) -> str:
-    if isinstance(entry, BaselineRow):
-        return percent(entry.accuracy)
-    half_width = entry.accuracy.half_width
-    return percent(entry.accuracy.estimate) + ("" if half_width is None else f" ± {percent(half_width)}")
+def _accuracy(entry: Entry) -> Interval:
+    return Interval(entry.accuracy, why_none="no seeds") if isinstance(entry, BaselineRow) else entry.accuracy
+
+
+def _percent(accuracy: Interval) -> str:
+    return with_half_width(accuracy, percent)
 
 
 def _seed_columns() -> list[Column[LineResult]]:
+    top5: Column[LineResult] = Column(
+        "top5",
+        lambda line: line.top5,
+        "top-5 (%)",
+        _percent,
+        ends=interval_ends("top5"),
+        ranks=True,
+        optional=True,
+        files_only=True,
+    )
     return [
-        Column("accuracy_ci95", lambda line: mean_interval(line.accuracies)[1]),
-        Column(
-            "top5",
-            lambda line: None if line.top5 is None else line.top5.estimate,
-            "top-5 (%)",
-            percent,
-            ranks=True,
-            optional=True,
-            files_only=True,
-        ),
+        Column("accuracy_ci95", lambda line: line.accuracy.half_width),
+        top5,
         Column("seed_count", lambda line: len(line.seeds), "seeds", lambda count: plural(count, "seed")),
         Column("seeds", lambda line: " ".join(str(row.seed) for row in line.seeds)),
         Column("accuracy_by_seed", lambda line: " ".join(repr(accuracy) for accuracy in line.accuracies)),
@@ -236,17 +253,21 @@ def _seed_columns() -> list[Column[LineResult]]:
 
 
 def _mean_columns() -> list[Column[LineResult]]:
+    def mean(field: str, heading: str, *, ranks: bool = False) -> Column[LineResult]:
+        ends = interval_ends(field)
+        return Column(field, lambda line: getattr(line, field), heading, number_with_half_width, ends, ranks=ranks)
+
     return [
-        Column("loss", lambda line: line.loss.estimate, "loss", number, ranks=True),
-        Column("images_per_second", lambda line: line.images_per_second.estimate, "images/s", number),
+        mean("loss", "loss", ranks=True),
+        mean("images_per_second", "images/s"),
         Column(
             "data_wait_share",
             lambda line: line.data_wait_share.estimate,
             "data wait (%)",
             lambda share: f"{100 * share:.1f}",
         ),
-        Column("train_seconds", lambda line: line.train_seconds.estimate, "train (s)", number),
-        Column("train_seconds_ci95", lambda line: mean_interval([row.train_seconds for row in line.seeds])[1]),
+        mean("train_seconds", "train (s)"),
+        Column("train_seconds_ci95", lambda line: line.train_seconds.half_width),
     ]
 
 
@@ -294,7 +315,7 @@ def _notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
         *_simple_notes(result),
         *digits_notes(result),
         *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
-        *_repeats_notes(result.repeats),
+        *repeats_notes(result.repeats),
         *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
         *environment_notes(row.environment for _, row in runs),
     ]
@@ -304,13 +325,26 @@ def _simple_notes(result: AccuracyResult) -> list[str]:
     simple, samples = result.simple_classifiers, {line.identity.samples for line in result.lines}
     if not simple:
         return []
-    notes = [f"Simple classifiers, no token mixers: {', '.join(row.name for row in simple)}."]
+    names = ", ".join(row.name for row in simple)
+    notes = [f"Simple classifiers, no token mixers, and without an interval since they have no seeds: {names}."]
     if samples and {row.samples for row in simple} != samples:
         notes.append("The sample counts differ, so these accuracies are not all of the same held-out samples.")
     return notes
 
 
-def _repeats_notes(count: int) -> list[str]:
+def _no_interval_notes(result: AccuracyResult) -> list[str]:
+    """Why a mean over several seeds has no interval."""
+    fields = {"loss": "loss", "images_per_second": "images/s", "train_seconds": "train (s)"}
+    lines: dict[tuple[str, str], list[str]] = {}
+    for line in result.lines:
+        for field, heading in fields.items():
+            if len(line.seeds) > 1 and (why := getattr(line, field).why_none):
+                lines.setdefault((heading, why), []).append(line.label)
+    return [f"No interval of {heading} ({', '.join(labels)}): {why}." for (heading, why), labels in lines.items()]
+
+
+def repeats_notes(count: int) -> list[str]:
+    """That rows were left out, of which there is a later one."""
     if not count:
         return []
     return [f"{plural(count, 'earlier row')} of the same cell {'was' if count == 1 else 'were'} left out: the latest counts."]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wfbench.analysis.denoising import Bin, Losses, LossLine, Mean, ScoreLine, Scores
-from wfbench.report.columns import Column, Table, constant_columns, make_table
+from wfbench.analysis.denoising import SHARES_OF_SAMPLES, Bin, Losses, LossLine, ScoreLine, Scores
+from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
+from wfbench.report.seed_differences import (
+    difference_columns,
+    difference_heading,
+    difference_notes,
+    interval_notes,
+    with_half_width,
+)
 from wfbench.report.words import DASH, environment_notes, gmacs, number, pixels, plural, refused_notes
 
 #: Scores that are shown per cent.
@@ -22,8 +29,12 @@ def loss_tables(results: Sequence[Losses]) -> list[Table]:
 def _loss_table(name: str, result: Losses) -> Table:
     setting, runs = result.setting, [(line.label, run) for line in result.lines for run in line.runs]
     notes = [
-        f"Mean of mse + vb over {setting.samples:,} held-out samples, each seen once in every bin of t, with fixed noise; "
-        "± is the standard deviation over training seeds.",
+        f"Mean of mse + vb over {setting.samples:,} held-out samples, each seen once in every bin of t, with fixed noise.",
+        *interval_notes([line.loss for line in result.lines]),
+        *difference_notes([result.family]),
+        *(["Less is better, so a difference below 0 is for the line."] if result.family.differences else []),
+        "The best epoch's loss, the mse by bin and the training time are means over the seeds, for information: they are no "
+        "result, and have no intervals.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
         *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
         *environment_notes(run.environment for _, run in runs),
@@ -32,7 +43,8 @@ def _loss_table(name: str, result: Losses) -> Table:
     title = f"Held-out denoising loss: {what}, recipe {setting.recipe}"
     bins = list(result.lines[0].mse)
     shown = [bins[place] for place in sorted({0, len(bins) // 4, len(bins) // 2}) if place < len(bins)]
-    order = ["mixer", "seeds", "parameters (M)", "GMACs", "held-out loss", "best epoch's"]
+    order = ["mixer", "seeds", "parameters (M)", "GMACs", "held-out loss"]
+    order += [difference_heading(result.family.baseline), "verdict", "best epoch's"]
     order += [*map(_mse_heading, shown), "training (s)"]
     return make_table("denoising", name, title, _loss_columns(result, bins), result.lines, notes, order=order)
 
@@ -51,9 +63,10 @@ def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]
         Column("parameters", lambda line: line.runs[0].parameters, "parameters (M)", lambda count: number(count, 1e-6)),
         Column("macs", lambda line: line.runs[0].macs),
         Column("", lambda line: gmacs(line.runs[0].macs), "GMACs"),
-        Column("loss", lambda line: line.loss.value),
-        Column("loss_sd", lambda line: line.loss.deviation),
-        Column("", lambda line: line.loss, "held-out loss", lambda loss: _with_spread(loss, 4), ranks=True),
+        Column("", lambda line: with_half_width(line.loss, 4), "held-out loss", ranks=True),
+        Column("loss", lambda line: line.loss, ends=interval_ends("loss")),
+        Column("loss_sd", lambda line: line.loss_deviation),
+        *difference_columns(result.family.baseline, lambda line: result.family, lambda line: line.label),
         Column("", lambda line: line.best_loss, "best epoch's", lambda loss: number(loss, digits=4), ranks=True),
         Column("vb", lambda line: line.mean_vb),
         *by_bin,
@@ -85,16 +98,20 @@ def _score_table(name: str, result: Scores) -> Table:
     protocol = f"{key.sampler}, {key.steps} steps, cfg {key.cfg:g}{channels}, decoder {key.decoder}, {key.weights} weights"
     notes = [
         f"Every line: {protocol}, {key.dtype}, noise seed {key.sample_seed}, recipe digest {key.digest}.",
-        "Lines compare where metric, samples, extractor and reference are the same. ± is the standard deviation over "
-        "training seeds. The column real has the same figure of held-out images: the floor of a distance, the ceiling of "
-        "an agreement.",
+        "Lines compare where metric, samples, extractor and reference are the same. The column real has the same figure of "
+        "held-out images: the floor of a distance, the ceiling of an agreement. It was computed once, and has no interval.",
+        *interval_notes([line.value for line in result.lines]),
+        *_share_notes(result),
+        *difference_notes([line.family for line in result.lines]),
+        *_direction_notes(result),
     ]
     if any(line.metric.name.startswith("proxy") for line in result.lines):
         notes.append(
             "proxy-FD is a Fréchet distance on a small classifier's features: no FID, and comparable with no published one."
         )
     title = f"Scores of samples: {key.dataset}, {key.model} at {pixels(key.image_size)}, recipe {key.recipe}; {protocol}"
-    order = ("metric", "samples", "mixer", "value", "real", "seeds", "extractor", "against")
+    difference = difference_heading(result.lines[0].family.baseline)
+    order = ("metric", "samples", "mixer", "value", difference, "verdict", "real", "seeds", "extractor", "against")
     return make_table("scores", name, title, _score_columns(result), result.lines, notes, order=order)
 
 
@@ -107,9 +124,12 @@ def _score_columns(result: Scores) -> list[Column[ScoreLine]]:
         Column("samples", lambda line: line.metric.samples, "samples", lambda count: f"{count:,}"),
         Column("mixer", lambda line: line.rows[0].mixer),
         Column("label", lambda line: line.label, "mixer", words=True),
-        Column("value", lambda line: line.value.value),
-        Column("value_sd", lambda line: line.value.deviation),
-        Column("", lambda line: _with_spread(line.value, 3, _scale(line)[0]), "value", ranks=True),
+        Column("", lambda line: with_half_width(line.value, 3, _scale(line)[0]), "value", ranks=True),
+        Column("value", lambda line: line.value, ends=interval_ends("value")),
+        Column("value_sd", lambda line: line.deviation),
+        *difference_columns(
+            result.lines[0].family.baseline, lambda line: line.family, lambda line: line.label, lambda line: _scale(line)[0]
+        ),
         Column("seed_count", lambda line: len(line.rows), "seeds", lambda count: plural(count, "seed")),
         Column("real", lambda line: line.rows[0].real),
         Column("real_samples", lambda line: line.rows[0].real_samples),
@@ -136,6 +156,24 @@ def _extractor(line: ScoreLine) -> str:
     return f"{line.rows[0].extractor} {line.rows[0].extractor_sha256[:8]}".rstrip()
 
 
-def _with_spread(mean: Mean, digits: int, scale: float = 1) -> str:
-    spread = "" if mean.deviation is None else f" ± {number(mean.deviation * scale, digits=2)}"
-    return number(mean.value * scale, digits=digits) + spread
+def _share_notes(result: Scores) -> list[str]:
+    """Of which scores the intervals also know the number of samples."""
+    names = dict.fromkeys(line.metric.name for line in result.lines if line.metric.name in SHARES_OF_SAMPLES)
+    what = "are shares of the samples: no interval is narrower than the binomial one of so many samples."
+    return [f"{', '.join(names)} {what}"] if names else []
+
+
+def _direction_notes(result: Scores) -> list[str]:
+    """Of which scores less or more is better; the others describe samples and rank nothing."""
+    by_direction = {
+        better: dict.fromkeys(line.metric.name for line in result.lines if line.family.better == better)
+        for better in ("less", "more", "neither")
+    }
+    words = {
+        "less": "Less is better, so a difference below 0 is for the line",
+        "more": "More is better",
+        "neither": "Neither more nor less is better",
+    }
+    compared = any(line.family.differences for line in result.lines)
+    found = [f"{words[better]}: {', '.join(names)}." for better, names in by_direction.items() if names]
+    return [*found, "The correction for the number of lines is within each score of so many samples."] if compared else []

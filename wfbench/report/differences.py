@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.differences import Comparison, RecipeFamily
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.line_results import LineResult
+from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.unpaired import ENOUGH_POWER
 from wfbench.report.columns import Column, interval_ends
@@ -51,6 +51,7 @@ def difference_columns(result: AccuracyResult) -> list[Column[LineResult]]:
             ends=interval_ends("difference"),
             ranks=True,
         ),
+        Column("paired", compared(lambda c: c.is_paired)),
         Column("p_adjusted", compared(lambda c: c.p)),
         Column("relevant_difference", compared(lambda c: c.relevant)),
         Column("power", compared(lambda c: c.power), power, probability),
@@ -94,32 +95,61 @@ def signed_points(difference: Interval) -> str:
 
 def difference_notes(result: AccuracyResult) -> list[str]:
     """How lines were compared, or why they were not; the same note of several recipes once."""
+    labels = {line.identity: line.label for line in result.lines}
     notes: dict[str, None] = {}
     for family in result.families:
         if family.why_none:
-            notes[f"Nothing was compared with the baseline {result.asked.baseline}: {family.why_none}."] = None
-        elif family.comparisons:
-            notes |= dict.fromkeys(_family_notes(family, result.asked))
+            what = "Nothing" if not family.comparisons else "What is not paired by its seeds"
+            notes[f"{what} was compared with the baseline {result.asked.baseline}: {family.why_none}."] = None
+        if family.comparisons:
+            notes |= dict.fromkeys(_family_notes(family, result.asked, labels))
     return list(notes)
 
 
-def _family_notes(family: RecipeFamily, asked: Asked) -> list[str]:
-    assert family.comparisons is not None
-    assert family.deviation is not None
+def _family_notes(family: RecipeFamily, asked: Asked, labels: Mapping[LineIdentity, str]) -> list[str]:
     comparisons = family.comparisons.values()
-    notes = [
-        f"Differences are in points of accuracy, with simultaneous 95% intervals by Dunnett's test of "
-        f"{plural(len(comparisons), 'line')} against {asked.baseline}, on the pooled standard deviation of "
-        f"{percent(family.deviation)} points over seeds ({family.freedom} degrees of freedom). Power is the probability of "
-        f"finding a true difference of {percent(asked.effect)} points with these seeds; the last column is the difference that "
-        f"is found in {ENOUGH_POWER:.0%} of cases.",
-    ]
+    notes = [*_paired_notes(family, asked, labels), *_unpaired_notes(family, asked)]
+    if family.paired_seeds and family.pooled is not None:
+        notes.append("The paired and the unpaired comparisons are two families, each with an error of 5% for all its lines.")
+    notes.append(
+        f"Power is the probability of finding a true difference of {percent(asked.effect)} points with these seeds; the last "
+        f"column is the difference that is found in {ENOUGH_POWER:.0%} of cases."
+    )
     if any(c.sided == "not distinguishable" and not c.equivalent for c in comparisons):
         notes.append("“Not distinguishable” is no finding: it says neither that there is a difference nor that there is none.")
     if asked.margin is not None:
         notes.append(
-            f"“Within ±{percent(asked.margin)}”: two one-sided tests on the pooled deviation (TOST), with Holm's correction "
-            "over the lines, show that the true difference is smaller than that margin, which was given to the report. The "
-            "power of equivalence is the least probability of showing it where there is no difference at all."
+            f"“Within ±{percent(asked.margin)}”: two one-sided tests (TOST) on the spread of the difference, with Holm's "
+            "correction over the lines, show that the true difference is smaller than that margin, which was given to the "
+            "report. The power of equivalence is the least probability of showing it where there is no difference at all."
         )
-    return notes + spread_note(family.p_spread)
+    return notes + spread_note(None if family.pooled is None else family.pooled.p)
+
+
+def _paired_notes(family: RecipeFamily, asked: Asked, labels: Mapping[LineIdentity, str]) -> list[str]:
+    found = {line: c for line, c in family.comparisons.items() if c.is_paired}
+    if not found:
+        return []
+    notes = [
+        f"Paired: {plural(len(found), 'line')} against {asked.baseline}, seed by seed over the same "
+        f"{plural(family.paired_seeds, 'seed')}. Differences are in points of accuracy, with simultaneous 95% intervals "
+        "(Bonferroni); the verdict is that of paired t-tests with Holm's correction, which now and then finds a difference "
+        "whose simultaneous interval just holds 0."
+    ]
+    constant = sorted(labels[line] for line, c in found.items() if c.difference.why_none)
+    if constant:
+        names = ", ".join(constant)
+        notes.append(f"No interval of the difference, which is the same for every seed and cannot be tested: {names}.")
+    return notes
+
+
+def _unpaired_notes(family: RecipeFamily, asked: Asked) -> list[str]:
+    count = sum(not c.is_paired for c in family.comparisons.values())
+    if family.pooled is None:
+        return []
+    return [
+        f"Unpaired: {plural(count, 'line')} against {asked.baseline}, since seeds differ, or runs of one seed did not begin "
+        "alike (records before schema 6). Differences are in points of accuracy, with simultaneous 95% intervals by Dunnett's "
+        f"test, on the pooled standard deviation of {percent(family.pooled.deviation)} points over seeds "
+        f"({family.pooled.freedom} degrees of freedom)."
+    ]

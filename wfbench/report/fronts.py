@@ -64,10 +64,11 @@ def _notes(result: Fronts) -> list[str]:
     single = sorted(line.label for line in result.single)
     return [
         "More accuracy for less cost. Dominated: another mixer is surely more accurate (Tukey and Kramer's simultaneous 95% "
-        "intervals over seeds) and surely not dearer. On the front: every other mixer is surely less accurate or surely "
-        "dearer. Undecided: seeds or rounds do not tell. Counted costs are told apart exactly, measured ones where their 95% "
-        f"intervals do not overlap, and those without an interval where they differ by more than {TOLERANCE:.0%}. A mixer "
-        "whose cost is not known may be cheaper or dearer than any other.",
+        "intervals over seeds, no narrower than the binomial intervals of the held-out images) and surely not dearer. On the "
+        "front: every other mixer is surely less accurate or surely dearer. Undecided: seeds, images or rounds do not tell. "
+        "Counted costs are told apart exactly, measured ones where their 95% intervals do not overlap, and those without an "
+        f"interval where they differ by more than {TOLERANCE:.0%}. A mixer whose cost is not known may be cheaper or dearer "
+        "than any other.",
         *(
             ["Latency and memory are not here: the profile is of another model than the one that was trained."]
             if result.is_other_model

@@ -28,11 +28,30 @@ def _table(name: str, result: ImageComparison) -> Table:
         "interval is over other images and other seeds (image × seed bootstrap), for each line by itself. McNemar's exact test "
         "is between the two models of one seed each, on the images that only one of them gets right: it says which of these "
         "two models is better, and nothing of other seeds.",
+        *_pairing_notes(result),
     ]
     if result.other_images:
         notes.append(f"Not compared, since they were judged on other images or labels: {', '.join(result.other_images)}.")
     title = f"Image by image: {title_of([result.setting])}"
     return make_table("paired", name, title, _columns(result), result.lines, notes, order=_ORDER)
+
+
+def _pairing_notes(result: ImageComparison) -> list[str]:
+    """Which lines share their seeds with the baseline."""
+    known = [line for line in result.lines if line.difference is not None]
+    paired, apart = ([line.label for line in known if line.is_paired == value] for value in (True, False))
+    mixed = bool(paired and apart)
+    notes = []
+    if paired:
+        which = f" ({', '.join(paired)})" if mixed else ""
+        notes.append(f"Paired{which}: seeds are drawn jointly, since runs of one seed begin equal.")
+    if apart:
+        which = f" ({', '.join(apart)})" if mixed else ""
+        notes.append(
+            f"Unpaired{which}: seeds are drawn of each line for itself, since the lines have other seeds, or are of an older "
+            "version in which runs of one seed did not begin equal."
+        )
+    return notes
 
 
 def _columns(result: ImageComparison) -> list[Column[LineOnImages]]:
@@ -54,6 +73,7 @@ def _columns(result: ImageComparison) -> list[Column[LineOnImages]]:
         columns += [
             Column("difference", lambda line: line.difference, ends=interval_ends("difference")),
             Column("verdict", lambda line: _verdict(line.difference)),
+            Column("paired", lambda line: None if line.difference is None else line.is_paired),
         ]
     if any(line.models is not None for line in result.lines):
         columns += [

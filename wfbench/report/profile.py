@@ -36,7 +36,7 @@ _ORDER = (
     "bytes at least (MB)",
     "bytes moved (MB)",
     "latency (ms)",
-    "IQR (ms)",
+    "rounds (ms)",
     "ms per image",
     "of the bound (%)",
     "memory (MB)",
@@ -133,7 +133,9 @@ def _time_columns(result: ProfileCost) -> list[Column[CellCost]]:
         Column("p25_seconds", lambda cell: cell.row.p25),
         Column("p75_seconds", lambda cell: cell.row.p75),
         Column("p90_seconds", lambda cell: cell.row.p90),
-        Column("", _quartiles, "IQR (ms)", files_only=True),
+        Column("least_seconds", lambda cell: None if (ends := _spread(cell)) is None else ends[0]),
+        Column("most_seconds", lambda cell: None if (ends := _spread(cell)) is None else ends[1]),
+        Column("", _spread, "rounds (ms)", _range, files_only=True),
         Column("seconds_per_image", lambda cell: cell.seconds_per_image, per_image, _milliseconds, optional=True),
         Column("bound_seconds", lambda cell: cell.row.bound_seconds),
         Column("bound_by", lambda cell: cell.row.bound_by),
@@ -185,10 +187,13 @@ def _count(cell: CellCost, operations: int) -> str:
     return gmacs(None if macs is None else operations * macs, missing) + (DAGGER if is_in_doubt(cell.row) else "")
 
 
-def _quartiles(cell: CellCost) -> str | None:
-    if cell.row.status != "ok" or cell.row.p25 is None or cell.row.p75 is None:
-        return None
-    return f"{_milliseconds(cell.row.p25)}–{_milliseconds(cell.row.p75)}"
+def _spread(cell: CellCost) -> tuple[float, float] | None:
+    """The least and the most of the sample whose median the latency is."""
+    return cell.row.spread if cell.row.status == "ok" else None
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{_milliseconds(ends[0])}–{_milliseconds(ends[1])}"
 
 
 def _bound(cell: CellCost) -> str | None:

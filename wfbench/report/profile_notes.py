@@ -69,7 +69,8 @@ def _unit_note(profile: Profile) -> str:
     counted = " in the order of evaluation that runs" if setting.path == "auto" else ""
     same = f" with the same {setting.factors}" if setting.factors else ""
     return (
-        f"Latency is the median time of {timed} of the whole batch ({batch}), IQR its 25th to 75th percentile; GMACs, "
+        f"Latency is the median time of {timed} of the whole batch ({batch}), over the medians of rounds, whose "
+        "least and most stand beside it; GMACs, "
         f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass{counted}. Speed-ups are ratios within "
         f"this session{' of the times per image' if by_tokens else ''}, over {BASELINE}{same}{in_backend(profile)}. "
         "Exponents are local: d log / d log tokens from the next smaller resolution, of the curve through all cells where "

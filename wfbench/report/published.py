@@ -47,7 +47,7 @@ def _table(quantity: str, px: int, entries: list[dict[str, object]], sources: di
         lines.append(_Entry(str(entry["source"]), facts))
     used = dict.fromkeys(str(entry["source"]) for entry in entries)
     notes = [
-        f"Every number in this table was published by others, at {px} px; none was measured here.",
+        f"Every number in this table was published by others, at {px} px; none was measured here, and none has an interval.",
         _NOTES[quantity],
         *(f"Source {name}: {sources[name]}." for name in used),
     ]

@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 from wfbench.analysis.cells import Size
 from wfbench.analysis.lines import label
 from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
-from wfbench.analysis.unpaired import mean_interval
-from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.accuracy import repeats_notes
+from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes, title_of
-from wfbench.report.words import environment_notes, percent, pixels, plural, short_digest
+from wfbench.report.words import environment_notes, percent, pixels, plural, short_digest, with_half_width
 
+_HALF_WIDTH = (
+    "± is the half-width of the 95% t-interval of the mean over the seeds, no smaller than the binomial interval of the "
+    "held-out images allows."
+)
 #: By which code a number is.
 _DIGESTS = ("mixer_digest", "model_digest")
 
@@ -61,8 +65,9 @@ def _table(name: str, key: _Key, result: ResolutionResult) -> Table:
     notes = [
         "Top-1 of the weights after the last epoch on held-out images of other sizes, measured here; nothing was trained "
         "again. A learned position embedding is interpolated.",
-        *(["± is the half-width of the 95% t-interval of the mean over the seeds."] if max(counts) > 1 else []),
+        *([_HALF_WIDTH] if max(counts) > 1 else []),
         *(["A single seed has no interval, so it ranks nothing."] if 1 in counts else []),
+        *repeats_notes(result.repeats),
         *environment_notes(row.environment for row in result.rows),
     ]
     title = f"Accuracy by test resolution: {title_of([key])}"
@@ -117,13 +122,12 @@ def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]
         *([constant("data_digest", digest)] if is_recorded else []),
         Column("height", lambda found: found.size[0]),
         Column("width", lambda found: found.size[1]),
-        Column("accuracy", lambda found: found.accuracy.estimate),
-        Column("accuracy_ci95", lambda found: mean_interval([row.accuracy for row in found.seeds])[1]),
-        Column("top5", lambda found: None if found.top5 is None else found.top5.estimate),
+        Column("accuracy", lambda found: found.accuracy, ends=interval_ends("accuracy")),
+        Column("accuracy_ci95", lambda found: found.accuracy.half_width),
+        Column("top5", lambda found: found.top5, ends=interval_ends("top5")),
         Column("seed_count", lambda found: len(found.seeds)),
     ]
 
 
 def _accuracy_in_words(found: SizeResult) -> str:
-    half_width = found.accuracy.half_width
-    return percent(found.accuracy.estimate) + ("" if half_width is None else f" ± {percent(half_width)}")
+    return with_half_width(found.accuracy, percent)

@@ -12,7 +12,7 @@ from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.words import number
 
-_PARTS = ("overhead a (%)", "linear bN (%)", "quadratic cN² (%)")
+_PARTS = ("overhead a (%)", "linear bN (%)", "superlinear cN² (%)")
 _ORDER = ("mixer", "px", "tokens", "latency exponent", "MACs exponent", *_PARTS)
 
 
@@ -33,10 +33,11 @@ def scaling_tables(results: Sequence[Scaling]) -> list[Table]:
 def _table(name: str, result: Scaling) -> Table:
     curves = result.curves
     notes = [
-        "The curve t = a + b N + c N² goes through the times of one image at N tokens: a is overhead, b N linear work, c N² "
-        "quadratic work, each with its share of the curve's time. The exponent is the curve's own, d log t / d log N, with its "
-        "95% interval; beside it stands that of the counted MACs' own curve. No mixer's exponent is that of its attention "
-        "alone, since the rest of the model is in the time.",
+        "The curve t = a + b N + c N² goes through the times of one image at N tokens: a is overhead, b N the part that grows "
+        "linearly, c N² the part that grows faster, each with its share of the curve's time. The last part is of the time, not "
+        "of the MACs: where these grow linearly, it is what caches and allocation cost at many tokens. The exponent is the "
+        "curve's own, d log t / d log N, with its 95% interval; beside it stands that of the counted MACs' own curve. No "
+        "mixer's exponent is that of its attention alone, since the rest of the model is in the time.",
         "Typical distance of a cell from the curve: "
         + ", ".join(f"{label(curve.line)} {number(curve.spread, 100, digits=2)} %" for curve in curves)
         + ".",

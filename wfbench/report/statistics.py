@@ -11,7 +11,6 @@ from wfbench.analysis.unpaired import (
     dunnett_critical,
     equivalence_power,
     holm,
-    mean_interval,
     power_of,
     spread_p,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "image_seed_bootstrap",
     "mcnemar",
     "mcnemar_power",
-    "mean_interval",
     "pareto",
     "power_of",
     "spread_p",

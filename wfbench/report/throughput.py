@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import label
 from wfbench.analysis.throughput import CellThroughput, Throughputs
 from wfbench.report.cells_in_words import (
     failure_notes,
     line_columns,
+    ratio_with_ends,
     session_notes,
     setting_columns,
     side_columns,
-    times,
     whole,
+    with_ends,
 )
-from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.words import environment_notes, number
 
-V = TypeVar("V", int, float)
+V = TypeVar("V", int, Interval)
 
 _ORDER = (
     "mixer",
@@ -59,16 +62,29 @@ def _columns(result: Throughputs) -> list[Column[CellThroughput]]:
         Column("tokens", lambda cell: cell.row.tokens, "tokens", whole),
         Column("status", lambda cell: cell.row.status, "status", words=True),
         Column("message", lambda cell: cell.row.message),
-        Column("images_per_second_alone", lambda cell: cell.alone, "images/s at batch 1", number),
+        Column(
+            "images_per_second_alone",
+            lambda cell: cell.alone,
+            "images/s at batch 1",
+            with_ends(number),
+            ends=interval_ends("images_per_second_alone"),
+        ),
         Column("saturating_batch", lambda cell: cell.row.saturating_batch),
-        Column("images_per_second_saturated", lambda cell: cell.best, "images/s there", number),
-        Column("gain", lambda cell: cell.gain),
+        Column(
+            "images_per_second_saturated",
+            lambda cell: cell.best,
+            "images/s there",
+            with_ends(number),
+            ends=interval_ends("images_per_second_saturated"),
+        ),
+        Column("gain", lambda cell: cell.gain, ends=interval_ends("gain")),
         Column("gain_threshold", lambda cell: cell.row.gain),
         Column("still_rising", lambda cell: cell.is_still_rising),
+        Column("stopped_by", lambda cell: cell.row.stopped_by),
         Column("batches", lambda cell: " ".join(str(batch) for batch in cell.row.batches)),
         Column("images_per_second", lambda cell: " ".join(repr(rate) for rate in cell.row.images_per_second)),
         Column("", lambda cell: _at_least(cell, cell.row.saturating_batch, whole), "saturating batch"),
-        Column("", lambda cell: _at_least(cell, cell.gain, times), "gain"),
+        Column("", lambda cell: _at_least(cell, cell.gain, ratio_with_ends), "gain"),
     ]
 
 
@@ -84,6 +100,23 @@ def _notes(result: Throughputs) -> list[str]:
     return [
         f"Images per second of {timed}. The batch was doubled; the saturating batch is the smallest within {gains} of the "
         "best rate, and the gain is its rate over that of batch 1.",
-        *(["≥: the rate still rose at the largest batch that was tried."] if any(c.is_still_rising for c in cells) else []),
+        *(["≥: the doubling ended before the rate surely stopped rising."] if any(c.is_still_rising for c in cells) else []),
+        *_interval_notes(cells),
         *failure_notes((cell.line, cell.row.resolution, cell.row.status, cell.row.message) for cell in cells),
     ]
+
+
+def _interval_notes(cells: Sequence[CellThroughput]) -> list[str]:
+    """How the intervals came to be, and why some rates have none."""
+    rates = [(cell, rate) for cell in cells for rate in (cell.alone, cell.best) if rate is not None]
+    notes = []
+    if any(rate.low is not None for _, rate in rates):
+        notes.append(
+            "Brackets hold 95% intervals over rounds (Student's t on logarithms), of the gain paired by round; all rounds ran in "
+            "one process, so what differs from process to process is not in them."
+        )
+    reasons: dict[str, dict[str, None]] = {}
+    for cell, rate in rates:
+        if rate.why_none:
+            reasons.setdefault(rate.why_none, {})[label(cell.line)] = None
+    return [*notes, *(f"No interval of the rates of {', '.join(names)}: {why}." for why, names in reasons.items())]

@@ -9,7 +9,7 @@ from wfbench.analysis.tuning import RateResult, TunedLine, TuningResult
 from wfbench.records import TrialRow
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.naming import flat, suffixes, title_of
-from wfbench.report.words import number, percent, plural
+from wfbench.report.words import number, percent, plural, with_half_width
 
 #: What the CSV holds of each trial, in the order of the record.
 _FIELDS = ("seed", "lr", "recipe_lr", "status", "message", "accuracy", "loss", "samples", "validation")
@@ -61,7 +61,7 @@ def _diverged_in_words(line: TunedLine) -> str:
 
 
 def _rate_in_words(found: RateResult) -> str:
-    return f"{plural(found.diverged, 'trial')} diverged" if found.accuracy is None else percent(found.accuracy)
+    return f"{plural(found.diverged, 'trial')} diverged" if found.accuracy is None else with_half_width(found.accuracy, percent)
 
 
 def _notes(result: TuningResult) -> list[str]:
@@ -72,6 +72,10 @@ def _notes(result: TuningResult) -> list[str]:
         "trials were not trained on. The held-out images were not looked at, and the final seeds are others.",
         "Each column of a rate is the mean accuracy in % of its trials. The best rate has the highest, and no trial that "
         "diverged: a loss that is not finite, or at the end more than twice that of guessing.",
+        "A rate of a single trial has no interval."
+        if len(result.seeds) == 1
+        else "± is the half-width of the 95% t-interval of the mean over the trials of a rate, no smaller than the binomial "
+        "interval of their images allows.",
     ]
     if edge:
         notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from wfbench.analysis.interval import Interval
 from wfbench.records import Environment
 
 DASH = "–"
@@ -42,6 +43,23 @@ def with_interval(value: float | None, low: float | None, high: float | None, sh
     if value is None:
         return DASH
     return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
+
+
+def with_half_width(value: Interval, show: Callable[[float], str]) -> str:
+    """A number and half the width of its 95% interval, where there is one: "97.22 ± 0.51"."""
+    return show(value.estimate) + ("" if value.half_width is None else f" ± {show(value.half_width)}")
+
+
+def number_with_half_width(value: Interval) -> str:
+    """A number with three significant digits and half the width of its 95% interval to the same place: "0.0795 ± 0.0031".
+
+    An interval that is narrower than that place has one significant digit, and the number as many places.
+    """
+    half = value.half_width
+    if half is None or not (math.isfinite(half) and half > 0 and math.isfinite(value.estimate) and value.estimate):
+        return number(value.estimate)
+    places = max(0, 2 - math.floor(math.log10(abs(value.estimate))), -math.floor(math.log10(half)))
+    return f"{value.estimate:,.{places}f} ± {half:,.{places}f}"
 
 
 def probability(value: float) -> str:

@@ -43,7 +43,15 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
-def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: bool = False, keep: str | None = None) -> None:
+def save(
+    directory: Path,
+    state: TrainState,
+    progress: dict[str, Any],
+    *,
+    best: bool = False,
+    keep: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a checkpoint of ``state`` into ``directory`` and remove older ones.
 
     Every process calls this; the first one writes, with the random states of all.
@@ -54,6 +62,7 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
         progress: plain data saved with it.
         best: whether this is the best one so far, which replaces the one before it.
         keep: a name under which this one also stays for good.
+        metadata: text for the headers of its files of weights.
 
     Raises:
         InputError: in every process, if it cannot be written; the previous checkpoint is then still there.
@@ -66,7 +75,7 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
         try:
             with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
                 _remove_parts(directory)
-                part = _write(directory, state, states, progress)
+                part = _write(directory, state, states, progress, dict(metadata) if metadata else None)
                 for name in names:
                     _publish(_link(part, directory / f".{name}.part"), directory / name)
                 _publish(part, directory / f"step-{state.step_count:08d}")
@@ -78,12 +87,18 @@ def save(directory: Path, state: TrainState, progress: dict[str, Any], *, best: 
     distributed.on_main(write)
 
 
-def _write(directory: Path, state: TrainState, random_states: list[dict[str, Tensor]], progress: dict[str, Any]) -> Path:
+def _write(
+    directory: Path,
+    state: TrainState,
+    random_states: list[dict[str, Tensor]],
+    progress: dict[str, Any],
+    metadata: dict[str, str] | None,
+) -> Path:
     part = directory / ".step.part"
     part.mkdir(parents=True)
-    save_file(contiguous(state.model.state_dict()), part / "model.safetensors")
+    save_file(contiguous(state.model.state_dict()), part / "model.safetensors", metadata)
     if state.ema is not None:
-        save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors")
+        save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors", metadata)
     save_file(contiguous(state.tensors()), part / "state.safetensors")
     by_rank = {f"{rank}.{name}": value for rank, states in enumerate(random_states) for name, value in states.items()}
     save_file(contiguous(by_rank), part / "random.safetensors")
@@ -256,7 +271,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         InputError: as `write_whole`.
     """
     with whole(path) as part:
-        save_file(contiguous(tensors), part, dict(metadata or {}))
+        save_file(contiguous(tensors), part, dict(metadata) if metadata else None)
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

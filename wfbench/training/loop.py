@@ -94,10 +94,12 @@ def fit(
     watch: Watch,
     *,
     mix: Mix | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Scores:
     """Train from ``progress`` to the recipe's last epoch; returns that epoch's evaluation.
 
-    Each epoch ends with a line in ``metrics.jsonl`` and a checkpoint, and, as the recipe has it, with an evaluation.
+    Each epoch ends with a line in ``metrics.jsonl`` and a checkpoint, and, as the recipe has it, with an evaluation. The
+    weights of a checkpoint carry ``metadata`` in their headers.
 
     Raises:
         RunError: at a loss that is not finite, naming the step; the last checkpoint stays.
@@ -133,7 +135,7 @@ def fit(
                 progress.train_seconds += time.perf_counter() - start
                 watch.step(progress.epoch, progress.step, steps, progress.losses[-1] if look else None)
                 if stop or save:
-                    checkpoint.save(save_to, state, asdict(progress))
+                    checkpoint.save(save_to, state, asdict(progress), metadata=metadata)
                 if stop:
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}", stop)
             last = progress.epoch + 1 == recipe.epochs
@@ -158,7 +160,7 @@ def fit(
             lines = "".join(json.dumps(past) + "\n" for past in progress.rows)
             distributed.on_main(functools.partial(checkpoint.write_whole, run_dir / "metrics.jsonl", lines))
             name = f"epoch-{progress.epoch:04d}" if _is_turn(progress.epoch, recipe.keep_every) else None
-            checkpoint.save(save_to, state, asdict(progress), best=best, keep=name)
+            checkpoint.save(save_to, state, asdict(progress), best=best, keep=name, metadata=metadata)
             watch.epoch(row)
             stop = distributed.largest(interrupted[0] if interrupted else 0)
             if stop and progress.epoch < recipe.epochs:

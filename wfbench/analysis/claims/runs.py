@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.schema import ClaimsFile
+from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.paired import Difference, paired_difference
 from wfbench.analysis.unpaired import spread_p
 from wfbench.records import AnyRow, TrainRow
-
-#: From this version of the rows on, whatever two models share begins equal, and so do order, augmentation and all draws.
-PAIRED_SCHEMA = 6
 
 _NO_SPREAD = 1e-10  # points: below it, all seeds are equal but for rounding
 
@@ -51,7 +49,7 @@ class Runs:
 
     def is_paired(self, lines: Iterable[str], seeds: Sequence[int]) -> bool:
         """Whether all these runs are of the paired design, so that those of one seed go up and down together."""
-        return all(self.by_line[line][seed].schema_version >= PAIRED_SCHEMA for line in lines for seed in seeds)
+        return is_paired_design(self.by_line[line][seed] for line in lines for seed in seeds)
 
     def difference(self, line: str, other: str, seeds: Sequence[int], *, paired: bool) -> Difference:
         """Line minus other in points: seed by seed, or, if not ``paired``, on the deviation pooled over all whole lines."""

@@ -5,16 +5,15 @@ Of several profiles the first complete one counts: whoever could choose among th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from wfbench.analysis.cells import Size, cell_key, line_key
+from wfbench.analysis.cells import cell_key, line_key
 from wfbench.analysis.claims.answer import Answer, Verdict
 from wfbench.analysis.claims.price import Remedy, crossover_remedies, exponent_remedies
 from wfbench.analysis.claims.schema import Crossover, Exponent
-from wfbench.analysis.lines import group, label, latest
-from wfbench.measure import scaling
+from wfbench.analysis.derived import derived_rows
+from wfbench.analysis.lines import BASELINE, group, label, latest
 from wfbench.records import AnyRow, CrossoverRow, FitRow, MeasurementRow, ProfileRow, Row
 
 P = TypeVar("P", FitRow, CrossoverRow)
@@ -31,7 +30,7 @@ def answer_exponent(claim: Exponent, rows: Sequence[AnyRow], registered: str | N
         rows: the records.
         registered: when the claim was recorded; None if it was not.
     """
-    fits = [row for row in rows if isinstance(row, FitRow) and _is_about(row, claim)]
+    fits = [as_defined_today(row, rows) for row in rows if isinstance(row, FitRow) and _is_about(row, claim)]
     complete = [row for row in fits if exponent_place(claim, row) is not None]
     row, later, why = _first_profile(complete or fits, claim.line, rows, registered)
     if row is None:
@@ -94,35 +93,22 @@ def _faster_from(row: CrossoverRow, side: int) -> Verdict:
     return "supported" if row.side_high is not None and row.side_high <= side + _ROUNDING else "undecidable"
 
 
-def as_defined_today(row: CrossoverRow, rows: Iterable[AnyRow]) -> CrossoverRow:
-    """A crossover with today's interval, computed anew from its cells; the row itself where that is not needed or possible.
+def as_defined_today(row: P, rows: Iterable[AnyRow]) -> P:
+    """A curve or a crossover computed anew from the cells that it was computed from; the row itself where there are too few.
 
-    Older rows hold the sides at which two lines cannot be told apart: below them the line may be faster, too.
+    Older rows hold intervals of older definitions. Of a crossover these were the sides at which two lines cannot be told
+    apart: below them the line may be faster, too. Cells that were measured in a later call of the session do not count.
     """
-    if row.interval_method == _METHOD:
-        return row
-    cells = [cell for cell in rows if isinstance(cell, ProfileRow) and _is_beside(cell, row) and cell.median is not None]
-    ours = {cell.resolution: cell for cell in latest(cells, cell_key) if line_key(cell) == line_key(row)}
-    theirs: dict[Size, ProfileRow] = {}
-    for cell in latest(cells, cell_key):
-        fastest = theirs.get(cell.resolution)
-        if (cell.mixer, cell.variant) == (row.baseline, "") and (fastest is None or _seconds(cell) < _seconds(fastest)):
-            theirs[cell.resolution] = cell
-    common = sorted((ours[side] for side in ours.keys() & theirs.keys()), key=lambda cell: cell.tokens)
-    if len(common) < scaling.LEAST_CELLS:
-        return row
-    tokens = [float(cell.tokens) for cell in common]
-    found = scaling.crossover(tokens, [_seconds(cell) for cell in common], [_seconds(theirs[c.resolution]) for c in common])
-
-    def side(count: float | None) -> float | None:
-        return None if count is None else math.sqrt(count / tokens[0]) * common[0].resolution[0]
-
-    ends = {"side": side(found.tokens), "side_low": side(found.slower_until), "side_high": side(found.faster_since)}
-    return row.model_copy(update={"verdict": found.verdict, "interval": True, "interval_method": _METHOD, **ends})
+    cells = [cell for cell in rows if isinstance(cell, ProfileRow) and _is_beside(cell, row)]
+    baseline = row.baseline if isinstance(row, CrossoverRow) else BASELINE
+    for found in derived_rows(latest(cells, cell_key), baseline, row.created):
+        if type(found) is type(row) and line_key(found) == line_key(row):
+            return found
+    return row
 
 
-def _is_beside(cell: ProfileRow, row: CrossoverRow) -> bool:
-    """Whether a crossover was computed from a cell, or may have been: the same session, model, factors and setting."""
+def _is_beside(cell: ProfileRow, row: FitRow | CrossoverRow) -> bool:
+    """Whether a row was computed from a cell, or may have been: the same session, model, factors and setting."""
     same = ("session", "model", "local_conv", "pos_embed", "token_budget")
     said = ("batch", "mode", "dtype", "compiled", "channels_last", "protocol")  # None in rows of old schemas
     return (
@@ -130,12 +116,6 @@ def _is_beside(cell: ProfileRow, row: CrossoverRow) -> bool:
         and all(getattr(cell, field) == getattr(row, field) for field in same)
         and all(getattr(row, field) in (None, getattr(cell, field)) for field in said)
     )
-
-
-def _seconds(cell: ProfileRow) -> float:
-    """For one image."""
-    assert cell.median is not None
-    return cell.median / cell.batch
 
 
 def _other_sides(claim: Exponent, row: FitRow) -> tuple[Remedy, ...]:

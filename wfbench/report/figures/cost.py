@@ -38,8 +38,8 @@ _Curve = tuple[str, Sequence[_Point]]
 def latency(result: ProfileCost, table: Table, styles: Mapping[str, Style]) -> Figure | None:
     """Latency against tokens of a profile, on two logarithmic axes; None if no cell was timed.
 
-    The band is the interval of the median over rounds, where there is one, and else the interquartile range. Where batches
-    differ, latency is that of one image.
+    The band is the interval of the median over rounds, where there is one, and else the least to the most of its sample.
+    Where batches differ, latency is that of one image.
 
     Args:
         result: the profile.
@@ -53,12 +53,12 @@ def latency(result: ProfileCost, table: Table, styles: Mapping[str, Style]) -> F
             continue
         scale = 1e3 / (cell.row.batch if by_tokens else 1)
         known.append(cell.latency.low is not None)
-        ends = (cell.latency.low, cell.latency.high) if known[-1] else (cell.row.p25, cell.row.p75)
+        ends = (cell.latency.low, cell.latency.high) if known[-1] else (cell.row.spread or (None, None))
         low, high = (math.nan if end is None else end * scale for end in ends)
         points.append((cell, _Point(cell.row.tokens, cell.latency.estimate * scale, low, high)))
-    band = "95% interval over rounds" if all(known) else "interquartile range"
+    band = "95% interval over rounds" if all(known) else "least to most"
     if any(known) and not all(known):
-        band = "95% interval over rounds or, without one, interquartile range"
+        band = "95% interval over rounds or, without one, least to most"
     failed = [(cell, cell.row.status) for cell in result.cells if cell.row.status != "ok"]
     axis = f"latency ({'ms per image' if by_tokens else 'ms'}), median and {band}"
     return _plot(result, table, "Latency", axis, points, failed, styles)

@@ -11,7 +11,6 @@ from wfbench.analysis.fronts import CostKind, Fronts
 from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.overview import Overview
 from wfbench.analysis.seeds import AccuracyResult
-from wfbench.analysis.unpaired import mean_interval
 from wfbench.report.columns import Table
 from wfbench.report.differences import verdict_in_words
 from wfbench.report.page.charts import Chart, Choice, Point, as_points, points_spec
@@ -53,14 +52,12 @@ def cost_chart(
     x = [choice for choice in x if any(point.get(choice.field) is not None for point in points)]
     points = [point | _standing(fronts, line, x) for point, line in zip(points, result.lines, strict=True)]
     y = [Choice("accuracy", "top-1 accuracy (%), measured, last epoch", "accuracy_low", "accuracy_high")]
-    y += [Choice("loss", "held-out loss")]
+    y += [Choice("loss", "held-out loss", "loss_low", "loss_high")]
     spec = points_spec(looks, [line.label for line in result.lines])
     return Chart(table.name, table.title, spec, as_points(pd.DataFrame(points)), x, y, (), table.notes)
 
 
 def _point(result: AccuracyResult, line: LineResult, unit: float) -> Point:
-    accuracy, half = 100 * line.accuracy.estimate, mean_interval(line.accuracies)[1]
-    seconds, spread = line.train_seconds.estimate, mean_interval([row.train_seconds for row in line.seeds])[1]
     several = len({other.identity.recipe_digest for other in result.lines}) > 1
     return {
         "mixer": line.label,
@@ -68,15 +65,17 @@ def _point(result: AccuracyResult, line: LineResult, unit: float) -> Point:
         "seeds": len(line.seeds),
         "verdict": verdict_in_words(result, line),
         "setting": line.identity.recipe_digest if several else None,
-        "accuracy": accuracy,
-        "accuracy_low": None if half is None else accuracy - 100 * half,
-        "accuracy_high": None if half is None else accuracy + 100 * half,
+        "accuracy": 100 * line.accuracy.estimate,
+        "accuracy_low": None if line.accuracy.low is None else 100 * line.accuracy.low,
+        "accuracy_high": None if line.accuracy.high is None else 100 * line.accuracy.high,
         "loss": line.loss.estimate,
+        "loss_low": line.loss.low,
+        "loss_high": line.loss.high,
         "macs": None if line.last.macs is None else line.last.macs * unit,
         "params": line.identity.parameters * 1e-6,
-        "train": seconds,
-        "train_low": None if spread is None else seconds - spread,
-        "train_high": None if spread is None else seconds + spread,
+        "train": line.train_seconds.estimate,
+        "train_low": line.train_seconds.low,
+        "train_high": line.train_seconds.high,
     }
 
 

@@ -29,7 +29,7 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
     by_tokens = result.profile.setting.token_budget is not None
     points = [_point(cell, by_tokens) for cell in result.cells]
     known = any(cell.latency is not None and cell.latency.low is not None for cell in result.cells)
-    band = "band: 95% interval over rounds" if known else "band: interquartile range"
+    band = "band: 95% interval over rounds" if known else "band: least to most"
     y = [
         Choice("latency", f"latency (ms{' per image' if by_tokens else ''}); {band}", "latency_low", "latency_high", "log"),
         Choice("memory", "peak memory of one call (MB)", scale="log"),
@@ -53,10 +53,10 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
 
 
 def _point(cell: CellCost, by_tokens: bool) -> Point:
-    """A cell's values, of those that it has; without an interval, the quartiles of its samples stand for the band."""
+    """A cell's values, of those that it has; without an interval, the least and most of its sample stand for the band."""
     row, scale = cell.row, _scale(cell, by_tokens)
     latency, ratio = cell.latency, None if cell.speedup is None else cell.speedup.ratio
-    ends = (row.p25, row.p75) if latency is None or latency.low is None else (latency.low, latency.high)
+    ends = (row.spread or (None, None)) if latency is None or latency.low is None else (latency.low, latency.high)
     values = {
         "latency": None if latency is None else latency.estimate * scale,
         "latency_low": None if ends[0] is None else ends[0] * scale,

@@ -74,12 +74,13 @@ def run_session(
         if state.ema is not None:
             checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
         state.load(saved.state, saved.random_states, progress.epoch * job.steps_per_epoch + progress.step)
+    about = WeightsMetadata.of(job.recipe, job.model.config.mixer, job.dataset.classes, identity).dump()
     batches = job.batches((progress.epoch, progress.step))
     own = trackers if trackers is not None and distributed.is_main() else Trackers()
     with own.beside(watch, out, job.recipe, after=state.step_count) as all_watch:
-        scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix)
+        scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix, metadata=about)
     finished = Finished(state, progress, scores, environment, identity)
-    return distributed.on_main(lambda: _write_result(job, finished, out))
+    return distributed.on_main(lambda: _write_result(job, finished, about, out))
 
 
 def _prepare_directory(job: Job, identity: Identity | None, out: Path) -> None:
@@ -91,9 +92,8 @@ def _prepare_directory(job: Job, identity: Identity | None, out: Path) -> None:
     checkpoint.write_whole(out / "config.yaml", recipes.dump(job.recipe))
 
 
-def _write_result(job: Job, finished: Finished, out: Path) -> RunRow:
+def _write_result(job: Job, finished: Finished, about: dict[str, str], out: Path) -> RunRow:
     """The final weights, the task's files and the record; result.json comes last and says that all of it is there."""
-    about = WeightsMetadata.of(job.recipe, job.model.config.mixer, job.dataset.classes, finished.identity).dump()
     checkpoint.write_tensors(out / WEIGHTS["raw"], finished.state.model.state_dict(), about)
     if finished.state.ema is not None:
         checkpoint.write_tensors(out / WEIGHTS["ema"], finished.state.ema.module.state_dict(), about)
