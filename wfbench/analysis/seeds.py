@@ -13,6 +13,8 @@ from wfbench.analysis.line_results import LineResult, identity_of, line_result
 from wfbench.analysis.lines import group, label, latest, sorted_keys
 from wfbench.records import AnyRow, BaselineRow, TrainRow
 
+_USUALLY_SHARED = ("recipe_digest", "weights", "pretraining", "batch", "steps", "model_digest")
+
 
 class SweepRule(NamedTuple):
     """What a sweep made equal for all lines; "" or 0 for what it did not."""
@@ -67,6 +69,17 @@ class AccuracyResult:
     def runs(self) -> list[TrainRow]:
         """The runs of all lines."""
         return [row for line in self.lines for row in line.seeds]
+
+    @property
+    def varying_fields(self) -> list[str]:
+        """The fields of their identities in which lines differ although the lines of a result usually share them.
+
+        Mixers differ in their code as they should; it is among them where it alone tells two lines apart.
+        """
+        identities = [line.identity for line in self.lines]
+        varying = [field for field in _USUALLY_SHARED if len({getattr(identity, field) for identity in identities}) > 1]
+        apart_by_code = len({identity._replace(mixer_digest=None) for identity in identities}) < len(identities)
+        return [*varying, *(["mixer_digest"] if apart_by_code else [])]
 
     @property
     def is_compared(self) -> bool:

@@ -11,21 +11,18 @@ from typing import Any, NamedTuple, cast
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
-from wfbench.analysis.lines import SMALL_SIDE
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
 from wfbench.records import BaselineRow, Chosen
+from wfbench.report.accuracy_notes import accuracy_notes, digits_notes, simple_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table
-from wfbench.report.differences import difference_columns, difference_headings, difference_notes
+from wfbench.report.differences import difference_columns, difference_headings
 from wfbench.report.naming import flat, slug, suffixes, title_of
 from wfbench.report.words import (
-    environment_notes,
     gmacs,
     number,
     number_with_half_width,
     percent,
-    pixels,
     plural,
-    refused_notes,
     short_digest,
     with_half_width,
 )
@@ -34,8 +31,6 @@ from wfbench.report.words import (
 ACCURACY = "accuracy (%, measured)"
 #: A line of an accuracy table: of a mixer, or of a simple classifier.
 Entry = LineResult | BaselineRow
-#: What the lines of a table usually share; a column names it where they do not.
-_VARYING = ("recipe_digest", "weights", "pretraining", "batch", "steps", "model_digest")
 #: By which code a number is.
 _DIGESTS = ("mixer_digest", "model_digest")
 
@@ -69,16 +64,6 @@ def accuracy_title(result: AccuracyResult) -> str:
     return f"Accuracy: {title_of([_key(result, result.setting)])}"
 
 
-def varying_fields(lines: Sequence[LineResult]) -> list[str]:
-    """The fields in which lines differ that a table's lines usually share.
-
-    Mixers differ in their code as they should; it is named where it alone tells two lines apart.
-    """
-    varying = [field for field in _VARYING if len({getattr(line.identity, field) for line in lines}) > 1]
-    apart_by_code = len({line.identity._replace(mixer_digest=None) for line in lines}) < len(lines)
-    return [*varying, *(["mixer_digest"] if apart_by_code else [])]
-
-
 def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
     """The columns of a result with lines, in the order of the CSV."""
     assert result.setting is not None
@@ -101,44 +86,15 @@ def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
     ]
 
 
-def seeds_notes(result: AccuracyResult) -> list[str]:
-    """What intervals, or their absence, and the size of the images mean for whoever reads the accuracies."""
-    if result.setting is None:
-        return []
-    counts = {len(line.seeds) for line in result.lines}
-    notes = []
-    if counts != {1}:
-        notes.append(
-            "± is the half-width of the 95% t-interval of the mean over the seeds; that of an accuracy is no smaller than the "
-            "binomial interval of the held-out images allows."
-        )
-        notes += _no_interval_notes(result)
-    if 1 in counts:
-        notes.append("A single seed has no interval, so it ranks nothing.")
-    if max(result.setting.image_size) <= SMALL_SIDE:
-        notes.append(
-            "Small images reward convolutions: they show whether a mixer trains, and differences within a family, "
-            "not the rank on ImageNet or at high resolution."
-        )
-    return notes
-
-
-def digits_notes(result: AccuracyResult) -> list[str]:
-    """What the digits are good for."""
-    if not result.dataset.startswith("digits"):
-        return []
-    return ["Digits check the machinery and rank nothing: logistic regression and nearest neighbour do as well."]
-
-
 def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table:
     order = [
-        *("model", "mixer", *varying_fields(result.lines), "params (M)", "GMACs"),
+        *("model", "mixer", *result.varying_fields, "params (M)", "GMACs"),
         *("MLP ratio", "depth", "off the budget (%)", "rate"),
         *(ACCURACY, "top-5 (%)", "seeds", *difference_headings(result.asked)),
         *("samples", "loss", "images/s", "data wait (%)", "train (s)"),
     ]
     entries: list[Entry] = [*result.lines, *result.simple_classifiers]
-    title, notes = accuracy_title(result), _notes(setting, result)
+    title, notes = accuracy_title(result), accuracy_notes(setting, result)
     return replace(make_table("accuracy", name, title, accuracy_columns(result), entries, notes, order=order), result=result)
 
 
@@ -151,7 +107,7 @@ def _simple_table(result: AccuracyResult) -> Table:
         Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
     ]
     name, title = f"accuracy-{slug(result.dataset)}-baselines", accuracy_title(result)
-    notes = [*_simple_notes(result), *digits_notes(result)]
+    notes = [*simple_notes(result), *digits_notes(result)]
     return replace(make_table("accuracy", name, title, columns, result.simple_classifiers, notes), result=result)
 
 
@@ -187,7 +143,7 @@ def _identity_columns(result: AccuracyResult) -> list[Column[LineResult]]:
     Digests of code and data stand in the CSV where a run recorded one.
     """
     assert result.setting is not None
-    varying, digest = varying_fields(result.lines), result.setting.data_digest
+    varying, digest = result.varying_fields, result.setting.data_digest
     looks: dict[str, tuple[str, Callable[[Any], str]]] = {
         "model": ("model", str),
         **{field: (field, str) for field in varying},
@@ -298,53 +254,3 @@ def _sweep_columns() -> list[Column[LineResult]]:
     ]
     fields = [field for field in Chosen.model_fields if field not in ("rates", "trial_seeds")]
     return [*shown, *(Column(field, chosen(field)) for field in fields)]
-
-
-def _notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
-    first, varying = result.lines[0].identity, varying_fields(result.lines)
-    shared = [
-        f"{field} {getattr(first, field)}" for field in ("pretraining", "weights", "batch", "steps") if field not in varying
-    ]
-    runs = [(line.label, row) for line in result.lines for row in line.seeds]
-    return [
-        f"Every accuracy was measured here, none is published: top-1 of the last epoch at {pixels(setting.image_size)} px, "
-        f"{', '.join([plural(setting.epochs, 'epoch'), *shared])}.",
-        "Lines are in alphabetical order.",
-        *seeds_notes(result),
-        *difference_notes(result),
-        *_simple_notes(result),
-        *digits_notes(result),
-        *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
-        *repeats_notes(result.repeats),
-        *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
-        *environment_notes(row.environment for _, row in runs),
-    ]
-
-
-def _simple_notes(result: AccuracyResult) -> list[str]:
-    simple, samples = result.simple_classifiers, {line.identity.samples for line in result.lines}
-    if not simple:
-        return []
-    names = ", ".join(row.name for row in simple)
-    notes = [f"Simple classifiers, no token mixers, and without an interval since they have no seeds: {names}."]
-    if samples and {row.samples for row in simple} != samples:
-        notes.append("The sample counts differ, so these accuracies are not all of the same held-out samples.")
-    return notes
-
-
-def _no_interval_notes(result: AccuracyResult) -> list[str]:
-    """Why a mean over several seeds has no interval."""
-    fields = {"loss": "loss", "images_per_second": "images/s", "train_seconds": "train (s)"}
-    lines: dict[tuple[str, str], list[str]] = {}
-    for line in result.lines:
-        for field, heading in fields.items():
-            if len(line.seeds) > 1 and (why := getattr(line, field).why_none):
-                lines.setdefault((heading, why), []).append(line.label)
-    return [f"No interval of {heading} ({', '.join(labels)}): {why}." for (heading, why), labels in lines.items()]
-
-
-def repeats_notes(count: int) -> list[str]:
-    """That rows were left out, of which there is a later one."""
-    if not count:
-        return []
-    return [f"{plural(count, 'earlier row')} of the same cell {'was' if count == 1 else 'were'} left out: the latest counts."]

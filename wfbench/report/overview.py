@@ -9,7 +9,8 @@ from typing import Any, cast
 from wfbench.analysis.lines import BASELINE, label
 from wfbench.analysis.overview import Overview, OverviewLine
 from wfbench.analysis.profile import CellCost
-from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title, digits_notes, seeds_notes
+from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
+from wfbench.report.accuracy_notes import digits_notes, seeds_notes
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.profile import profile_columns, profile_title
 from wfbench.report.words import pixels

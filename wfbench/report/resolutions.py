@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from wfbench.analysis.cells import Size
 from wfbench.analysis.lines import label
 from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
-from wfbench.report.accuracy import repeats_notes
+from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes, title_of
 from wfbench.report.words import environment_notes, percent, pixels, plural, short_digest, with_half_width
