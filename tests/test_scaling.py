@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from test_report import cell
 
+from wfbench.analysis.derived import derived_rows
 from wfbench.measure import crossover, local_exponents
 from wfbench.measure.scaling import exact_exponents, faster_from, fit, rounds_interval
 from wfbench.records import CrossoverRow
-from wfbench.tasks.profile.summary import derived
 
 SIDES = np.array([224, 448, 672, 896, 1120, 1344])
 TOKENS = (SIDES // 16) ** 2.0
@@ -239,7 +239,7 @@ def test_the_row_of_a_crossover_names_measured_sides_and_how_its_interval_was_co
     def row(mixer, curve, sides=sides):
         base = [cell("softmax", side, float(times(SOFTMAX, (side // 16) ** 2)) / 2) for side in sides]  # twice as fast
         own = [cell(mixer, side, float(times(curve, (side // 16) ** 2))) for side in sides]
-        (found,) = (r for r in derived([*own, *base], "softmax", "2025-01-01") if isinstance(r, CrossoverRow))
+        (found,) = (r for r in derived_rows([*own, *base], "softmax") if isinstance(r, CrossoverRow))
         return found
 
     method = "surely slower to surely faster"
