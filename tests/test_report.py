@@ -340,7 +340,7 @@ def test_every_cell_of_a_profile_line() -> None:
         "GFLOPs": "5.015",
         "elementwise (G)": "0.0250",
         "latency (ms)": "50.0",
-        "IQR (ms)": "45.0–60.0",
+        "rounds (ms)": "50.0–55.0",
         SPEEDUP: "2.00×",
         "latency exponent": "0.37",
         "MACs exponent": "0.50",
@@ -366,7 +366,7 @@ def test_a_speed_up_needs_softmax_to_have_run() -> None:
     assert lines(table, SPEEDUP) == ["–", "–"]
     table = only([cell("softmax", status="error", message="killed after timing"), cell("linear")])
     assert lines(table, SPEEDUP) == ["–", "–"]
-    assert lines(table, "IQR (ms)") == ["18.0–24.0", "–"]
+    assert lines(table, "rounds (ms)") == ["20.0–22.0", "–"]
 
 
 def test_macs_that_fewer_than_three_counts_give_carry_a_dagger() -> None:

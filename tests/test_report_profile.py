@@ -291,7 +291,7 @@ def test_a_terminal_is_spared_the_columns_that_do_not_fit() -> None:
     wide = printed(only([full(), full(**FLASH)]))
     for part in ("softmax [flash]", "12.3 [12.1, 12.6]", "41 compute", "188"):
         assert part in wide
-    assert "In the files only: backend, GFLOPs, elementwise (G), activations (M), bytes moved (MB), IQR (ms)." in wide
+    assert "In the files only: backend, GFLOPs, elementwise (G), activations (M), bytes moved (MB), rounds (ms)." in wide
     old = printed(only([cell()]))
     assert "GFLOPs" in old
     assert "In the files only" not in old
@@ -435,10 +435,10 @@ def test_every_cell_of_a_scaling_line() -> None:
         "MACs exponent": "–",
         "overhead a (%)": "20.0",
         "linear bN (%)": "40.0",
-        "quadratic cN² (%)": "40.0",
+        "superlinear cN² (%)": "40.0",
     }
     assert lines(table, "overhead a (%)")[1] == "2.4"
-    assert lines(table, "quadratic cN² (%)")[1] == "78.0"
+    assert lines(table, "superlinear cN² (%)")[1] == "78.0"
     assert list(table.data["share_overhead"][:2]) == pytest.approx([0.2, 9.8 / 401.8])
     assert list(table.data["freedom"]) == [1] * 4
     assert lines(kind(curve(), "scaling")[0], "MACs exponent") == ["0.50"] * 4, "the MACs of `cell` grow as the side"
@@ -550,7 +550,7 @@ def test_every_cell_of_a_throughput_line() -> None:
     ]
     assert "pool at 224 px: oom: at batch 1" in table.notes
     assert "within 5 %" in table.notes[0]
-    assert "still rose at the largest batch" in notes(table)
+    assert "ended before the rate surely stopped rising" in notes(table)
     assert table.data["batches"][0] == "1 2 4 8"
     assert table.data["gain"][0] == 49 / 20
 
@@ -655,10 +655,10 @@ def band(axes: object) -> tuple[float, float]:
     ("changes", "ends", "words"),
     [
         ({"median_low": 0.019, "median_high": 0.022}, (19, 22), "95% interval over rounds"),
-        ({}, (18, 24), "interquartile range"),
+        ({}, (20, 22), "least to most"),
     ],
 )
-def test_the_band_is_the_interval_or_else_the_quartiles(
+def test_the_band_is_the_interval_or_else_the_least_and_most(
     changes: dict[str, object], ends: tuple[float, float], words: str
 ) -> None:
     made = report.tables([cell("linear", side, **changes) for side in (224, 448)])

@@ -112,7 +112,7 @@ def _interval_notes(cells: Sequence[CellThroughput]) -> list[str]:
     notes = []
     if any(rate.low is not None for _, rate in rates):
         notes.append(
-            "Brackets hold 95% intervals over rounds (Student's t on logarithms), the gain's paired by round; all rounds ran in "
+            "Brackets hold 95% intervals over rounds (Student's t on logarithms), the gain paired by round; all rounds ran in "
             "one process, so what differs from process to process is not in them."
         )
     reasons: dict[str, dict[str, None]] = {}
