@@ -14,7 +14,7 @@ from wfbench.analysis.asked import Asked
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult, Recipe, recipe_of
-from wfbench.analysis.unpaired import Sided
+from wfbench.analysis.paired import Sided
 from wfbench.errors import InputError
 
 
@@ -28,7 +28,7 @@ class Comparison:
         p: of the two-sided test, adjusted for the family; None for differences seed by seed that do not spread.
         relevant: the true difference that ``power`` is given for.
         power: the least probability of finding a true difference of ``relevant``; None like ``p``.
-        detectable: the true difference that is found with the probability `unpaired.ENOUGH_POWER`; None like ``p``.
+        detectable: the true difference that is found with the probability `power.ENOUGH_POWER`; None like ``p``.
         margin: of equivalence; None where none was stated.
         p_equivalent: of the two one-sided tests within ± the margin, adjusted for the family; None without a margin, and like
             ``p``.
@@ -135,10 +135,10 @@ def _seed_by_seed(lines: Sequence[LineResult], baseline: LineResult, asked: Aske
         margin=asked.margin,
         one_image=1 / baseline.identity.samples,
     )
-    return {line.identity: _of_contrast(contrast) for line, contrast in zip(lines, found, strict=True)}
+    return {line.identity: _comparison(contrast, is_paired=True) for line, contrast in zip(lines, found, strict=True)}
 
 
-def _of_contrast(c: paired.Contrast) -> Comparison:
+def _comparison(c: paired.Contrast | unpaired.Comparison, *, is_paired: bool) -> Comparison:
     return Comparison(
         difference=c.simultaneous,
         sided=c.sided,
@@ -150,7 +150,7 @@ def _of_contrast(c: paired.Contrast) -> Comparison:
         p_equivalent=c.p_equivalent,
         power_equivalent=c.power_equivalent,
         equivalent=c.equivalent,
-        is_paired=True,
+        is_paired=is_paired,
     )
 
 
@@ -164,21 +164,5 @@ def _pooled(
     """
     values = [line.accuracies for line in lines]
     family = unpaired.against_baseline(values, baseline.accuracies, relevant=asked.effect, margin=asked.margin)
-    found = {line.identity: _of_unpaired(c) for line, c in zip(lines, family.comparisons, strict=True)}
+    found = {line.identity: _comparison(c, is_paired=False) for line, c in zip(lines, family.comparisons, strict=True)}
     return found, PooledSpread(family.deviation, family.freedom, family.p_spread)
-
-
-def _of_unpaired(c: unpaired.Comparison) -> Comparison:
-    return Comparison(
-        difference=Interval(c.difference, c.low, c.high),
-        sided=c.sided,
-        p=c.p,
-        relevant=c.relevant,
-        power=c.power,
-        detectable=c.detectable,
-        margin=c.margin,
-        p_equivalent=c.p_equivalent,
-        power_equivalent=c.power_equivalent,
-        equivalent=c.equivalent,
-        is_paired=False,
-    )

@@ -59,7 +59,7 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
         raise InputError("not a sample with a mean", got=list(values), expected="one finite number or more")
     if samples is not None and (samples < 1 or sample.min() < 0 or sample.max() > 1):
         raise InputError("not shares of images", got=f"{list(values)} of {samples} images", expected="numbers from 0 to 1")
-    mean, count = float(sample.mean()), len(sample)
+    mean, count = math.fsum(sample) / len(sample), len(sample)
     if count == 1:
         return Interval(mean, level=level, why_none=SINGLE_SEED)
     deviation = float(sample.std(ddof=1))
@@ -261,7 +261,7 @@ def paired_contrasts(
                 None if margin is None or d.why_none else equivalence_power(margin / d.error, freedom, alpha=hardest)
             ),
         )
-        for d, p_two_sided, p_within in zip(differences, _holm(p), _holm(p_equivalent), strict=True)
+        for d, p_two_sided, p_within in zip(differences, holm(p), holm(p_equivalent), strict=True)
     )
 
 
@@ -277,7 +277,7 @@ def _t_tail(value: float, freedom: int) -> float:
     return float(stdtr(freedom, -value))
 
 
-def _holm(p: Sequence[float | None]) -> list[float | None]:
+def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values; a test that could not be made counts as one that found nothing, and stays None."""
     from statsmodels.stats.multitest import multipletests
 

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=256)
-def _scales(freedom: int) -> tuple[Floats, Floats]:
+def scales(freedom: int) -> tuple[Floats, Floats]:
     """Nodes and weights for a mean over S = √(χ²_ν / ν)."""
     from scipy.stats import chi
 
@@ -48,7 +48,7 @@ def t_power(effect: float, critical: float, freedom: int, *, two_sided: bool = T
     """
     from scipy.special import ndtr
 
-    scale, weight = _scales(freedom)
+    scale, weight = scales(freedom)
     other = ndtr(-effect - critical * scale) if two_sided else 0.0
     return float(weight @ (ndtr(effect - critical * scale) + other))
 
@@ -66,7 +66,7 @@ def equivalence_power(margin: float, freedom: int, *, difference: float = 0.0, a
     """
     from scipy.special import ndtr
 
-    scale, weight = _scales(freedom)
+    scale, weight = scales(freedom)
     room = np.maximum(margin - t_quantile(alpha, freedom) * scale, 0)
     return float(weight @ np.where(room > 0, ndtr(room - difference) - ndtr(-room - difference), 0))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.paired import mean_interval, paired_contrasts
-from wfbench.analysis.unpaired import against_baseline
+from wfbench.analysis.paired import Contrast, Sided, mean_interval, paired_contrasts
+from wfbench.analysis.unpaired import Comparison, against_baseline
 from wfbench.errors import InputError
 
 #: Which values of a figure are better; "neither" of one that describes and does not rank.
@@ -58,11 +58,9 @@ def over_seeds(values: Sequence[float], samples: int | None = None) -> Interval:
         values: one number per seed.
         samples: of how many images or samples they are shares; None for what is no share.
     """
-    mean = math.fsum(values) / len(values)
     if not all(map(math.isfinite, values)):
-        return Interval(mean, why_none="a value is not finite")
-    found = mean_interval(values, samples)
-    return Interval(mean, why_none=found.why_none) if found.half_width is None else Interval.around(mean, found.half_width)
+        return Interval(math.fsum(values) / len(values), why_none="a value is not finite")
+    return mean_interval(values, samples)
 
 
 def compare_seeds(lines: Mapping[str, Mapping[int, float]], baseline: str, better: Better, *, is_paired: bool) -> SeedFamily:
@@ -84,36 +82,22 @@ def compare_seeds(lines: Mapping[str, Mapping[int, float]], baseline: str, bette
     if theirs is None:
         why = "it has a single seed" if baseline in lines else "there is no such line"
         return SeedFamily(baseline, {}, False, better, why)
-    if is_paired := is_paired and all(values.keys() == theirs.keys() for values in several.values()):
-        found = _paired(several, theirs, better)
-    else:
-        try:
-            found = _unpaired(several, theirs, better)
-        except InputError as e:
-            return SeedFamily(baseline, {}, False, better, str(e).splitlines()[0])
-    return SeedFamily(baseline, found, is_paired, better)
-
-
-def _paired(lines: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float], better: Better) -> dict[str, SeedDifference]:
-    ours = [list(values.values()) for values in lines.values()]
-    contrasts = paired_contrasts(ours, list(theirs.values()), relevant=1.0)  # the power at that difference is not used
-    return {
-        name: SeedDifference(c.simultaneous, _finding(c.sided, better), c.p) for name, c in zip(lines, contrasts, strict=True)
+    is_paired = is_paired and all(values.keys() == theirs.keys() for values in several.values())
+    ours = [list(values.values()) for values in several.values()]
+    base = list(theirs.values())
+    try:  # the power that both also give is not used, so any relevant difference does
+        found: Sequence[Contrast | Comparison] = (
+            paired_contrasts(ours, base, relevant=1.0) if is_paired else against_baseline(ours, base, relevant=1.0).comparisons
+        )
+    except InputError as e:
+        return SeedFamily(baseline, {}, False, better, str(e).splitlines()[0])
+    differences = {
+        name: SeedDifference(c.simultaneous, _finding(c.sided, better), c.p) for name, c in zip(several, found, strict=True)
     }
+    return SeedFamily(baseline, differences, is_paired, better)
 
 
-def _unpaired(
-    lines: Mapping[str, Mapping[int, float]], theirs: Mapping[int, float], better: Better
-) -> dict[str, SeedDifference]:
-    ours = [list(values.values()) for values in lines.values()]
-    family = against_baseline(ours, list(theirs.values()), relevant=1.0)  # as above
-    return {
-        name: SeedDifference(Interval(c.difference, c.low, c.high), _finding(c.sided, better), c.p)
-        for name, c in zip(lines, family.comparisons, strict=True)
-    }
-
-
-def _finding(sided: Literal["better", "worse", "not distinguishable"], better: Better) -> Finding:
+def _finding(sided: Sided, better: Better) -> Finding:
     """What a test whose "better" means a larger value says of a figure of which other values may be better."""
     if sided == "not distinguishable" or better == "more":
         return sided

@@ -11,20 +11,17 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wfbench.analysis.interval import LEVEL
+from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.analysis.paired import Sided, holm
+from wfbench.analysis.power import detectable_effect, equivalence_power, scales, t_power
 from wfbench.errors import InputError
 
-#: The power at which a difference counts as one that would have been found.
-ENOUGH_POWER = 0.8
-
-_NODES = 64  # of each of the two quadratures behind a probability, which is right to 2e-5
+_NODES = 64  # of the quadrature over the baseline's mean
 Floats = NDArray[np.float64]
-Sided = Literal["better", "worse", "not distinguishable"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Comparison:
 
     ``low`` and ``high`` are simultaneous: with probability ``LEVEL`` all of the family's intervals hold at once. ``p`` is
     adjusted likewise. ``power`` is the probability of finding a true difference of ``relevant``, ``detectable`` the
-    difference that is found with probability ``ENOUGH_POWER``; both take the pooled deviation for the true one.
+    difference that is found with probability `power.ENOUGH_POWER`; both take the pooled deviation for the true one.
     ``p_equivalent`` is that of TOST within ± the margin, after Holm; ``power_equivalent`` the least probability of showing
     equivalence where there is no difference at all. Both are None without a margin.
     """
@@ -48,6 +45,11 @@ class Comparison:
     margin: float | None = None
     p_equivalent: float | None = None
     power_equivalent: float | None = None
+
+    @property
+    def simultaneous(self) -> Interval:
+        """The difference with its simultaneous interval."""
+        return Interval(self.difference, self.low, self.high)
 
     @property
     def sided(self) -> Sided:
@@ -122,8 +124,8 @@ def against_baseline(
     equivalence: list[float | None] = [None] * len(pairs)
     if margin is not None:
         raw = [max(student.sf((margin + d) / error, freedom), student.sf((margin - d) / error, freedom)) for d, error in pairs]
-        equivalence = list(holm(raw))
-    level = 1 - (1 - LEVEL) / len(pairs)  # of Holm's first step, the hardest
+        equivalence = holm(raw)
+    hardest = (1 - LEVEL) / len(pairs)  # the level of Holm's first step
     return Family(
         tuple(
             Comparison(
@@ -132,11 +134,11 @@ def against_baseline(
                 high=d + critical * error,
                 p=1 - _dunnett_cdf(abs(d) / error, tuple(sizes[1:]), sizes[0], freedom),
                 relevant=relevant,
-                power=power_of(relevant / error, critical, freedom),
-                detectable=error * _found_with(critical, freedom),
+                power=t_power(relevant / error, critical, freedom),
+                detectable=error * detectable_effect(critical, freedom),
                 margin=margin,
                 p_equivalent=p,
-                power_equivalent=None if margin is None else equivalence_power(margin / error, freedom, level=level),
+                power_equivalent=None if margin is None else equivalence_power(margin / error, freedom, alpha=hardest),
             )
             for (d, error), p in zip(pairs, equivalence, strict=True)
         ),
@@ -152,13 +154,6 @@ def spread_p(samples: Sequence[Sequence[float] | NDArray[np.float64]]) -> float 
     from scipy.stats import levene
 
     return float(levene(*samples, center="median").pvalue) if max(map(len, samples)) > 2 else None
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's method: the smallest times k, the next times k − 1, never falling."""
-    order = np.argsort(p, kind="stable")
-    adjusted = np.minimum(np.maximum.accumulate(np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)), 1)
-    return [float(adjusted[place]) for place in np.argsort(order, kind="stable")]
 
 
 def as_sample(values: Sequence[float]) -> Floats:
@@ -196,54 +191,10 @@ def _dunnett_cdf(value: float, sizes: tuple[int, ...], baseline_size: int, freed
     """
     from scipy.special import ndtr
 
-    scale, weight = _deviations(freedom)
+    scale, weight = scales(freedom)
     z, z_weight = np.polynomial.hermite_e.hermegauss(_NODES)
     n = np.array(sizes, dtype=float)[:, None, None]
     a, b = np.sqrt(baseline_size / (n + baseline_size)), np.sqrt(n / (n + baseline_size))
     reach = value * scale[:, None]  # (S, 1) beside z (Z,)
     inside = (ndtr((reach + b * z) / a) - ndtr((-reach + b * z) / a)).prod(axis=0)  # (S, Z)
     return float(weight @ inside @ (z_weight / math.sqrt(2 * math.pi)))
-
-
-@functools.lru_cache(maxsize=64)
-def _deviations(freedom: int) -> tuple[Floats, Floats]:
-    """Nodes and weights for a mean over S = √(χ²_ν/ν)."""
-    from scipy.stats import chi
-
-    node, weight = np.polynomial.legendre.leggauss(_NODES)
-    return chi.ppf((node + 1) / 2, freedom) / math.sqrt(freedom), weight / 2
-
-
-def power_of(effect: float, critical: float, freedom: int, *, two_sided: bool = True) -> float:
-    """P(|t| > critical), or P(t > critical), for a true difference of ``effect`` standard errors, with ν = ``freedom``.
-
-    t = D/S, D normal about the effect and S = √(χ²_ν/ν): a mean over S. (SciPy's noncentral t is slow and at times NaN.)
-    """
-    from scipy.special import ndtr
-
-    scale, weight = _deviations(freedom)
-    other = ndtr(-effect - critical * scale) if two_sided else 0.0
-    return float(weight @ (ndtr(effect - critical * scale) + other))
-
-
-def _found_with(critical: float, freedom: int) -> float:
-    """The true difference, in standard errors, that is found with probability ``ENOUGH_POWER``."""
-    from scipy.optimize import brentq
-
-    top = critical + 4.0
-    while power_of(top, critical, freedom) < ENOUGH_POWER:
-        top *= 2
-    return float(brentq(lambda effect: power_of(effect, critical, freedom) - ENOUGH_POWER, 0.0, top))
-
-
-def equivalence_power(margin: float, freedom: int, *, difference: float = 0.0, level: float = LEVEL) -> float:
-    """The probability that TOST shows equivalence, where margin and true difference are in standard errors.
-
-    It does if |D| < margin − t S with S = √(χ²_ν/ν) and D normal about the difference: a mean over S.
-    """
-    from scipy.special import ndtr
-    from scipy.stats import t as student
-
-    scale, weight = _deviations(freedom)
-    room = np.maximum(margin - float(student.ppf(level, freedom)) * scale, 0)
-    return float(weight @ np.where(room > 0, ndtr(room - difference) - ndtr(-room - difference), 0))

@@ -9,8 +9,8 @@ from wfbench.analysis.asked import Asked
 from wfbench.analysis.differences import Comparison, RecipeFamily
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
+from wfbench.analysis.power import ENOUGH_POWER
 from wfbench.analysis.seeds import AccuracyResult
-from wfbench.analysis.unpaired import ENOUGH_POWER
 from wfbench.report.columns import Column, interval_ends
 from wfbench.report.words import percent, plural, probability, spread_note
 
