@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.interval import Interval
@@ -241,41 +241,16 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _loss_setting(row: DiTRow) -> LossSetting:
-    return LossSetting(
-        row.recipe,
-        row.recipe_digest,
-        row.dataset,
-        row.space,
-        row.model,
-        row.image_size,
-        row.weights,
-        row.noise_seed,
-        row.samples,
-        row.dtype,
-        row.pretraining,
-        row.model_digest,
-        row.data_digest,
-    )
+    return LossSetting(digest=row.recipe_digest, **_shared(row, LossSetting))
 
 
 def _protocol(row: ScoreRow) -> Protocol:
-    return Protocol(
-        row.recipe,
-        row.recipe_digest,
-        row.dataset,
-        row.model,
-        row.image_size,
-        row.weights,
-        row.sampler,
-        row.steps,
-        row.cfg,
-        row.cfg_channels,
-        row.decoder,
-        row.dtype,
-        row.sample_seed,
-        row.model_digest,
-        row.data_digest,
-    )
+    return Protocol(digest=row.recipe_digest, **_shared(row, Protocol))
+
+
+def _shared(row: DiTRow | ScoreRow, key: type[LossSetting] | type[Protocol]) -> dict[str, Any]:
+    """The fields of a key that the row has under the same name: all but the digest."""
+    return {name: getattr(row, name) for name in key._fields if name != "digest"}
 
 
 def _metric(row: ScoreRow) -> Metric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from wfbench.records.row import TracedRow
+from wfbench.records.training import TrainingRow
 
 
 class HeldOutDenoising(TracedRow):
@@ -27,39 +28,16 @@ class HeldOutDenoising(TracedRow):
     noise_seed: int
 
 
-class DiTRow(HeldOutDenoising):
+class DiTRow(HeldOutDenoising, TrainingRow):
     """One finished training of a denoiser: the held-out loss after its last epoch, never the best one."""
 
     kind: Literal["dit"] = "dit"
-    recipe: str
-    #: Hash of the resolved recipe but for seed, mixer, the factors and how samples are drawn.
-    recipe_digest: str
-    seed: int
-    epochs: int
-    steps: int
-    batch: int
-    parameters: int
-    #: MACs of one forward pass of one sample; None where the counts did not agree, and then macs_error says why.
-    macs: float | None
-    macs_error: str | None = None
     ema_decay: float | None
-    pretraining: str = "none"
     #: The best epoch's loss, for information: it is not a result.
     best_loss: float
     #: After each epoch, mean loss of its steps; and of the epochs with an evaluation, the held-out loss of these weights.
     train_curve: tuple[tuple[int, float], ...]
     held_out_curve: tuple[tuple[int, float], ...]
-    bad_images: int = 0
-    processes: int = 1
-    compiled: bool = False
-    channels_last: bool = False
-    grad_checkpointing: bool = False
-    micro_batch: int | None = None
-    train_seconds: float
-    images_per_second: float
-    data_wait_share: float
-    #: Whether it was resumed with other code: which, with both digests.
-    code_changed: str | None = None
 
 
 class DenoisingRow(HeldOutDenoising):

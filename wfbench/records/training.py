@@ -1,4 +1,4 @@
-"""Rows about classifiers: training runs, evaluations of their weights, simple classifiers, trials of tuning."""
+"""Rows about trainings: what those of all kinds share; of classifiers also evaluations, simple classifiers and trials."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Chosen(Strict):
     validation: float | None = None
 
 
-class TrainRow(TracedRow):
-    """One finished training run: the accuracy of its last epoch, never the best one."""
+class TrainingRow(TracedRow):
+    """What the rows of all kinds of training share: the settings of one finished run, and what it cost."""
 
-    kind: Literal["train"] = "train"
     recipe: str
-    #: Hash of the resolved recipe but for seed, mixer and the factors: rows with different ones are never averaged.
+    #: Hash of the resolved recipe but for seed, mixer and the factors (of a denoiser also but for how samples are drawn): rows
+    #: with different ones are never averaged.
     recipe_digest: str
     dataset: str
     seed: int
@@ -45,13 +45,6 @@ class TrainRow(TracedRow):
     weights: Literal["raw", "ema"] = "raw"
     #: What the weights began from: "none", or a file and the start of its SHA-256.
     pretraining: str = "none"
-    #: Top-1 and top-5, as fractions of samples, over exactly this many held-out samples. Top-5 needs more classes than five.
-    accuracy: float
-    top5: float | None = None
-    samples: int
-    loss: float
-    #: The best epoch's accuracy, for information: it is not a result.
-    best_accuracy: float
     #: Training images that could not be read, each replaced by another of its class in every epoch.
     bad_images: int = 0
     #: Processes that trained together, and how each of them ran.
@@ -67,6 +60,19 @@ class TrainRow(TracedRow):
     data_wait_share: float
     #: Whether it was resumed with other code: which, with both digests.
     code_changed: str | None = None
+
+
+class TrainRow(TrainingRow):
+    """One finished training run of a classifier: the accuracy of its last epoch, never the best one."""
+
+    kind: Literal["train"] = "train"
+    #: Top-1 and top-5, as fractions of samples, over exactly this many held-out samples. Top-5 needs more classes than five.
+    accuracy: float
+    top5: float | None = None
+    samples: int
+    loss: float
+    #: The best epoch's accuracy, for information: it is not a result.
+    best_accuracy: float
     chosen: Chosen | None = None
     #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
     validation: float | None = None
