@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE, group, label, latest, sorted_keys
+from wfbench.analysis.lines import BASELINE, group, latest, lines_by_code, sorted_keys
 from wfbench.analysis.seed_differences import Better, SeedFamily, compare_seeds, over_seeds
 from wfbench.records import AnyRow, DiTRow, ScoreRow
-
-D = TypeVar("D", DiTRow, ScoreRow)
 
 
 class LossSetting(NamedTuple):
@@ -185,17 +183,6 @@ def sample_scores(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[Sco
         lines = [line for metric in sorted(metrics) for line in _score_lines(metric, metrics[metric], baseline)]
         made.append(Scores(protocol, tuple(lines)))
     return tuple(made)
-
-
-def lines_by_code(rows: Iterable[D]) -> dict[str, list[D]]:
-    """The rows by their line's name; where the code of a mixer was changed, each version is a line of its own."""
-    named: dict[str, list[D]] = {}
-    for name, members in group(rows, label).items():
-        versions = group(members, lambda row: row.mixer_digest)
-        for digest, kept in versions.items():
-            code = f" (code {(digest or 'unknown')[:8]})" if len(versions) > 1 else ""
-            named[f"{name}{code}"] = kept
-    return named
 
 
 def _score_lines(metric: Metric, rows: Sequence[ScoreRow], baseline: str) -> Iterator[ScoreLine]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from wfbench.records import Row
+from wfbench.records import Row, TracedRow
 
 #: The mixer that speed-ups are measured against, with the same factors.
 BASELINE = "softmax"
@@ -14,6 +14,7 @@ CHOSEN_BACKEND = "chosen by PyTorch"
 SMALL_SIDE = 64  # up to this image side, tables say that small images reward convolutions
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T", bound=TracedRow)
 K = TypeVar("K", bound=Hashable)
 N = TypeVar("N", bound="Key")
 
@@ -83,3 +84,14 @@ def latest(rows: Iterable[R], key: Callable[[R], K]) -> list[R]:
 def latest_session(sessions: Mapping[str, Sequence[Row]]) -> str:
     """The session with the newest row; of rows of the same second, the session that was recorded last."""
     return max(reversed(list(sessions)), key=lambda name: max(row.created for row in sessions[name]))
+
+
+def lines_by_code(rows: Iterable[T]) -> dict[str, list[T]]:
+    """The rows by their line's name; where the code of a mixer was changed, each version is a line of its own."""
+    named: dict[str, list[T]] = {}
+    for name, members in group(rows, label).items():
+        versions = group(members, lambda row: row.mixer_digest)
+        for digest, kept in versions.items():
+            code = f" (code {(digest or 'unknown')[:8]})" if len(versions) > 1 else ""
+            named[f"{name}{code}"] = kept
+    return named

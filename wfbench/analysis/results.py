@@ -15,6 +15,7 @@ from wfbench.analysis.overview import Overview, overview
 from wfbench.analysis.receptive_fields import ReceptiveFields, receptive_fields
 from wfbench.analysis.resolutions import ResolutionResult, resolutions
 from wfbench.analysis.seeds import AccuracyResult, accuracies
+from wfbench.analysis.segmentation import SegmentationResult, SizesResult, segmentation_sizes, segmentations
 from wfbench.analysis.tuning import TuningResult, tunings
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run
@@ -34,6 +35,8 @@ class Results:
         resolutions: evaluations of weights, by setting.
         images: lines against the baseline on the same images.
         receptive_fields: maps of the energy that reaches the central token.
+        segmentation: mean intersection over union over the seeds, by setting.
+        segmentation_sizes: the same weights on images of several sizes.
         losses: held-out losses of denoisers.
         scores: scores of samples.
     """
@@ -47,6 +50,8 @@ class Results:
     resolutions: tuple[ResolutionResult, ...]
     images: tuple[ImageComparison, ...]
     receptive_fields: tuple[ReceptiveFields, ...]
+    segmentation: tuple[SegmentationResult, ...]
+    segmentation_sizes: tuple[SizesResult, ...]
     losses: tuple[Losses, ...]
     scores: tuple[Scores, ...]
 
@@ -76,6 +81,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         resolutions=resolutions(rows),
         images=image_comparisons(runs, asked.baseline),
         receptive_fields=receptive_fields(rows),
+        segmentation=segmentations(rows, asked.baseline),
+        segmentation_sizes=segmentation_sizes(rows, asked.baseline),
         losses=held_out_losses(rows, asked.baseline),
         scores=sample_scores(rows, asked.baseline),
     )

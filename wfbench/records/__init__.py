@@ -12,6 +12,7 @@ newer than itself. A row that a killed writer left torn is reported and skipped;
 
 from __future__ import annotations
 
+from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.environment import stamp
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
@@ -39,6 +40,8 @@ __all__ = [
     "ClaimsRow",
     "CrossoverRow",
     "DenoisingRow",
+    "DenseEvalRow",
+    "DenseRow",
     "DiTRow",
     "Environment",
     "ErfRow",

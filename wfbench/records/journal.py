@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError, writing
+from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
 from wfbench.records.profile import (
@@ -43,6 +44,8 @@ AnyRow = Annotated[
     | CrossoverRow
     | ErfRow
     | PictureRow
+    | DenseRow
+    | DenseEvalRow
     | DiTRow
     | DenoisingRow
     | ScoreRow

@@ -77,6 +77,16 @@ class TrainRow(TrainingRow):
     #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
     validation: float | None = None
 
+    @property
+    def result(self) -> float:
+        """What claims compare: the accuracy."""
+        return self.accuracy
+
+    @property
+    def one_image(self) -> float:
+        """What one held-out image more or less changes in the result."""
+        return 1 / self.samples
+
 
 class EvalRow(TracedRow):
     """One evaluation of trained weights by `wfbench eval`: of a run, perhaps at another resolution, or of a file."""

@@ -23,6 +23,7 @@ from wfbench.report.overview import overview_tables
 from wfbench.report.published import published_tables
 from wfbench.report.receptive_fields import receptive_field_tables
 from wfbench.report.resolutions import resolution_tables
+from wfbench.report.segmentation import segmentation_tables, size_tables
 from wfbench.report.tuning import tuning_tables
 
 __all__ = ["Asked", "Table", "tables", "tables_of"]
@@ -49,6 +50,8 @@ def tables_of(results: Results, *, published: bool = False) -> list[Table]:
         *claims_tables(results.claims),
         *([] if results.overview is None else overview_tables(results.overview)),
         *accuracy,
+        *segmentation_tables(results.segmentation),
+        *size_tables(results.segmentation_sizes),
         *tuning_tables(results.tuning),
         *resolution_tables(results.resolutions),
         *cost_tables(results.costs),

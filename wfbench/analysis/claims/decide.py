@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from wfbench.analysis.claims.accuracy import AccuracyAnswers
 from wfbench.analysis.claims.answer import Answer
 from wfbench.analysis.claims.registration import Registration, first_record, recorded_claims, registration
+from wfbench.analysis.claims.runs import ResultRow
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
-from wfbench.records import AnyRow, ClaimsRow, TrainRow
+from wfbench.records import AnyRow, ClaimsRow
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class ClaimsResult:
 
     claims: Claims
     answered: tuple[AnsweredClaim, ...]
-    later_runs: tuple[TrainRow, ...]
+    later_runs: tuple[ResultRow, ...]
     p_spread: float | None
 
     @property
     def image_sides(self) -> set[int]:
         """The longer side of the images that the runs which answer were trained on, in pixels."""
         rows = [row for found in self.answered for row in found.answer.rows]
-        return {max(row.image_size) for row in rows if isinstance(row, TrainRow)}
+        return {max(row.image_size) for row in rows if isinstance(row, ResultRow)}
 
 
 def claims_results(rows: Iterable[AnyRow], stated: Claims | None = None) -> tuple[ClaimsResult, ...]:

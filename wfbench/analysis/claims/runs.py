@@ -11,7 +11,10 @@ from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.paired import Difference, paired_difference
 from wfbench.analysis.unpaired import spread_p
-from wfbench.records import AnyRow, TrainRow
+from wfbench.records import AnyRow, DenseRow, TrainRow
+
+#: A run whose result claims speak of.
+ResultRow = TrainRow | DenseRow
 
 _NO_SPREAD = 1e-10  # points: below it, all seeds are equal but for rounding
 
@@ -26,16 +29,16 @@ class Runs:
         why_none: why no line can be compared; "" where they can.
     """
 
-    by_line: Mapping[str, Mapping[int, TrainRow]]
-    later: tuple[TrainRow, ...]
+    by_line: Mapping[str, Mapping[int, ResultRow]]
+    later: tuple[ResultRow, ...]
     why_none: str
 
     @property
-    def rows(self) -> tuple[TrainRow, ...]:
+    def rows(self) -> tuple[ResultRow, ...]:
         """All runs that count."""
         return tuple(row for by_seed in self.by_line.values() for row in by_seed.values())
 
-    def of_lines(self, lines: Iterable[str]) -> tuple[TrainRow, ...]:
+    def of_lines(self, lines: Iterable[str]) -> tuple[ResultRow, ...]:
         """The runs of some lines."""
         return tuple(row for line in lines for row in self.by_line.get(line, {}).values())
 
@@ -44,8 +47,8 @@ class Runs:
         return sorted(set(seeds) - set(self.by_line.get(line, {})))
 
     def points(self, line: str, seeds: Iterable[int]) -> list[float]:
-        """The accuracies of a line by seed, in points."""
-        return [100 * self.by_line[line][seed].accuracy for seed in seeds]
+        """The results of a line by seed, accuracies or mean intersections over union, in points."""
+        return [100 * self.by_line[line][seed].result for seed in seeds]
 
     def is_paired(self, lines: Iterable[str], seeds: Sequence[int]) -> bool:
         """Whether all these runs are of the paired design, so that those of one seed go up and down together."""
@@ -54,7 +57,7 @@ class Runs:
     def difference(self, line: str, other: str, seeds: Sequence[int], *, paired: bool) -> Difference:
         """Line minus other in points: seed by seed, or, if not ``paired``, on the deviation pooled over all whole lines."""
         ours, theirs = self.points(line, seeds), self.points(other, seeds)
-        one_image = 100 / self.by_line[line][seeds[0]].samples
+        one_image = 100 * self.by_line[line][seeds[0]].one_image
         if paired:
             return paired_difference(ours, theirs, one_image=one_image)
         whole = self.whole(seeds)
@@ -64,7 +67,7 @@ class Runs:
         return Difference(mean, deviation, len(seeds), len(whole), one_image)
 
     def whole(self, seeds: Sequence[int]) -> list[list[float]]:
-        """The accuracies, in points, of each line that has all these seeds."""
+        """The results, in points, of each line that has all these seeds."""
         return [self.points(line, seeds) for line in self.by_line if not self.missing(line, seeds)]
 
     def p_spread(self, seeds: Sequence[int]) -> float | None:
@@ -75,7 +78,7 @@ class Runs:
 
 def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
     """The runs that count for a file of claims."""
-    counted = [row for row in rows if isinstance(row, TrainRow) and _counts(row, file) and label(row) in file.lines]
+    counted = [row for row in rows if isinstance(row, TrainRow | DenseRow) and _counts(row, file) and label(row) in file.lines]
     by_line, later = first_runs(counted)
     families = group((row for by_seed in by_line.values() for row in by_seed.values()), _family)
     why_none = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
@@ -94,13 +97,13 @@ def pooled_deviation(lines: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares / freedom) if freedom else 0.0
 
 
-def first_runs(rows: Iterable[TrainRow]) -> tuple[dict[str, dict[int, TrainRow]], tuple[TrainRow, ...]]:
+def first_runs(rows: Iterable[ResultRow]) -> tuple[dict[str, dict[int, ResultRow]], tuple[ResultRow, ...]]:
     """The first run of each line and seed, and the later ones, which do not count.
 
     If the newest counted, whoever is not content with an answer could run the same seeds until it changes. The first is that
     which began first, by ``created``; of runs that began in the same second, the one that was recorded first.
     """
-    first: dict[str, dict[int, TrainRow]] = {}
+    first: dict[str, dict[int, ResultRow]] = {}
     later = []
     for row in sorted(rows, key=lambda row: row.created):  # stable: rows of the same second stay in the journal's order
         if first.setdefault(label(row), {}).setdefault(row.seed, row) is not row:
@@ -108,7 +111,7 @@ def first_runs(rows: Iterable[TrainRow]) -> tuple[dict[str, dict[int, TrainRow]]
     return first, tuple(later)
 
 
-def _counts(row: TrainRow, file: ClaimsFile) -> bool:
+def _counts(row: ResultRow, file: ClaimsFile) -> bool:
     """Whether a run has the budget, the seed and the recipe that the claims speak of."""
     matched = row.chosen.match if row.chosen is not None else None
     trials = len(row.chosen.rates or ()) if row.chosen is not None else 0
@@ -117,7 +120,7 @@ def _counts(row: TrainRow, file: ClaimsFile) -> bool:
     return found == (file.recipe, budget.epochs, budget.match, budget.trials, file.weights, None) and row.seed in file.seeds
 
 
-def _family(row: TrainRow) -> tuple[object, ...]:
+def _family(row: ResultRow) -> tuple[object, ...]:
     """What runs share that compare; the digests are of the models' code and of the data."""
     setting = row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
     return *setting, row.model_digest, row.data_digest
