@@ -34,8 +34,8 @@ def _table(name: str, result: SegmentationResult) -> Table:
     runs = [(line.label, run) for line in result.lines for run in line.runs]
     first = result.lines[0].runs[0]
     notes = [
-        f"mIoU is the mean over classes of intersection over union, in per cent, over every labelled pixel of {setting.samples:,} "
-        f"held-out images after the last of {plural(setting.epochs, 'epoch')}; decoder {setting.decoder}"
+        "mIoU is the mean over classes of intersection over union, in per cent, over every labelled pixel of "
+        f"{setting.samples:,} held-out images after the last of {plural(setting.epochs, 'epoch')}; decoder {setting.decoder}"
         f"{', on a backbone that was not trained' if setting.frozen else ''}.",
         *interval_notes([line.miou for line in result.lines]),
         *difference_notes([result.family]),
