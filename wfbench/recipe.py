@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from wfbench import strict
 from wfbench.errors import InputError, did_you_mean
@@ -22,6 +22,9 @@ from wfbench.strict import Section as _Section
 #: Of the way in which random numbers follow from the seed. 1: initial values in the order of construction, drop-path from
 #: PyTorch's state. 2: both by name. It is in the digest, for another way makes other runs of the same seed.
 DRAWS = 2
+
+#: Sources of images with a class for each pixel.
+DENSE_SOURCES = ("scenes", "folder-seg")
 
 _Side = Annotated[int, Field(ge=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -64,6 +67,45 @@ class ModelSection(_Section):
         return {key: value for key, value in chosen.items() if value is not None}
 
 
+class DenseSection(_Section):
+    """Images with a class for each pixel: what `data.source` scenes composes, how folder-seg is read, how both are cropped."""
+
+    #: The class number of a pixel without a label, in masks and after padding. It is none of the classes.
+    ignore_index: int = Field(255, ge=0, le=255)
+    #: Of scenes: whose images are pasted; "fashion" needs data.path.
+    crops: Literal["digits", "fashion"] = "digits"
+    #: Of scenes: so many in an epoch, which are others in each epoch, and so many held out, which stay the same.
+    train: int = Field(2000, ge=1)
+    held_out: int = Field(500, ge=1)
+    #: Of scenes: the fewest and the most objects on 64x64 pixels, and the shortest and the longest side of one, in pixels.
+    objects: tuple[_Side, _Side] = (4, 8)
+    object_size: tuple[_Side, _Side] = (12, 24)
+    #: Of scenes: pieces of such images on 64x64 pixels that belong to the background.
+    clutter: int = Field(6, ge=0)
+    #: Of scenes, on another canvas: "more" objects in proportion to its area, of the same sizes; or as many, "larger" in
+    #: proportion to the root of its area. Clutter goes with them.
+    growth: Literal["more", "larger"] = "more"
+    #: Of folder-seg: images/, masks/ and classes.txt; or images/, annotations/ and objectInfo150.txt, as ADE20K was released.
+    layout: Literal["plain", "ade20k"] = "plain"
+    #: Of folder-seg: 0 in a mask is no label, and k is class k - 1. None: for layout ade20k alone.
+    reduce_zero_label: bool | None = None
+    #: Of augment: scale-crop: the image's shorter side, in units of the model's; then so large a share of a crop's labelled
+    #: pixels may be of one class, or another crop is drawn, ten in all. None: any crop.
+    scale: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float | None = Field(None, gt=0, le=1)
+    #: Of folder-seg: evaluate images of their own size, or with the shorter side resized to the model's.
+    eval_size: Literal["own", "shorter"] = "own"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DenseSection:
+        for name, (low, high) in (("objects", self.objects), ("object_size", self.object_size), ("scale", self.scale)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} needs 0 < low <= high")
+        if self.object_size[0] < 4:
+            raise ValueError("object_size needs at least 4 pixels")
+        return self
+
+
 class DataSection(_Section):
     """Which images, how they are split, augmented and normalised."""
 
@@ -71,7 +113,10 @@ class DataSection(_Section):
     #: batches of CIFAR-10, or an image folder of it. "folder": train/ and val/ with a folder for each class. "tar":
     #: train.tar and val.tar with a folder for each class. "webdataset": shards of NAME.jpg and NAME.cls. "huggingface": a
     #: data set on disk, through the package `datasets`. "latents": train/ and val/, each of a `wfbench data extract-latents`.
-    source: Literal["digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface", "latents"] = "digits"
+    #: With a class for each pixel: "scenes": composed of real digits or clothes. "folder-seg": images and masks.
+    source: Literal[
+        "digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface", "latents", "scenes", "folder-seg"
+    ] = "digits"
     #: Where the images are (or ``--data``); nothing is ever downloaded.
     path: str | None = None
     #: Take so many training images, as many of each class, drawn by ``split_seed``; None: all.
@@ -85,8 +130,9 @@ class DataSection(_Section):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     #: "shift": resize to the model's size, then ``crop_padding`` and ``hflip``. "resized-crop": timm's training transform,
-    #: a random crop of ``crop_scale`` and ``crop_ratio``, then all below.
-    augment: Literal["shift", "resized-crop"] = "shift"
+    #: a random crop of ``crop_scale`` and ``crop_ratio``, then all below. "scale-crop", of dense sources: resize by a random
+    #: factor, then a crop, with padding where the image is too small; ``hflip`` and ``color_jitter``.
+    augment: Literal["shift", "resized-crop", "scale-crop"] = "shift"
     #: Random shift by up to this many pixels (zero padding, then a random crop).
     crop_padding: int = Field(0, ge=0)
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -107,6 +153,17 @@ class DataSection(_Section):
     #: counted and named either way. Evaluation always stops.
     on_bad_image: Literal["error", "skip"] = "error"
     workers: int = Field(0, ge=0)
+    #: Of the sources with a class for each pixel; None for all others.
+    dense: DenseSection | None = Field(None, validate_default=True)
+
+    @field_validator("dense")
+    @classmethod
+    def _dense_by_source(cls, dense: DenseSection | None, info: ValidationInfo) -> DenseSection | None:
+        if info.data.get("source") in DENSE_SOURCES:
+            return dense or DenseSection()
+        if dense is not None:
+            raise ValueError(f"section dense needs source: {' or '.join(DENSE_SOURCES)}")
+        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSection:
@@ -114,12 +171,24 @@ class DataSection(_Section):
             raise ValueError("mean and std need one positive std for each mean")
         if self.augment == "shift" and (self.auto_augment or self.color_jitter or self.erase):
             raise ValueError("auto_augment, color_jitter and erase need augment: resized-crop")
-        if self.augment == "resized-crop" and self.crop_padding:
+        if self.dense is not None:
+            _check_dense(self, self.dense)
+        elif self.augment == "scale-crop":
+            raise ValueError(f"augment: scale-crop needs source: {' or '.join(DENSE_SOURCES)}")
+        if self.augment != "shift" and self.crop_padding:
             raise ValueError("crop_padding needs augment: shift")
         for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
             if not 0 < low <= high:
                 raise ValueError(f"{name} needs 0 < low <= high")
         return self
+
+
+def _check_dense(data: DataSection, dense: DenseSection) -> None:
+    """Refuse what a source with a class for each pixel cannot have."""
+    if data.auto_augment or data.erase:
+        raise ValueError("a source with a class for each pixel has neither auto_augment nor erase")
+    if data.source == "scenes" and dense.crops == "digits" and data.hflip:
+        raise ValueError("a digit's mirror image is no digit: hflip is 0 for scenes of digits")
 
 
 class MixSection(_Section):
@@ -330,14 +399,15 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
 
 def data_settings(data: str, source: str) -> list[str]:
-    """``--data`` as settings: a path for the recipe's source, another source with its path, or the digits."""
+    """``--data`` as settings: a path for the recipe's source, another source with its path, or one that needs none."""
     sources = get_args(DataSection.model_fields["source"].annotation)
-    if data == "digits":
-        return ["data.source=digits", "data.path=null"]
+    if data in ("digits", "scenes"):
+        return [f"data.source={data}", "data.path=null"]
     named, colon, path = data.partition(":")
     if colon and named in sources:
         return [f"data.source={named}", f"data.path={json.dumps(path)}"]
-    return [f"data.source={'folder' if source == 'digits' else source}", f"data.path={json.dumps(data)}"]
+    of_files = {"digits": "folder", "scenes": "folder-seg"}
+    return [f"data.source={of_files.get(source, source)}", f"data.path={json.dumps(data)}"]
 
 
 def dump(recipe: Recipe) -> str:
@@ -377,6 +447,8 @@ def digest(recipe: Recipe) -> str:
         exclude["diffusion"] = {"vae", "sampling"}  # after training
     if recipe.data.validation is None:  # as before there was one, so that old records keep their digests
         exclude["data"] |= {"validation"}
+    if recipe.data.dense is None:
+        exclude["data"] |= {"dense"}
     exclude["chosen"] = True if recipe.chosen is None else {"residual"}
     if recipe.chosen is not None and recipe.chosen.match is not None:
         exclude["model"] |= {"mlp_ratio", "depth"}

@@ -19,6 +19,7 @@ _LAYOUT = {
     "tar": "a folder with train.tar and val.tar",
     "webdataset": "a folder with train-*.tar and val-*.tar",
     "huggingface": "a folder that datasets.load_dataset reads",
+    "folder-seg": "a folder with images/, masks/ (or annotations/) and a list of classes",
 }
 
 
@@ -33,8 +34,15 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
     """
     if data.source == "latents":
         raise InputError("latents are no images", got="data.source = latents", expected="the images that they are of")
+    if data.dense is not None:
+        raise InputError(
+            "the images have a class for each pixel, and none of their own",
+            got=f"data.source = {data.source}",
+            expected="images with a class each",
+            remedy="set task: dense, or another data.source",
+        )
     if not train and data.source == "folder" and data.path and not (Path(data.path) / "train").is_dir():
-        return image_files.held_out_folder(_directory(data))
+        return image_files.held_out_folder(dataset_directory(data))
     whole = _open(data)
     _check_labels(whole)
     found = whole
@@ -51,7 +59,7 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
 def _open(data: DataSection) -> Dataset:
     if data.source == "digits":
         return arrays.digits(data.holdout, data.split_seed)
-    root = _directory(data)
+    root = dataset_directory(data)
     match data.source:
         case "fashion":
             return arrays.fashion(root)
@@ -67,7 +75,12 @@ def _open(data: DataSection) -> Dataset:
             return image_files.huggingface(root)
 
 
-def _directory(data: DataSection) -> Path:
+def dataset_directory(data: DataSection) -> Path:
+    """The folder that the recipe names.
+
+    Raises:
+        InputError: if it names none, or there is no such folder.
+    """
     if data.path is None:
         raise InputError(
             "the recipe does not say where the images are",

@@ -26,7 +26,7 @@ def train_transform(data: DataSection, image_size: tuple[int, int], in_channels:
     Raises:
         InputError: for mean and std of another number of channels, an unknown policy, or a Pillow on which timm's would fail.
     """
-    mean, std = _statistics(data, in_channels)
+    mean, std = channel_statistics(data, in_channels)
     if data.augment == "resized-crop":
         return _resized_crop(data, image_size, mean, std), True
     steps = [transforms.Resize(image_size, InterpolationMode(data.interpolation))]
@@ -43,7 +43,7 @@ def eval_transform(data: DataSection, image_size: tuple[int, int], in_channels: 
     Raises:
         InputError: for mean and std of another number of channels.
     """
-    mean, std = _statistics(data, in_channels)
+    mean, std = channel_statistics(data, in_channels)
     return create_transform(
         image_size,
         crop_pct=data.eval_crop,
@@ -88,7 +88,7 @@ def _resized_crop(
         ) from e
 
 
-def _statistics(data: DataSection, in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(data: DataSection, in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of each channel."""
     if len(data.mean) not in (1, in_channels):
         raise InputError(

@@ -3,10 +3,13 @@
 from wfbench.training.drop import TrainingDraws
 from wfbench.training.evaluate import Evaluation, evaluate
 from wfbench.training.loop import Interrupted, Mix, Progress, RunError, Scores, Watch, fit
+from wfbench.training.segmentation import Confusion, DenseEvaluation, confusion, evaluate_dense, sliding_window
 from wfbench.training.state import Loss, StepMetrics, TrainState, rates
 from wfbench.training.trackers import Trackers
 
 __all__ = [
+    "Confusion",
+    "DenseEvaluation",
     "Evaluation",
     "Interrupted",
     "Loss",
@@ -19,7 +22,10 @@ __all__ = [
     "TrainState",
     "TrainingDraws",
     "Watch",
+    "confusion",
     "evaluate",
+    "evaluate_dense",
     "fit",
     "rates",
+    "sliding_window",
 ]

@@ -1,0 +1,192 @@
+"""Images and masks in folders: an image and the index PNG of the same stem."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wfbench.data.listing import Entry, image_entries, json_entry
+from wfbench.data.splits import Files
+from wfbench.errors import InputError
+from wfbench.recipe import DenseSection
+
+#: Endings of images.
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    masks: str
+    parts: Mapping[str, str]
+    classes: str
+
+
+_LAYOUTS = {
+    "plain": _Layout("masks", {"train": "train", "val": "val"}, "classes.txt"),
+    "ade20k": _Layout("annotations", {"train": "training", "val": "validation"}, "objectInfo150.txt"),
+}
+
+
+class MaskedFiles:
+    """A split of image files with a mask for each.
+
+    Args:
+        images: their paths.
+        masks: of each image its mask's.
+        root: the folder that names in a `Listing` are relative to.
+        classes: how many.
+        ignore_index: the class number of a pixel without a label, in the files too.
+        reduce_zero_label: 0 in a file is no label, and k is class k - 1.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        masks: Sequence[Path],
+        root: Path,
+        *,
+        classes: int,
+        ignore_index: int,
+        reduce_zero_label: bool,
+    ) -> None:
+        self.images = Files([str(path) for path in images], [0] * len(images), root)
+        self.masks = Files([str(path) for path in masks], [0] * len(masks), root)
+        self.root, self.classes, self.ignore_index, self.reduce_zero_label = root, classes, ignore_index, reduce_zero_label
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, i: int, size: tuple[int, int], *, seed: int, epoch: int) -> tuple[Image.Image, np.ndarray]:
+        """Image and mask (H, W) of the image's own size, whatever ``size``, ``seed`` and ``epoch``.
+
+        Raises:
+            InputError: for a mask that is no index PNG, has another size than its image, or an index out of range.
+            `splits.UNREADABLE`: for a file that cannot be decoded.
+        """
+        image = self.images.load(i)
+        indices = self._indices(i)
+        if indices.shape != (image.height, image.width):
+            raise InputError(
+                "a mask has another size than its image",
+                got=f"{self.masks.label(i)}: {indices.shape[1]}x{indices.shape[0]} pixels",
+                expected=f"{image.width}x{image.height}, as {self.images.label(i)}",
+            )
+        return image, self._classes(indices, i)
+
+    def label(self, i: int) -> str:
+        """What to call the ``i``-th image."""
+        return self.images.label(i)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Images and masks by name and size, some of each also by hash; and how indices are read."""
+        return (
+            *image_entries(self.images.paths, self.root),
+            *image_entries(self.masks.paths, self.root),
+            json_entry("(labels)", {"ignore_index": self.ignore_index, "reduce_zero_label": self.reduce_zero_label}),
+        )
+
+    def _indices(self, i: int) -> np.ndarray:
+        """The numbers in the i-th mask's file (H, W), 8 bits."""
+        image = Image.open(io.BytesIO(self.masks.read(i)))
+        kind = image.tile[0].args if image.format == "PNG" and image.tile else None
+        if kind not in ("1", "P", "P;1", "P;2", "P;4", "L"):
+            raise InputError(
+                "a mask is no picture of class numbers",
+                got=f"{self.masks.label(i)}: {image.format} of mode {image.mode}",
+                expected="a PNG with a palette, or grey of 8 bits (or 1)",
+                remedy="write the class number of each pixel, without colours or compression with loss",
+            )
+        return np.asarray(image).astype(np.uint8)
+
+    def _classes(self, indices: np.ndarray, i: int) -> np.ndarray:
+        """From the numbers in a file to classes."""
+        first = 1 if self.reduce_zero_label else 0
+        none = (self.ignore_index, 0) if self.reduce_zero_label else (self.ignore_index,)
+        unlabelled = np.isin(indices, none)
+        wrong = ~unlabelled & (indices >= self.classes + first)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                "a mask holds an index out of range",
+                got=f"{self.masks.label(i)}: {indices[row, column]} at column {column}, row {row}",
+                expected=f"{first} to {self.classes - 1 + first}, for {self.classes} classes; "
+                f"{' or '.join(map(str, none))} for no label",
+                remedy="check the list of classes, data.dense.ignore_index and data.dense.reduce_zero_label",
+            )
+        return np.where(unlabelled, self.ignore_index, indices - np.uint8(first)).astype(np.uint8)
+
+
+def open_folder(root: Path, dense: DenseSection) -> tuple[tuple[str, ...], MaskedFiles, MaskedFiles]:
+    """Classes, training and held-out split. Names are read; images and masks are not.
+
+    Raises:
+        InputError: for a missing folder or list of classes, no classes, or an image without a mask or the other way round.
+    """
+    layout = _LAYOUTS[dense.layout]
+    names = _class_names(root / layout.classes, dense.layout)
+    reduce = dense.layout == "ade20k" if dense.reduce_zero_label is None else dense.reduce_zero_label
+    train, val = (
+        MaskedFiles(
+            *_pairs(root / "images" / folder, root / layout.masks / folder),
+            root,
+            classes=len(names),
+            ignore_index=dense.ignore_index,
+            reduce_zero_label=reduce,
+        )
+        for folder in (layout.parts["train"], layout.parts["val"])
+    )
+    return names, train, val
+
+
+def _class_names(path: Path, layout: str) -> tuple[str, ...]:
+    """A name on each line; of ADE20K's objectInfo150.txt, the last column of each line but the first."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(
+            "no list of classes",
+            got=f"{path}: {getattr(e, 'strerror', None) or e}",
+            expected="a name on each line" if layout == "plain" else "the table that was released with the images",
+            remedy="check --data and data.dense.layout",
+        ) from e
+    found = tuple(lines) if layout == "plain" else tuple(line.split("\t")[-1].strip() for line in lines[1:])
+    if not found:
+        raise InputError("the list of classes is empty", got=str(path), expected="a name on each line")
+    return found
+
+
+def _pairs(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
+    """Images and masks with the same stem, in the order of their names."""
+    found = _by_stem(images, _IMAGES), _by_stem(masks, {".png"})
+    odd = sorted(found[0].keys() ^ found[1].keys())
+    if odd or not found[0]:
+        named = [f"{stem} (no {'mask' if stem in found[0] else 'image'})" for stem in odd[:6]]
+        raise InputError(
+            "images and masks do not fit together",
+            got=f"{len(found[0]):,} images in {images}, {len(found[1]):,} masks in {masks}; "
+            f"unpaired: {', '.join(named) or 'none'}{f' and {len(odd) - 6:,} more' if len(odd) > 6 else ''}",
+            expected=f"for each image a mask of the same name with the ending .png ({masks / (odd or ['NAME'])[0]}.png)",
+            remedy="check --data and data.dense.layout",
+        )
+    stems = sorted(found[0])
+    return [found[0][stem] for stem in stems], [found[1][stem] for stem in stems]
+
+
+def _by_stem(folder: Path, endings: set[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() not in endings or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(
+                "two files have one name",
+                got=f"{found[path.stem]} and {path.name}",
+                expected="names that differ before the ending",
+            )
+        found[path.stem] = path
+    return found
