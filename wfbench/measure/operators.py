@@ -42,8 +42,8 @@ TRACED = frozenset(
     "layer_norm softmax log_softmax batch_norm group_norm rms_norm dropout feature_dropout adaptive_avg_pool2d avg_pool2d "
     "_adaptive_avg_pool2d upsample_bicubic2d _upsample_bicubic2d_aa Int ScalarImplicit NumToTensor floor_divide item "
     "tensor_split swapaxes rand rand_like broadcast_tensors unsafe_split unsafe_chunk tensor mT numpy_T dim is_floating_point "
-    "adaptive_max_pool2d linalg_norm frobenius_norm fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 "
-    "fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn".split()
+    "adaptive_max_pool2d upsample_bilinear2d linalg_norm frobenius_norm fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 "
+    "fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn".split()
 )
 
 #: Operators with MACs that also have an entry for elementwise work below. A variant of one, in place for instance, that
@@ -115,6 +115,8 @@ SPECIAL: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "bmm": lambda args, out: 0,
     "avg_pool2d": _avg_pool2d,
     "_adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    # An interpolation is the sum of a window for every output element: 2×2 bilinear, 4×4 bicubic.
+    "upsample_bilinear2d": lambda args, out: 4 * _numel(out),
     "_upsample_bicubic2d_aa": lambda args, out: 16 * _numel(out),
     "upsample_bicubic2d": lambda args, out: 16 * _numel(out),
     "_fft_r2c": _fourier,

@@ -1,20 +1,24 @@
 """One skeleton, many mixers: named models, and weights of the releases."""
 
 from wfbench.models.compat import load_initial, load_released, released_names, to_released
+from wfbench.models.dense import DenseModel, create_dense
 from wfbench.models.dit import DiT, DiTConfig
 from wfbench.models.draws import draw_by_name, key_of
 from wfbench.models.presets import PRESETS, Config, configure, create
-from wfbench.models.vit import VisionTransformer, ViTConfig
+from wfbench.models.vit import VisionTransformer
+from wfbench.models.vit_config import ViTConfig
 
 __all__ = [
     "PRESETS",
     "Config",
+    "DenseModel",
     "DiT",
     "DiTConfig",
     "ViTConfig",
     "VisionTransformer",
     "configure",
     "create",
+    "create_dense",
     "draw_by_name",
     "key_of",
     "load_initial",

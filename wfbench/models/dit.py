@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mixers.base import Grid
 from wfbench.errors import InputError
+from wfbench.models.position import Position, check_position, sincos_2d
 from wfbench.models.skeleton import Block, LocalConv, Modulation, Residual, adaptive_norm, patch_grid
-from wfbench.models.vit import Position, check_position, sincos_2d
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from mixers.base import Grid
 from wfbench.errors import InputError, did_you_mean
 from wfbench.models.dit import DiT, DiTConfig
 from wfbench.models.draws import draw_by_name
-from wfbench.models.vit import VisionTransformer, ViTConfig, check, check_position
+from wfbench.models.position import check_position
+from wfbench.models.timm_doors import Pool
+from wfbench.models.vit import VisionTransformer
+from wfbench.models.vit_config import ViTConfig, check
 
 Config = ViTConfig | DiTConfig
 
@@ -62,7 +65,7 @@ def create(
             state, in the order of construction.
         overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, in_channels, pos_embed (none, learned, sincos, rope2d;
             or True for learned, a DiT's sincos, False for none), local_conv, residual, mixer_options; of a classifier also
-            drop_path, class_token, pos_init_std, pool, init_norm.
+            drop_path, drop_rate, class_token, pos_init_std, pool (mean, token, none: logits at every token), init_norm.
 
     Returns:
         A `VisionTransformer` or `DiT` with freshly initialised weights.
@@ -128,12 +131,10 @@ def _check_numbers(config: Config) -> None:
         bad["num_classes"] = config.num_classes
     choices: dict[str, tuple[str, ...]] = {"local_conv": ("none", "dwc"), "residual": ("pre-norm", "overwrite")}
     if isinstance(config, ViTConfig):
-        choices["pool"] = ("mean", "token")
-        if not 0 <= config.drop_path < 1:
-            bad["drop_path"] = config.drop_path
+        choices["pool"] = get_args(Pool)
+        bad |= {key: rate for key in ("drop_path", "drop_rate") if not 0 <= (rate := getattr(config, key)) < 1}
     bad |= {key: getattr(config, key) for key, allowed in choices.items() if getattr(config, key) not in allowed}
     if bad:
-        expected = (
-            f"positive sizes, num_classes >= 0, 0 <= drop_path < 1, {', '.join(f'{k} in {v}' for k, v in choices.items())}"
-        )
+        among = ", ".join(f"{k} in {v}" for k, v in choices.items())
+        expected = f"positive sizes, num_classes >= 0, 0 <= drop_path < 1, 0 <= drop_rate < 1, {among}"
         raise InputError("impossible model", got=", ".join(f"{k} = {v!r}" for k, v in bad.items()), expected=expected)

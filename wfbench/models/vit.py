@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from timm.layers import PatchEmbed, calculate_drop_path_rates, resample_abs_pos_embed
@@ -11,54 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-import mixers
-from mixers.base import Grid, at_least_float32, init_linear_
+from mixers.base import Grid, init_linear_
 from wfbench.errors import InputError
-from wfbench.models.skeleton import Block, LocalConv, Residual, patch_grid
-
-#: How a model knows where a token is. "none": not at all, but for what its mixer knows. "learned": an embedding, added
-#: once, interpolated at another resolution. "sincos": `sincos_2d`, added once. "rope2d": nothing is added; every active
-#: mixer turns its q and k by their place (`mixers.base.rotary_2d`).
-Position = Literal["none", "learned", "sincos", "rope2d"]
-
-
-@dataclass(frozen=True)
-class ViTConfig:
-    """What a `VisionTransformer` is made of; every preset is one of these.
-
-    ``pos_embed`` may be given as a bool: True is "learned", False is "none".
-    """
-
-    mixer: str = "softmax"
-    image_size: Grid = (224, 224)
-    patch_size: int = 16
-    in_channels: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    depth: int = 12
-    num_heads: int | None = None
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.0
-    class_token: bool = False
-    pos_embed: Position = "learned"
-    pos_init_std: float = 0.02
-    pool: Literal["mean", "token"] = "mean"
-    local_conv: LocalConv = "none"
-    init_norm: bool = False
-    residual: Residual = "pre-norm"
-    mixer_options: dict[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.pos_embed, bool):
-            object.__setattr__(self, "pos_embed", "learned" if self.pos_embed else "none")
+from wfbench.models.position import sincos_2d
+from wfbench.models.skeleton import Block, patch_grid
+from wfbench.models.timm_doors import describe, global_pool_of, pool_of, taken_blocks
+from wfbench.models.vit_config import ViTConfig, check
 
 
 class VisionTransformer(nn.Module):
-    """Patch embedding → (position) → Blocks → LayerNorm → mean over tokens or class token → Linear.
+    """Patch embedding → (position) → Blocks → LayerNorm → mean over tokens, class token or every token → dropout → Linear.
 
-    Shapes: image (B, in_channels, H, W), any H and W that the patch divides → logits (B, num_classes).
+    Shapes: image (B, in_channels, H, W), any H and W that the patch divides → logits (B, num_classes); with ``pool="none"``
+    (B, N, num_classes), a row for each token of the grid, row by row, and none for the class token.
     Source: DeiT (arXiv 2012.12877) with a class token; WeightFormer (arXiv 2605.01711) with ``init_norm`` and
-    ``residual="overwrite"``. Method names are timm's, so that timm's tools work on it.
+    ``residual="overwrite"``. Method and attribute names are timm's, so that timm's tools work on it; `config` follows what
+    they change.
 
     Raises:
         InputError: for an image size that the patch does not divide, a class token where the mixer takes none, a pool
@@ -72,6 +41,7 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.num_classes, self.embed_dim = config.num_classes, config.embed_dim
         self.num_features = self.head_hidden_size = config.embed_dim
+        self.in_chans, self.has_class_token = config.in_channels, config.class_token
         self.num_prefix_tokens = int(config.class_token)
         self.grad_checkpointing = False
         dim, grid = config.embed_dim, self._grid(config.image_size)
@@ -99,7 +69,13 @@ class VisionTransformer(nn.Module):
             )
             for layer in range(config.depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feature_info: list[dict[str, Any]] = [
+            {"module": f"blocks.{layer}", "num_chs": dim, "reduction": config.patch_size} for layer in range(config.depth)
+        ]
+        self.pretrained_cfg = describe(config.mixer, config.in_channels, config.image_size, config.num_classes)
+        self.default_cfg = self.pretrained_cfg  # timm's former name of it
+        self.norm: nn.Module = nn.LayerNorm(dim, eps=1e-6)
+        self.head_drop = nn.Dropout(config.drop_rate)
         self.head = nn.Linear(dim, config.num_classes) if config.num_classes else nn.Identity()
         self._init_own_weights()
 
@@ -111,6 +87,11 @@ class VisionTransformer(nn.Module):
             nn.init.normal_(self.cls_token, std=1e-6)
         if isinstance(self.head, nn.Linear):
             init_linear_(self.head)
+
+    @property
+    def global_pool(self) -> str:
+        """timm's word for the pooling: "avg", "token", or "" for every token."""
+        return global_pool_of(self.config.pool)
 
     def _grid(self, image_size: Grid) -> Grid:
         return patch_grid(image_size, self.config.patch_size)
@@ -128,24 +109,99 @@ class VisionTransformer(nn.Module):
             built = self._grid(self.config.image_size)
             x = x + resample_abs_pos_embed(self.pos_embed, list(grid), list(built), self.num_prefix_tokens)
         if self.config.pos_embed == "sincos":
-            table = sincos_2d(grid, self.embed_dim, like=self.norm.weight)  # in the weights' dtype, as if it were one
+            table = sincos_2d(
+                grid, self.embed_dim, like=self.patch_embed.proj.weight
+            )  # in the weights' dtype, as if it were one
             x = x + F.pad(table, (0, 0, self.num_prefix_tokens, 0))  # a class token has no place
         return self.init_norm(x), grid
 
+    def _through(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+        return checkpoint(block, x, grid, use_reentrant=False) if self.grad_checkpointing else block(x, grid)
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image (B, in_channels, H, W) to normalised tokens (B, N, C)."""
+        """Image (B, in_channels, H, W) to normalised tokens (B, N, C), the class token first."""
         x, grid = self._embed(x)
         for block in self.blocks:
-            x = checkpoint(block, x, grid, use_reentrant=False) if self.grad_checkpointing else block(x, grid)
+            x = self._through(block, x, grid)
         return self.norm(x)
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NLC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:  # which of the results, the flags decide
+        """The tokens of the grid after some of the blocks, in the order of the blocks (timm's door).
+
+        Args:
+            x: image (B, in_channels, H, W).
+            indices: the last n blocks, or those of these indices; None for all.
+            return_prefix_tokens: give a pair for each block, of a model with a class token: its tokens of the grid, and the
+                class token (B, 1, C).
+            norm: normalise them as the final norm does.
+            stop_early: compute no block after the last one asked for; the first result is then of that block.
+            output_fmt: "NCHW": maps (B, C, H/patch, W/patch); "NLC": tokens (B, N, C).
+            intermediates_only: give the list alone.
+
+        Returns:
+            The normalised tokens after the last block (B, N, C), the class token first, and the list; or the list alone.
+
+        Raises:
+            InputError: for blocks that are not there, another format, or an image size that the patch does not divide.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise InputError("unknown format of the intermediates", got=repr(output_fmt), expected="'NCHW' or 'NLC'")
+        wanted = taken_blocks(len(self.blocks), indices)
+        x, grid = self._embed(x)
+        prefix, taken = self.num_prefix_tokens, []
+        for i, block in enumerate(self.blocks[: max(wanted) + 1] if stop_early else self.blocks):
+            x = self._through(block, x, grid)
+            if i in wanted:
+                taken.append(self.norm(x) if norm else x)
+        found: list[Any] = [tokens[:, prefix:] for tokens in taken]
+        if output_fmt == "NCHW":
+            found = [tokens.transpose(1, 2).unflatten(2, grid).contiguous() for tokens in found]  # (B, C, H, W)
+        if return_prefix_tokens and prefix:
+            found = [(tokens, whole[:, :prefix]) for tokens, whole in zip(found, taken, strict=True)]
+        return found if intermediates_only else (self.norm(x), found)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks after the last one asked for and, as asked, the final norm and the head (timm's door).
+
+        Returns:
+            The indices that were asked for, counted from the first block.
+
+        Raises:
+            InputError: for blocks that are not there.
+        """
+        wanted = taken_blocks(len(self.blocks), indices)
+        depth = max(wanted) + 1
+        self.blocks, self.feature_info = self.blocks[:depth], self.feature_info[:depth]
+        self.config = replace(self.config, depth=depth)
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, N, C) to logits, or to the pooled features (B, C)."""
-        x = x[:, 0] if self.config.pool == "token" else x[:, self.num_prefix_tokens :].mean(dim=1)
+        """Tokens (B, N, C) of `forward_features` to logits, or to what the head reads, (B, C) or (B, N, C)."""
+        if self.config.pool == "token":
+            x = x[:, 0]
+        elif self.config.pool != "all":
+            x = x[:, self.num_prefix_tokens :]
+            x = x.mean(dim=1) if self.config.pool == "mean" else x
+        x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, in_channels, H, W) to logits (B, num_classes)."""
+        """Image (B, in_channels, H, W) to logits (B, num_classes), or those of every token (B, N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def example_inputs(
@@ -168,7 +224,8 @@ class VisionTransformer(nn.Module):
             assert isinstance(block, Block)
             parts = block.declared_macs(grid, batch, path, self.num_prefix_tokens)
             counts |= {f"blocks.{i}.{name}": macs for name, macs in parts.items()}
-        return counts | {"head": batch * config.embed_dim * config.num_classes}
+        rows = {"mean": 1, "token": 1, "none": n, "all": n + self.num_prefix_tokens}[config.pool]  # that the head reads
+        return counts | {"head": batch * rows * config.embed_dim * config.num_classes}
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are not decayed although they have more than one dimension (timm's convention)."""
@@ -189,79 +246,19 @@ class VisionTransformer(nn.Module):
         """The last Linear."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new head for ``num_classes`` classes; 0 for none."""
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for ``num_classes`` classes, 0 for none, and another pooling, in timm's words; None leaves it.
+
+        Raises:
+            InputError: for a negative number, an unknown pooling, or one whose token is not there.
+        """
+        if num_classes < 0:
+            raise InputError("impossible head", got=f"num_classes = {num_classes}", expected="0 or more")
+        pool = self.config.pool if global_pool is None else pool_of(global_pool)
+        config = replace(self.config, num_classes=num_classes, pool=pool)
+        check(config)
+        self.config, self.num_classes = config, num_classes
+        like = self.patch_embed.proj.weight
+        self.head = nn.Linear(self.embed_dim, num_classes).to(like) if num_classes else nn.Identity()
         if isinstance(self.head, nn.Linear):
             init_linear_(self.head)
-
-
-def sincos_2d(grid: Grid, dim: int, *, like: Tensor, base: float = 10000.0) -> Tensor:
-    """The fixed position embedding of a grid: sines and cosines of each token's column and row.
-
-    With ω_k = base^(-k/(C/4)), k < C/4, a token in row i and column j gets, in this order, sin(j ω), cos(j ω), sin(i ω)
-    and cos(i ω), C/4 channels each.
-
-    Shapes: result (H·W, C), row by row, in the dtype and on the device of ``like``; 4 divides C.
-    Source: MAE (arXiv 2111.06377) and DiT (arXiv 2212.09748), whose code puts the column before the row.
-    """
-    exact, (h, w) = at_least_float32(like), grid
-    speed = base ** (torch.arange(dim // 4, dtype=exact, device=like.device) / (-dim / 4))
-    halves = []
-    for side, shape in ((w, (1, w, -1)), (h, (h, 1, -1))):
-        angle = torch.arange(side, dtype=exact, device=like.device).unsqueeze(1) * speed  # (side, C/4)
-        halves.append(torch.cat([angle.sin(), angle.cos()], dim=1).view(shape).expand(h, w, dim // 2))
-    return torch.cat(halves, dim=-1).flatten(0, 1).to(like.dtype)
-
-
-def check(config: ViTConfig) -> None:
-    """Refuse what cannot be built, before any of it is.
-
-    Raises:
-        InputError: for a class token or a position that the mixer does not take, or a pool without its token.
-        MixerError: for an unknown mixer.
-    """
-    check_position(config.pos_embed, config.mixer, config.embed_dim)
-    spec = mixers.spec(config.mixer)
-    if config.class_token and not spec.prefix_tokens:
-        takers = [name for name in mixers.names() if mixers.spec(name).prefix_tokens]
-        raise InputError(
-            "the mixer takes no class token",
-            got=f"class_token=True with mixer {config.mixer!r}, which works on the grid alone",
-            expected="class_token=False, or a mixer that accepts a prefix token",
-            remedy=f"drop class_token, or use one of {', '.join(takers)}",
-        )
-    if config.pool == "token" and not config.class_token:
-        raise InputError(
-            "pooling needs a class token", got="pool='token', class_token=False", remedy="set class_token=True or pool='mean'"
-        )
-
-
-def check_position(pos_embed: str, mixer: str, embed_dim: int) -> None:
-    """Refuse a position that the mixer or the width cannot have.
-
-    Raises:
-        InputError: for such a position, or an unknown one.
-        MixerError: for an unknown mixer.
-    """
-    mixers.spec(mixer)
-    if pos_embed not in get_args(Position):
-        raise InputError(
-            "unknown position", got=f"pos_embed = {pos_embed!r}", expected=f"one of {', '.join(get_args(Position))}"
-        )
-    if pos_embed == "sincos" and embed_dim % 4:
-        raise InputError(
-            "sine and cosine positions need a width that 4 divides",
-            got=f"embed_dim = {embed_dim} with pos_embed = 'sincos'",
-            expected="a multiple of 4",
-            remedy=f"use embed_dim = {embed_dim // 4 * 4 + 4}, or another position",
-        )
-    if pos_embed == "rope2d" and not mixers.spec(mixer).rotary:
-        rotary = [name for name in mixers.names() if mixers.spec(name).rotary]
-        raise InputError(
-            "rotary position needs a mixer with q and k to turn",
-            got=f"pos_embed = 'rope2d' with mixer {mixer!r}",
-            expected=f"one of the mixers {', '.join(rotary)}",
-            remedy="use one of these, or another position: none, learned, sincos",
-        )

@@ -1,0 +1,67 @@
+"""What a ViT is made of, and what does not go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mixers
+from mixers.base import Grid
+from wfbench.errors import InputError
+from wfbench.models.position import Position, check_position
+from wfbench.models.skeleton import LocalConv, Residual
+from wfbench.models.timm_doors import Pool
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """What a `VisionTransformer` is made of; every preset is one of these.
+
+    ``pos_embed`` may be given as a bool: True is "learned", False is "none". ``drop_rate`` is of dropout before the head.
+    """
+
+    mixer: str = "softmax"
+    image_size: Grid = (224, 224)
+    patch_size: int = 16
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int | None = None
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    drop_rate: float = 0.0
+    class_token: bool = False
+    pos_embed: Position = "learned"
+    pos_init_std: float = 0.02
+    pool: Pool = "mean"
+    local_conv: LocalConv = "none"
+    init_norm: bool = False
+    residual: Residual = "pre-norm"
+    mixer_options: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.pos_embed, bool):
+            object.__setattr__(self, "pos_embed", "learned" if self.pos_embed else "none")
+
+
+def check(config: ViTConfig) -> None:
+    """Refuse what cannot be built, before any of it is.
+
+    Raises:
+        InputError: for a class token or a position that the mixer does not take, or a pool without its token.
+        MixerError: for an unknown mixer.
+    """
+    check_position(config.pos_embed, config.mixer, config.embed_dim)
+    spec = mixers.spec(config.mixer)
+    if config.class_token and not spec.prefix_tokens:
+        takers = [name for name in mixers.names() if mixers.spec(name).prefix_tokens]
+        raise InputError(
+            "the mixer takes no class token",
+            got=f"class_token=True with mixer {config.mixer!r}, which works on the grid alone",
+            expected="class_token=False, or a mixer that accepts a prefix token",
+            remedy=f"drop class_token, or use one of {', '.join(takers)}",
+        )
+    if config.pool == "token" and not config.class_token:
+        raise InputError(
+            "pooling needs a class token", got="pool='token', class_token=False", remedy="set class_token=True or pool='mean'"
+        )
