@@ -26,9 +26,9 @@ from wfbench.data import (
 from wfbench.data.dense import Crops, Scene, SceneSplit, compose, scenes
 from wfbench.data.dense.transforms import eval_pair, train_pair
 from wfbench.errors import InputError
-from wfbench.recipe import DataSection, DenseSection
+from wfbench.recipe import DataSection, DenseDataSection
 
-SCENES = DataSection(source="scenes", dense=DenseSection(train=24, held_out=10))
+SCENES = DataSection(source="scenes", dense=DenseDataSection(train=24, held_out=10))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ class Square:
 
 
 def drawn(seed: int, size: tuple[int, int] = (64, 64), crops: Crops = Square.crops, **settings: object) -> Scene:
-    return compose(np.random.default_rng(seed), crops, size, DenseSection(**settings))  # type: ignore[arg-type]
+    return compose(np.random.default_rng(seed), crops, size, DenseDataSection(**settings))  # type: ignore[arg-type]
 
 
 def test_labels_are_the_class_of_the_ink_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_training_and_held_out_crops_are_those_of_the_digits_and_disjoint(digits
 
 def test_scenes_of_fashion_need_its_files_and_use_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not say where the images are[\s\S]*fashion"):
-        open_dense(DataSection(source="scenes", dense=DenseSection(crops="fashion")))
+        open_dense(DataSection(source="scenes", dense=DenseDataSection(crops="fashion")))
 
     def integers(*numbers: int) -> bytes:
         return b"".join(n.to_bytes(4, "big") for n in numbers)
@@ -208,7 +208,7 @@ def test_scenes_of_fashion_need_its_files_and_use_them(tmp_path: Path) -> None:
         (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(
             (2049).to_bytes(4, "big") + (20).to_bytes(4, "big") + labels.tobytes()
         )
-    found = open_dense(DataSection(source="scenes", path=str(tmp_path), hflip=0.5, dense=DenseSection(crops="fashion")))
+    found = open_dense(DataSection(source="scenes", path=str(tmp_path), hflip=0.5, dense=DenseDataSection(crops="fashion")))
     assert found.classes[:3] == ("background", "T-shirt/top", "Trouser")
     image, mask = found.train.load(0, (64, 64), seed=0, epoch=0)
     assert image.size == mask.shape == (64, 64)
@@ -253,7 +253,7 @@ def test_held_out_scenes_are_the_same_for_every_seed_and_epoch_and_none_of_train
         assert all(map(np.array_equal, held, again))
     # Not even the draws are shared: with the crops of training, the held-out scene of an index is another one.
     assert isinstance(digits.train, SceneSplit)
-    as_held_out = SceneSplit(digits.train.crops, (), DenseSection(), held_out=True).scene(0, (64, 64))
+    as_held_out = SceneSplit(digits.train.crops, (), DenseDataSection(), held_out=True).scene(0, (64, 64))
     assert not np.array_equal(as_held_out.instances > 0, digits.train.scene(0, (64, 64), seed=0, epoch=0).instances > 0)
 
 
@@ -311,7 +311,7 @@ def test_held_out_batches_of_scenes(digits: DenseDataset) -> None:
 
 def test_the_digest_of_scenes_knows_crops_settings_and_composer(digits: DenseDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def digest(**settings: object) -> str:
-        data = {"dense": DenseSection(train=24, held_out=10, **settings)}  # type: ignore[arg-type]
+        data = {"dense": DenseDataSection(train=24, held_out=10, **settings)}  # type: ignore[arg-type]
         return open_dense(SCENES.model_copy(update=data)).listing.digest
 
     plain = digits.listing.digest

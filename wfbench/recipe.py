@@ -67,7 +67,7 @@ class ModelSection(_Section):
         return {key: value for key, value in chosen.items() if value is not None}
 
 
-class DenseSection(_Section):
+class DenseDataSection(_Section):
     """Images with a class for each pixel: what `data.source` scenes composes, how folder-seg is read, how both are cropped."""
 
     #: The class number of a pixel without a label, in masks and after padding. It is none of the classes.
@@ -97,7 +97,7 @@ class DenseSection(_Section):
     eval_size: Literal["own", "shorter"] = "own"
 
     @model_validator(mode="after")
-    def _consistent(self) -> DenseSection:
+    def _consistent(self) -> DenseDataSection:
         for name, (low, high) in (("objects", self.objects), ("object_size", self.object_size), ("scale", self.scale)):
             if not 0 < low <= high:
                 raise ValueError(f"{name} needs 0 < low <= high")
@@ -154,13 +154,13 @@ class DataSection(_Section):
     on_bad_image: Literal["error", "skip"] = "error"
     workers: int = Field(0, ge=0)
     #: Of the sources with a class for each pixel; None for all others.
-    dense: DenseSection | None = Field(None, validate_default=True)
+    dense: DenseDataSection | None = Field(None, validate_default=True)
 
     @field_validator("dense")
     @classmethod
-    def _dense_by_source(cls, dense: DenseSection | None, info: ValidationInfo) -> DenseSection | None:
+    def _dense_by_source(cls, dense: DenseDataSection | None, info: ValidationInfo) -> DenseDataSection | None:
         if info.data.get("source") in DENSE_SOURCES:
-            return dense or DenseSection()
+            return dense or DenseDataSection()
         if dense is not None:
             raise ValueError(f"section dense needs source: {' or '.join(DENSE_SOURCES)}")
         return None
@@ -183,7 +183,7 @@ class DataSection(_Section):
         return self
 
 
-def _check_dense(data: DataSection, dense: DenseSection) -> None:
+def _check_dense(data: DataSection, dense: DenseDataSection) -> None:
     """Refuse what a source with a class for each pixel cannot have."""
     if data.auto_augment or data.erase:
         raise ValueError("a source with a class for each pixel has neither auto_augment nor erase")
@@ -248,6 +248,20 @@ class DiffusionSection(_Section):
         return self
 
 
+class DenseSection(_Section):
+    """Dense prediction: a class for each pixel."""
+
+    #: What makes pixels of tokens. "linear": a Linear at every token, its logits interpolated. "dpt": of
+    #: segmentation-models-pytorch, which the extra `segmentation` installs.
+    decoder: Literal["linear", "dpt"] = "linear"
+    #: Train the decoder alone, on the backbone that ``model.init_weights`` gives (a linear probe).
+    frozen: bool = False
+    #: Evaluate each image whole, or in windows of the model's size, a ``stride`` apart (a share of it), averaged where they
+    #: overlap.
+    inference: Literal["whole", "slide"] = "whole"
+    stride: float = Field(2 / 3, gt=0, le=1)
+
+
 class OptimSection(_Section):
     """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
 
@@ -309,12 +323,14 @@ class Recipe(_Section):
     """A whole training run, but for the machine it runs on."""
 
     name: str = ""
-    task: Literal["classify", "dit"] = "classify"
+    task: Literal["classify", "dit", "dense"] = "classify"
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     mix: MixSection | None = None
     #: For task: dit, and for no other.
     diffusion: DiffusionSection | None = None
+    #: For task: dense, and for no other.
+    dense: DenseSection | None = None
     optim: OptimSection
     ema: EmaSection | None = None
     compute: ComputeSection = ComputeSection()
@@ -339,6 +355,12 @@ class Recipe(_Section):
             raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
         if (self.task == "dit") != (self.diffusion is not None):
             raise ValueError(f"task: {self.task} {'needs' if self.task == 'dit' else 'has no'} section diffusion")
+        if (self.task == "dense") != (self.dense is not None):
+            raise ValueError(f"task: {self.task} {'needs' if self.task == 'dense' else 'has no'} section dense")
+        if (self.task == "dense") != (self.data.source in DENSE_SOURCES):
+            raise ValueError(f"data.source: {self.data.source} {'needs' if self.task != 'dense' else 'is not for'} task: dense")
+        if self.dense is not None:
+            _check_dense_task(self, self.dense)
         if self.diffusion is not None:
             _check_denoiser(self, self.diffusion)
         elif self.data.source == "latents":
@@ -357,6 +379,14 @@ def _check_denoiser(recipe: Recipe, diffusion: DiffusionSection) -> None:
         raise ValueError("task: dit sees images from -1 to 1: data.mean and data.std are 0.5")
     if latents and (data.hflip not in (0, 0.5) or data.augment != "shift" or data.crop_padding or data.limit):
         raise ValueError("of data.source: latents only hflip (0 or 0.5), path and workers are chosen")
+
+
+def _check_dense_task(recipe: Recipe, dense: DenseSection) -> None:
+    """Refuse what dense prediction cannot have."""
+    if recipe.mix is not None:
+        raise ValueError("task: dense has no mix: images of different masks are not blended")
+    if dense.frozen and recipe.model.init_weights is None:
+        raise ValueError("dense.frozen needs model.init_weights: a backbone that is neither trained nor loaded says nothing")
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -445,6 +475,8 @@ def digest(recipe: Recipe) -> str:
         exclude["diffusion"] = True  # as before there was one, so that classifiers keep their digests
     else:
         exclude["diffusion"] = {"vae", "sampling"}  # after training
+    if recipe.dense is None:
+        exclude["dense"] = True
     if recipe.data.validation is None:  # as before there was one, so that old records keep their digests
         exclude["data"] |= {"validation"}
     if recipe.data.dense is None:

@@ -35,7 +35,7 @@ def evaluate(
 ) -> None:
     """Evaluate weights: top-1, top-5, loss, figures by class, and every prediction; at several resolutions, if asked for.
 
-    Of a denoiser: the held-out loss by t; with --samples, the scores of these samples instead.
+    Of a segmentation: mIoU, pixel accuracy and loss. Of a denoiser: the held-out loss by t; with --samples, the scores of these samples instead.
 
         The unchanged evaluation of a run is compared with what its trainer recorded; if they differ though the machine is the
         same, the exit code is 1.
@@ -61,6 +61,12 @@ def evaluate(
             return show_scores(path, samples, inception, reference, device, out)
         _refuse(given, "samples, given by --samples")
         return show_held_out(path, weights, device, out)
+    if path.is_dir() and read_recipe(path).task == "dense":
+        from wfbench.cli.dense import show_dense
+
+        _refuse({**given, "--recipe": recipe, "--mixer": mixer, "--mapping": mapping}, "another kind of run")
+        asked = [*(settings or []), *([] if data is None else data_settings(data, read_recipe(path).data.source))]
+        return show_dense(path, weights, tuple(resolution or ()), tuple(asked), device, out)
     _refuse(given, "a denoiser's run")
     overrides = list(settings or [])
     overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]

@@ -90,9 +90,9 @@ def train(
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: Trackers, allow_changed_code: bool) -> None:
     from wfbench.cli.progress import quiet, watching
-    from wfbench.records import TrainRow
     from wfbench.tasks import jobs
     from wfbench.tasks.common import choose_device
+    from wfbench.tasks.run_directory import in_words
     from wfbench.training import distributed
 
     trackers.check()
@@ -110,10 +110,8 @@ def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: 
                 allow_changed_code=allow_changed_code,
             )
         if distributed.is_main():
-            loss = f"loss {row.loss:.4f} ({row.weights} weights)"
-            held_out = f"{100 * row.accuracy:.2f} %" if isinstance(row, TrainRow) else loss
             typer.echo(
-                f"{row.mixer}: {held_out} of {row.samples} held-out samples after {row.epochs} epochs; "
+                f"{row.mixer}: {in_words(row)} of {row.samples} held-out samples after {row.epochs} epochs; "
                 f"{row.train_seconds:.1f} s, {row.images_per_second:.0f} images/s, "
                 f"{100 * row.data_wait_share:.0f} % waiting for data"
             )

@@ -40,8 +40,8 @@ class PictureRow(ModelRow):
     """A picture that a run made, such as a grid of samples; the report shows it and takes no number from it."""
 
     kind: Literal["picture"] = "picture"
-    #: The section of the report, and what stands under the picture: sampler, steps, seed.
-    subject: Literal["samples"] = "samples"
+    #: The section of the report, and what stands under the picture: sampler, steps, seed; or the images.
+    subject: Literal["samples", "predictions"] = "samples"
     caption: str
     #: A PNG in base64.
     picture: str

@@ -29,7 +29,7 @@ from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import Evaluation
 
 #: Settings by which other data are asked for than those of the run.
-_OTHER_DATA = ("data.source", "data.path", "data.limit", "data.validation", "data.holdout", "data.split_seed")
+OTHER_DATA = ("data.source", "data.path", "data.limit", "data.validation", "data.holdout", "data.split_seed")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     run, labels = _open_job(recipe, tensors, request)
     notes = _compare(request, run) if of_run else ()
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
-    _check_sizes(sizes, run.model.config.patch_size)
+    check_sizes(sizes, run.model.config.patch_size)
     run.model.to(device).eval()
     for size in sizes:  # a mixer that is made for one grid says so now
         with torch.no_grad():
@@ -179,14 +179,19 @@ def _compare(request: EvalRequest, run: ClassifyJob) -> tuple[str, ...]:
         return ()
     changed = changes(then, run.identity, ("mixer code", "model code"))
     notes = [f"evaluated with other code than the run's: {line}" for line in changed]
-    if not any(setting.partition("=")[0] in _OTHER_DATA for setting in request.overrides):
+    if not any(setting.partition("=")[0] in OTHER_DATA for setting in request.overrides):
         check_data(request.path, run.dataset, "val")
         if changes(then, run.identity, ("data",)) and len(run.dataset.train):
             notes.append("the training images are not those that the run was trained with; the held-out ones are")
     return tuple(notes)
 
 
-def _check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
+def check_sizes(sizes: Sequence[tuple[int, int]], patch: int) -> None:
+    """Refuse sizes that are no whole number of patches.
+
+    Raises:
+        InputError: naming the nearest that is.
+    """
     bad = [side for size in sizes for side in size if side % patch or side < patch]
     if bad:
         raise InputError(

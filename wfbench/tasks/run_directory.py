@@ -15,16 +15,27 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
-from wfbench.records import DiTRow, TrainRow
+from wfbench.records import DenseRow, DiTRow, TrainRow
 from wfbench.tasks.common import writable_dir
 from wfbench.training import checkpoint
 
 #: What a finished run says of itself, by its task.
-RunRow = TrainRow | DiTRow
+RunRow = TrainRow | DiTRow | DenseRow
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
 #: Settings that may differ between a run and its resume: they change no result.
 _FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
+
+
+def in_words(row: RunRow) -> str:
+    """The held-out figure of a run, for people: accuracy, mIoU or loss."""
+    match row:
+        case TrainRow():
+            return f"{100 * row.accuracy:.2f} %"
+        case DenseRow():
+            return f"mIoU {100 * row.miou:.2f} %, pixel accuracy {100 * row.pixel_accuracy:.2f} %"
+        case _:
+            return f"loss {row.loss:.4f} ({row.weights} weights)"
 
 
 def try_directory(out: Path) -> None:

@@ -16,7 +16,7 @@ from wfbench.data.listing import Entry, Listing, list_data, numbers_entry
 from wfbench.data.sources import dataset_directory, open_dataset
 from wfbench.data.splits import Split
 from wfbench.errors import InputError
-from wfbench.recipe import DataSection, DenseSection
+from wfbench.recipe import DataSection, DenseDataSection
 
 
 class DenseSplit(Protocol):
@@ -119,7 +119,7 @@ def open_dense(data: DataSection) -> DenseDataset:
     return found
 
 
-def _scenes(data: DataSection, dense: DenseSection) -> DenseDataset:
+def _scenes(data: DataSection, dense: DenseDataSection) -> DenseDataset:
     plain = {"source": dense.crops, "dense": None}
     of = open_dataset(data.model_copy(update=plain))
     train, val = (SceneSplit(_crops(part), part.entries(), dense, held_out=part is of.val) for part in (of.train, of.val))
@@ -131,7 +131,7 @@ def _crops(split: Split) -> Crops:
     return Crops(np.stack([np.asarray(split.load(i)) for i in range(len(split))]), np.array(split.targets))
 
 
-def _folder(data: DataSection, dense: DenseSection) -> DenseDataset:
+def _folder(data: DataSection, dense: DenseDataSection) -> DenseDataset:
     root = dataset_directory(data)
     classes, train, val = open_folder(root, dense)
     name = f"folder-seg {root.name} ({len(train):,} train, {len(val):,} held out)"

@@ -13,7 +13,7 @@ from PIL import Image
 from wfbench.data.listing import Entry, image_entries, json_entry
 from wfbench.data.splits import Files
 from wfbench.errors import InputError
-from wfbench.recipe import DenseSection
+from wfbench.recipe import DenseDataSection
 
 #: Endings of images.
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -121,7 +121,7 @@ class MaskedFiles:
         return np.where(unlabelled, self.ignore_index, indices - np.uint8(first)).astype(np.uint8)
 
 
-def open_folder(root: Path, dense: DenseSection) -> tuple[tuple[str, ...], MaskedFiles, MaskedFiles]:
+def open_folder(root: Path, dense: DenseDataSection) -> tuple[tuple[str, ...], MaskedFiles, MaskedFiles]:
     """Classes, training and held-out split. Names are read; images and masks are not.
 
     Raises:

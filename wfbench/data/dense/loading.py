@@ -25,7 +25,7 @@ from wfbench.data.reading import (
 )
 from wfbench.data.splits import UNREADABLE
 from wfbench.errors import InputError
-from wfbench.recipe import DataSection, DenseSection
+from wfbench.recipe import DataSection, DenseDataSection
 
 
 class _Pairs(TorchDataset):
@@ -128,6 +128,6 @@ def dense_eval_batches(
     return read(pairs, in_order(range(len(dataset.val)), at_once, rank, world), data.workers, warn_replaced)
 
 
-def _dense(data: DataSection) -> DenseSection:
+def _dense(data: DataSection) -> DenseDataSection:
     assert data.dense is not None, "open_dense refuses such a source"
     return data.dense

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from wfbench.data.listing import Entry, array_entry, json_entry
 from wfbench.errors import InputError
-from wfbench.recipe import DenseSection
+from wfbench.recipe import DenseDataSection
 
 BACKGROUND = 0
 #: A pixel is of an object from this share of a crop's full ink, of 255.
@@ -79,7 +79,7 @@ class Scene:
         return np.array([(x.start, y.start, x.stop, y.stop) for y, x in found], dtype=np.int64).reshape(-1, 4)
 
 
-def compose(rng: np.random.Generator, crops: Crops, size: tuple[int, int], dense: DenseSection) -> Scene:
+def compose(rng: np.random.Generator, crops: Crops, size: tuple[int, int], dense: DenseDataSection) -> Scene:
     """Draw a scene on a canvas ``size`` (H, W).
 
     Clutter, pieces of crops, is pasted first and is background. Then come objects, each class as likely as the others; the
@@ -122,7 +122,7 @@ def compose(rng: np.random.Generator, crops: Crops, size: tuple[int, int], dense
 class SceneSplit:
     """Scenes by their index; those of training are others in each epoch, the held-out ones are always the same."""
 
-    def __init__(self, crops: Crops, entries: tuple[Entry, ...], dense: DenseSection, *, held_out: bool) -> None:
+    def __init__(self, crops: Crops, entries: tuple[Entry, ...], dense: DenseDataSection, *, held_out: bool) -> None:
         self.crops, self.dense, self.held_out, self._entries = crops, dense, held_out, entries
 
     def __len__(self) -> int:

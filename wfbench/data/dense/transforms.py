@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from wfbench.data.transforms import channel_statistics, to_channels
-from wfbench.recipe import DataSection, DenseSection
+from wfbench.recipe import DataSection, DenseDataSection
 
 #: Image and mask, as they are loaded, to the model's input (C, H, W), float32, and the class of each pixel (H, W), int64.
 Pair = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]]
@@ -23,7 +23,7 @@ Pair = Callable[[Image.Image, np.ndarray], tuple[Tensor, Tensor]]
 _CROPS = 10
 
 
-def train_pair(data: DataSection, dense: DenseSection, image_size: tuple[int, int], in_channels: int) -> tuple[Pair, bool]:
+def train_pair(data: DataSection, dense: DenseDataSection, image_size: tuple[int, int], in_channels: int) -> tuple[Pair, bool]:
     """The transform of training images with their masks, and whether it draws at random.
 
     What is outside the image has no label, and the mean colour: 0 after normalisation, within half a grey level.
@@ -54,7 +54,7 @@ def train_pair(data: DataSection, dense: DenseSection, image_size: tuple[int, in
 
 
 def eval_pair(
-    data: DataSection, dense: DenseSection, image_size: tuple[int, int], in_channels: int, multiple: tuple[int, int]
+    data: DataSection, dense: DenseDataSection, image_size: tuple[int, int], in_channels: int, multiple: tuple[int, int]
 ) -> Pair:
     """The transform of held-out images with their masks.
 

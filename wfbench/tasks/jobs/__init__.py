@@ -1,7 +1,7 @@
 """Training by a recipe, whatever its kind.
 
 base.py      what every kind shares; a new kind derives from `Job`
-classify.py, dit.py     one kind each
+classify.py, dit.py, dense.py     one kind each
 session.py   one session of a run, from its directory to its result
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from wfbench.recipe import Recipe
-from wfbench.tasks.jobs import classify, dit
+from wfbench.tasks.jobs import classify, dense, dit
 from wfbench.tasks.jobs.session import identity_of, run_session
 from wfbench.tasks.run_directory import RunRow, check_directory, read_result
 from wfbench.training import Trackers, Watch, distributed
@@ -20,13 +20,19 @@ from wfbench.training import Trackers, Watch, distributed
 __all__ = ["prepare", "train"]
 
 
-def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob:
+def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJob:
     """Open the data and build the model of a recipe's task.
 
     Raises:
         InputError, MixerError: for data, a model or weights that cannot be.
     """
-    return dit.prepare(recipe) if recipe.task == "dit" else classify.prepare(recipe)
+    match recipe.task:
+        case "dit":
+            return dit.prepare(recipe)
+        case "dense":
+            return dense.prepare(recipe)
+        case "classify":
+            return classify.prepare(recipe)
 
 
 def train(

@@ -18,13 +18,12 @@ from torch import nn
 
 from wfbench import models
 from wfbench import recipe as recipes
-from wfbench.data import Batch, Dataset, Latents, eval_batches, steps_per_epoch, train_batches
+from wfbench.data import Batch, Dataset, DenseDataset, Latents, eval_batches, steps_per_epoch, train_batches
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
-from wfbench.records import Environment
+from wfbench.records import Chosen, Environment, Row
 from wfbench.tasks.common import dtype_name, try_count
 from wfbench.tasks.identity import Identity, identify
-from wfbench.tasks.run_directory import RunRow
 from wfbench.tasks.weights import read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
 
@@ -56,7 +55,7 @@ class Job(ABC):
     """A recipe made concrete: its data and its freshly initialised model."""
 
     recipe: Recipe
-    dataset: Dataset | Latents
+    dataset: Dataset | Latents | DenseDataset
     model: Any
     #: What the weights began from, for the record.
     pretraining: str = "none"
@@ -173,11 +172,19 @@ class Job(ABC):
         """What the loop is to know of evaluations: those of the raw weights under "", of the averaged ones under "ema_"."""
 
     @abstractmethod
-    def finish(self, finished: Finished, out: Path) -> Sequence[RunRow]:
-        """Write the task's own files into ``out``; the run's rows, the first of which is its result.
+    def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
+        """Write the task's own files into ``out``; the run's rows, the first of which is its result, a `RunRow`.
 
         The first process alone calls it.
         """
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """What a sweep chose for this run, beside the model's own ratio and depth; None for a run as it is."""
+        chosen, config = self.recipe.chosen, self.model.config
+        if chosen is None:
+            return None
+        return Chosen(**chosen.model_dump(), mlp_ratio=config.mlp_ratio, depth=config.depth, lr=self.recipe.optim.lr)
 
     def row_fields(self, finished: Finished, prefix: str) -> dict[str, Any]:
         """What the rows of all kinds of training hold; ``prefix`` says of which weights: "" or "ema_"."""
@@ -218,8 +225,8 @@ class Job(ABC):
         }
 
 
-def load_initial(recipe: Recipe, model: VisionTransformer | DiT) -> str:
-    """Load the weights that the recipe begins from, if it names any.
+def load_initial(recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: bool = False) -> str:
+    """Load the weights that the recipe begins from, if it names any; the head is left out if ``fresh_head``, or the recipe asks.
 
     Returns:
         For the record, what they are: a file's name and the start of its SHA-256, or "none".
@@ -232,5 +239,5 @@ def load_initial(recipe: Recipe, model: VisionTransformer | DiT) -> str:
         return "none"
     path = Path(section.init_weights)
     tensors, sha256 = read_weights(path)
-    models.load_initial(model, tensors, fresh_head=section.init_head == "fresh")
+    models.load_initial(model, tensors, fresh_head=fresh_head or section.init_head == "fresh")
     return f"{path.name} {sha256[:12]}"

@@ -14,7 +14,7 @@ from wfbench import models
 from wfbench.data import Batch, Dataset, mixer_of, open_dataset
 from wfbench.models import VisionTransformer
 from wfbench.recipe import Recipe
-from wfbench.records import Chosen, TrainRow
+from wfbench.records import TrainRow
 from wfbench.tasks.common import precision_of
 from wfbench.tasks.jobs.base import WEIGHTS_OF, Finished, Job, load_initial
 from wfbench.training import Evaluation, Mix, Scores, checkpoint, evaluate
@@ -84,16 +84,9 @@ class ClassifyJob(Job):
             samples=evaluation.samples,
             loss=evaluation.loss,
             best_accuracy=max(row.get(f"{prefix}accuracy", 0.0) for row in finished.progress.rows),
-            chosen=self._chosen(),
+            chosen=self.chosen,
             validation=self.recipe.data.validation,
         )
-
-    def _chosen(self) -> Chosen | None:
-        """What a sweep chose for this run, beside the model's own ratio and depth; None for a run as it is."""
-        chosen, config = self.recipe.chosen, self.model.config
-        if chosen is None:
-            return None
-        return Chosen(**chosen.model_dump(), mlp_ratio=config.mlp_ratio, depth=config.depth, lr=self.recipe.optim.lr)
 
 
 def prepare(recipe: Recipe) -> ClassifyJob:

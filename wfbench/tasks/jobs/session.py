@@ -100,5 +100,7 @@ def _write_result(job: Job, finished: Finished, about: dict[str, str], out: Path
     rows = job.finish(finished, out)
     if not (out / "records.jsonl").is_file() or not read_rows(out):  # else it was stopped between these two lines
         records.append(out / "records.jsonl", rows)
-    checkpoint.write_whole(out / "result.json", rows[0].model_dump_json(indent=2) + "\n")
-    return rows[0]
+    result = rows[0]
+    assert isinstance(result, RunRow)
+    checkpoint.write_whole(out / "result.json", result.model_dump_json(indent=2) + "\n")
+    return result

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 
 from wfbench import models
 from wfbench import recipe as recipes
-from wfbench.data import Dataset, open_dataset
+from wfbench.data import Dataset, DenseDataset, open_dataset, open_dense
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
 from wfbench.tasks.sweep.single_run import PlannedRun, name_of
+
+_Data = Dataset | DenseDataset
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Draft:
     varied: Mapping[str, object]
     recipe: Recipe
     config: models.Config
-    dataset: Dataset
+    dataset: _Data
     #: As trials of tuning see the data; None without tuning.
-    trial_dataset: Dataset | None = None
+    trial_dataset: _Data | None = None
     matched: Match | None = None
 
     @property
@@ -103,7 +105,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
     """
     found: list[Draft] = []
     problems: list[str] = []
-    opened: dict[str, tuple[Dataset, Dataset | None]] = {}
+    opened: dict[str, tuple[_Data, _Data | None]] = {}
     for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
         settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
         recipe = resolve(base, line, request.data, settings)
@@ -159,8 +161,8 @@ def _variations(request: SweepRequest) -> list[dict[str, object]]:
 
 
 def _open_once(
-    recipe: Recipe, request: SweepRequest, known: dict[str, tuple[Dataset, Dataset | None]]
-) -> tuple[Dataset, Dataset | None]:
+    recipe: Recipe, request: SweepRequest, known: dict[str, tuple[_Data, _Data | None]]
+) -> tuple[_Data, _Data | None]:
     """The recipe's data set, opened once, also as trials of tuning will see it, if there are any."""
     data = recipe.data
     if request.tune is not None and (data.validation is not None or recipe.task != "classify"):
@@ -172,5 +174,6 @@ def _open_once(
     key = data.model_dump_json()
     if key not in known:
         trial = None if request.tune is None else data.model_copy(update={"validation": request.tune.validation})
-        known[key] = open_dataset(data), None if trial is None else open_dataset(trial)
+        opener = open_dense if recipe.task == "dense" else open_dataset
+        known[key] = opener(data), None if trial is None else opener(trial)
     return known[key]

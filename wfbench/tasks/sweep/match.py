@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -96,12 +96,23 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
     Raises:
         InputError, MixerError: if the model cannot be, or declares no MACs.
     """
-    section = recipe.model
     with torch.device("meta"):  # shapes alone; the global generator is not drawn from
-        model = models.create(section.name, section.mixer, section.image_size, classes, **section.overrides() | changed)
+        model = _build(recipe, classes, changed)
     if what == "params":
         return sum(parameter.numel() for parameter in model.parameters())
     return sum(model.declared_macs(model.config.image_size).values())
+
+
+def _build(
+    recipe: Recipe, classes: int, changed: Mapping[str, object]
+) -> models.VisionTransformer | models.DiT | models.DenseModel:
+    section = recipe.model
+    settings = section.overrides() | changed
+    if recipe.dense is not None:
+        return models.create_dense(
+            section.name, section.mixer, section.image_size, num_classes=classes, decoder=recipe.dense.decoder, **settings
+        )
+    return models.create(section.name, section.mixer, section.image_size, classes, **settings)
 
 
 def _config(recipe: Recipe, classes: int) -> models.Config:

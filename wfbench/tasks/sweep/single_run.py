@@ -16,10 +16,10 @@ from typing import Literal
 
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
-from wfbench.records import DiTRow, TrainRow
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
 from wfbench.tasks.identity import Digests, Identity, changes, read_identity
+from wfbench.tasks.run_directory import RunRow, in_words
 
 #: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
 #: told to stop, with its state saved.
@@ -121,7 +121,7 @@ def _check_identity(run: PlannedRun, found: Digests, place: Path, what: Sequence
         )
 
 
-def _figure(run: PlannedRun, result: TrainRow | DiTRow, place: Path) -> str:
+def _figure(run: PlannedRun, result: RunRow, place: Path) -> str:
     """The held-out figure of a finished run, which must be of the data that the sweep was given."""
     if run.dataset and result.dataset != run.dataset:
         raise InputError(
@@ -130,7 +130,7 @@ def _figure(run: PlannedRun, result: TrainRow | DiTRow, place: Path) -> str:
             expected=run.dataset,
             remedy="give the data of that run, or sweep into another --out",
         )
-    return f"{100 * result.accuracy:.2f} %" if isinstance(result, TrainRow) else f"loss {result.loss:.4f}"
+    return in_words(result)
 
 
 # --- locks

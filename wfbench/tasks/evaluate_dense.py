@@ -1,0 +1,142 @@
+"""``wfbench eval`` of a run of dense prediction: mIoU on held-out images, at any resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wfbench import recipe as recipes
+from wfbench import records
+from wfbench.errors import InputError
+from wfbench.recipe import Recipe
+from wfbench.records import DenseEvalRow, DenseRow
+from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
+from wfbench.tasks.identity import changes, check_data, read_identity
+from wfbench.tasks.jobs import dense
+from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.weights import WEIGHTS, read_weights
+from wfbench.training import checkpoint
+
+
+@dataclass(frozen=True)
+class DenseResult:
+    """One evaluation.
+
+    Attributes:
+        row: its figures.
+        recorded: for the unchanged evaluation of a run, what its trainer recorded; else None.
+        notes: what is other than when the run was trained, in words.
+    """
+
+    row: DenseEvalRow
+    recorded: DenseRow | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_same(self) -> bool | None:
+        """Whether the counts are exactly the trainer's; None if there are none to compare with."""
+        if self.recorded is None:
+            return None
+        return (self.row.iou, self.row.pixel_accuracy) == (self.recorded.iou, self.recorded.pixel_accuracy)
+
+
+def evaluate_dense_run(
+    run: Path,
+    weights: str = "raw",
+    resolutions: tuple[int, ...] = (),
+    overrides: tuple[str, ...] = (),
+    *,
+    device: torch.device,
+    out: Path | None = None,
+) -> list[DenseResult]:
+    """Evaluate a finished run at every resolution asked for; rows go to ``out``, by default ``eval/`` of the run.
+
+    Args:
+        run: the run directory.
+        weights: "raw" or "ema".
+        resolutions: sides of the images in pixels; none: the model's own size.
+        overrides: settings of ``data.`` and of ``dense.inference`` and ``dense.stride`` to change.
+        device: where to.
+        out: where results go.
+
+    Raises:
+        InputError: for a run that is not finished or has no such weights, data or a resolution that do not fit; nothing is
+            written then.
+        MixerError: for a mixer that cannot work at another resolution.
+    """
+    final, recipe = read_result(run), _recipe(run, weights, overrides)
+    tensors, sha256 = read_weights(run / WEIGHTS[weights])
+    job = dense.prepare(recipe.model_copy(update={"model": recipe.model.model_copy(update={"init_weights": None})}))
+    checkpoint.load_weights(job.model, tensors, str(run / WEIGHTS[weights]))
+    job.model.to(device).eval()
+    sizes = [(side, side) for side in resolutions] or [job.image_size]
+    check_sizes(sizes, job.model.config.patch_size)
+    notes = _compare(run, job, overrides)
+    for size in sizes:  # a mixer that is made for one grid says so now
+        with torch.no_grad():
+            job.model(torch.zeros(1, job.in_channels, *(job.window or size), device=device))
+    unchanged = not overrides
+    recorded = _trainer_row(run, weights) if unchanged else None
+    try_directory(out or run / "eval")
+    config, results = job.model.config, []
+    for size in sizes:
+        found = job.evaluation(job.model, size)
+        row = DenseEvalRow(
+            environment=records.stamp(device.type),
+            mixer_digest=job.identity.mixer_digest,
+            model_digest=job.identity.model_digest,
+            data_digest=job.identity.data_digest,
+            model=recipe.model.name,
+            mixer=config.mixer,
+            local_conv=config.local_conv,
+            pos_embed=config.pos_embed,
+            recipe=recipe.name,
+            recipe_digest=final.recipe_digest,
+            seed=recipe.seed,
+            weights_sha256=sha256,
+            trained_size=job.image_size,
+            image_size=size,
+            **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
+        )
+        results.append(DenseResult(row, recorded if size == job.image_size else None, notes))
+    records.append((out or run / "eval") / "records.jsonl", [result.row for result in results])
+    return results
+
+
+def _recipe(run: Path, weights: str, overrides: tuple[str, ...]) -> Recipe:
+    recipe = read_recipe(run)
+    if weights == "ema" and recipe.ema is None:
+        raise InputError("the run has no averaged weights", got=f"{run} with ema: null", remedy="use --weights raw")
+    allowed = ("data.", "dense.inference=", "dense.stride=")
+    wrong = [setting for setting in overrides if not setting.startswith(allowed)]
+    if wrong:
+        raise InputError(
+            "only its data and its windows can be changed for a run",
+            got=wrong[0],
+            expected="data.…=…, dense.inference=… or dense.stride=…",
+        )
+    return recipes.override(recipe, overrides)
+
+
+def _compare(run: Path, job: dense.DenseJob, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """See that the held-out data are the run's, unless others were asked for; what is other and may be, in words."""
+    then = read_identity(run)
+    if then is None:
+        return ()
+    if not any(setting.partition("=")[0] in OTHER_DATA or setting.startswith("data.dense.") for setting in overrides):
+        check_data(run, job.dataset, "val")
+    return tuple(
+        f"evaluated with other code than the run's: {line}"
+        for line in changes(then, job.identity, ("mixer code", "model code"))
+    )
+
+
+def _trainer_row(run: Path, weights: str) -> DenseRow:
+    """What the trainer recorded for these weights."""
+    rows = [row for row in (read_result(run), *read_rows(run)) if isinstance(row, DenseRow)]
+    row = next((row for row in rows if row.weights == weights), None)
+    if row is None:
+        raise InputError("the run has no record of these weights", got=str(run), expected=f"a row of {weights}")
+    return row
