@@ -35,7 +35,8 @@ def evaluate(
 ) -> None:
     """Evaluate weights: top-1, top-5, loss, figures by class, and every prediction; at several resolutions, if asked for.
 
-    Of a segmentation: mIoU, pixel accuracy and loss. Of a denoiser: the held-out loss by t; with --samples, the scores of these samples instead.
+    Of dense prediction: mIoU, pixel accuracy, loss. Of a denoiser: the held-out loss by t; with --samples, the scores of
+    these samples instead.
 
         The unchanged evaluation of a run is compared with what its trainer recorded; if they differ though the machine is the
         same, the exit code is 1.

@@ -226,7 +226,7 @@ class Job(ABC):
 
 
 def load_initial(recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: bool = False) -> str:
-    """Load the weights that the recipe begins from, if it names any; the head is left out if ``fresh_head``, or the recipe asks.
+    """Load the weights that the recipe begins from, if it names any; without their head if ``fresh_head``, or the recipe asks.
 
     Returns:
         For the record, what they are: a file's name and the start of its SHA-256, or "none".

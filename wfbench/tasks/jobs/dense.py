@@ -126,12 +126,12 @@ class DenseJob(Job):
         """mIoU, pixel accuracy and loss of raw and averaged weights; the raw ones' mIoU decides the best epoch."""
         metrics: dict[str, float | int] = {}
         for prefix, evaluation in found.items():
-            figures = {
-                "miou": evaluation.confusion.miou,
-                "pixel_accuracy": evaluation.confusion.accuracy,
-                "loss": evaluation.loss,
+            whole = evaluation.confusion
+            metrics |= {
+                f"{prefix}miou": whole.miou,
+                f"{prefix}pixel_accuracy": whole.accuracy,
+                f"{prefix}loss": evaluation.loss,
             }
-            metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
         return Scores(metrics | {"samples": found[""].samples}, found[""].confusion.miou, found)
 
     def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
@@ -177,7 +177,7 @@ def prepare(recipe: Recipe) -> DenseJob:
         InputError, MixerError: for data, a model or weights that cannot be.
     """
     assert recipe.dense is not None  # the recipe sees to it
-    dataset, section = open_dense(recipe.data), recipe.model
+    dataset = open_dense(recipe.data)
     if not len(dataset.val) or not len(dataset.train):
         raise InputError("a split without an image", got=dataset.name, expected="training and held-out images")
     model = build(recipe, len(dataset.classes), seed=recipe.seed)
