@@ -195,7 +195,7 @@ def test_training_and_held_out_crops_are_those_of_the_digits_and_disjoint(digits
 
 
 def test_scenes_of_fashion_need_its_files_and_use_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"does not say where the images are[\s\S]*fashion"):
+    with pytest.raises(InputError, match=r"does not say where the crops are[\s\S]*fashion[\s\S]*--data scenes:PATH"):
         open_dense(DataSection(source="scenes", dense=DenseDataSection(crops="fashion")))
 
     def integers(*numbers: int) -> bytes:

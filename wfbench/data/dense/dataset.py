@@ -120,6 +120,13 @@ def open_dense(data: DataSection) -> DenseDataset:
 
 
 def _scenes(data: DataSection, dense: DenseDataSection) -> DenseDataset:
+    if dense.crops == "fashion" and data.path is None:
+        raise InputError(
+            "the recipe does not say where the crops are",
+            got="data.dense.crops = fashion, data.path = null",
+            expected="a folder with the four idx files of Fashion-MNIST",
+            remedy="--data scenes:PATH; nothing is downloaded",
+        )
     plain = {"source": dense.crops, "dense": None}
     of = open_dataset(data.model_copy(update=plain))
     train, val = (SceneSplit(_crops(part), part.entries(), dense, held_out=part is of.val) for part in (of.train, of.val))

@@ -43,14 +43,16 @@ def train_pair(data: DataSection, dense: DenseDataSection, image_size: tuple[int
     elif data.augment == "resized-crop":
         steps.append(v2.RandomResizedCrop(image_size, data.crop_scale, data.crop_ratio, interpolation))
     else:
-        steps.append(v2.Resize(image_size, interpolation))
+        if data.source != "scenes":  # they are composed at this size
+            steps.append(v2.Resize(image_size, interpolation))
         if data.crop_padding:
             steps.append(v2.RandomCrop(image_size, padding=data.crop_padding, fill=fill))
     if data.hflip:
         steps.append(v2.RandomHorizontalFlip(data.hflip))
     if data.color_jitter:
         steps.append(v2.ColorJitter(*[data.color_jitter] * (3 if in_channels == 3 else 2)))
-    return _Pair(steps, data, in_channels), data.augment != "shift" or len(steps) > 1
+    drawn = data.augment != "shift" or bool(data.crop_padding or data.hflip)
+    return _Pair(steps, data, in_channels), drawn
 
 
 def eval_pair(
