@@ -69,6 +69,8 @@ class DenseModel(nn.Module):
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
         self.num_classes, self.frozen = num_classes, frozen
+        if isinstance(decoder, DPTDecoder):
+            backbone.norm.requires_grad_(False)  # dpt reads the blocks before it, and several processes wait for every gradient
         if frozen:
             backbone.requires_grad_(False)
             backbone.eval()

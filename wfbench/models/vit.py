@@ -109,9 +109,8 @@ class VisionTransformer(nn.Module):
             built = self._grid(self.config.image_size)
             x = x + resample_abs_pos_embed(self.pos_embed, list(grid), list(built), self.num_prefix_tokens)
         if self.config.pos_embed == "sincos":
-            table = sincos_2d(
-                grid, self.embed_dim, like=self.patch_embed.proj.weight
-            )  # in the weights' dtype, as if it were one
+            weight = self.patch_embed.proj.weight
+            table = sincos_2d(grid, self.embed_dim, like=weight)  # in the weights' dtype, as if it were one
             x = x + F.pad(table, (0, 0, self.num_prefix_tokens, 0))  # a class token has no place
         return self.init_norm(x), grid
 

@@ -1,0 +1,325 @@
+"""Training and evaluation of a class for each pixel: from the recipe to rows, tables and claims."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from wfbench import recipe as recipes
+from wfbench import records, report
+from wfbench.errors import InputError
+from wfbench.records import DenseEvalRow, DenseRow, PictureRow
+from wfbench.tasks import jobs
+from wfbench.tasks.evaluate_dense import evaluate_dense_run
+from wfbench.tasks.jobs.dense import pixel_cross_entropy
+from wfbench.tasks.sweep.match import count, match
+from wfbench.training import Watch
+
+CPU = torch.device("cpu")
+TINY = [
+    "model.embed_dim=16",
+    "model.depth=2",
+    "model.num_heads=2",
+    "data.dense.train=48",
+    "data.dense.held_out=12",
+    "batch_size=16",
+    "epochs=2",
+    "eval_every=1",
+    "optim.warmup_epochs=0",
+]
+
+
+class Silent(Watch):
+    """Hears everything and says nothing."""
+
+
+def tiny(*more: str) -> recipes.Recipe:
+    return recipes.load("scenes", [*TINY, *more])
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == code, text
+    return text
+
+
+def settings(*more: str) -> list[str]:
+    return ["--recipe", "scenes", *(word for setting in (*TINY, *more) for word in ("--set", setting))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dense") / "run"
+    jobs.train(tiny("ema.decay=0.9"), out, Silent(), device=CPU)
+    return out
+
+
+def test_a_run_leaves_rows_of_both_weights_its_counts_and_a_picture(run: Path) -> None:
+    rows, torn = records.read(run / "records.jsonl")
+    raw, ema, picture = rows
+    assert not torn
+    assert isinstance(raw, DenseRow) and isinstance(ema, DenseRow) and isinstance(picture, PictureRow)
+    assert (raw.weights, ema.weights, raw.decoder, raw.samples, raw.pixels) == ("raw", "ema", "linear", 12, 12 * 64 * 64)
+    assert raw.classes == ("background", *"0123456789")
+    assert raw.macs is not None and raw.data_digest and raw.mixer_digest
+    known = [value for value in raw.iou if value is not None]
+    assert raw.miou == pytest.approx(sum(known) / len(known), abs=1e-12)
+    counts = pd.read_parquet(run / "counts-raw.parquet")
+    assert counts["true"].sum() == counts["predicted"].sum() == raw.pixels
+    sums = counts.groupby("class", sort=False)[["right", "true", "predicted"]].sum()
+    union = sums["true"] + sums["predicted"] - sums["right"]
+    assert [pytest.approx(value) for value in (sums["right"] / union)[union > 0]] == known
+    assert counts["right"].sum() / raw.pixels == raw.pixel_accuracy
+
+
+def test_the_evaluation_of_a_run_repeats_what_its_trainer_recorded_and_goes_to_other_sizes(run: Path, tmp_path: Path) -> None:
+    (same,) = evaluate_dense_run(run, device=CPU, out=tmp_path)
+    assert same.is_same
+    (large,) = evaluate_dense_run(run, "ema", (128,), device=CPU, out=tmp_path)
+    assert large.recorded is None
+    assert large.row.pixels == 12 * 128 * 128
+    (cut,) = evaluate_dense_run(run, "ema", (128,), ("dense.inference=slide",), device=CPU, out=tmp_path)
+    assert cut.row.window == (64, 43)
+    rows, _ = records.read(tmp_path / "records.jsonl")
+    assert [row.kind for row in rows] == ["dense-eval"] * 3
+    assert all(isinstance(row, DenseEvalRow) and row.seed == 0 and row.trained_size == (64, 64) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sides", "overrides", "says"),
+    [
+        ((66,), (), "not a whole number of patches"),
+        ((), ("model.depth=3",), "only its data and its windows"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(run: Path, sides: tuple[int, ...], overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        evaluate_dense_run(run, "raw", sides, overrides, device=CPU)
+
+
+def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_bit_for_bit(tmp_path: Path) -> None:
+    asked = settings("model.mixer=weightformer", "model.drop_path=0.2", "ema.decay=0.9", "save_steps=2", "epochs=3")
+    finish(start(tmp_path / "whole", *asked))
+    process = start(tmp_path / "killed", *asked)
+    while not any((tmp_path / "killed" / "checkpoint").glob("step-*")):
+        assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    finish(process, -9)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    finish(start(tmp_path / "killed", "--resume"))
+    for name in ("model.safetensors", "ema.safetensors"):
+        a, b = (load_file(tmp_path / place / name) for place in ("whole", "killed"))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+    assert (tmp_path / "whole/counts-raw.parquet").read_bytes() == (tmp_path / "killed/counts-raw.parquet").read_bytes()
+
+
+def test_two_processes_give_the_miou_of_one_exactly_and_its_weights(tmp_path: Path) -> None:
+    # At a rate this small no float32 weight moves: the processes evaluate the same weights, so the figures are the same.
+    still = settings("optim.lr=1e-30", "epochs=1", "data.dense.held_out=70")
+    finish(start(tmp_path / "one", *still))
+    finish(start(tmp_path / "two", *still, "--nproc", "2"))
+    one, two = (json.loads((tmp_path / place / "result.json").read_text()) for place in ("one", "two"))
+    assert two["processes"] == 2
+    for figure in ("iou", "miou", "pixel_accuracy", "loss", "samples", "pixels"):
+        assert one[figure] == two[figure], figure
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    asked = settings("model.mixer=weightformer", "model.drop_path=0.2")
+    finish(start(tmp_path / "one", *asked))
+    finish(start(tmp_path / "two", *asked, "--nproc", "2"))
+    a, b = (load_file(tmp_path / place / "model.safetensors") for place in ("one", "two"))
+    assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
+
+
+def test_the_loss_is_that_of_labelled_pixels_and_adds_up_over_parts_of_a_batch() -> None:
+    torch.manual_seed(0)
+    logits, classes = torch.randn(4, 3, 5, 7, dtype=torch.float64), torch.randint(0, 3, (4, 5, 7))
+    classes[0, :3] = 255
+    loss, model = pixel_cross_entropy(255), torch.nn.Identity()
+    whole = loss(model, logits, classes, torch.Generator())
+    labelled = classes != 255
+    by_hand = -F.log_softmax(logits, 1).gather(1, classes.clamp(max=2)[:, None])[:, 0][labelled].sum() / classes.numel()
+    assert whole.item() == pytest.approx(by_hand.item(), abs=1e-12)
+    parts = [loss(model, logits[k : k + 2], classes[k : k + 2], torch.Generator()) for k in (0, 2)]
+    assert whole.item() == pytest.approx(sum(part.item() for part in parts) / 2, abs=1e-12)
+    labelled_mean = [F.cross_entropy(logits[k : k + 2], classes[k : k + 2], ignore_index=255).item() for k in (0, 2)]
+    assert sum(labelled_mean) / 2 != pytest.approx(F.cross_entropy(logits, classes, ignore_index=255).item(), abs=1e-6)
+    nothing = loss(model, logits, torch.full_like(classes, 255), torch.Generator())
+    assert nothing.item() == 0  # and not NaN
+
+
+def test_a_frozen_backbone_does_not_move_and_its_decoder_does(run: Path, tmp_path: Path) -> None:
+    weights = {
+        key.removeprefix("backbone."): value
+        for key, value in load_file(run / "model.safetensors").items()
+        if key.startswith("backbone.")
+    }
+    from safetensors.torch import save_file
+
+    save_file(weights, tmp_path / "backbone.safetensors")
+    recipe = tiny("dense.frozen=true", f"model.init_weights={tmp_path / 'backbone.safetensors'}", "epochs=1")
+    row = jobs.train(recipe, tmp_path / "probe", Silent(), device=CPU)
+    assert isinstance(row, DenseRow) and row.frozen and row.pretraining.startswith("backbone.safetensors")
+    after = load_file(tmp_path / "probe/model.safetensors")
+    assert all(torch.equal(after[f"backbone.{key}"], value) for key, value in weights.items())
+    fresh = jobs.prepare(recipe).model.state_dict()
+    assert not torch.equal(after["decoder.head.weight"], fresh["decoder.head.weight"])
+    with pytest.raises(InputError, match="needs model.init_weights"):
+        tiny("dense.frozen=true")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.source=digits", "not for task: dense"),
+        ("mix.mixup=0.5", "no mix"),
+        ("dense.decoder=unet", "dense.decoder"),
+        ("dense.stride=0", "dense.stride"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(change: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        tiny(change)
+
+
+def test_a_classifier_cannot_have_scenes() -> None:
+    with pytest.raises(InputError, match="needs task: dense"):
+        recipes.load("digits", ["data.source=scenes"])
+
+
+def test_a_dense_recipe_is_matched_to_a_budget() -> None:
+    own, baseline = tiny("model.mixer=pool"), tiny()
+    found = match(own, "params", baseline, 11)
+    assert abs(found.residual) <= 0.02
+    built = jobs.prepare(recipes.override(own, found.settings("softmax"))).model
+    assert sum(p.numel() for p in built.parameters()) == found.reached == count(
+        recipes.override(own, found.settings("softmax")), "params", 11
+    )
+
+
+def dense_row(mixer: str, seed: int, miou: float, **more: object) -> DenseRow:
+    row = DENSE.model_copy(update={"mixer": mixer, "seed": seed, "miou": miou, "mixer_digest": mixer, **more})
+    return row
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _template(run: Path) -> None:
+    global DENSE
+    rows, _ = records.read(run / "records.jsonl")
+    assert isinstance(rows[0], DenseRow)
+    DENSE = rows[0]
+
+
+def test_the_table_has_the_mean_over_seeds_its_interval_and_the_paired_difference() -> None:
+    ours, theirs = (0.52, 0.56, 0.60), (0.50, 0.53, 0.58)
+    rows = [dense_row("linear", s, v) for s, v in enumerate(ours)] + [dense_row("softmax", s, v) for s, v in enumerate(theirs)]
+    (table,) = report.tables(rows)
+    assert table.name == "segmentation"
+    line = table.data.set_index("label").loc["linear"]
+    from scipy import stats
+
+    half = stats.t.ppf(0.975, 2) * np.std(ours, ddof=1) / 3**0.5
+    assert line["miou"] == pytest.approx(np.mean(ours))
+    assert (line["miou_low"], line["miou_high"]) == (pytest.approx(np.mean(ours) - half), pytest.approx(np.mean(ours) + half))
+    difference = np.subtract(ours, theirs)
+    reach = stats.t.ppf(0.975, 2) * np.std(difference, ddof=1) / 3**0.5
+    assert line["difference"] == pytest.approx(difference.mean())
+    assert line["difference_high"] == pytest.approx(difference.mean() + reach)
+    assert any("seed by seed" in note for note in table.notes)
+    assert f"{100 * np.mean(ours):.2f} ± {100 * half:.2f}" in table.to_markdown()
+
+
+def test_runs_that_do_not_compare_stand_in_tables_of_their_own() -> None:
+    rows = [dense_row("softmax", 0, 0.5)]
+    for change in ({"decoder": "dpt"}, {"frozen": True}, {"image_size": (128, 128)}, {"recipe_digest": "other"}):
+        assert len(report.tables([*rows, dense_row("linear", 0, 0.5, **change)])) == 2
+    edited = [dense_row("linear", seed, 0.5 + seed / 100, mixer_digest=str(seed)) for seed in (0, 1)]
+    (table,) = report.tables(edited)
+    assert len(table.data) == 2, "two versions of one file are two lines"
+
+
+def test_trials_are_no_results() -> None:
+    assert report.tables([dense_row("softmax", 0, 0.5, validation=0.2)]) == []
+
+
+def test_weights_at_several_sizes_are_one_line(run: Path, tmp_path: Path) -> None:
+    results = evaluate_dense_run(run, "raw", (64, 128), device=CPU, out=tmp_path)
+    rows = [result.row.model_copy(update={"seed": seed}) for result in results for seed in (0, 1)]
+    (table,) = report.tables(rows)
+    assert table.name == "segmentation-sizes"
+    assert len(table.data) == 1
+    assert table.data["miou_128"][0] == pytest.approx(results[1].row.miou)
+    assert any("64 px" in note or "64x64" in note for note in table.notes)
+
+
+def test_claims_are_answered_by_miou(tmp_path: Path) -> None:
+    from wfbench.analysis.claims import claims_results, read_claims
+
+    (tmp_path / "claims.yaml").write_text(
+        f"""recipe: scenes
+weights: raw
+seeds: [0, 1, 2, 3]
+budget: {{epochs: {DENSE.epochs}}}
+claims:
+  - {{id: better, kind: better, line: linear, than: softmax, by: 1.0, because: a test}}
+""",
+        encoding="utf-8",
+    )
+    rows = [dense_row("linear", s, 0.60 + s / 100) for s in range(4)]
+    rows += [dense_row("softmax", s, 0.50 + s / 100 + 0.001 * (s % 2)) for s in range(4)]
+    (result,) = claims_results(rows, (read_claims(tmp_path / "claims.yaml"),))
+    (line,) = result.answered
+    assert line.answer.verdict == "supported"
+    assert line.answer.estimate == pytest.approx(9.95)
+    assert line.answer.is_paired
+
+
+def palette_folder(root: Path) -> Path:
+    """Ten images of several sizes, left half class 0 and dark, right half class 1 and bright; a column without label."""
+    for part, number in (("train", 6), ("val", 4)):
+        for k in range(number):
+            height, width = 24 + 4 * (k % 2), 32 + 4 * (k % 3)
+            mask = np.zeros((height, width), np.uint8)
+            mask[:, width // 2 :] = 1
+            mask[:, 0] = 255
+            pixels = np.stack([np.where(mask == 1, 220, 30).astype(np.uint8)] * 3, -1)
+            for folder, image in (("images", Image.fromarray(pixels)), ("masks", Image.fromarray(mask))):
+                (root / folder / part).mkdir(parents=True, exist_ok=True)
+                image.save(root / folder / part / f"{k}.png")
+    (root / "classes.txt").write_text("dark\nbright\n")
+    return root
+
+
+def test_a_folder_of_images_of_several_sizes_is_learned_whole_and_in_windows(tmp_path: Path) -> None:
+    root = palette_folder(tmp_path / "data")
+    asked = ["data.source=folder-seg", f"data.path={root}", "model.in_channels=3", "model.image_size=[16, 20]", "batch_size=2"]
+    asked += ["data.augment=scale-crop", "data.hflip=0.5", "epochs=6", "data.dense=null", "eval_every=6", "optim.lr=1e-2"]
+    asked += ["dense.inference=slide"]
+    row = jobs.train(recipes.load("scenes", [*TINY[:3], *asked, "optim.warmup_epochs=0"]), tmp_path / "run", Silent(), device=CPU)
+    assert isinstance(row, DenseRow)
+    assert row.classes == ("dark", "bright")
+    sizes = [(24 + 4 * (k % 2), 32 + 4 * (k % 3)) for k in range(4)]
+    assert row.pixels == sum(height * (width - 1) for height, width in sizes)
+    assert row.pixel_accuracy > 0.9, "brightness alone tells the classes apart"
+    assert row.window == (16, 11)
