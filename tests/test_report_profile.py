@@ -269,7 +269,8 @@ def test_every_new_cell_of_a_profile_line() -> None:
     assert (raw["median_high_seconds"], raw["memory_reserved_bytes"], raw["rounds"]) == (0.0126, 2e8, 3)
     assert (raw["bound_seconds"], raw["bound_by"]) == (0.005043, "compute")
     assert raw["bound_share"] == pytest.approx(0.41)
-    assert "95% intervals: of a latency over the medians of its rounds" in notes(table)
+    assert "behind a latency hold its 95% interval over the medians of its rounds" in notes(table)
+    assert "No interval of “memory (MB)”: measured once per cell." in table.notes
     for words in ("above what the process held", "1 MB is 10⁶ bytes", "Activations are", "bytes moved are"):
         assert words in notes(table)
 
@@ -330,8 +331,8 @@ def test_an_exponent_shows_its_interval_where_there_is_one() -> None:
     assert shown[:5] == ["–", "1.52 [1.52, 1.52]", "1.83 [1.83, 1.83]", "1.92 [1.92, 1.92]", "–"]
     assert shown[8:] == ["–", "1.52", "1.83", "–"]
     assert table.data["latency_exponent_low"][1] == pytest.approx(math.log(401.8 / 49) / math.log(4))
-    assert "of an exponent" in notes(table)
-    assert "which then have no interval" in notes(table)
+    assert "behind a latency exponent hold its 95% interval" in notes(table)
+    assert "No interval of the latency exponent of softmax [math] at every side: it is of two cells alone" in notes(table)
 
 
 LINES = (("linear", "", {}), ("softmax", "", FLASH), ("softmax", "", MATH), ("softmax", "depth 6", {}))

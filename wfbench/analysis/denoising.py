@@ -90,10 +90,10 @@ class LossLine:
     loss: Interval
     loss_deviation: float | None
     best_loss: float
-    mse: dict[Bin, float]
-    vb: dict[Bin, float]
-    mean_vb: float
-    train_seconds: float
+    mse: dict[Bin, Interval]
+    vb: dict[Bin, Interval]
+    mean_vb: Interval
+    train_seconds: Interval
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,10 @@ def _loss_line(name: str, runs: Sequence[DiTRow]) -> LossLine:
         loss=over_seeds(losses),
         loss_deviation=_deviation(losses),
         best_loss=_mean([run.best_loss for run in runs]),
-        mse={found: _mean([run.mse[place] for run in runs]) for place, found in enumerate(bins)},
-        vb={found: _mean([run.vb[place] for run in runs]) for place, found in enumerate(bins)},
-        mean_vb=_mean([sum(run.vb) / len(bins) for run in runs]),
-        train_seconds=_mean([run.train_seconds for run in runs]),
+        mse={found: over_seeds([run.mse[place] for run in runs]) for place, found in enumerate(bins)},
+        vb={found: over_seeds([run.vb[place] for run in runs]) for place, found in enumerate(bins)},
+        mean_vb=over_seeds([sum(run.vb) / len(bins) for run in runs]),
+        train_seconds=over_seeds([run.train_seconds for run in runs]),
     )
 
 

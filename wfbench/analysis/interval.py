@@ -43,6 +43,11 @@ class Interval:
         """The interval estimate ± half_width."""
         return cls(estimate, estimate - half_width, estimate + half_width, level)
 
+    def divided_by(self, count: float) -> Interval:
+        """The same of a part, such as of one image of a batch; the count is exact and above 0."""
+        low, high = (None if end is None else end / count for end in (self.low, self.high))
+        return Interval(self.estimate / count, low, high, self.level, self.why_none)
+
     @property
     def half_width(self) -> float | None:
         """Half the interval's width; None without an interval."""

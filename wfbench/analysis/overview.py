@@ -115,4 +115,4 @@ def _fastest_cells(cells: Sequence[CellCost]) -> dict[tuple[_Name, int], CellCos
 
 
 def _seconds_per_image(cell: CellCost) -> float:
-    return math.inf if cell.seconds_per_image is None else cell.seconds_per_image
+    return math.inf if cell.seconds_per_image is None else cell.seconds_per_image.estimate

@@ -10,6 +10,7 @@ from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group
 from wfbench.analysis.ratio import SpeedUp, speed_up
 from wfbench.analysis.scaling import DerivedRows, Exponents, exponents_of
+from wfbench.measure.rounds import LEAST_ROUNDS
 from wfbench.records import AnyRow, HarnessRow, MachineRow, ProfileRow
 
 
@@ -32,9 +33,9 @@ class CellCost:
     exponents: Exponents | None
 
     @property
-    def seconds_per_image(self) -> float | None:
+    def seconds_per_image(self) -> Interval | None:
         """The latency divided by the batch."""
-        return None if self.latency is None else self.latency.estimate / self.row.batch
+        return None if self.latency is None else self.latency.divided_by(self.row.batch)
 
     @property
     def is_over_bound(self) -> bool:
@@ -113,7 +114,14 @@ def latency(row: ProfileRow) -> Interval | None:
         return None
     if row.median_low is not None and row.median_high is not None:
         return Interval(row.median, row.median_low, row.median_high)
-    return Interval(row.median, why_none="fewer than three rounds")
+    return Interval(row.median, why_none=_why_none(row))
+
+
+def _why_none(row: ProfileRow) -> str:
+    """Why a cell's latency has no interval."""
+    if not row.round_medians:
+        return "recorded before rounds were kept"
+    return f"fewer than {LEAST_ROUNDS} rounds" + (f" ({row.rounds_reason})" if row.rounds_reason else "")
 
 
 def machine_rates(profile: Profile, machines: Iterable[MachineRow]) -> tuple[MachineRates, ...]:

@@ -130,7 +130,7 @@ def exponents_of(rows: Iterable[Derived]) -> Mapping[tuple[Line, Size], Exponent
 
 def _exponents(row: ScalingRow) -> Exponents:
     low, high = row.latency_exponent_low, row.latency_exponent_high
-    why = "" if low is not None else "from two cells alone: fewer than four leave nothing to judge their error by"
+    why = "" if low is not None else "it is of two cells alone, and fewer than four leave nothing to judge their error by"
     return Exponents(Interval(row.latency_exponent, low, high, why_none=why), row.macs_exponent)
 
 

@@ -103,7 +103,7 @@ def _simple_table(result: AccuracyResult) -> Table:
     columns: list[Column[BaselineRow]] = [
         Column("baseline", lambda row: row.name, "mixer", words=True),
         Column("dataset", lambda row: row.dataset),
-        Column("accuracy", lambda row: row.accuracy, ACCURACY, percent, ranks=True),
+        Column("accuracy", _accuracy, ACCURACY, _percent, ranks=True),
         Column("samples", lambda row: row.samples, "samples", lambda count: f"{count:,}"),
     ]
     name, title = f"accuracy-{slug(result.dataset)}-baselines", accuracy_title(result)
@@ -218,9 +218,10 @@ def _mean_columns() -> list[Column[LineResult]]:
         mean("images_per_second", "images/s"),
         Column(
             "data_wait_share",
-            lambda line: line.data_wait_share.estimate,
+            lambda line: line.data_wait_share,
             "data wait (%)",
-            lambda share: f"{100 * share:.1f}",
+            lambda share: with_half_width(share, lambda value: f"{100 * value:.1f}"),
+            ends=interval_ends("data_wait_share"),
         ),
         mean("train_seconds", "train (s)"),
         Column("train_seconds_ci95", lambda line: line.train_seconds.half_width),

@@ -44,7 +44,7 @@ def simple_notes(result: AccuracyResult) -> list[str]:
 
 def _no_interval_notes(result: AccuracyResult) -> list[str]:
     """Why a mean over several seeds has no interval."""
-    fields = {"loss": "loss", "images_per_second": "images/s", "train_seconds": "train (s)"}
+    fields = {"loss": "loss", "images_per_second": "images/s", "data_wait_share": "data wait (%)", "train_seconds": "train (s)"}
     lines: dict[tuple[str, str], list[str]] = {}
     for line in result.lines:
         for field, heading in fields.items():

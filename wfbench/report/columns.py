@@ -36,6 +36,7 @@ class Column(Generic[L]):
         ranks: whether lines are ranked by it: on the page, a line of a single seed never is.
         optional: whether people do not see it where every cell is a dash.
         files_only: whether a terminal that has little room leaves it out.
+        why_none: of measured numbers that have no interval, the reason; a note says so below every table that has some.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Column(Generic[L]):
     ranks: bool = False
     optional: bool = False
     files_only: bool = False
+    why_none: str = ""
 
     def cell(self, line: L) -> str:
         """What people read for a line."""
@@ -57,7 +59,8 @@ class Column(Generic[L]):
         """What the CSV holds for a line, by the names of its columns."""
         value = self.value(line)
         if self.ends is None:
-            return {self.key: value}
+            assert not isinstance(value, Interval) or value.low is None, f"{self.key} names no ends for its interval"
+            return {self.key: value.estimate if isinstance(value, Interval) else value}
         assert value is None or isinstance(value, Interval), f"{self.key} has two ends, and holds {type(value).__name__}"
         if value is None:
             return dict.fromkeys((self.key, *self.ends))
@@ -93,6 +96,7 @@ class Table:
         ranks: the headings by which lines are ranked.
         files_only: the headings that a terminal with little room leaves out.
         result: what the table shows, for the figures and charts that show the same.
+        parts: the columns with their lines; where the CSV has other lines than people read, those of the CSV too.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Table:
     ranks: frozenset[str] = frozenset()
     files_only: tuple[str, ...] = ()
     result: object = None
+    parts: tuple[tuple[Sequence[Column[Any]], Sequence[Any]], ...] = ()
 
     def to_markdown(self) -> str:
         """The title, the table and the notes as GitHub-flavoured Markdown."""
@@ -197,6 +202,8 @@ def make_table(
     }
     raw_columns, raw_lines = raw or ([column for column in columns if column.key], lines)
     ours = {heading: headed[heading] for heading in cells}
+    parts = ((columns, lines), *(() if raw is None else (raw,)))
+    notes = [*notes, *_bare_notes(parts)]
     return Table(
         name,
         title,
@@ -207,7 +214,26 @@ def make_table(
         frozenset(heading for heading, column in ours.items() if column.words),
         frozenset(heading for heading, column in ours.items() if column.ranks),
         tuple(heading for heading, column in ours.items() if column.files_only),
+        parts=parts,
     )
+
+
+def _bare_notes(parts: Iterable[tuple[Sequence[Column[Any]], Sequence[Any]]]) -> list[str]:
+    """Why columns of measured numbers have no intervals: by what people read above them, or else by their names in the CSV."""
+    reasons: dict[str, list[tuple[Column[Any], list[object]]]] = {}
+    for columns, lines in parts:
+        for column in columns:
+            if not column.why_none or not (column.key or column.heading):
+                continue
+            if values := [value for line in lines if (value := column.value(line)) is not None]:
+                reasons.setdefault(column.why_none, []).append((column, values))
+    notes = []
+    for why, found in reasons.items():
+        headings = dict.fromkeys(f"“{column.heading}”" for column, _ in found if column.heading)
+        names = headings or dict.fromkeys(column.key for column, _ in found)
+        if any(isinstance(value, (int, float)) for _, values in found for value in values):
+            notes.append(f"No interval of {', '.join(names)}: {why}.")
+    return notes
 
 
 def raw_frame(columns: Sequence[Column[L]], lines: Sequence[L]) -> pd.DataFrame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wfbench.analysis.denoising import SHARES_OF_SAMPLES, Bin, Losses, LossLine, ScoreLine, Scores
+from wfbench.analysis.interval import Interval
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import (
@@ -16,6 +17,7 @@ from wfbench.report.seed_differences import (
 )
 from wfbench.report.words import DASH, environment_notes, gmacs, number, pixels, plural, refused_notes
 
+_ONCE = "computed once"  # why a number has no interval
 #: Scores that are shown per cent.
 _SHARES = ("precision", "recall", "proxy precision", "proxy recall", "class agreement", "memorised share")
 
@@ -30,11 +32,11 @@ def _loss_table(name: str, result: Losses) -> Table:
     setting, runs = result.setting, [(line.label, run) for line in result.lines for run in line.runs]
     notes = [
         f"Mean of mse + vb over {setting.samples:,} held-out samples, each seen once in every bin of t, with fixed noise.",
-        *interval_notes([line.loss for line in result.lines]),
+        *interval_notes([value for line in result.lines for value in _means(line)]),
         *difference_notes([result.family]),
         *(["Less is better, so a difference below 0 is for the line."] if result.family.differences else []),
         "The best epoch's loss, the mse by bin and the training time are means over the seeds, for information: they are no "
-        "result, and have no intervals.",
+        "result.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
         *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
         *environment_notes(run.environment for _, run in runs),
@@ -63,23 +65,41 @@ def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]
         Column("parameters", lambda line: line.runs[0].parameters, "parameters (M)", lambda count: number(count, 1e-6)),
         Column("macs", lambda line: line.runs[0].macs),
         Column("", lambda line: gmacs(line.runs[0].macs), "GMACs"),
-        Column("", lambda line: with_half_width(line.loss, 4), "held-out loss", ranks=True),
-        Column("loss", lambda line: line.loss, ends=interval_ends("loss")),
+        _mean("loss", lambda line: line.loss, "held-out loss", 4, ranks=True),
         Column("loss_sd", lambda line: line.loss_deviation),
         *difference_columns(result.family.baseline, lambda line: result.family, lambda line: line.label),
-        Column("", lambda line: line.best_loss, "best epoch's", lambda loss: number(loss, digits=4), ranks=True),
-        Column("vb", lambda line: line.mean_vb),
+        Column(
+            "",
+            lambda line: line.best_loss,
+            "best epoch's",
+            lambda loss: number(loss, digits=4),
+            ranks=True,
+            why_none="the lowest of many epochs looks better than it is",
+        ),
+        _mean("vb", lambda line: line.mean_vb),
         *by_bin,
-        Column("", lambda line: line.train_seconds, "training (s)", number),
+        _mean("train_seconds", lambda line: line.train_seconds, "training (s)"),
     ]
 
 
 def _bin_columns(found: Bin) -> list[Column[LossLine]]:
     name = f"t{found.first}_{found.last}"
     return [
-        Column(f"mse_{name}", lambda line: line.mse.get(found), _mse_heading(found), number, ranks=True),
-        Column(f"vb_{name}", lambda line: line.vb.get(found)),
+        _mean(f"mse_{name}", lambda line: line.mse.get(found), _mse_heading(found), ranks=True),
+        _mean(f"vb_{name}", lambda line: line.vb.get(found)),
     ]
+
+
+def _mean(
+    key: str, value: Callable[[LossLine], Interval | None], heading: str = "", digits: int = 3, *, ranks: bool = False
+) -> Column[LossLine]:
+    """A mean over the seeds."""
+    return Column(key, value, heading, lambda mean: with_half_width(mean, digits), ends=interval_ends(key), ranks=ranks)
+
+
+def _means(line: LossLine) -> list[Interval]:
+    """All means over the seeds that have an interval, or may lack one."""
+    return [line.loss, *line.mse.values(), *line.vb.values(), line.mean_vb, line.train_seconds]
 
 
 def _mse_heading(found: Bin) -> str:
@@ -99,7 +119,7 @@ def _score_table(name: str, result: Scores) -> Table:
     notes = [
         f"Every line: {protocol}, {key.dtype}, noise seed {key.sample_seed}, recipe digest {key.digest}.",
         "Lines compare where metric, samples, extractor and reference are the same. The column real has the same figure of "
-        "held-out images: the floor of a distance, the ceiling of an agreement. It was computed once, and has no interval.",
+        "held-out images: the floor of a distance, the ceiling of an agreement.",
         *interval_notes([line.value for line in result.lines]),
         *_share_notes(result),
         *difference_notes([line.family for line in result.lines]),
@@ -131,9 +151,9 @@ def _score_columns(result: Scores) -> list[Column[ScoreLine]]:
             result.lines[0].family.baseline, lambda line: line.family, lambda line: line.label, lambda line: _scale(line)[0]
         ),
         Column("seed_count", lambda line: len(line.rows), "seeds", lambda count: plural(count, "seed")),
-        Column("real", lambda line: line.rows[0].real),
+        Column("real", lambda line: line.rows[0].real, why_none=_ONCE),
         Column("real_samples", lambda line: line.rows[0].real_samples),
-        Column("", _real, "real"),
+        Column("", _real, "real", why_none=_ONCE),
         Column("extractor", lambda line: line.rows[0].extractor),
         Column("extractor_sha256", lambda line: line.rows[0].extractor_sha256),
         Column("", _extractor, "extractor", words=True),

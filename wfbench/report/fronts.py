@@ -67,7 +67,8 @@ def _notes(result: Fronts) -> list[str]:
         "intervals over seeds, no narrower than the binomial intervals of the held-out images) and surely not dearer. On the "
         "front: every other mixer is surely less accurate or surely dearer. Undecided: seeds, images or rounds do not tell. "
         "Counted costs are told apart exactly, measured ones where their 95% intervals do not overlap, and those without an "
-        f"interval where they differ by more than {TOLERANCE:.0%}. A mixer whose cost is not known may be cheaper or dearer "
+        f"interval (of fewer than three rounds, or memory, which is measured once) where they differ by more than "
+        f"{TOLERANCE:.0%}. A mixer whose cost is not known may be cheaper or dearer "
         "than any other.",
         *(
             ["Latency and memory are not here: the profile is of another model than the one that was trained."]

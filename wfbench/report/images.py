@@ -9,6 +9,7 @@ from wfbench.analysis.image_pairs import ImageComparison, LineOnImages, ModelPai
 from wfbench.analysis.images import Paired
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
+from wfbench.report.differences import signed_points
 from wfbench.report.naming import flat, suffixes, title_of
 from wfbench.report.words import percent
 
@@ -66,7 +67,7 @@ def _columns(result: ImageComparison) -> list[Column[LineOnImages]]:
         Column("seeds_ours", lambda line: line.seeds),
         Column("seeds_theirs", lambda line: line.baseline_seeds),
         Column("", lambda line: f"{line.seeds} and {line.baseline_seeds}", "seeds"),
-        Column("", lambda line: line.difference, heading, _difference, ranks=True),
+        Column("", lambda line: line.difference, heading, signed_points, ranks=True),
         Column("", lambda line: _verdict(line.difference) or "not ranked: 1 seed", "verdict", words=True),
     ]
     if any(line.difference is not None for line in result.lines):
@@ -89,13 +90,6 @@ def _columns(result: ImageComparison) -> list[Column[LineOnImages]]:
 
 def _of_test(line: LineOnImages, field: Callable[[Paired], T]) -> T | None:
     return None if line.models is None else field(line.models.test)
-
-
-def _difference(found: Interval) -> str:
-    assert found.low is not None
-    assert found.high is not None
-    estimate, low, high = (f"{100 * value:+.2f}".replace("-", "−") for value in (found.estimate, found.low, found.high))
-    return f"{estimate} [{low}, {high}]"
 
 
 def _verdict(found: Interval | None) -> str | None:

@@ -12,6 +12,7 @@ from wfbench.analysis.profile import CellCost
 from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
 from wfbench.report.accuracy_notes import digits_notes, seeds_notes
 from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
 from wfbench.report.profile import profile_columns, profile_title
 from wfbench.report.words import pixels
 
@@ -74,6 +75,8 @@ def _renamed(
 
 
 def _notes(result: Overview) -> list[str]:
+    # Latencies are in the CSV alone, which has those of both sides.
+    cells = [cell for line in result.lines for cell in dict.fromkeys((line.first, line.last)) if cell is not None]
     return [
         f"{accuracy_title(result.accuracy)}. {profile_title(result.profile)}.",
         "Parameters, GMACs and exponents are those of the profiled model, not of the trained one; the tables below have both.",
@@ -83,6 +86,9 @@ def _notes(result: Overview) -> list[str]:
             for line in result.lines
             if line.last is not None and line.forced
         ),
+        *latency_notes(cells, in_csv=True),
+        *speedup_notes(cells),
+        *exponent_notes(cells),
         *seeds_notes(result.accuracy),
         *digits_notes(result.accuracy),
     ]

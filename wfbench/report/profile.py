@@ -17,10 +17,13 @@ from wfbench.report.cells_in_words import (
     with_ends,
 )
 from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.interval_notes import ONCE
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.profile_notes import DAGGER, is_in_doubt, needs_macs, profile_notes
 from wfbench.report.words import DASH, REFUSED, gmacs, number
 
+#: Why numbers have no intervals.
+_BOUND = "the rates of the machine behind it are the best that were measured, and have none"
 #: The headings, in the order in which people read them.
 _ORDER = (
     "mixer",
@@ -136,22 +139,29 @@ def _time_columns(result: ProfileCost) -> list[Column[CellCost]]:
         Column("least_seconds", lambda cell: None if (ends := _spread(cell)) is None else ends[0]),
         Column("most_seconds", lambda cell: None if (ends := _spread(cell)) is None else ends[1]),
         Column("", _spread, "rounds (ms)", _range, files_only=True),
-        Column("seconds_per_image", lambda cell: cell.seconds_per_image, per_image, _milliseconds, optional=True),
-        Column("bound_seconds", lambda cell: cell.row.bound_seconds),
+        Column(
+            "seconds_per_image",
+            lambda cell: cell.seconds_per_image,
+            per_image,
+            with_ends(_milliseconds),
+            ends=interval_ends("seconds_per_image"),
+            optional=True,
+        ),
+        Column("bound_seconds", lambda cell: cell.row.bound_seconds, why_none=_BOUND),
         Column("bound_by", lambda cell: cell.row.bound_by),
-        Column("bound_share", lambda cell: cell.bound_share),
-        Column("", _bound, "of the bound (%)", words=True, optional=True),
+        Column("bound_share", lambda cell: cell.bound_share, why_none=_BOUND),
+        Column("", _bound, "of the bound (%)", words=True, optional=True, why_none=_BOUND),
     ]
 
 
 def _memory_columns() -> list[Column[CellCost]]:
     """Peak memory, in bytes in the CSV."""
     return [
-        Column("memory_bytes", lambda cell: cell.row.memory_bytes),
-        Column("", _memory, "memory (MB)", optional=True),
+        Column("memory_bytes", lambda cell: cell.row.memory_bytes, why_none=ONCE),
+        Column("", _memory, "memory (MB)", optional=True, why_none=ONCE),
         Column("", _bytes_alive, "by shapes (MB)", _millions, optional=True),
-        Column("memory_baseline_bytes", lambda cell: cell.row.memory_baseline_bytes),
-        Column("memory_reserved_bytes", lambda cell: cell.row.memory_reserved_bytes),
+        Column("memory_baseline_bytes", lambda cell: cell.row.memory_baseline_bytes, why_none=ONCE),
+        Column("memory_reserved_bytes", lambda cell: cell.row.memory_reserved_bytes, why_none=ONCE),
         Column("memory_status", lambda cell: cell.row.memory_status),
         Column("memory_message", lambda cell: cell.row.memory_message),
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from wfbench.analysis.cells import Profile
-from wfbench.analysis.lines import BASELINE, group, label
+from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, group, label
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.records import HarnessRow, ProfileRow
 from wfbench.report.cells_in_words import failure_notes, in_backend, session_notes
-from wfbench.report.speedup_notes import speedup_notes
+from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
 from wfbench.report.words import environment_notes, number, pixels, refused_notes
 
 DAGGER = "†"
@@ -36,9 +36,10 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
     return [
         _unit_note(result.profile),
         *_column_notes(columns),
-        *_interval_notes(cells),
+        *latency_notes(cells),
         *speedup_notes(cells),
-        "Attention runs in the backend that PyTorch chooses, unless brackets behind a mixer name another.",
+        *exponent_notes(cells),
+        _backend_note(cells),
         *failure_notes((cell.line, cell.row.resolution, cell.row.status, cell.row.message) for cell in cells),
         *_memory_notes(cells),
         *_bound_notes(cells),
@@ -74,7 +75,7 @@ def _unit_note(profile: Profile) -> str:
         f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass{counted}. Speed-ups are ratios within "
         f"this session{' of the times per image' if by_tokens else ''}, over {BASELINE}{same}{in_backend(profile)}. "
         "Exponents are local: d log / d log tokens from the next smaller resolution, of the curve through all cells where "
-        "there are four or more, of the two cells alone where there are not, which then have no interval."
+        "there are four or more, of the two cells alone where there are not."
     )
 
 
@@ -87,20 +88,12 @@ def _column_notes(columns: Collection[str]) -> list[str]:
     return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
-def _interval_notes(cells: Sequence[CellCost]) -> list[str]:
-    parts = []
-    if any(cell.row.median_low is not None for cell in cells):
-        parts.append("of a latency over the medians of its rounds")
-    if any(cell.exponents is not None and cell.exponents.latency.low is not None for cell in cells):
-        parts.append("of an exponent from the distance of the mixer's cells to the curve t = a + b N + c N²")
-    notes = [f"Brackets hold 95% intervals: {', '.join(parts)}."] if parts else []
-    lacking = any(cell.latency is not None and cell.latency.low is None for cell in cells)
-    if lacking and any(cell.row.protocol == "isolated-v1" for cell in cells):
-        notes.append(
-            "A latency of fewer than three rounds has no interval. A forced attention backend that took more than twice as "
-            "long as another in its first round was not timed again."
-        )
-    return notes
+def _backend_note(cells: Iterable[CellCost]) -> str:
+    note = "Attention runs in the backend that PyTorch chooses, unless brackets behind a mixer name another."
+    forced = (cell for cell in cells if cell.line.sdpa_backend != CHOSEN_BACKEND and cell.latency is not None)
+    if any(cell.latency and cell.latency.why_none and not cell.row.rounds_reason for cell in forced):
+        note += " One that took more than twice as long as another in its first round was not timed again."
+    return note
 
 
 def _memory_notes(cells: Iterable[CellCost]) -> list[str]:

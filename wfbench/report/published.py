@@ -15,6 +15,7 @@ _TITLES = {
     "fid": "Published FID: ImageNet-1K, 400K steps, cfg 1",
 }
 _VALUES = {"accuracy": "top-1 (%, published)", "fid": "FID (published)"}
+_WHY_NONE = "published without one"
 _DIGITS = {"accuracy": 1, "fid": 2}
 _NOTES = {
     "accuracy": "Other recipes and other code than the runs of this report: no line of another table compares.",
@@ -47,7 +48,7 @@ def _table(quantity: str, px: int, entries: list[dict[str, object]], sources: di
         lines.append(_Entry(str(entry["source"]), facts))
     used = dict.fromkeys(str(entry["source"]) for entry in entries)
     notes = [
-        f"Every number in this table was published by others, at {px} px; none was measured here, and none has an interval.",
+        f"Every number in this table was published by others, at {px} px; none was measured here.",
         _NOTES[quantity],
         *(f"Source {name}: {sources[name]}." for name in used),
     ]
@@ -65,13 +66,20 @@ def _columns(quantity: str, lines: Sequence[_Entry]) -> list[Column[_Entry]]:
             columns.append(Column("", lambda line: None, heading))
     digits = _DIGITS[quantity]
     value = Column[_Entry](
-        "", lambda line: line.facts["value"], _VALUES[quantity], lambda value: f"{value:.{digits}f}", ranks=quantity == "fid"
+        "",
+        lambda line: line.facts["value"],
+        _VALUES[quantity],
+        lambda value: f"{value:.{digits}f}",
+        ranks=quantity == "fid",
+        why_none=_WHY_NONE,
     )
     return [*columns, value, Column("", lambda line: line.source, "source", words=True)]
 
 
 def _fact(key: str, heading: str) -> Column[_Entry]:
-    return Column(key, lambda line: line.facts.get(key), heading, words=key == "model")
+    return Column(
+        key, lambda line: line.facts.get(key), heading, words=key == "model", why_none=_WHY_NONE if key == "value" else ""
+    )
 
 
 def _order(quantity: str) -> tuple[str, ...]:

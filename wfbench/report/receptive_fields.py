@@ -15,8 +15,10 @@ _NOTES = (
     "Energy is the squared gradient of the central token's features with respect to the pixels, summed over channels and "
     "features and averaged over the images; all of it is 100 %. Radii are in tokens, from the centre of the token's patch. "
     "Reached are the patches that any energy falls on.",
-    "The maps are one model's, of one seed: they show where its gradient comes from, not whether that helps.",
+    "The maps show where a model's gradient comes from, not whether that helps.",
 )
+#: Why its numbers have no intervals.
+_WHY_NONE = "each map is of one model, of one seed"
 
 
 def receptive_field_tables(results: Sequence[ReceptiveFields]) -> list[Table]:
@@ -47,8 +49,8 @@ def _columns(result: ReceptiveFields) -> list[Column[ErfRow]]:
         Column("recipe_digest", lambda row: row.recipe_digest),
         Column("", lambda row: f"{row.recipe or DASH} {row.recipe_digest or ''}".strip(), "recipe"),
         *(_outside(radius) for radius in radii),
-        Column("half_radius", lambda row: row.half_radius, "half within (tokens)", number),
-        Column("reached", lambda row: row.reached, "reached (%)", _share),
+        Column("half_radius", lambda row: row.half_radius, "half within (tokens)", number, why_none=_WHY_NONE),
+        Column("reached", lambda row: row.reached, "reached (%)", _share, why_none=_WHY_NONE),
     ]
 
 
@@ -56,7 +58,7 @@ def _outside(radius: float) -> Column[ErfRow]:
     def value(row: ErfRow) -> float | None:
         return dict(zip(row.radii, row.outside, strict=True)).get(radius)
 
-    return Column(f"outside_{radius:g}", value, f"outside {radius:g} (%)", _share)
+    return Column(f"outside_{radius:g}", value, f"outside {radius:g} (%)", _share, why_none=_WHY_NONE)
 
 
 def _share(value: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wfbench.analysis.cells import Size
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label
 from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
 from wfbench.report.accuracy_notes import repeats_notes
@@ -91,8 +92,11 @@ def _columns(result: ResolutionResult) -> list[Column[ResolutionLine]]:
 
         return Column("", value, heading, optional=True)
 
+    def of_size(line: ResolutionLine, size: Size) -> Interval | None:
+        return None if (found := line.sizes.get(size)) is None else found.accuracy
+
     def accuracy(size: Size) -> Column[ResolutionLine]:
-        return Column("", lambda line: line.sizes.get(size), f"{pixels(size)} px (%)", _accuracy_in_words, ranks=True)
+        return Column("", lambda line: of_size(line, size), f"{pixels(size)} px (%)", _percent, ranks=True)
 
     return [
         Column("", lambda line: line.identity.model, "model", words=True),
@@ -129,5 +133,5 @@ def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]
     ]
 
 
-def _accuracy_in_words(found: SizeResult) -> str:
-    return with_half_width(found.accuracy, percent)
+def _percent(accuracy: Interval) -> str:
+    return with_half_width(accuracy, percent)

@@ -13,6 +13,7 @@ from wfbench.report.naming import suffixes, title_of
 from wfbench.report.words import number
 
 _PARTS = ("overhead a (%)", "linear bN (%)", "superlinear cN² (%)")
+_NOT_MADE = "the interval of the exponent shows how well the curve is known"
 _ORDER = ("mixer", "px", "tokens", "latency exponent", "MACs exponent", *_PARTS)
 
 
@@ -66,12 +67,12 @@ def _columns(result: Scaling) -> list[Column[_At]]:
         ),
         Column("macs_exponent", lambda at: at.point.macs_exponent, "MACs exponent", exponent),
         *(
-            Column(key, _share(place), heading, lambda share: f"{100 * share:.1f}")
+            Column(key, _share(place), heading, lambda share: f"{100 * share:.1f}", why_none=_NOT_MADE)
             for place, (key, heading) in enumerate(
                 zip(("share_overhead", "share_linear", "share_quadratic"), _PARTS, strict=True)
             )
         ),
-        *(Column(key, _coefficient(place)) for place, key in enumerate("abc")),
+        *(Column(key, _coefficient(place), why_none=_NOT_MADE) for place, key in enumerate("abc")),
         Column("spread", lambda at: at.curve.spread),
         Column("freedom", lambda at: at.curve.freedom),
         Column("doubts", lambda at: "; ".join(at.curve.doubts)),

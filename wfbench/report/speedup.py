@@ -19,8 +19,8 @@ from wfbench.report.cells_in_words import (
     setting_columns,
 )
 from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.interval_notes import speedup_notes
 from wfbench.report.naming import suffixes, title_of
-from wfbench.report.speedup_notes import speedup_notes
 from wfbench.report.words import pixels
 
 _Entry = tuple[Line, Mapping[Size, CellCost]]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import label
 from wfbench.analysis.throughput import CellThroughput, Throughputs
 from wfbench.report.cells_in_words import (
     failure_notes,
@@ -19,6 +18,7 @@ from wfbench.report.cells_in_words import (
     with_ends,
 )
 from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.interval_notes import lacking_notes
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.words import environment_notes, number
 
@@ -115,8 +115,8 @@ def _interval_notes(cells: Sequence[CellThroughput]) -> list[str]:
             "Brackets hold 95% intervals over rounds (Student's t on logarithms), the gain paired by round; all rounds ran in "
             "one process, so what differs from process to process is not in them."
         )
-    reasons: dict[str, dict[str, None]] = {}
-    for cell, rate in rates:
-        if rate.why_none:
-            reasons.setdefault(rate.why_none, {})[label(cell.line)] = None
-    return [*notes, *(f"No interval of the rates of {', '.join(names)}: {why}." for why, names in reasons.items())]
+    return [
+        *notes,
+        *lacking_notes("images per second", [(cell.line, cell.row.resolution, rate) for cell, rate in rates]),
+        *lacking_notes("gain", [(cell.line, cell.row.resolution, cell.gain) for cell in cells if cell.gain is not None]),
+    ]

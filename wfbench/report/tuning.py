@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from wfbench.analysis.interval import Interval
 from wfbench.analysis.tuning import RateResult, TunedLine, TuningResult
 from wfbench.records import TrialRow
 from wfbench.report.columns import Column, Table, make_table
@@ -32,7 +33,7 @@ def _columns(result: TuningResult) -> list[Column[TunedLine]]:
     """The columns for people: an accuracy for each rate."""
 
     def accuracy(rate: float) -> Column[TunedLine]:
-        return Column("", lambda line: line.rates.get(rate), f"{rate:g}", _rate_in_words)
+        return Column("", lambda line: _of_rate(line.rates.get(rate)), f"{rate:g}", _rate_in_words)
 
     return [
         Column("", lambda line: line.label, "mixer", words=True),
@@ -50,7 +51,8 @@ def _raw_columns(result: TuningResult) -> list[Column[tuple[TunedLine, TrialRow]
         return Column(name, lambda trial: value)
 
     def recorded(field: str) -> Column[tuple[TunedLine, TrialRow]]:
-        return Column(field, lambda trial: getattr(trial[1], field))
+        why = "each is of one trial" if field in ("accuracy", "loss") else ""
+        return Column(field, lambda trial: getattr(trial[1], field), why_none=why)
 
     shared = (constant(name, value) for name, value in flat(result.setting).items())
     return [*shared, Column("mixer", lambda trial: trial[0].label), *map(recorded, _FIELDS)]
@@ -60,8 +62,13 @@ def _diverged_in_words(line: TunedLine) -> str:
     return f"{line.diverged} ({100 * line.diverged / len(line.trials):.0f} %)"
 
 
-def _rate_in_words(found: RateResult) -> str:
-    return f"{plural(found.diverged, 'trial')} diverged" if found.accuracy is None else with_half_width(found.accuracy, percent)
+def _of_rate(found: RateResult | None) -> Interval | str | None:
+    """The accuracy of a rate, or how many of its trials diverged."""
+    return None if found is None else found.accuracy or f"{plural(found.diverged, 'trial')} diverged"
+
+
+def _rate_in_words(found: Interval | str) -> str:
+    return found if isinstance(found, str) else with_half_width(found, percent)
 
 
 def _notes(result: TuningResult) -> list[str]:
@@ -72,7 +79,7 @@ def _notes(result: TuningResult) -> list[str]:
         "trials were not trained on. The held-out images were not looked at, and the final seeds are others.",
         "Each column of a rate is the mean accuracy in % of its trials. The best rate has the highest, and no trial that "
         "diverged: a loss that is not finite, or at the end more than twice that of guessing.",
-        "A rate of a single trial has no interval."
+        "The accuracy of a rate has no interval: each is of a single seed."
         if len(result.seeds) == 1
         else "± is the half-width of the 95% t-interval of the mean over the trials of a rate, no smaller than the binomial "
         "interval of their images allows.",

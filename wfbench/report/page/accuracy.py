@@ -13,6 +13,7 @@ from wfbench.analysis.overview import Overview
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.report.columns import Table
 from wfbench.report.differences import verdict_in_words
+from wfbench.report.interval_notes import latency_notes, memory_notes
 from wfbench.report.page.charts import Chart, Choice, Point, as_points, points_spec
 from wfbench.report.words import pixels
 
@@ -54,7 +55,9 @@ def cost_chart(
     y = [Choice("accuracy", "top-1 accuracy (%), measured, last epoch", "accuracy_low", "accuracy_high")]
     y += [Choice("loss", "held-out loss", "loss_low", "loss_high")]
     spec = points_spec(looks, [line.label for line in result.lines])
-    return Chart(table.name, table.title, spec, as_points(pd.DataFrame(points)), x, y, (), table.notes)
+    cells = [line.last for line in overview.lines if line.last is not None] if overview is not None else []
+    notes = (*table.notes, *latency_notes(cells), *memory_notes(cells))
+    return Chart(table.name, table.title, spec, as_points(pd.DataFrame(points)), x, y, (), notes)
 
 
 def _point(result: AccuracyResult, line: LineResult, unit: float) -> Point:

@@ -43,5 +43,6 @@ def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart
             names = sorted({str(point["mixer"]) for point in points})
             title = f"Training: {dataset}, recipe {recipe}{'' if alone else f' {digest}'}, {side} px"
             spec = lines_spec(looks, names, band=False)
-            made.append(Chart(f"curves-{number}", title, spec, points, x, y, (), ("Each line is one run, of one seed.",)))
+            notes = ("Each line is one run, of one seed, so it has no interval.",)
+            made.append(Chart(f"curves-{number}", title, spec, points, x, y, (), notes))
     return made

@@ -11,6 +11,7 @@ from wfbench.analysis.lines import label
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.analysis.scaling import Crossing, Crossovers
 from wfbench.report.columns import Table
+from wfbench.report.crossover import crossing_in_words
 from wfbench.report.page.charts import Chart, Choice, Point, lines_spec
 
 
@@ -27,8 +28,8 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
         The chart; None where nothing was measured.
     """
     by_tokens = result.profile.setting.token_budget is not None
-    points = [_point(cell, by_tokens) for cell in result.cells]
     known = any(cell.latency is not None and cell.latency.low is not None for cell in result.cells)
+    points = [_point(cell, by_tokens, known=known) for cell in result.cells]
     band = "band: 95% interval over rounds" if known else "band: least to most"
     y = [
         Choice("latency", f"latency (ms{' per image' if by_tokens else ''}); {band}", "latency_low", "latency_high", "log"),
@@ -52,11 +53,11 @@ def scaling_chart(result: ProfileCost, table: Table, crossovers: Crossovers | No
     )
 
 
-def _point(cell: CellCost, by_tokens: bool) -> Point:
-    """A cell's values, of those that it has; without an interval, the least and most of its sample stand for the band."""
+def _point(cell: CellCost, by_tokens: bool, *, known: bool) -> Point:
+    """A cell's values, of those that it has; where no latency has an interval, least and most of its sample are the band."""
     row, scale = cell.row, _scale(cell, by_tokens)
     latency, ratio = cell.latency, None if cell.speedup is None else cell.speedup.ratio
-    ends = (row.spread or (None, None)) if latency is None or latency.low is None else (latency.low, latency.high)
+    ends = (None, None) if latency is None else (latency.low, latency.high) if known else (row.spread or (None, None))
     values = {
         "latency": None if latency is None else latency.estimate * scale,
         "latency_low": None if ends[0] is None else ends[0] * scale,
@@ -88,7 +89,8 @@ def _mark(crossing: Crossing, cells: Sequence[CellCost], by_tokens: bool) -> Poi
     tokens = _between(crossing.side, sides, [float(cell.row.tokens) for cell, _ in curve])
     latency = _between(crossing.side, sides, [seconds * _scale(cell, by_tokens) for cell, seconds in curve])
     name = label(crossing.line)
-    text = f"{name} is faster from {crossing.side:.0f} px on"
+    why_none = "" if crossing.has_interval else ", without an interval: there are fewer than four sides"
+    text = f"{name} is faster {crossing_in_words(crossing)}{why_none}"
     return {"mixer": name, "side": crossing.side, "tokens": tokens, "latency": latency, "text": text}
 
 
