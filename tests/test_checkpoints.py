@@ -74,7 +74,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("epoch", "what"), [(1, "a checkpoint"), (2, "model.safetensors")])
+@pytest.mark.parametrize(("epoch", "what"), [(1, "a checkpoint"), pytest.param(2, "model.safetensors", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_is_one_message_and_the_previous_checkpoint_stays_and_goes_on(epoch, what, whole, tmp_path):
     out = tmp_path / "run"
     words = [word for setting in SMALL for word in ("--set", setting)]
@@ -98,7 +98,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 6))])
 def test_a_kill_between_any_two_renames_loses_nothing(moment, when, whole, tmp_path, monkeypatch):
     """Each epoch names the best, the kept and the newest checkpoint, one after the other."""
     publish, count = checkpoint._publish, 0

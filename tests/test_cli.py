@@ -358,6 +358,7 @@ def test_a_mixer_that_cannot_be_counted_still_trains_and_its_row_says_why(tmp_pa
     assert "cannot be counted" in row["macs_error"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_one_message_and_keeps_the_run_resumable(tmp_path):
     limited = f"ulimit -f 60; exec {sys.executable} -W ignore -m wfbench train --out {tmp_path}/run " + " ".join(SMALL)
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)

@@ -757,7 +757,7 @@ def test_workers_live_through_signals_that_are_for_the_training_process(number):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        ("raise KeyError('nobody catches this')", "KeyError: 'nobody catches this'"),
+        pytest.param("raise KeyError('nobody catches this')", "KeyError: 'nobody catches this'", marks=pytest.mark.slow),
         ("os.kill(multiprocessing.active_children()[0].pid, 9); list(batches)", "exited unexpectedly|killed by signal"),
     ],
 )

@@ -123,6 +123,7 @@ def test_every_sample_is_predicted_once_and_in_order(pair):
     assert list(two["label"]) == list(one["label"])
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_exactly(pair, tmp_path):
     out = tmp_path / "run"
     process = start(out, "--nproc", "2", sets=[*SETTINGS, "save_steps=5"])
@@ -228,8 +229,8 @@ def test_a_process_that_fails_ends_the_run_with_its_own_traceback_and_the_run_ca
     ("sets", "expected"),
     [
         (["batch_size=63"], ["batch_size 63", "a multiple of 2"]),
-        (["batch_size=66", "mix.mixup=0.8"], ["66", "a multiple of 4"]),
-        (["batch_size=64", "mix.mixup=0.8", "mix.mode=elem"], ["elem", "mix.mode=batch"]),
+        pytest.param(["batch_size=66", "mix.mixup=0.8"], ["66", "a multiple of 4"], marks=pytest.mark.slow),
+        pytest.param(["batch_size=64", "mix.mixup=0.8", "mix.mode=elem"], ["elem", "mix.mode=batch"], marks=pytest.mark.slow),
     ],
 )
 def test_what_processes_cannot_share_is_said_once_before_they_start(sets, expected, tmp_path):
