@@ -69,6 +69,10 @@ EVERY_KEY = {
     "data.dense.scale": (0.75, 1.5),
     "data.dense.max_class_share": 0.75,
     "data.dense.eval_size": "shorter",
+    "dense.decoder": "dpt",
+    "dense.frozen": True,
+    "dense.inference": "slide",
+    "dense.stride": 0.5,
     "mix.mixup": 0.8,
     "mix.cutmix": 1.0,
     "mix.prob": 0.9,
@@ -113,10 +117,13 @@ EVERY_KEY = {
     "chosen.trial_seeds": (1000,),
     "chosen.validation": 0.2,
 }
+#: A class for each pixel.
+SCENES, FOLDER = (["task=dense", f"data.source={source}"] for source in ("scenes", "folder-seg"))
 #: What a key cannot do without.
 NEEDS = {
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.erase"), ["data.augment=resized-crop"]),
-    **{key: ["data.source=scenes"] for key in EVERY_KEY if key.startswith("data.dense.")},
+    **{key: SCENES for key in EVERY_KEY if key.startswith(("dense.", "data.dense."))},
+    "dense.frozen": [*SCENES, "model.init_weights=backbone.safetensors"],
     **dict.fromkeys(("mix.prob", "mix.switch_prob", "mix.mode", "mix.mixup"), ["mix.cutmix=0.5"]),
     "mix.cutmix": ["mix.mixup=0.5"],
     "ema.decay": ["ema.warmup=false"],
@@ -172,7 +179,8 @@ def test_a_key_is_overridden_alone(key: str, value: object) -> None:
 def test_the_keys_above_are_all_there_are() -> None:
     classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9", "chosen.match=macs"]).model_dump() | {
         "diffusion": recipe.load("dit-digits").diffusion.model_dump(),
-        "data": recipe.load("digits", ["data.source=scenes"]).data.model_dump(),
+        "data": recipe.load("digits", SCENES).data.model_dump(),
+        "dense": recipe.load("digits", SCENES).dense.model_dump(),
     }
     assert dict(leaves(classifier)).keys() == EVERY_KEY.keys()
 
@@ -318,10 +326,10 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
         [
             f"{key}={as_yaml(value)}"
             for key, value in EVERY_KEY.items()
-            if key != "data.crop_padding" and not key.startswith(("diffusion", "data.dense"))
+            if key != "data.crop_padding" and not key.startswith(("diffusion", "dense", "data.dense"))
         ],
     )
-    scenes = recipe.load("digits", ["data.source=scenes", "data.dense.objects=[2,3]"])
+    scenes = recipe.load("digits", [*SCENES, "data.dense.objects=[2,3]"])
     for original in (recipe.load("digits"), changed, scenes):
         assert recipe.load(write(tmp_path, recipe.dump(original))) == original
     assert recipe.load("digits") != changed
@@ -395,12 +403,12 @@ def test_the_digest_changes_with_the_version_of_the_draws_and_with_nothing_new(m
 
 
 def test_settings_of_dense_sources_are_in_the_digest_of_these_alone() -> None:
-    scenes = recipe.load("digits", ["data.source=scenes"])
+    scenes = recipe.load("digits", SCENES)
     assert scenes.data.dense is not None
     assert recipe.load("digits").data.dense is None
-    assert recipe.load("digits", ["data.source=scenes", "data.dense=null"]) == scenes
+    assert recipe.load("digits", [*SCENES, "data.dense=null"]) == scenes
     for setting in ("objects=[1,2]", "held_out=10", "ignore_index=99"):
-        changed = recipe.load("digits", ["data.source=scenes", f"data.dense.{setting}"])
+        changed = recipe.load("digits", [*SCENES, f"data.dense.{setting}"])
         assert recipe.digest(changed) != recipe.digest(scenes)
 
 
@@ -409,12 +417,18 @@ def test_settings_of_dense_sources_are_in_the_digest_of_these_alone() -> None:
     [
         (["data.dense.train=5"], "section dense needs source: scenes or folder-seg"),
         (["data.augment=scale-crop"], "augment: scale-crop needs source"),
-        (["data.source=scenes", "data.hflip=0.5"], "a digit's mirror image is no digit"),
-        (["data.source=folder-seg", "data.augment=resized-crop", "data.erase=0.1"], "neither auto_augment nor erase"),
-        (["data.source=folder-seg", "data.augment=scale-crop", "data.crop_padding=2"], "crop_padding needs augment: shift"),
-        (["data.source=scenes", "data.dense.scale=[2,1]"], "scale needs 0 < low <= high"),
-        (["data.source=scenes", "data.dense.object_size=[2,9]"], "at least 4 pixels"),
-        (["data.source=scenes", "data.dense.ignore_index=256"], "less than or equal to 255"),
+        ([*SCENES, "data.hflip=0.5"], "a digit's mirror image is no digit"),
+        (
+            [*FOLDER, "data.augment=resized-crop", "data.erase=0.1"],
+            "neither auto_augment nor erase",
+        ),
+        (
+            [*FOLDER, "data.augment=scale-crop", "data.crop_padding=2"],
+            "crop_padding needs augment: shift",
+        ),
+        ([*SCENES, "data.dense.scale=[2,1]"], "scale needs 0 < low <= high"),
+        ([*SCENES, "data.dense.object_size=[2,9]"], "at least 4 pixels"),
+        ([*SCENES, "data.dense.ignore_index=256"], "less than or equal to 255"),
     ],
 )
 def test_what_a_dense_source_cannot_have(settings: list[str], expected: str) -> None:

@@ -330,7 +330,7 @@ class Recipe(_Section):
     #: For task: dit, and for no other.
     diffusion: DiffusionSection | None = None
     #: For task: dense, and for no other.
-    dense: DenseSection | None = None
+    dense: DenseSection | None = Field(None, validate_default=True)
     optim: OptimSection
     ema: EmaSection | None = None
     compute: ComputeSection = ComputeSection()
@@ -347,6 +347,15 @@ class Recipe(_Section):
     save_steps: int | None = Field(None, ge=1)
     chosen: ChosenSection | None = None
 
+    @field_validator("dense")
+    @classmethod
+    def _dense_by_task(cls, dense: DenseSection | None, info: ValidationInfo) -> DenseSection | None:
+        if info.data.get("task") == "dense":
+            return dense or DenseSection()
+        if dense is not None:
+            raise ValueError("section dense needs task: dense")
+        return None
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.optim.warmup_epochs >= self.epochs and self.optim.warmup_epochs:
@@ -355,8 +364,6 @@ class Recipe(_Section):
             raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
         if (self.task == "dit") != (self.diffusion is not None):
             raise ValueError(f"task: {self.task} {'needs' if self.task == 'dit' else 'has no'} section diffusion")
-        if (self.task == "dense") != (self.dense is not None):
-            raise ValueError(f"task: {self.task} {'needs' if self.task == 'dense' else 'has no'} section dense")
         if (self.task == "dense") != (self.data.source in DENSE_SOURCES):
             raise ValueError(f"data.source: {self.data.source} {'needs' if self.task != 'dense' else 'is not for'} task: dense")
         if self.dense is not None:
