@@ -14,6 +14,9 @@ from wfbench.cli.errors import speaks_plainly
 def profile(
     mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: softmax linear weightformer.")] = None,
     model: Annotated[str, typer.Option(help="The model the mixers go into.")] = "vit-tiny",
+    recipe: Annotated[
+        str | None, typer.Option(help="The model of a recipe, with its sizes and its decoder, instead of --model.")
+    ] = None,
     resolution: Annotated[
         list[int] | None,
         typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896. DiTs work on latents of 1/8 of it."),
@@ -61,6 +64,7 @@ def profile(
     What is in the records of --out already, of the same setting, machine and code, is not measured again: a call that was
     interrupted is continued by the same call. Cells that failed stay failed; --force measures everything again.
     """
+    from wfbench import recipe as recipes
     from wfbench.cli.progress import cell_table
     from wfbench.cli.report import write_and_show
     from wfbench.measure.latency import INTERLEAVED, ISOLATED
@@ -69,8 +73,10 @@ def profile(
     from wfbench.tasks.profile.run import profile as measure
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
+    of = None if recipe is None else recipes.load(recipe)
     request = ProfileRequest(
-        model=model,
+        model=model if of is None else of.model.name,
+        recipe=of,
         local_conv=local_conv,
         pos_embed=pos,
         pixel_space=pixel_space,

@@ -8,8 +8,12 @@ from wfbench.models.presets import PRESETS, Config, configure, create
 from wfbench.models.vit import VisionTransformer
 from wfbench.models.vit_config import ViTConfig
 
+#: What a recipe may train.
+AnyModel = VisionTransformer | DiT | DenseModel
+
 __all__ = [
     "PRESETS",
+    "AnyModel",
     "Config",
     "DenseModel",
     "DiT",

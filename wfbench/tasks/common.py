@@ -14,7 +14,7 @@ from mixers import MixerError
 from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
-from wfbench.models import DiT, VisionTransformer
+from wfbench.models import AnyModel
 from wfbench.recipe import Recipe
 
 
@@ -43,7 +43,11 @@ def own_gpu(device: torch.device) -> torch.device:
 
 
 def try_count(
-    model: VisionTransformer | DiT, shape: tuple[int, int, int, int], path: str = "released", *, fused_attention: bool = True
+    model: AnyModel,
+    shape: tuple[int, int, int, int],
+    path: str = "released",
+    *,
+    fused_attention: bool = True,
 ) -> tuple[FlopCount | None, str | None]:
     """The model's counts on an evaluation path, or why there are none."""
     try:

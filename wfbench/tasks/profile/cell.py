@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wfbench import models
 from wfbench.diffusion import denoising_loss
-from wfbench.models import Config, DiT, VisionTransformer
+from wfbench.models import AnyModel, Config, DenseModel, DiT
 
 #: The backends of scaled_dot_product_attention that exist on a device, under the names that rows give them.
 BACKENDS = {
@@ -30,6 +30,8 @@ _KERNELS = {
 }
 #: Batches of one compiled model: a throughput doubles the batch, and 64 doublings are more than any memory holds.
 MOST_SHAPES = 64
+#: Of a model of dense prediction, whose recipe alone does not say how many.
+DENSE_CLASSES = 11
 #: From inputs, what goes beside them and the targets, to the call that is timed.
 Work = Callable[[torch.Tensor, list[torch.Tensor], torch.Tensor], Callable[[], object]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +43,8 @@ class Cell:
 
     ``resolution`` is a side of the image in pixels, ``downsample`` how many of them are one of the model's input, along a
     side: 8 where a DiT works on latents. ``overrides`` are keyword arguments of `wfbench.models.create`; ``variant`` says in
-    words what they change beside the factors. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
+    words what they change beside the factors. ``named_model`` is what rows call the model; with a ``decoder`` it predicts
+    `DENSE_CLASSES` classes at every pixel. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
     """
 
     model: str
@@ -57,6 +60,8 @@ class Cell:
     channels_last: bool = False
     device: str = "cpu"
     downsample: int = 1
+    named_model: str = ""
+    decoder: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
@@ -84,9 +89,12 @@ class Cell:
         """As rows name it: weights are cast in inference; in training they stay float32 and the step runs under autocast."""
         return f"{self.dtype} autocast" if self.mode == "train" and self.dtype != "float32" else self.dtype
 
-    def build(self) -> VisionTransformer | DiT:
+    def build(self) -> AnyModel:
         """The model, as it is created, with the same weights every time."""
         torch.manual_seed(0)
+        if self.decoder is not None:
+            classes = {"num_classes": DENSE_CLASSES, "decoder": self.decoder}
+            return models.create_dense(self.model, self.mixer, self.resolution, **classes, **self.overrides)
         return models.create(self.model, self.mixer, self.resolution // self.downsample, **self.overrides)
 
     def call(self) -> Callable[[], object]:
@@ -104,14 +112,17 @@ class Cell:
         def of_batch(batch: int) -> Callable[[], object]:
             generator = torch.Generator().manual_seed(0)
             x, *more = (t.to(self.device) for t in model.example_inputs(batch, generator=generator))
-            targets = torch.randint(max(1, model.config.num_classes), (batch,), generator=generator).to(self.device)
+            classes, places = model.config.num_classes, ()
+            if isinstance(model, DenseModel):
+                classes, places = model.num_classes, model.config.image_size
+            targets = torch.randint(max(1, classes), (batch, *places), generator=generator).to(self.device)
             if self.channels_last:
                 x = x.to(memory_format=torch.channels_last)
             return work(x, more, targets)
 
         return of_batch
 
-    def _inference(self, model: VisionTransformer | DiT) -> Work:
+    def _inference(self, model: AnyModel) -> Work:
         model.to(DTYPES[self.dtype])
         run = self._compiled(model)
 
@@ -127,7 +138,7 @@ class Cell:
 
         return of_inputs
 
-    def _training(self, model: VisionTransformer | DiT) -> Work:
+    def _training(self, model: AnyModel) -> Work:
         """Forward, cross-entropy (of a DiT, its own loss), backward, AdamW."""
         run = self._compiled(model)
         denoising = denoising_loss(model.null_class) if isinstance(model, DiT) else None
@@ -150,7 +161,7 @@ class Cell:
 
         return of_inputs
 
-    def _compiled(self, model: VisionTransformer | DiT) -> torch.nn.Module:
+    def _compiled(self, model: AnyModel) -> torch.nn.Module:
         """The model, or what the compiler makes of it for each shape apart; what it made for other models is forgotten."""
         if not self.compiled:
             return model

@@ -17,6 +17,7 @@ from wfbench import diffusion, measure, models
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
+from wfbench.recipe import Recipe
 from wfbench.records import Environment
 from wfbench.records.identity import class_files, digest_files, package_files
 from wfbench.tasks import profile
@@ -40,7 +41,8 @@ class ProfileRequest:
     """A model with each mixer at each resolution (sides in pixels, also of what a latent stands for), and how to measure it.
 
     Attributes:
-        local_conv, pos_embed: of every mixer; None is what the model's preset has.
+        local_conv, pos_embed: of every mixer; None is what the model's preset has, or the recipe.
+        recipe: the model is that of a recipe, with its sizes and its decoder; ``model`` is the preset's name still.
         pixel_space: a DiT works on the images themselves, of 3 channels, and not on latents of an eighth of their side.
         batch: images of a call.
         tokens: tokens of a call at every resolution, instead of ``batch``.
@@ -62,6 +64,7 @@ class ProfileRequest:
     resolutions: tuple[int, ...] = (224, 448, 672, 896)
     local_conv: str | None = None
     pos_embed: str | None = None
+    recipe: Recipe | None = None
     pixel_space: bool = False
     batch: int = 1
     tokens: int | None = None
@@ -89,7 +92,18 @@ class ProfileRequest:
     def overrides(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
         chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed, "in_channels": 3 if self.pixel_space else None}
-        return {key: value for key, value in chosen.items() if value is not None}
+        own = {} if self.recipe is None else self.recipe.model.overrides()
+        return own | {key: value for key, value in chosen.items() if value is not None}
+
+    @property
+    def named_model(self) -> str:
+        """The model as rows name it."""
+        return self.model if self.recipe is None else f"{self.model} of {self.recipe.name}"
+
+    @property
+    def decoder(self) -> str | None:
+        """Of a recipe of dense prediction."""
+        return None if self.recipe is None or self.recipe.dense is None else self.recipe.dense.decoder
 
     @property
     def downsample(self) -> int:
@@ -121,7 +135,16 @@ class ProfileRequest:
 
     def setting(self, environment: Environment) -> str:
         """A digest of all that must be equal for cells to stand side by side: setting, machine, libraries and code."""
-        same = (self.model, self.overrides, None if self.tokens else self.batch, self.tokens, self.mode, self.dtype)
+        same: tuple[object, ...] = (
+            self.model,
+            self.overrides,
+            None if self.tokens else self.batch,
+            self.tokens,
+            self.mode,
+            self.dtype,
+        )
+        if self.recipe is not None:
+            same = (*same, self.named_model, self.decoder)
         how = (self.compile, self.channels_last, self.protocol, self.seconds if self.isolate else None, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
@@ -165,12 +188,21 @@ class ProfileRequest:
                     self.channels_last,
                     self.device,
                     self.downsample,
+                    self.named_model,
+                    self.decoder,
                 )
                 for backend in backends
             ]
         return made
 
     def _check(self) -> None:
+        if self.recipe is not None and (self.recipe.task == "dit" or self.recipe.model.mixer_options):
+            raise InputError(
+                "the recipe's model cannot be profiled with several mixers",
+                got=f"--recipe {self.recipe.name}: task {self.recipe.task}, mixer_options {self.recipe.model.mixer_options}",
+                expected="a classifier or dense prediction, without options of one mixer",
+                remedy="name the model with --model",
+            )
         for name, value in (
             ("--resolution", min(self.resolutions, default=0)),
             ("--batch", self.batch),

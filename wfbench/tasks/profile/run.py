@@ -346,7 +346,7 @@ class _Run:
         return {
             "environment": self.environment,
             "session": self.session,
-            "model": cell.model,
+            "model": cell.named_model or cell.model,
             "mixer": cell.mixer,
             "local_conv": cell.config.local_conv,
             "pos_embed": cell.config.pos_embed,

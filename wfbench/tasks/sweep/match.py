@@ -103,9 +103,7 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
     return sum(model.declared_macs(model.config.image_size).values())
 
 
-def _build(
-    recipe: Recipe, classes: int, changed: Mapping[str, object]
-) -> models.VisionTransformer | models.DiT | models.DenseModel:
+def _build(recipe: Recipe, classes: int, changed: Mapping[str, object]) -> models.AnyModel:
     section = recipe.model
     settings = section.overrides() | changed
     if recipe.dense is not None:
