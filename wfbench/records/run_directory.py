@@ -14,11 +14,13 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError
+from wfbench.records.dense import DenseRow
 from wfbench.records.diffusion import DiTRow
 from wfbench.records.training import TrainRow
 
 _COLUMNS = ("index", "label", "top1")
-_RESULT: TypeAdapter[TrainRow | DiTRow] = TypeAdapter(Annotated[TrainRow | DiTRow, Field(discriminator="kind")])
+_Result = TrainRow | DiTRow | DenseRow
+_RESULT: TypeAdapter[_Result] = TypeAdapter(Annotated[_Result, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Run:
     """A finished run: its directory and its result."""
 
     place: Path
-    row: TrainRow
+    row: TrainRow | DenseRow
 
     def curve(self) -> list[dict[str, float]]:
         """The finite numbers of each epoch; empty without ``metrics.jsonl``. A torn line ends the curve.
@@ -66,7 +68,7 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The finished runs of classifiers in directories and below them, each once; a file is no run, a trial of tuning no result.
+    """The finished runs of classifiers and of dense prediction in directories and below them, each once; a file is no run, a trial of tuning no result.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
@@ -82,11 +84,11 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     return [found[place] for place in sorted(found)]
 
 
-def _result(path: Path) -> TrainRow | None:
-    """The result of a classifier; None for a denoiser's, whose row holds its curves."""
+def _result(path: Path) -> TrainRow | DenseRow | None:
+    """The result of a classifier or of dense prediction; None for a denoiser's, whose row holds its curves."""
     try:
         row = _RESULT.validate_json(_text(path))
-        return row if isinstance(row, TrainRow) else None
+        return row if isinstance(row, TrainRow | DenseRow) else None
     except ValidationError as e:
         problem = e.errors()[0]
         where = ".".join(map(str, problem["loc"]))

@@ -152,6 +152,7 @@ def _size_columns(result: SizesResult) -> list[Column[SizesLine]]:
 
     return [
         *constant_columns(flat(result.setting)),
+        Column("mixer", lambda line: next(iter(line.rows.values()))[0].mixer),
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("seed_count", lambda line: min(map(len, line.rows.values())), "seeds", lambda count: plural(count, "seed")),
         *(column for size in result.sizes for column in of_size(size)),

@@ -17,6 +17,7 @@ from wfbench.report.figures.claims import claims
 from wfbench.report.figures.cost import latency, memory
 from wfbench.report.figures.denoising import denoising_curves
 from wfbench.report.figures.receptive_fields import receptive_fields
+from wfbench.report.figures.segmentation import segmentation_sizes
 from wfbench.report.figures.speedup import speedup
 from wfbench.report.figures.style import DPI, Style, mixer_styles
 
@@ -33,6 +34,7 @@ __all__ = [
     "mixer_styles",
     "receptive_fields",
     "resolution",
+    "segmentation_sizes",
     "speedup",
     "with_tables",
 ]
@@ -65,6 +67,8 @@ def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]
         yield "accuracy", table, accuracy(reached, table, styles)
     for evaluated, table in with_tables(results.resolutions, tables, "resolution"):
         yield "resolution", table, resolution(evaluated, table, styles)
+    for sizes, table in with_tables(results.segmentation_sizes, tables, "segmentation-sizes"):
+        yield "segmentation-sizes", table, segmentation_sizes(sizes, table, results.costs.profiles, styles)
     for answers, table in with_tables(results.claims, tables, "claims"):
         yield "claims", table, claims(answers, table)
     for fields, table in with_tables(results.receptive_fields, tables, "erf"):

@@ -40,7 +40,7 @@ def mixer_styles(tables: Sequence[Table]) -> dict[str, Style]:
         if "label" in table.data:
             names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
-            curves |= names if table.kind in ("profile", "resolution") else set()
+            curves |= names if table.kind in ("profile", "resolution", "segmentation-sizes") else set()
             plain = table.data["variant"] == "" if "variant" in table.data else True
             baselines |= set(table.data.loc[(table.data["mixer"] == BASELINE) & plain, "label"])
     others = sorted(mixers - baselines, key=lambda name: (name not in curves, name))

@@ -17,14 +17,14 @@ from wfbench.analysis.profile import ProfileCost
 from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossovers
 from wfbench.analysis.seeds import AccuracyResult
-from wfbench.records import AnyRow, TrainRow
+from wfbench.records import AnyRow, DenseRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report.columns import Table
 from wfbench.report.figures import mixer_styles
 from wfbench.report.page.accuracy import cost_chart
 from wfbench.report.page.charts import Chart
 from wfbench.report.page.curves import training_charts
-from wfbench.report.page.pictures import claims_pictures, pictures
+from wfbench.report.page.pictures import Picture, claims_pictures, pictures, size_pictures
 from wfbench.report.page.scaling import scaling_chart
 from wfbench.report.sources import Source
 from wfbench.report.words import plural
@@ -48,6 +48,8 @@ _SECTIONS = {
     "overview": "glance",
     "published": "published",
     "erf": "erf",
+    "segmentation": "segmentation",
+    "segmentation-sizes": "segmentation",
     "denoising": "denoisers",
     "scores": "denoisers",
 }
@@ -95,20 +97,23 @@ def page(
     for table in tables:
         by_section.setdefault(_SECTIONS.get(table.kind, "cost"), []).append(table)
     shown = {name: [_table(table) for table in found] for name, found in by_section.items()}
-    answered = claims_pictures(results, tables)
+    answered, by_size = claims_pictures(results, tables), size_pictures(results, tables)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("template.html"))
 
-    def render(maps: Sequence[Mapping[str, str]], samples: Sequence[Mapping[str, str]], left_out: str) -> str:
+    def render(pictured: Mapping[str, Sequence[Picture]], left_out: str) -> str:
         sections = [
             _Section("claims", "Claims", tables=shown.get("claims", ()), maps=answered),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", drawn["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
+            _Section(
+                "segmentation", "Segmentation", tables=shown.get("segmentation", ()), maps=[*by_size, *pictured["predictions"]]
+            ),
             _Section("cost", "Cost and scaling", drawn["cost"], shown.get("cost", ()), _LEGENDS["scaling"]),
             _Section("training", "Training", drawn["training"], legend=_LEGENDS["training"]),
-            _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=maps),
+            _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=pictured["maps"]),
             _Section("denoisers", "Denoisers", tables=shown.get("denoisers", ())),
-            _Section("samples", "Samples", maps=samples),
+            _Section("samples", "Samples", maps=pictured["samples"]),
             _Section("published", "Published numbers", tables=shown.get("published", ())),
             _Section("pictures", "Pictures left out", left_out=left_out),
             _Section("sources", "Where the numbers come from", sources=sources),
@@ -124,9 +129,10 @@ def page(
             bundle=_bundle(),
         )
 
-    room = MOST_BYTES - len(render([], [], "").encode()) - 2_000
-    maps, samples, left = pictures(rows, room)
-    return render(maps, samples, f"No room on this page: {', '.join(left)}." if left else "")
+    nothing: dict[str, list[Picture]] = {"maps": [], "samples": [], "predictions": []}
+    room = MOST_BYTES - len(render(nothing, "").encode()) - 2_000
+    pictured, left = pictures(rows, room)
+    return render(pictured, f"No room on this page: {', '.join(left)}." if left else "")
 
 
 def _table(table: Table) -> dict[str, object]:
@@ -154,7 +160,7 @@ def _summary(rows: Sequence[AnyRow]) -> str:
     """How much there is, from when, on what."""
     if not rows:
         return "No records."
-    trained = [row for row in rows if isinstance(row, TrainRow) and row.validation is None]
+    trained = [row for row in rows if isinstance(row, TrainRow | DenseRow) and row.validation is None]
     dates = sorted(row.created[:10] for row in rows)
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     devices = sorted({row.environment.device for row in rows})

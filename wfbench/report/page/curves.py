@@ -26,9 +26,10 @@ def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart
         key = (run.row.dataset, run.row.recipe, pixels(run.row.image_size), run.row.recipe_digest)
         who = {"mixer": label(run.row), "seed": run.row.seed, "run": str(run.place)}
         for point in kept:
-            more = {"accuracy": 100 * point["accuracy"]} if "accuracy" in point else {}
+            more = {name: 100 * point[name] for name in ("accuracy", "miou", "pixel_accuracy") if name in point}
             found.setdefault(key, []).append({**point, **more, **who})
-    words = {"accuracy": "held-out top-1 (%)", "loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}
+    words = {"accuracy": "held-out top-1 (%)", "miou": "held-out mIoU (%)", "pixel_accuracy": "pixels right (%)"}
+    words |= {"loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}
     words |= {"grad_norm": "norm of the gradient before clipping"}
     made = []
     for number, ((dataset, recipe, side, digest), points) in enumerate(sorted(found.items()), 1):
