@@ -16,10 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from wfbench import recipe as recipes
 from wfbench import records, report
+from wfbench.cli import app
 from wfbench.errors import InputError
+from wfbench.models import create_dense
 from wfbench.records import DenseEvalRow, DenseRow, PictureRow
 from wfbench.tasks import jobs
 from wfbench.tasks.evaluate_dense import evaluate_dense_run
@@ -287,15 +290,15 @@ def test_claims_are_answered_by_miou(tmp_path: Path) -> None:
         f"""recipe: scenes
 weights: raw
 seeds: [0, 1, 2, 3]
-budget: {{epochs: {DENSE.epochs}}}
+budget: {{epochs: {DENSE.epochs}, match: null, trials: 0}}
 claims:
-  - {{id: better, kind: better, line: linear, than: softmax, by: 1.0, because: a test}}
+  - {{id: better, says: a test, kind: better, line: linear, than: softmax, by: 1, effect: 2}}
 """,
         encoding="utf-8",
     )
     rows = [dense_row("linear", s, 0.60 + s / 100) for s in range(4)]
     rows += [dense_row("softmax", s, 0.50 + s / 100 + 0.001 * (s % 2)) for s in range(4)]
-    (result,) = claims_results(rows, (read_claims(tmp_path / "claims.yaml"),))
+    (result,) = claims_results(rows, read_claims(tmp_path / "claims.yaml"))
     (line,) = result.answered
     assert line.answer.verdict == "supported"
     assert line.answer.estimate == pytest.approx(9.95)
@@ -331,3 +334,87 @@ def test_a_folder_of_images_of_several_sizes_is_learned_whole_and_in_windows(tmp
     assert row.pixels == sum(height * (width - 1) for height, width in sizes)
     assert row.pixel_accuracy > 0.9, "brightness alone tells the classes apart"
     assert row.window == (16, 11)
+
+
+def test_a_mixer_that_sees_near_is_at_chance_where_the_label_depends_on_a_far_place() -> None:
+    """Two scenes that differ in one corner, and in their labels at the other end: what does not see the corner gets half right.
+
+    The static mixer of depth 2 sees two tokens far, so its answers there are the same for both scenes, bit for bit.
+    """
+    torch.manual_seed(0)
+    images = torch.randn(1, 1, 24, 24).repeat(2, 1, 1, 1)
+    images[0, :, :2, :2], images[1, :, :2, :2] = 1.0, -1.0
+    classes = torch.full((2, 24, 24), 255)
+    classes[0, 16:, 16:], classes[1, 16:, 16:] = 0, 1
+    loss = pixel_cross_entropy(255)
+    reached = {}
+    for mixer in ("static", "softmax"):
+        model = create_dense(
+            "vit-tiny", mixer, 24, num_classes=2, patch_size=2, in_channels=1, embed_dim=16, depth=2, num_heads=2, seed=0
+        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss(model, images, classes, torch.Generator()).backward()
+            optimizer.step()
+        logits = model.eval()(images)
+        far = logits[..., 16:, 16:]
+        assert torch.equal(far[0], far[1]) == (mixer == "static")
+        reached[mixer] = float((far.argmax(1) == classes[:, 16:, 16:]).float().mean())
+    assert reached == {"static": 0.5, "softmax": 1.0}
+
+
+def test_a_decoder_of_smp_trains_like_the_linear_one(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    asked = ["dense.decoder=dpt", "model.depth=4", "data.dense.train=8", "data.dense.held_out=4", "batch_size=4", "epochs=1"]
+    row = jobs.train(tiny(*asked), tmp_path / "run", Silent(), device=CPU)
+    assert isinstance(row, DenseRow)
+    assert (row.decoder, row.macs is not None) == ("dpt", True)
+    (again,) = evaluate_dense_run(tmp_path / "run", device=CPU, out=tmp_path)
+    assert again.is_same
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_matches_and_answers_claims_of_dense_runs(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text(
+        """recipe: scenes
+weights: raw
+seeds: [0, 1]
+budget: {epochs: 2, match: params, trials: 0}
+claims:
+  - {id: pool, says: pool is better, kind: better, line: pool, than: softmax, effect: 1}
+"""
+    )
+    (tmp_path / "sweep.yaml").write_text(
+        f"""recipes: [scenes]
+mixers: [softmax, pool]
+seeds: [0, 1]
+match: params
+set: {json.dumps(TINY)}
+claims: {tmp_path / "claims.yaml"}
+"""
+    )
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu", "--threads", "1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 0, done.output
+    claims = pd.read_csv(tmp_path / "report/claims.csv")
+    assert claims["answer" if "answer" in claims else "verdict"].isin(["supported", "contradicted", "undecidable"]).all()
+    table = pd.read_csv(tmp_path / "report/segmentation.csv")
+    assert sorted(table["label"]) == ["pool", "softmax"]
+    assert (table["parameters"].max() / table["parameters"].min()) < 1.02
+
+
+def test_a_dry_run_says_what_a_dense_run_will_do(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", *settings(), "--dry-run", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "scenes of digits" in done.output
+    assert "6: 3 for each epoch" in " ".join(done.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_commands_refuse_a_dense_run_in_one_message(run: Path) -> None:
+    for words in (["erf", str(run)], ["sample", str(run)], ["eval", str(run), "--mapping", "labels.json"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2, (words, done.output)

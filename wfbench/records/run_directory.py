@@ -68,7 +68,9 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The finished runs of classifiers and of dense prediction in directories and below them, each once; a file is no run, a trial of tuning no result.
+    """The finished runs of classifiers and dense prediction in directories and below them, each once.
+
+    A file is no run, and a trial of tuning no result.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.

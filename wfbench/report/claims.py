@@ -241,8 +241,8 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
     """How claims of accuracy are decided."""
     looks = result.claims.file.looks
     notes = [
-        "Differences are in points of accuracy. Each end of an interval is a one-sided bound, at the level "
-        f"1 − 5%/{count} for {plural(count, 'claim')} of accuracy, so that the chance of any false answer among them is 5% at "
+        f"Differences are in points of {result.measure}. Each end of an interval is a one-sided bound, at the level "
+        f"1 − 5%/{count} for {plural(count, 'claim')} of {result.measure}, so that the chance of any false answer among them is 5% at "
         "the most. Power is the probability that a claim is supported where the true difference is its effect (of “within”: "
         "where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
     ]

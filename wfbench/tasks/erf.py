@@ -138,9 +138,11 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     """The maps of a finished run, on its held-out images: as its seed initialised it, then as it was trained.
 
     Raises:
-        InputError: if ``run`` is no finished run, or its weights do not fit its config.
+        InputError: if ``run`` is no finished run of a classifier, or its weights do not fit its config.
     """
     row, recipe = read_result(run), read_recipe(run)
+    if recipe.task != "classify":
+        raise InputError("only runs of classifiers are mapped", got=f"{run}: task: {recipe.task}", expected="task: classify")
     prepared = classify.prepare(recipe)
     check_data(run, prepared.dataset, "val")
     model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)

@@ -11,7 +11,7 @@ from wfbench.analysis.claims.registration import Registration, first_record, rec
 from wfbench.analysis.claims.runs import ResultRow
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
-from wfbench.records import AnyRow, ClaimsRow
+from wfbench.records import AnyRow, ClaimsRow, DenseRow
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class ClaimsResult:
     answered: tuple[AnsweredClaim, ...]
     later_runs: tuple[ResultRow, ...]
     p_spread: float | None
+
+    @property
+    def measure(self) -> str:
+        """What the runs that answer are compared by: "accuracy" or "mIoU"."""
+        rows = [row for found in self.answered for row in found.answer.rows]
+        return "mIoU" if any(isinstance(row, DenseRow) for row in rows) else "accuracy"
 
     @property
     def image_sides(self) -> set[int]:

@@ -40,7 +40,9 @@ def claims(result: ClaimsResult, table: Table) -> Figure | None:
     conditions = [textwrap.shorten(condition(line.claim), 60, placeholder=" …", break_on_hyphens=False) for line in shown]
     names = [f"{line.claim.id}\n{text}" for line, text in zip(shown, conditions, strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.set(xlim=(left, right), ylim=(len(shown) - 0.4, -0.6), xlabel="points of accuracy; grey: where the claim holds")
+    axes.set(
+        xlim=(left, right), ylim=(len(shown) - 0.4, -0.6), xlabel=f"points of {result.measure}; grey: where the claim holds"
+    )
     axes.grid(visible=False, axis="y")
     return figure
 
