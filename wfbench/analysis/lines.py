@@ -1,4 +1,4 @@
-"""Which rows are one line, which lines may stand side by side, and what a line is called."""
+"""What a line is called, and the grouping of rows into lines and settings."""
 
 from __future__ import annotations
 
