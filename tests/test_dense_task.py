@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -22,7 +22,7 @@ from wfbench import recipe as recipes
 from wfbench import records, report
 from wfbench.cli import app
 from wfbench.errors import InputError
-from wfbench.models import create_dense
+from wfbench.models import create, create_dense
 from wfbench.records import DenseEvalRow, DenseRow, PictureRow
 from wfbench.tasks import jobs
 from wfbench.tasks.evaluate_dense import evaluate_dense_run
@@ -178,8 +178,6 @@ def test_a_frozen_backbone_does_not_move_and_its_decoder_does(run: Path, tmp_pat
         for key, value in load_file(run / "model.safetensors").items()
         if key.startswith("backbone.")
     }
-    from safetensors.torch import save_file
-
     save_file(weights, tmp_path / "backbone.safetensors")
     recipe = tiny("dense.frozen=true", f"model.init_weights={tmp_path / 'backbone.safetensors'}", "epochs=1")
     row = jobs.train(recipe, tmp_path / "probe", Silent(), device=CPU)
@@ -418,3 +416,37 @@ def test_other_commands_refuse_a_dense_run_in_one_message(run: Path) -> None:
     for words in (["erf", str(run)], ["sample", str(run)], ["eval", str(run), "--mapping", "labels.json"]):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2, (words, done.output)
+
+
+def ade20k_folder(root: Path) -> Path:
+    """Three images of each part in ADE20K's layout: 0 is no label, k is class k - 1."""
+    rng = np.random.default_rng(0)
+    for part in ("training", "validation"):
+        for folder in ("images", "annotations"):
+            (root / folder / part).mkdir(parents=True)
+        for k in range(3):
+            mask = rng.integers(0, 151, (70, 90), dtype=np.uint8)
+            Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(root / "images" / part / f"ADE_{k}.jpg")
+            Image.fromarray(mask).save(root / "annotations" / part / f"ADE_{k}.png")
+    names = "\n".join(f"{k}\t0.1\t0.1\t0.1\tclass {k}" for k in range(1, 151))
+    (root / "objectInfo150.txt").write_text(f"Idx\tRatio\tTrain\tVal\tName\n{names}\n")
+    return root
+
+
+@pytest.mark.parametrize("name", ["ade20k-linear", "ade20k-dpt"])
+def test_the_recipes_of_ade20k_run_on_files_of_its_layout(name: str, tmp_path: Path) -> None:
+    if name == "ade20k-dpt":
+        pytest.importorskip("segmentation_models_pytorch")
+    small: dict[str, object] = {"patch_size": 16, "embed_dim": 16, "depth": 4, "num_heads": 2}
+    save_file(create("vit-tiny", "softmax", 64, 7, **small).state_dict(), tmp_path / "classifier.safetensors")
+    asked = [f"model.{key}={value}" for key, value in small.items()]
+    asked += ["model.image_size=64", "epochs=1", "batch_size=2", "optim.warmup_epochs=0", "data.workers=0"]
+    asked += [f"data.path={ade20k_folder(tmp_path / 'ade')}", f"model.init_weights={tmp_path / 'classifier.safetensors'}"]
+    row = jobs.train(recipes.load(name, asked), tmp_path / "run", Silent(), device=CPU)
+    assert isinstance(row, DenseRow)
+    assert (len(row.classes), row.classes[0], row.samples) == (150, "class 1", 3)
+    masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "ade/annotations/validation").iterdir())]
+    assert row.pixels == sum(int((mask > 0).sum()) for mask in masks)
+    assert row.window == (64, 43)
+    with pytest.raises(InputError, match=r"weights\.safetensors"):
+        jobs.prepare(recipes.load(name, [*asked[:-1]]))

@@ -242,9 +242,9 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
     looks = result.claims.file.looks
     notes = [
         f"Differences are in points of {result.measure}. Each end of an interval is a one-sided bound, at the level "
-        f"1 − 5%/{count} for {plural(count, 'claim')} of {result.measure}, so that the chance of any false answer among them is "
-        "5% at the most. Power is the probability that a claim is supported where the true difference is its effect (of “within”: "
-        "where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
+        f"1 − 5%/{count} for {plural(count, 'claim')} of {result.measure}, so that the chance of any false answer among them "
+        "is 5% at the most. Power is the probability that a claim is supported where the true difference is its effect (of "
+        "“within”: where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
     ]
     if any(line.answer.if_estimate for line in result.answered):
         notes.append(
