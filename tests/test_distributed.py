@@ -58,6 +58,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "one", root / "two"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_and_weights_of_one(pair):
     one, two = pair
     for a, b in zip(rows(one), rows(two), strict=True):
@@ -81,6 +82,7 @@ def test_other_weights_are_seen_to_differ_by_more(pair, tmp_path):
     assert max((a[key] - b[key]).abs().max().item() for key in a) > 1e-3
 
 
+@pytest.mark.slow
 def test_an_evaluation_by_two_processes_is_that_of_one_exactly(pair, tmp_path):
     one, _ = pair
     code = """
@@ -117,6 +119,7 @@ distributed.leave()
     assert sorted(done.stdout.splitlines()) == [f"0: {line}", f"1: {line}"]
 
 
+@pytest.mark.slow
 def test_every_sample_is_predicted_once_and_in_order(pair):
     one, two = (pd.read_parquet(run / "predictions-raw.parquet") for run in pair)
     assert list(two["index"]) == list(range(360))
@@ -141,6 +144,7 @@ def test_two_processes_stop_together_and_go_on_exactly(pair, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_each_process_draws_by_a_seed_of_its_own(pair):
     """Else a task's loss would draw the same noise in all of them."""
     [newest] = (pair[1] / "checkpoint").glob("step-*")

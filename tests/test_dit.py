@@ -134,8 +134,7 @@ def test_the_published_macs_at_512_pixels(name: str, gmacs: float) -> None:
     assert round(sum(model.declared_macs((64, 64)).values()) / 1e9, 1) == gmacs
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("size", [(8, 8), (6, 10)])
+@pytest.mark.parametrize(("size", "batch"), [((6, 10), 3), pytest.param((8, 8), 1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mixer", mixers.names())
 def test_three_counts_agree_with_any_mixer(mixer: str, size: Grid, batch: int) -> None:
     model = small(mixer=mixer, image_size=size, local_conv="dwc")

@@ -185,6 +185,7 @@ def test_half_precision_convolutions_agree_within_its_rounding(strategy: str, dt
     assert (got.double() - expected).norm() / expected.norm() < HALF[dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 4.0], ids=["zero mean", "mean 4"])
 @every_path
 @torch.no_grad()
@@ -228,6 +229,7 @@ def test_the_norms_do_not_suffer_under_autocast(path: str) -> None:
     assert (got.float() - expected).norm() / expected.norm() < HALF[torch.bfloat16]
 
 
+@pytest.mark.slow
 @every_path
 @linear_strategy
 def test_the_linear_compiles_whole(strategy: str, path: str) -> None:

@@ -323,6 +323,7 @@ def test_profiles_with_different_factors_keep_their_own_times_exponents_and_cros
     assert {"linear + DWC", "softmax + DWC"} <= {line.get_label() for line in curves}
 
 
+@pytest.mark.slow
 def test_a_profile_says_which_factors_its_cells_have(tmp_path: Path) -> None:
     quick = ProfileRequest(mixers=("softmax",), resolutions=(32,), rounds=2, isolate=False, attention="auto")
     journal = tmp_path / "records.jsonl"

@@ -60,6 +60,7 @@ def test_every_mixers_counts_agree_per_image_at_any_size(name: str, size: Grid, 
     assert set(count.counts.values()) == {by_hand}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mixers.names())
 def test_a_local_convolution_costs_nine_per_token_and_channel(name: str) -> None:
     without, with_it = (

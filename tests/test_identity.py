@@ -166,6 +166,7 @@ def test_a_digest_of_code_is_of_names_and_text_and_not_of_line_ends(tmp_path: Pa
     assert digest_files(split) != digest_files({"m": tmp_path / "c", "n": tmp_path / "a"})
 
 
+@pytest.mark.slow
 def test_digests_do_not_depend_on_where_the_checkout_lies(tmp_path: Path) -> None:
     code = "from wfbench.tasks.identity import *; print(*map(mixer_digest, ['softmax', 'weightformer']), model_digest())"
     for name in ("wfbench", "mixers"):
@@ -562,6 +563,7 @@ def test_a_sweep_does_not_take_runs_of_other_code_for_its_own(tmp_path: Path) ->
         swept(name, tmp_path / "sweep")
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_take_runs_of_other_data_for_its_own(tmp_path: Path) -> None:
     images = folder(tmp_path / "pets")
     swept("pool", tmp_path / "sweep", images)

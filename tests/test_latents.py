@@ -113,6 +113,7 @@ def run_rank(vae_dir: Path, out: Path, rank: int) -> None:
     extraction.run(out, rank=rank, processes=2)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes_byte_for_byte(extraction: Extraction, vae_dir: Path, tmp_path: Path) -> None:
     extraction.run(tmp_path / "one")
     spawn = multiprocessing.get_context("spawn")

@@ -122,6 +122,7 @@ def test_weights_survive_a_round_trip_through_a_state_dict(name: str) -> None:
     assert torch.equal(one(x, GRID), two(x, GRID))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKEN_LAYERS)
 def test_a_token_layer_compiles_whole(name: str) -> None:
     layer, x = layer_of(name, {}), tokens(2, GRID)

@@ -275,6 +275,7 @@ def test_two_writers_of_one_round_do_not_count_it_twice(tmp_path):
     assert after.samples == (before.samples[0], 9.0, before.samples[2])
 
 
+@pytest.mark.slow
 def test_what_was_measured_and_not_summed_up_is_summed_up_by_the_next_call(tmp_path):
     path = tmp_path / "r.jsonl"
     profile(SHARED, path)
@@ -383,6 +384,7 @@ def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_p
     assert profile(request, tmp_path / "r.jsonl") == []
 
 
+@pytest.mark.slow
 def test_a_throughput_that_ended_for_want_of_time_or_at_the_limit_is_measured_again_with_more(in_process, tmp_path):
     request = replace(ALONE, mixers=("static",), resolutions=(32,), saturate=True, rounds=1, max_batch=1)
     (row,) = (r for r in profile(request, tmp_path / "r.jsonl") if r.kind == "throughput")
@@ -471,6 +473,7 @@ def test_a_backend_far_behind_in_its_first_round_is_not_timed_again_and_its_row_
     assert "math took 3.1 times as long as the fastest in its first round" in rows["math"].rounds_reason
 
 
+@pytest.mark.slow
 def test_cells_of_one_side_are_timed_one_after_the_other_in_an_order_of_each_round(in_process, tmp_path):
     profile(replace(ALONE, memory=False, mixers=("softmax", "static", "pool"), rounds=4), tmp_path / "r.jsonl")
     rounds = [in_process[1 + 6 * k : 7 + 6 * k] for k in range(4)]
@@ -514,6 +517,7 @@ def test_a_process_that_ends_badly_is_a_row_and_is_not_tried_again(status, monke
     assert profile(replace(ALONE, mixers=("static",), memory=False), tmp_path / "r.jsonl") == []
 
 
+@pytest.mark.slow
 def test_a_round_is_recorded_before_the_next_begins(in_process, monkeypatch, tmp_path):
     path = tmp_path / "r.jsonl"
     run_here = run.run_isolated

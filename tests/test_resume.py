@@ -145,6 +145,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tm
     assert_equal_runs(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_resuming_is_refused_for_another_recipe_and_another_number_of_processes(uninterrupted, tmp_path):
     text = finish(start(uninterrupted, "--resume", *settings("optim.lr=1e-4")), 2)
     assert "another recipe" in text

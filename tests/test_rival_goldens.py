@@ -187,6 +187,7 @@ def test_every_parameter_gets_a_gradient_from_the_first_step_on(name: str) -> No
     assert {key for key, value in found.items() if not value.abs().max() > 0} == set()
 
 
+@pytest.mark.slow
 @every_rival
 def test_a_layer_compiles_as_one_graph(name: str) -> None:
     layer, x = made(name, (4, 6), torch.float32), tokens(2, (4, 6), dtype=torch.float32)

@@ -81,6 +81,7 @@ def test_half_precision_is_near_float64(name: str, dtype: torch.dtype) -> None:
     assert ((y - exact).norm() / exact.norm()).item() < (0.01 if dtype == torch.float16 else 0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mixer_compiles_in_one_piece(name: str) -> None:
     layer, x = made(name), tokens(2, (4, 6))

@@ -91,11 +91,13 @@ def by_pairs(groups: list[list[float]], baseline: list[float]) -> list[bool]:
     return [bool(stats.ttest_ind(group, baseline).pvalue < 0.05) for group in groups]
 
 
+@pytest.mark.slow
 def test_false_positives_over_the_family_are_about_5_percent_and_uncorrected_ones_are_not() -> None:
     assert abs(family_errors(by_dunnett) - 0.05) < share(50, 1000)
     assert family_errors(by_pairs) > 0.13, "the check sees what a test without correction does"
 
 
+@pytest.mark.slow
 def test_intervals_hold_all_at_once_in_95_percent() -> None:
     draws, truth, held = rng(1), np.array([-1.0, 0.0, 0.4, 3.0]), 0
     for _ in range(1000):
@@ -106,6 +108,7 @@ def test_intervals_hold_all_at_once_in_95_percent() -> None:
     assert abs(held / 1000 - 0.95) < share(950, 1000)
 
 
+@pytest.mark.slow
 def test_power_is_as_printed() -> None:
     draws, found, printed = rng(2), 0, []
     for _ in range(1000):

@@ -446,6 +446,7 @@ def test_runs_as_jobs_give_the_same_results(cluster: str, done: Path, tmp_path: 
     assert len(weights(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_listed_with_its_message(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     (tmp_path / "broken.py").write_text(BROKEN)
@@ -543,6 +544,7 @@ def test_a_line_whose_every_trial_diverges_is_listed_and_has_no_final_run(tmp_pa
     assert not list(tmp_path.glob("digits-*"))
 
 
+@pytest.mark.slow
 def test_matched_runs_say_to_what_in_row_and_table(tmp_path: Path) -> None:
     ended, heard = run(request(mixers=["identity"], match="params"), tmp_path)
     assert {status.state for status in ended.values()} == {"finished"}

@@ -57,6 +57,7 @@ def test_tensorboard_has_every_figure_of_every_epoch_at_its_step(tmp_path):
     assert [step for step, _ in found["loss"]] == [22, 44]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_goes_on_has_each_point_once(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -125,6 +126,7 @@ def wandb_run(out: Path, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline_keeps_its_files_in_the_run_directory_and_has_the_last_figures(tmp_path):
     done = wandb_run(tmp_path / "run", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr

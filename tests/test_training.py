@@ -36,6 +36,7 @@ def train(out, *overrides, resume=False, watch=None):
     return jobs.train(recipe, out, watch or Silent(), device=choose_device("cpu"), resume=resume)
 
 
+@pytest.mark.slow
 def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
     class PressesCtrlC(Silent):
         def step(self, epoch, step, steps, loss):
