@@ -162,6 +162,7 @@ def test_dpt_is_smp_s_where_its_maps_fit(class_token: bool) -> None:
         "tu-wfbench_vit_tiny", encoder_weights=None, decoder_readout=readout, classes=7, img_size=(64, 96), **options
     )
     ours = dense(decoder="dpt", image_size=(64, 96), depth=12, **options)
+    ours.decoder = DPTDecoder(ours.config, 7, norm="batch")  # the one difference from smp's
     scrambled(theirs, 0.01)
     for name, module in (("fuse", theirs.decoder), ("head", theirs.segmentation_head)):
         ours.decoder.get_submodule(name).load_state_dict(module.state_dict())
@@ -179,6 +180,36 @@ def test_dpt_continues_the_maps_by_their_last_row_and_column_where_they_do_not_f
     maps = [torch.randn(2, 48, 5, 3) for _ in range(4)]
     continued = [m[:, :, [0, 1, 2, 3, 4, 4, 4, 4]][:, :, :, [0, 1, 2, 2]] for m in maps]
     assert torch.equal(decoder(maps, ODD), decoder(continued, (64, 32))[:, :, :40, :24])
+
+
+@decoders
+def test_an_image_s_logits_depend_on_no_other_image_of_its_batch(decoder: str) -> None:
+    model = dense("vit-tiny", "softmax", decoder=decoder).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    x = torch.randn(4, 3, *ODD)
+    together, alone = model(x), torch.cat([model(image[None]) for image in x])
+    near(together, alone, tolerance=1e-5)
+    assert not dict(model.named_buffers()), "nothing that each process would keep for itself"
+    near(model.eval()(x), together, tolerance=1e-5)
+
+
+@decoders
+def test_layer_decay_gives_each_parameter_the_rate_that_it_has_in_a_classifier(decoder: str) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    def scales(model: nn.Module) -> dict[str, float]:
+        names = {id(p): name for name, p in model.named_parameters()}
+        groups = param_groups_layer_decay(model, layer_decay=0.5)
+        return {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+
+    options = {"class_token": True, "mixer": "linear"}
+    of_classifier, found = scales(vit(**options)), scales(dense(decoder=decoder, **options))
+    assert len(set(of_classifier.values())) == SMALL["depth"] + 2
+    assert {name for name in found if name.startswith("decoder.")}
+    for name, scale in found.items():
+        assert scale == of_classifier[name.removeprefix("backbone.") if name.startswith("backbone.") else "head.weight"], name
 
 
 @decoders

@@ -111,6 +111,16 @@ class DenseModel(nn.Module):
         """Parameters that are not decayed although they have more than one dimension (timm's convention)."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """Layer groups for layer-wise learning-rate decay (timm's convention): the backbone's own, and the decoder as last.
+
+        So a parameter of the backbone has the rate that it has in a classifier, and the decoder that of a classifier's head.
+        """
+        return {
+            "stem": r"^backbone\.(?:cls_token|pos_embed|patch_embed|init_norm)",
+            "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm", (99999,))],
+        }
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.backbone.set_grad_checkpointing(enable)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,8 @@ from wfbench.models.vit_config import ViTConfig
 #: The coarsest of the decoder's four maps has one place for so many pixels of a side.
 COARSEST = 32
 STAGES = 4
+#: The most groups of channels of a GroupNorm.
+_GROUPS = 32
 
 
 class DPTDecoder(nn.Module):
@@ -25,13 +28,20 @@ class DPTDecoder(nn.Module):
     and the logits cut to the image. A class token is read with each map ("cat").
 
     Shapes: four maps (B, C, H/p, W/p), p a power of two, to logits (B, classes, H, W).
-    Source: DPT (arXiv 2103.13413); segmentation-models-pytorch's modules and initialisation, at its defaults.
+    Source: DPT (arXiv 2103.13413); segmentation-models-pytorch's modules and initialisation, at its defaults, but for the norm.
+
+    Args:
+        config: of the backbone.
+        num_classes: of the logits.
+        norm: "group": GroupNorm of 32 groups stands where segmentation-models-pytorch has BatchNorm, so that an image's logits
+            depend on no other image: not on the parts of a batch, and not on the processes. "batch": its BatchNorm, as it is,
+            to be compared with it; the bench trains none.
 
     Raises:
         InputError: without the package, for a patch size that is no power of two, or fewer than four blocks.
     """
 
-    def __init__(self, config: ViTConfig, num_classes: int) -> None:
+    def __init__(self, config: ViTConfig, num_classes: int, norm: Literal["group", "batch"] = "group") -> None:
         super().__init__()
         try:
             from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -63,6 +73,8 @@ class DPTDecoder(nn.Module):
         self.head = Head(in_channels=self.fuse.fusion_blocks[0].project.out_channels, out_channels=num_classes)
         initialize_decoder(self.fuse)
         initialize_head(self.head)
+        if norm == "group":
+            _without_batch_norm(self)
 
     def read(self, backbone: VisionTransformer, images: Tensor) -> list[Any]:
         """The maps after four blocks; of a model with a class token, pairs of map and class token."""
@@ -107,3 +119,12 @@ class DPTDecoder(nn.Module):
             units = [*fusion.residual_conv_block1.modules(), *fusion.residual_conv_block2.modules()]
             counts[f"fuse.fusion_blocks.{STAGES - 1 - i}"] = at(places, *units) + at(4 * places, fusion.project)
         return counts | {"head": at(pixels // 4, *self.head.modules())}
+
+
+def _without_batch_norm(module: nn.Module) -> None:
+    """Put a fresh GroupNorm, of as many groups as divide its channels, up to `_GROUPS`, in the place of every BatchNorm."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(math.gcd(_GROUPS, child.num_features), child.num_features))
+        else:
+            _without_batch_norm(child)
