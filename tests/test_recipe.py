@@ -123,7 +123,10 @@ SCENES, FOLDER = (["task=dense", f"data.source={source}"] for source in ("scenes
 NEEDS = {
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.erase"), ["data.augment=resized-crop"]),
     **{key: SCENES for key in EVERY_KEY if key.startswith(("dense.", "data.dense."))},
+    **{f"data.dense.{key}": FOLDER for key in ("layout", "reduce_zero_label", "eval_size")},
+    **{f"data.dense.{key}": [*FOLDER, "data.augment=scale-crop"] for key in ("scale", "max_class_share")},
     "dense.frozen": [*SCENES, "model.init_weights=backbone.safetensors"],
+    "dense.stride": [*SCENES, "dense.inference=slide"],
     **dict.fromkeys(("mix.prob", "mix.switch_prob", "mix.mode", "mix.mixup"), ["mix.cutmix=0.5"]),
     "mix.cutmix": ["mix.mixup=0.5"],
     "ema.decay": ["ema.warmup=false"],
@@ -429,6 +432,18 @@ def test_settings_of_dense_sources_are_in_the_digest_of_these_alone() -> None:
         ([*SCENES, "data.dense.scale=[2,1]"], "scale needs 0 < low <= high"),
         ([*SCENES, "data.dense.object_size=[2,9]"], "at least 4 pixels"),
         ([*SCENES, "data.dense.ignore_index=256"], "less than or equal to 255"),
+        ([*SCENES, "data.eval_crop=0.875"], "neither eval_crop nor eval_resize"),
+        ([*FOLDER, "data.eval_resize=shorter"], "neither eval_crop nor eval_resize"),
+        ([*SCENES, "data.dense.eval_size=shorter"], "are of folder-seg: scenes are composed at any size"),
+        ([*SCENES, "data.dense.layout=ade20k"], "are of folder-seg"),
+        ([*FOLDER, "data.dense.scale=[1,2]"], "need augment: scale-crop"),
+        ([*FOLDER, "data.augment=resized-crop", "data.dense.max_class_share=0.5"], "need augment: scale-crop"),
+        ([*SCENES, "model.init_head=fresh"], "init_head is of classifiers"),
+        ([*SCENES, "dense.stride=0.5"], "stride needs dense.inference: slide"),
+        (
+            [*SCENES, "dense.frozen=true", "model.init_weights=backbone.safetensors", "optim.layer_decay=0.5"],
+            "no layer of the backbone is trained",
+        ),
     ],
 )
 def test_what_a_dense_source_cannot_have(settings: list[str], expected: str) -> None:

@@ -187,8 +187,19 @@ def _check_dense(data: DataSection, dense: DenseDataSection) -> None:
     """Refuse what a source with a class for each pixel cannot have."""
     if data.auto_augment or data.erase:
         raise ValueError("a source with a class for each pixel has neither auto_augment nor erase")
+    if data.eval_crop != 1 or data.eval_resize != "squash":
+        raise ValueError("a source with a class for each pixel has neither eval_crop nor eval_resize: see dense.eval_size")
+    if data.augment != "scale-crop" and _changed(dense, "scale", "max_class_share"):
+        raise ValueError("dense.scale and dense.max_class_share need augment: scale-crop")
+    if data.source == "scenes" and _changed(dense, "eval_size", "layout", "reduce_zero_label"):
+        raise ValueError("dense.eval_size, layout and reduce_zero_label are of folder-seg: scenes are composed at any size")
     if data.source == "scenes" and dense.crops == "digits" and data.hflip:
         raise ValueError("a digit's mirror image is no digit: hflip is 0 for scenes of digits")
+
+
+def _changed(section: _Section, *names: str) -> bool:
+    """Whether one of these settings is other than by default."""
+    return any(getattr(section, name) != type(section).model_fields[name].default for name in names)
 
 
 class MixSection(_Section):
@@ -394,6 +405,12 @@ def _check_dense_task(recipe: Recipe, dense: DenseSection) -> None:
         raise ValueError("task: dense has no mix: images of different masks are not blended")
     if dense.frozen and recipe.model.init_weights is None:
         raise ValueError("dense.frozen needs model.init_weights: a backbone that is neither trained nor loaded says nothing")
+    if dense.frozen and recipe.optim.layer_decay is not None:
+        raise ValueError("optim.layer_decay does nothing with dense.frozen: no layer of the backbone is trained")
+    if recipe.model.init_head != "load":
+        raise ValueError("model.init_head is of classifiers: a decoder always begins afresh")
+    if dense.inference == "whole" and _changed(dense, "stride"):
+        raise ValueError("dense.stride needs dense.inference: slide")
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
