@@ -565,6 +565,29 @@ def test_another_number_for_no_label(tmp_path: Path) -> None:
     assert mask[0, :5].tolist() == [0, 1, 2, 9, 9]
     with pytest.raises(InputError, match=r"ignore_index is a class[\s\S]*3 to 255"):
         opened(tmp_path, ignore_index=2)
+    # With reduced labels the files' 3 is the third class, and no label for nothing.
+    with pytest.raises(InputError, match=r"ignore_index is a class in the masks[\s\S]*= 3;[\s\S]*4 to 255"):
+        opened(tmp_path, ignore_index=3, reduce_zero_label=True)
+    opened(tmp_path, ignore_index=4, reduce_zero_label=True)
+
+
+def test_a_replaced_image_is_not_said_to_be_of_the_same_class(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    data = section(path=str(tmp_path), on_bad_image="skip")
+    dataset = open_dense(data)
+    next((tmp_path / "images" / "train").glob("im1.*")).write_bytes(b"")
+
+    def read() -> None:
+        list(dense_train_batches(dataset, data, (16, 16), 3, batch_size=4, seed=0, epochs=1))
+
+    with pytest.warns(
+        UserWarning, match=r"im1.* cannot be read and is replaced by the next image that can be read, with its mask"
+    ):
+        read()
+    for file in (tmp_path / "images" / "train").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no training image can be read[\s\S]*and 3 more"):
+        read()
 
 
 def broken(root: Path, fault: str) -> None:
@@ -660,7 +683,9 @@ def damaged_val(root: Path, data: DataSection) -> None:
         ("no folder", r"do not fit together[\s\S]*0 images in .*images.train"),
         ("two", r"two files have one name[\s\S]*im0\.bmp and im0\.jpg"),
         ("no classes", r"no list of classes[\s\S]*classes\.txt: No such file"),
-        ("empty classes", r"list of classes is empty[\s\S]*classes\.txt"),
+        ("empty classes", r"list of classes is too short[\s\S]*classes\.txt: 0 names"),
+        ("one class", r"list of classes is too short[\s\S]*classes\.txt: 1 name\n"),
+        ("a class twice", r"a class is named twice[\s\S]*classes\.txt: 'a'\n"),
         ("no path", r"does not say where the images are[\s\S]*images/, masks/"),
         ("not there", r"path is not a folder"),
         ("limit", r"so many training images[\s\S]*data\.limit = 5[\s\S]*at most 4"),
@@ -686,6 +711,10 @@ def test_what_is_missing_is_one_message(tmp_path: Path, fault: str, message: str
             (tmp_path / "classes.txt").unlink()
         case "empty classes":
             (tmp_path / "classes.txt").write_text("\n")
+        case "one class":
+            (tmp_path / "classes.txt").write_text("a\n")
+        case "a class twice":
+            (tmp_path / "classes.txt").write_text("a\nb\na\n")
         case "no path":
             data = section()
         case "not there":

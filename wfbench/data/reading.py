@@ -177,9 +177,9 @@ def _unreadable(bad: list[Bad], replace: bool) -> InputError:
     )
 
 
-def warn_replaced(name: str, reason: str) -> None:
-    """Say that an image was replaced, where nobody else takes note of it."""
-    warnings.warn(f"{name} cannot be read and is replaced by another image of its class ({reason})", stacklevel=3)
+def warn_replaced(name: str, reason: str, by: str = "another image of its class") -> None:
+    """Say that an image was replaced, and by what, where nobody else takes note of it."""
+    warnings.warn(f"{name} cannot be read and is replaced by {by} ({reason})", stacklevel=3)
 
 
 @contextmanager

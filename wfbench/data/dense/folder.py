@@ -125,11 +125,19 @@ def open_folder(root: Path, dense: DenseDataSection) -> tuple[tuple[str, ...], M
     """Classes, training and held-out split. Names are read; images and masks are not.
 
     Raises:
-        InputError: for a missing folder or list of classes, no classes, or an image without a mask or the other way round.
+        InputError: for a missing folder or list of classes, fewer than two classes, one that is named twice, an
+            ``ignore_index`` that is a class in the files, or an image without a mask or the other way round.
     """
     layout = _LAYOUTS[dense.layout]
     names = _class_names(root / layout.classes, dense.layout)
     reduce = dense.layout == "ade20k" if dense.reduce_zero_label is None else dense.reduce_zero_label
+    if reduce and dense.ignore_index <= len(names):
+        raise InputError(
+            "ignore_index is a class in the masks",
+            got=f"data.dense.ignore_index = {dense.ignore_index}; with reduce_zero_label, classes are 1 to {len(names)} there",
+            expected=f"{len(names) + 1} to 255; 0 is no label anyway",
+            remedy="set data.dense.ignore_index; of more than 254 classes, none can be ignored but by 0",
+        )
     train, val = (
         MaskedFiles(
             *_pairs(root / "images" / folder, root / layout.masks / folder),
@@ -155,8 +163,21 @@ def _class_names(path: Path, layout: str) -> tuple[str, ...]:
             remedy="check --data and data.dense.layout",
         ) from e
     found = tuple(lines) if layout == "plain" else tuple(line.split("\t")[-1].strip() for line in lines[1:])
-    if not found:
-        raise InputError("the list of classes is empty", got=str(path), expected="a name on each line")
+    if len(found) < 2:
+        raise InputError(
+            "the list of classes is too short",
+            got=f"{path}: {len(found)} {'name' if found else 'names'}",
+            expected="two classes or more, a name on each line",
+            remedy="name every class, the background too if it is one",
+        )
+    twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
+    if twice:
+        raise InputError(
+            "a class is named twice",
+            got=f"{path}: {', '.join(map(repr, twice[:6]))}",
+            expected="another name for each class",
+            remedy="rename one of them",
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch.utils.data import Dataset as TorchDataset
 
@@ -26,6 +27,9 @@ from wfbench.data.reading import (
 from wfbench.data.splits import UNREADABLE
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, DenseDataSection
+
+#: What takes the place of a training image that cannot be read, in words.
+REPLACEMENT = "the next image that can be read, with its mask"
 
 
 class _Pairs(TorchDataset):
@@ -58,6 +62,13 @@ class _Pairs(TorchDataset):
             if self.drawn:
                 seed_draws((self.seed, epoch, index))
             return *self.transform(image, mask), bad
+        if self.replace:
+            return InputError(
+                "no training image can be read",
+                got=f"{bad[-1][0]} ({bad[-1][1]}), and {len(bad) - 1:,} more",
+                expected="an intact image file with an intact mask",
+                remedy="repair or remove the files",
+            )
         return None, 0, bad
 
 
@@ -99,7 +110,7 @@ def dense_train_batches(
     transform, drawn = train_pair(data, _dense(data), image_size, in_channels)
     pairs = _Pairs(dataset.train, transform, image_size, seed, drawn=drawn, replace=data.on_bad_image == "skip")
     keys = TrainKeys(len(dataset.train), batch_size, seed, epochs, start, positions(batch_size, rank, world))
-    return read(pairs, keys, data.workers, on_replaced or warn_replaced)
+    return read(pairs, keys, data.workers, on_replaced or partial(warn_replaced, by=REPLACEMENT))
 
 
 def dense_eval_batches(
