@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +103,12 @@ def test_the_evaluation_of_a_run_repeats_what_its_trainer_recorded_and_goes_to_o
     assert large.recorded is None
     assert large.row.pixels == 12 * 128 * 128
     (cut,) = evaluate_dense_run(run, "ema", (128,), ("dense.inference=slide",), device=CPU, out=tmp_path)
-    assert cut.row.window == (64, 43)
+    assert (cut.row.window, cut.row.stride) == ((64, 64), (43, 43))
+    assert (large.row.window, large.row.stride) == (None, None)
+    (own,) = evaluate_dense_run(run, "ema", (), ("dense.inference=slide",), device=CPU, out=tmp_path)
+    assert (own.row.window, own.row.stride) == (None, None), "no image was larger than the window"
     rows, _ = records.read(tmp_path / "records.jsonl")
-    assert [row.kind for row in rows] == ["dense-eval"] * 3
+    assert [row.kind for row in rows] == ["dense-eval"] * 4
     assert all(isinstance(row, DenseEvalRow) and row.seed == 0 and row.trained_size == (64, 64) for row in rows)
 
 
@@ -112,11 +117,15 @@ def test_the_evaluation_of_a_run_repeats_what_its_trainer_recorded_and_goes_to_o
     [
         ((66,), (), "not a whole number of patches"),
         ((), ("model.depth=3",), "only its data and its windows"),
+        ((64, 32), ("dense.inference=slide",), r"windows are larger than the images[\s\S]*images of 32x32"),
+        ((), ("dense.inference=slide", "dense.stride=0.001"), r"windows do not move[\s\S]*rounds to 0x0"),
+        ((128, 20), (), r"the canvas is smaller than an object[\s\S]*20x20"),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(run: Path, sides: tuple[int], overrides: tuple[str], says: str) -> None:
     with pytest.raises(InputError, match=says):
         evaluate_dense_run(run, "raw", sides, overrides, device=CPU)
+    assert not (run / "eval").exists()
 
 
 def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_bit_for_bit(tmp_path: Path) -> None:
@@ -343,7 +352,101 @@ def test_a_folder_of_images_of_several_sizes_is_learned_whole_and_in_windows(tmp
     sizes = [(24 + 4 * (k % 2), 32 + 4 * (k % 3)) for k in range(4)]
     assert row.pixels == sum(height * (width - 1) for height, width in sizes)
     assert row.pixel_accuracy > 0.9, "brightness alone tells the classes apart"
-    assert row.window == (16, 11)
+    assert (row.window, row.stride) == ((16, 20), (11, 13))
+
+
+def folder_recipe(root: Path, *more: str) -> recipes.Recipe:
+    asked = ["data.source=folder-seg", f"data.path={root}", "model.in_channels=3", "model.image_size=16", "batch_size=2"]
+    return recipes.load("scenes", [*TINY[:3], *asked, "epochs=1", "data.dense=null", "optim.warmup_epochs=0", *more])
+
+
+def test_images_of_their_own_sizes_are_evaluated_at_a_resolution_by_resizing_alone(tmp_path: Path) -> None:
+    root = palette_folder(tmp_path / "data")
+    jobs.train(folder_recipe(root), tmp_path / "run", Silent(), device=CPU)
+    with pytest.raises(InputError, match=r"sizes of their own[\s\S]*--resolution 24[\s\S]*data\.dense\.eval_size=shorter"):
+        evaluate_dense_run(tmp_path / "run", "raw", (24,), device=CPU)
+    shorter = ("data.dense.eval_size=shorter", "dense.inference=slide")
+    small, large = evaluate_dense_run(tmp_path / "run", "raw", (16, 48), shorter, device=CPU)
+    assert [(found.row.image_size, found.row.resized) for found in (small, large)] == [((n, n), "bicubic") for n in (16, 48)]
+    assert small.row.pixels == large.row.pixels, "masks keep their size"
+    assert small.row.iou != large.row.iou
+    assert (large.row.window, large.row.stride, large.row.slide) == ((16, 16), (11, 11), 2 / 3)
+    done = CliRunner().invoke(
+        app, ["eval", str(tmp_path / "run"), "--resolution", "48", *(f"--set={word}" for word in shorter)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "in windows of 16x16 px, every 11 px down and 11 px across" in " ".join(done.output.split())
+
+
+def test_windows_that_may_not_fit_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    shorter = ["data.dense.eval_size=shorter", "dense.inference=slide", "model.image_size=[16, 20]"]
+    with pytest.raises(InputError, match=r"windows are larger than the images[\s\S]*shorter side is resized to 16"):
+        jobs.prepare(folder_recipe(palette_folder(tmp_path / "data"), *shorter)).try_data()
+    with pytest.raises(InputError, match="windows do not move"):
+        jobs.prepare(tiny("dense.inference=slide", "dense.stride=0.001")).try_data()
+
+
+def test_the_trial_before_the_first_step_cuts_windows_and_computes_the_loss(tmp_path: Path, monkeypatch) -> None:
+    job = jobs.prepare(folder_recipe(palette_folder(tmp_path / "data"), "dense.inference=slide"))
+    shapes, forward = [], job.model.forward
+    monkeypatch.setattr(job.model, "forward", lambda x: shapes.append(tuple(x.shape)) or forward(x))
+    job.try_data()
+    assert shapes[0] == (2, 3, 16, 16)  # training images
+    assert shapes[1:] == [(6, 3, 16, 16)]  # the windows of a held-out image of 24x32
+    monkeypatch.undo()
+    wrong = torch.full((1, 24, 32), 2)
+    with pytest.raises(InputError, match="a label is out of range"):
+        job.try_samples(
+            (torch.zeros(1, 3, 16, 16), torch.zeros(1, 16, 16, dtype=torch.long)), (torch.zeros(1, 3, 24, 32), wrong)
+        )
+
+
+def test_held_out_masks_without_a_label_are_bad_input_and_no_loss_that_is_not_finite(tmp_path: Path) -> None:
+    root = palette_folder(tmp_path / "data")
+    for mask in (root / "masks" / "val").iterdir():
+        Image.fromarray(np.full(np.asarray(Image.open(mask)).shape, 255, np.uint8)).save(mask)
+    with pytest.raises(InputError, match=r"no held-out pixel has a label[\s\S]*4 masks"):
+        jobs.train(folder_recipe(root), tmp_path / "run", Silent(), device=CPU)
+
+
+@pytest.mark.parametrize("eval_size", ["own", "shorter"])
+def test_a_picture_shows_image_truth_and_prediction_of_one_region(eval_size: str, tmp_path: Path) -> None:
+    """A model that reads brightness off the pixels: where all three show one region, they have one border."""
+    from wfbench.tasks.jobs.dense_pictures import shown
+
+    root = palette_folder(tmp_path / "data")
+    job = jobs.prepare(folder_recipe(root, f"data.dense.eval_size={eval_size}", "dense.inference=slide", "data.workers=1"))
+    monochrome = torch.nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        monochrome.weight[:] = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
+        monochrome.bias.zero_()
+    found = shown(monochrome, replace(job, world=2))
+    assert len(found) == 4, "all images, whatever the processes"
+    for k, (image, truth, predicted) in enumerate(found):
+        height, width = 24 + 4 * (k % 2), 32 + 4 * (k % 3)
+        assert image.shape[:2] == truth.shape == predicted.shape
+        inside = slice(0, height), slice(1, width)
+        agree = (truth[inside] == predicted[inside]) & (truth[inside] == (image[inside][..., 0] > 128))
+        assert agree.mean() > (0.999 if eval_size == "own" else 0.93)  # resizing blurs a column or two at the border
+
+
+def test_pictures_of_other_runs_stand_beside_one_another_and_those_of_trials_do_not(run: Path) -> None:
+    from wfbench.report.page.pictures import pictures
+
+    (row,) = [row for row in records.read(run / "records.jsonl")[0] if isinstance(row, PictureRow)]
+    assert row.recipe_digest == DENSE.recipe_digest
+    assert "64x64 px, decoder linear, seed 0" in row.caption
+    others = [
+        row.model_copy(update=change) for change in ({"decoder": "dpt"}, {"image_size": (96, 96)}, {"recipe_digest": "b"})
+    ]
+    again, trial = row.model_copy(update={"caption": "newest"}), row.model_copy(update={"validation": 0.2, "decoder": "trial"})
+    shown, left = pictures([row, *others, again, trial], 10**7)
+    assert [picture["caption"].partition(": ")[2] for picture in shown["predictions"]] == ["newest", *[row.caption] * 3]
+    assert not left
+    old = PictureRow.model_validate(
+        row.model_dump(include=PictureRow.model_fields.keys() - {"decoder", "recipe_digest", "recipe"})
+    )
+    assert old.decoder is None
 
 
 def test_a_mixer_that_sees_near_is_at_chance_where_the_label_depends_on_a_far_place() -> None:
@@ -424,10 +527,35 @@ def test_a_dry_run_says_what_a_dense_run_will_do(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_other_commands_refuse_a_dense_run_in_one_message(run: Path) -> None:
-    for words in (["erf", str(run)], ["sample", str(run)], ["eval", str(run), "--mapping", "labels.json"]):
-        done = CliRunner().invoke(app, words)
-        assert done.exit_code == 2, (words, done.output)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["erf", "RUN"], "only runs of classifiers are mapped got: RUN: task: dense"),
+        (["sample", "RUN"], "not the run of a denoiser got: task: dense"),
+        (["eval", "RUN", "--mapping", "labels.json"], "an option that is of another kind of run got: --mapping"),
+        (["eval", "RUN/model.safetensors", "--recipe", "scenes"], "weights alone are evaluated as a classifier's"),
+    ],
+)
+def test_other_commands_refuse_a_dense_run_in_one_message(run: Path, words: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, [word.replace("RUN", str(run)) for word in words])
+    assert done.exit_code == 2, done.output
+    assert says.replace("RUN", str(run)) in " ".join(done.output.split())
+    assert "set task: dense" not in done.output
+
+
+def test_figures_of_another_machine_may_differ_and_are_shown(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    result = json.loads((copy / "result.json").read_text())
+    result["loss"] += 1e-9
+    (copy / "result.json").write_text(json.dumps(result))
+    here = CliRunner().invoke(app, ["eval", str(copy), "--device", "cpu"])
+    assert here.exit_code == 1, here.output
+    assert "NOT the same: mIoU" in here.output
+    result["environment"] |= {"device": "NVIDIA H100", "device_type": "cuda"}
+    (copy / "result.json").write_text(json.dumps(result))
+    there = CliRunner().invoke(app, ["eval", str(copy), "--device", "cpu"])
+    assert there.exit_code == 0, there.output
+    assert "where the trainer had device NVIDIA H100" in there.output
 
 
 def ade20k_folder(root: Path) -> Path:
@@ -459,6 +587,6 @@ def test_the_recipes_of_ade20k_run_on_files_of_its_layout(name: str, tmp_path: P
     assert (len(row.classes), row.classes[0], row.samples) == (150, "class 1", 3)
     masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "ade/annotations/validation").iterdir())]
     assert row.pixels == sum(int((mask > 0).sum()) for mask in masks)
-    assert row.window == (64, 43)
+    assert (row.window, row.stride) == ((64, 64), (43, 43))
     with pytest.raises(InputError, match=r"weights\.safetensors"):
         jobs.prepare(recipes.load(name, [*asked[:-1]]))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli.dense import say_recorded, show_dense
 from wfbench.cli.errors import speaks_plainly
 
 
@@ -63,8 +64,6 @@ def evaluate(
         _refuse(given, "samples, given by --samples")
         return show_held_out(path, weights, device, out)
     if path.is_dir() and read_recipe(path).task == "dense":
-        from wfbench.cli.dense import show_dense
-
         _refuse({**given, "--recipe": recipe, "--mixer": mixer, "--mapping": mapping}, "another kind of run")
         asked = [*(settings or []), *([] if data is None else data_settings(data, read_recipe(path).data.source))]
         return show_dense(path, weights, tuple(resolution or ()), tuple(asked), device, out)
@@ -87,9 +86,9 @@ def evaluate(
         )
         if result.recorded is not None:
             there = result.recorded
-            figures = f"{100 * there.accuracy:.2f} % of {there.samples}, loss {there.loss:.6f}"
-            where = f", where the trainer had {result.elsewhere}" if result.elsewhere else ""
-            typer.echo(f"what the trainer recorded: {'the same' if result.same else f'NOT the same: {figures}{where}'}")
+            say_recorded(
+                result.same is True, f"{100 * there.accuracy:.2f} % of {there.samples}, loss {there.loss:.6f}", result.elsewhere
+            )
     for note in results[0].notes:
         typer.echo(f"note: {note}", err=True)
     if any(result.same is False and not result.elsewhere for result in results):

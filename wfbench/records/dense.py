@@ -14,10 +14,13 @@ class HeldOutSegmentation(TracedRow):
     """What every row about held-out segmentation carries: figures over every labelled pixel, at the images' own size."""
 
     dataset: str
-    #: Of the images, in pixels; of a folder of images of several sizes, that of the model's input.
+    #: Of the images, in pixels; of a folder of images of several sizes, that of the model's input. Where held-out images are
+    #: resized, their shorter side becomes the shorter one of this.
     image_size: tuple[int, int]
-    #: Side and stride, in pixels, of the windows that larger images were cut into; None where each was taken whole.
+    #: Height and width, in pixels, of the windows that larger images were cut into, and their stride, down and across; None
+    #: where no image was larger than a window, or each was taken whole.
     window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
     dtype: str
     weights: Literal["raw", "ema"] = "raw"
     #: "linear", "dpt", ...: what makes pixels of tokens; and whether the backbone was trained with it.
@@ -36,9 +39,11 @@ class HeldOutSegmentation(TracedRow):
     pixels: int
 
     @model_validator(mode="after")
-    def _one_value_for_each_class(self) -> HeldOutSegmentation:
+    def _figures_fit(self) -> HeldOutSegmentation:
         if len(self.iou) != len(self.classes):
             raise ValueError(f"{len(self.iou)} values of iou for {len(self.classes)} classes")
+        if (self.window is None) != (self.stride is None):
+            raise ValueError(f"window {self.window} with stride {self.stride}: a row has both or neither")
         return self
 
 
@@ -73,3 +78,9 @@ class DenseEvalRow(HeldOutSegmentation):
     recipe_digest: str
     seed: int
     weights_sha256: str
+    #: How images were made ready: normalised by; how the shorter side was resized, where it was, None for images of their own
+    #: size; and the stride of windows that were asked for, as a share of the model's size, None for whole images.
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resized: Literal["bicubic", "bilinear"] | None = None
+    slide: float | None = None

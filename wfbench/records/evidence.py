@@ -45,6 +45,14 @@ class PictureRow(ModelRow):
     caption: str
     #: A PNG in base64.
     picture: str
+    #: Of predictions, what tells runs apart beside the model's line; None in rows that did not record it. ``validation`` is
+    #: None but for trials of tuning.
+    recipe: str | None = None
+    recipe_digest: str | None = None
+    data_digest: str | None = None
+    image_size: tuple[int, int] | None = None
+    decoder: str | None = None
+    validation: float | None = None
 
 
 class ClaimsRow(Row):

@@ -16,6 +16,7 @@ from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import AnyModel
 from wfbench.recipe import Recipe
+from wfbench.records import Environment
 
 
 def choose_device(name: str) -> torch.device:
@@ -70,6 +71,17 @@ def precision_of(recipe: Recipe, device: torch.device) -> AbstractContextManager
     """The recipe's precision, for matrix products of what runs inside."""
     name = recipe.compute.precision
     return nullcontext() if name == "float32" else torch.autocast(device.type, getattr(torch, name))
+
+
+def other_machine(here: Environment, there: Environment) -> str:
+    """How another machine differs from this one in what the last digits of a sum depend on; empty if it does not."""
+
+    def known(place: Environment) -> dict[str, object]:
+        chosen = {key: getattr(place, key) for key in ("device", "threads", "tf32")}
+        return chosen | {package: place.versions.get(package) for package in ("torch", "torchvision", "timm")}
+
+    ours, theirs = known(here), known(there)
+    return ", ".join(f"{key} {theirs[key]} (here {ours[key]})" for key in ours if ours[key] != theirs[key])
 
 
 def writable_dir(path: Path) -> Path:

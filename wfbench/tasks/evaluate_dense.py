@@ -12,12 +12,16 @@ from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseEvalRow, DenseRow
+from wfbench.tasks.common import other_machine
 from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
 from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import checkpoint
+
+#: Settings of `data.dense` by which the images and masks are the same.
+_SAME_DATA = {"scale", "max_class_share", "eval_size"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,15 @@ class DenseResult:
 
     @property
     def is_same(self) -> bool | None:
-        """Whether the counts are exactly the trainer's; None if there are none to compare with."""
+        """Whether these figures are exactly the trainer's; None if there are none to compare with."""
         if self.recorded is None:
             return None
-        return (self.row.iou, self.row.pixel_accuracy) == (self.recorded.iou, self.recorded.pixel_accuracy)
+        return _figures(self.row) == _figures(self.recorded)
+
+    @property
+    def elsewhere(self) -> str:
+        """How the trainer's machine differs from this one, so that figures may differ by rounding; empty if it does not."""
+        return "" if self.recorded is None else other_machine(self.row.environment, self.recorded.environment)
 
 
 def evaluate_dense_run(
@@ -56,7 +65,8 @@ def evaluate_dense_run(
     Args:
         run: the run directory.
         weights: "raw" or "ema".
-        resolutions: sides of the images in pixels; none: the model's own size.
+        resolutions: sides in pixels, of scenes, or of images in files the shorter one that they are resized to; none: the
+            model's own size.
         overrides: settings of ``data.`` and of ``dense.inference`` and ``dense.stride`` to change.
         device: where to.
         out: where results go.
@@ -73,10 +83,16 @@ def evaluate_dense_run(
     job.model.to(device).eval()
     sizes = [(side, side) for side in resolutions] or [job.image_size]
     check_sizes(sizes, job.model.config.patch_size)
+    if resolutions and job.resized is None and recipe.data.source != "scenes":
+        raise InputError(
+            "the images have sizes of their own",
+            got=f"--resolution {resolutions[0]} for {job.dataset.name}, evaluated at these",
+            expected="no --resolution, or images that are resized to it",
+            remedy="--set data.dense.eval_size=shorter resizes their shorter side",
+        )
     notes = _compare(run, job, overrides)
-    for size in sizes:  # a mixer that is made for one grid says so now
-        with torch.no_grad():
-            job.model(torch.zeros(1, job.in_channels, *(job.window or size), device=device))
+    for size in sizes:  # what does not fit one of them says so before the first is evaluated
+        job.try_evaluation(next(job.held_out(size, batch_size=1)), size)
     unchanged = not overrides
     recorded = _trainer_row(run, weights) if unchanged else None
     try_directory(out or run / "eval")
@@ -98,6 +114,10 @@ def evaluate_dense_run(
             weights_sha256=sha256,
             trained_size=job.image_size,
             image_size=size,
+            mean=recipe.data.mean,
+            std=recipe.data.std,
+            resized=job.resized,
+            slide=None if job.window is None else job.section.stride,
             **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         )
         results.append(DenseResult(row, recorded if size == job.image_size else None, notes))
@@ -125,12 +145,24 @@ def _compare(run: Path, job: dense.DenseJob, overrides: tuple[str, ...]) -> tupl
     then = read_identity(run)
     if then is None:
         return ()
-    if not any(setting.partition("=")[0] in OTHER_DATA or setting.startswith("data.dense.") for setting in overrides):
+    if not _are_others_asked_for(read_recipe(run), job.recipe, overrides):
         check_data(run, job.dataset, "val")
     return tuple(
         f"evaluated with other code than the run's: {line}"
         for line in changes(then, job.identity, ("mixer code", "model code"))
     )
+
+
+def _are_others_asked_for(own: Recipe, asked: Recipe, overrides: tuple[str, ...]) -> bool:
+    """Whether settings name other data than the run's, and not only another way to crop or resize them."""
+    if any(setting.partition("=")[0] in OTHER_DATA for setting in overrides):
+        return True
+    of_own, of_asked = (recipe.data.model_dump(include={"dense"}, exclude={"dense": _SAME_DATA}) for recipe in (own, asked))
+    return of_own != of_asked
+
+
+def _figures(row: DenseRow | DenseEvalRow) -> tuple[object, ...]:
+    return row.iou, row.pixel_accuracy, row.loss, row.samples, row.pixels
 
 
 def _trainer_row(run: Path, weights: str) -> DenseRow:

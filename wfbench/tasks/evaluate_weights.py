@@ -20,8 +20,8 @@ from wfbench.data import Dataset, Split, open_dataset
 from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
-from wfbench.records import Environment, EvalRow, TrainRow
-from wfbench.tasks.common import dtype_name, writable_dir
+from wfbench.records import EvalRow, TrainRow
+from wfbench.tasks.common import dtype_name, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
@@ -79,10 +79,7 @@ class Result:
     @property
     def elsewhere(self) -> str:
         """How the trainer's machine differs from this one, so that figures may differ by rounding; empty if it does not."""
-        if self.recorded is None:
-            return ""
-        here, there = (_machine(row.environment) for row in (self.row, self.recorded))
-        return ", ".join(f"{key} {there[key]} (here {here[key]})" for key in here if here[key] != there[key])
+        return "" if self.recorded is None else other_machine(self.row.environment, self.recorded.environment)
 
 
 def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Result]:
@@ -141,7 +138,15 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
     if wrong:
         raise InputError("only its data can be changed for a run", got=wrong[0], expected="data.…=…")
     if not of_run:
-        return recipes.load(request.recipe or "", request.overrides)
+        found = recipes.load(request.recipe or "", request.overrides)
+        if found.task != "classify":
+            raise InputError(
+                "weights alone are evaluated as a classifier's",
+                got=f"--recipe {request.recipe}, task: {found.task}",
+                expected="the recipe of a classifier, or a run directory",
+                remedy="evaluate the run: wfbench eval RUN",
+            )
+        return found
     read_result(request.path)
     recipe = read_recipe(request.path)
     if request.weights == "ema" and recipe.ema is None:
@@ -381,12 +386,6 @@ def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset:
 
 def _figures(row: EvalRow | TrainRow) -> tuple[object, ...]:
     return row.accuracy, row.top5, row.samples, row.loss
-
-
-def _machine(environment: Environment) -> dict[str, object]:
-    """What the last digits of a sum depend on."""
-    chosen = {key: getattr(environment, key) for key in ("device", "threads", "tf32")}
-    return chosen | {package: environment.versions.get(package) for package in ("torch", "torchvision", "timm")}
 
 
 def _trainer_row(request: EvalRequest) -> TrainRow:

@@ -3,7 +3,7 @@
 from wfbench.training.drop import TrainingDraws
 from wfbench.training.evaluate import Evaluation, evaluate
 from wfbench.training.loop import Interrupted, Mix, Progress, RunError, Scores, Watch, fit
-from wfbench.training.segmentation import Confusion, DenseEvaluation, confusion, evaluate_dense, sliding_window
+from wfbench.training.segmentation import Confusion, DenseEvaluation, confusion, evaluate_dense, logits_at, sliding_window
 from wfbench.training.state import Loss, StepMetrics, TrainState, rates
 from wfbench.training.trackers import Trackers
 
@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_dense",
     "fit",
+    "logits_at",
     "rates",
     "sliding_window",
 ]

@@ -143,11 +143,13 @@ class DenseEvaluation:
         counts: of each image and class (samples, 3, K), int64: pixels found, true pixels, predicted pixels. IoU over any set of
             images follows from their sums.
         losses: sum of the cross-entropy over each image's labelled pixels (samples,), float64.
+        is_cut: whether an image was larger than the window, so that windows slid over it.
     """
 
     confusion: Confusion
     counts: Tensor
     losses: Tensor
+    is_cut: bool = False
 
     @property
     def samples(self) -> int:
@@ -186,29 +188,61 @@ def evaluate_dense(
         autocast: the precision of the forward pass; None: the model's.
         window: for images larger than this, (h, w), windows slide; None: whole images.
         stride: of these windows; None: the window's size, so that they do not overlap but at the end.
+
+    Raises:
+        InputError: for a window larger than an image, a stride that leaves places out, or a label out of range.
     """
     training = model.training
     model.eval()
     found: list[tuple[Tensor, Tensor, Tensor]] = []
+    is_cut = False
     try:
         for x, y in batches:
+            is_cut |= _is_cut(x, window)
             with autocast or nullcontext():
-                x = x.to(device)
-                whole = window is None or tuple(x.shape[2:]) == window
-                logits = model(x) if whole else sliding_window(model, x, window, stride or window)  # type: ignore[arg-type]
-            logits, y = _full(logits), y.to(device)
-            if logits.shape[2:] != y.shape[1:]:
-                logits = F.interpolate(logits, size=y.shape[1:], mode="bilinear", align_corners=False)
+                logits = logits_at(model, x.to(device), (int(y.shape[1]), int(y.shape[2])), window, stride)
+            y = y.to(device)
             counts = confusion(logits.argmax(1), y, classes, ignore_index)
             losses = F.cross_entropy(logits, y, ignore_index=ignore_index, reduction="none").double().sum((1, 2))
             by_class = torch.stack([counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)], dim=1)
             found.append((counts.sum(0).cpu(), by_class.cpu(), losses.cpu()))
     finally:
         model.train(training)
-    by_rank = distributed.gather(found)
+    by_rank, is_cut = distributed.gather(found), distributed.largest(int(is_cut)) > 0
     ordered = [by_rank[k % len(by_rank)][k // len(by_rank)] for k in range(sum(map(len, by_rank)))]
     matrices, by_class_all, losses_all = zip(*ordered, strict=True)
-    return DenseEvaluation(Confusion(torch.stack(matrices).sum(0)), torch.cat(by_class_all), torch.cat(losses_all))
+    return DenseEvaluation(Confusion(torch.stack(matrices).sum(0)), torch.cat(by_class_all), torch.cat(losses_all), is_cut)
+
+
+def logits_at(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+) -> Tensor:
+    """A model's logits as they are evaluated: in windows where the images are larger than these, at the masks' size.
+
+    Args:
+        model: takes images (n, C, h, w), gives logits (n, K, h, w).
+        images: (B, C, H, W), where the model is.
+        size: of the masks, (H', W'); logits of another size are resized, bilinear.
+        window, stride: as of `evaluate_dense`.
+
+    Returns:
+        (B, K, H', W'), in float32 for half types.
+
+    Raises:
+        InputError: as `sliding_window`.
+    """
+    found = sliding_window(model, images, window, stride or window) if window and _is_cut(images, window) else model(images)
+    found = _full(found)
+    return found if found.shape[2:] == size else F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+
+
+def _is_cut(images: Tensor, window: tuple[int, int] | None) -> bool:
+    """Whether windows slide over images (B, C, H, W)."""
+    return window is not None and tuple(images.shape[2:]) != window
 
 
 def _full(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ Picture = dict[str, str]
 
 
 def pictures(rows: Iterable[AnyRow], room: int) -> tuple[dict[str, list[Picture]], list[str]]:
-    """Maps of receptive fields, pictures of samples, and of predictions the newest of each line.
+    """Maps of receptive fields, pictures of samples, and of predictions the newest of each line and setting.
 
     Args:
         rows: the records.
@@ -41,8 +41,11 @@ def pictures(rows: Iterable[AnyRow], room: int) -> tuple[dict[str, list[Picture]
     for row in rows:
         if isinstance(row, ErfRow):
             newest[label(row), row.model, row.image_size, row.weights, row.recipe_digest, row.seed] = row
-        elif isinstance(row, PictureRow):
-            newest[label(row), row.model, row.subject, row.caption if row.subject == "samples" else ""] = row
+        elif isinstance(row, PictureRow) and row.subject == "samples":
+            newest[label(row), row.model, row.subject, row.caption] = row
+        elif isinstance(row, PictureRow) and row.validation is None:  # the others are of trials, which are no results
+            apart = row.recipe, row.recipe_digest, row.data_digest, row.image_size, row.decoder
+            newest[label(row), row.model, row.subject, *apart] = row
     for row in newest.values():
         words = caption(row).replace("\n", ", ") if isinstance(row, ErfRow) else f"{label(row)}: {row.caption}"
         png = _coloured(row) if isinstance(row, ErfRow) else row.picture

@@ -114,7 +114,12 @@ class Job(ABC):
 
     def _note_bad_image(self, name: str, reason: str) -> None:
         self.bad_images[name] = reason
-        warnings.warn(f"{name} cannot be read and was replaced by another image of its class: {reason}", stacklevel=2)
+        warnings.warn(f"{name} cannot be read and was replaced by {self.replacement}: {reason}", stacklevel=2)
+
+    @property
+    def replacement(self) -> str:
+        """What takes the place of a training image that cannot be read, in words."""
+        return "another image of its class"
 
     def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
         """This process's batches of the held-out images; at the model's own size, if no other is given."""

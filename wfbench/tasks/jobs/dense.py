@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wfbench.data import Batch, DenseDataset, dense_eval_batches, dense_train_batches, open_dense
+from wfbench.data.dense.loading import REPLACEMENT
 from wfbench.errors import InputError
 from wfbench.models import DenseModel, create_dense
 from wfbench.recipe import DenseSection, Recipe
@@ -20,7 +21,7 @@ from wfbench.records import DenseRow, Row
 from wfbench.tasks.common import dtype_name, precision_of
 from wfbench.tasks.jobs.base import WEIGHTS_OF, Finished, Job, load_initial
 from wfbench.tasks.jobs.dense_pictures import prediction_picture
-from wfbench.training import DenseEvaluation, Loss, Scores, checkpoint, evaluate_dense
+from wfbench.training import DenseEvaluation, Loss, Scores, checkpoint, confusion, evaluate_dense, logits_at
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class DenseJob(Job):
             on_replaced=self._note_bad_image,
         )
 
+    @property
+    def replacement(self) -> str:
+        """What takes the place of a training image that cannot be read."""
+        return REPLACEMENT
+
     def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
         """This process's batches of the held-out images."""
         size = image_size or self.image_size
@@ -88,30 +94,75 @@ class DenseJob(Job):
         return None if self.window is None else (round(self.window[0] * share), round(self.window[1] * share))
 
     def try_samples(self, batch: Batch, held_out: Batch) -> None:
-        """Take a held-out image through the model, and the training images through the loss.
+        """Take the training images through the loss, and the held-out one through the evaluator, with its windows.
 
         Raises:
-            InputError, MixerError: for a mixer that cannot work on such images.
+            InputError, MixerError: for windows or a mixer that cannot work on such images, or labels out of range.
         """
-        with torch.no_grad():
-            self._whole_or_windows(held_out[0])
-
-    def _whole_or_windows(self, images: Tensor) -> Tensor:
+        assert self.loss is not None
         self.model.eval()
-        if self.window is not None:
-            images = images[..., : self.window[0], : self.window[1]]
-        found: Tensor = self.model(images)
-        return found
+        with torch.no_grad():
+            self.loss(self.model, *batch, torch.Generator())
+        self.try_evaluation(held_out, self.image_size)
+
+    @torch.no_grad()
+    def try_evaluation(self, held_out: Batch, image_size: tuple[int, int]) -> None:
+        """Take held-out images of a size, on the model's device, through what `evaluation` does with each.
+
+        Raises:
+            InputError, MixerError: for windows or a mixer that cannot work on such images, or labels out of range.
+        """
+        self._check_windows(image_size)
+        images, classes = held_out
+        device = next(self.model.parameters()).device
+        size = (int(classes.shape[1]), int(classes.shape[2]))
+        logits = logits_at(self.model.eval(), images.to(device), size, self.window, self.stride)
+        confusion(logits.argmax(1).cpu(), classes, len(self.dataset.classes), self.dataset.ignore_index)
+
+    def _check_windows(self, image_size: tuple[int, int]) -> None:
+        """See that windows fit into every image of this size, and move."""
+        if self.window is None or self.stride is None:
+            return
+        shorter = min(image_size)
+        least = (shorter, shorter) if self.resized else image_size  # an image of either orientation has these sides at least
+        if any(n > side for n, side in zip(self.window, least, strict=True)):
+            what = f"images whose shorter side is resized to {shorter}" if self.resized else f"images of {least[0]}x{least[1]}"
+            raise InputError(
+                "the windows are larger than the images",
+                got=f"windows of {self.window[0]}x{self.window[1]} pixels, the model's size, and {what}",
+                expected="images of at least the windows' height and width",
+                remedy="set dense.inference=whole"
+                + (", or data.dense.eval_size=own" if self.resized else ", or evaluate at a larger size"),
+            )
+        if min(self.stride) < 1:
+            raise InputError(
+                "the windows do not move",
+                got=f"dense.stride = {self.section.stride:g} of {self.window[0]}x{self.window[1]} pixels, which rounds to "
+                f"{self.stride[0]}x{self.stride[1]}",
+                expected="a stride of at least a pixel",
+                remedy="raise dense.stride",
+            )
+
+    @property
+    def resized(self) -> Literal["bicubic", "bilinear"] | None:
+        """How the shorter side of held-out images is resized; None where they keep their size."""
+        data = self.recipe.data
+        assert data.dense is not None  # the recipe sees to it
+        return data.interpolation if data.dense.eval_size == "shorter" else None
 
     def evaluation(self, model: nn.Module, image_size: tuple[int, int] | None = None) -> DenseEvaluation:
         """A model of this run on the held-out images, in the precision that it was trained in.
 
         Args:
             model: of this run's classes.
-            image_size: that scenes are composed at; None for the model's own.
+            image_size: that scenes are composed at, and whose shorter side that of images in files is resized to; None for
+                the model's own.
+
+        Raises:
+            InputError: if no held-out pixel has a label, or an image or mask cannot be evaluated.
         """
         device = next(model.parameters()).device
-        return evaluate_dense(
+        found = evaluate_dense(
             model,
             self.held_out(image_size, batch_size=self.held_out_batch),
             device,
@@ -121,6 +172,14 @@ class DenseJob(Job):
             window=self.window,
             stride=self.stride,
         )
+        if not found.confusion.pixels:
+            raise InputError(
+                "no held-out pixel has a label",
+                got=f"{found.samples:,} masks of {self.dataset.name}, all {self.dataset.ignore_index} or without a class",
+                expected="a class in at least one of them",
+                remedy="check the masks, data.dense.ignore_index and data.dense.reduce_zero_label",
+            )
+        return found
 
     def scores(self, found: Mapping[str, DenseEvaluation]) -> Scores:
         """mIoU, pixel accuracy and loss of raw and averaged weights; the raw ones' mIoU decides the best epoch."""
@@ -152,14 +211,14 @@ class DenseJob(Job):
 
     def held_out_figures(self, evaluation: DenseEvaluation, prefix: str) -> dict[str, Any]:
         """What every row about held-out segmentation says; ``prefix`` says of which weights: "" or "ema_"."""
-        stride = self.stride
         return {
             "dataset": self.dataset.name,
             "dtype": dtype_name(self.recipe),
             "weights": WEIGHTS_OF[prefix],
             "decoder": self.section.decoder,
             "frozen": self.section.frozen,
-            "window": None if self.window is None or stride is None else (self.window[0], stride[0]),
+            "window": self.window if evaluation.is_cut else None,
+            "stride": self.stride if evaluation.is_cut else None,
             "classes": self.dataset.classes,
             "iou": tuple(evaluation.confusion.iou),
             "miou": evaluation.confusion.miou,

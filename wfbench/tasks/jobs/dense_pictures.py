@@ -5,78 +5,108 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
+import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from wfbench import recipe as recipes
 from wfbench.records import PictureRow
 from wfbench.tasks.common import precision_of
+from wfbench.training import logits_at
 
 if TYPE_CHECKING:
     from wfbench.tasks.jobs.base import Finished
     from wfbench.tasks.jobs.dense import DenseJob
 
-#: Held-out images that are shown, and the side of each in the picture, in pixels.
+#: Held-out images that are shown, and the longer side of each in the picture, in pixels.
 _SHOWN, _SIDE = 6, 160
 _GAP = 6
 _TITLES = ("image", "truth", "prediction")
 _NO_LABEL = (255, 255, 255)
+#: An image (H, W, 3) in bytes, its classes and the predicted ones (H, W), of one region.
+Shown = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def prediction_picture(model: nn.Module, job: DenseJob, finished: Finished) -> PictureRow:
     """The first held-out images, their masks and the predictions of a run, one below the other, with a key of the colours."""
-    device = next(model.parameters()).device
-    images, truth = next(job.held_out(batch_size=_SHOWN))
-    images, truth = images[:_SHOWN], truth[:_SHOWN]
-    if job.window is not None:
-        images, truth = (found[..., : job.window[0], : job.window[1]] for found in (images, truth))
-    with torch.no_grad(), precision_of(job.recipe, device):
-        predicted = model(images.to(device)).argmax(1).cpu()
     png = io.BytesIO()
-    _sheet(_visible(images, job), truth, predicted, job.dataset.classes).save(png, "PNG", optimize=True)
-    config = job.model.config
+    _sheet(shown(model, job), job.dataset.classes).save(png, "PNG", optimize=True)
+    recipe, config = job.recipe, job.model.config
+    (height, width), decoder = job.image_size, job.section.decoder
     return PictureRow(
         environment=finished.environment,
         subject="predictions",
-        model=job.recipe.model.name,
+        model=recipe.model.name,
         mixer=config.mixer,
         local_conv=config.local_conv,
         pos_embed=config.pos_embed,
-        caption=f"held-out images, truth and predictions ({job.dataset.name}, seed {job.recipe.seed})",
+        caption=f"held-out images, truth and predictions ({job.dataset.name}, recipe {recipe.name}, {height}x{width} px, "
+        f"decoder {decoder}, seed {recipe.seed})",
         picture=base64.b64encode(png.getvalue()).decode(),
+        recipe=recipe.name,
+        recipe_digest=recipes.digest(recipe),
+        data_digest=None if finished.identity is None else finished.identity.data_digest,
+        image_size=job.image_size,
+        decoder=decoder,
+        validation=recipe.data.validation,
     )
 
 
+@torch.no_grad()
+def shown(model: nn.Module, job: DenseJob) -> list[Shown]:
+    """The first held-out images, at the size of their masks, with truth and prediction, as the evaluator has them."""
+    device = next(model.parameters()).device
+    data = job.recipe.data.model_copy(update={"workers": 0})
+    alone = replace(job, recipe=job.recipe.model_copy(update={"data": data}), rank=0, world=1)  # else every world-th image
+    found: list[Shown] = []
+    for images, truth in itertools.islice(alone.held_out(batch_size=_SHOWN), _SHOWN):
+        size = (int(truth.shape[1]), int(truth.shape[2]))
+        with precision_of(job.recipe, device):
+            predicted = logits_at(model, images.to(device), size, job.window, job.stride).argmax(1).cpu()
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        found += zip(_visible(images, job).numpy(), truth.numpy(), predicted.numpy(), strict=True)
+        if len(found) >= _SHOWN:
+            break
+    return found[:_SHOWN]
+
+
 def _visible(images: Tensor, job: DenseJob) -> Tensor:
-    """Normalised images (B, C, H, W) as bytes (B, H, W, 3)."""
+    """Normalised images (B, 1 or 3, H, W) as bytes (B, H, W, 3)."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (job.recipe.data.mean, job.recipe.data.std))
     visible = ((images.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    return visible[:, :3].expand(-1, 3, -1, -1).permute(0, 2, 3, 1) if visible.shape[1] in (1, 3) else visible[:, :1]
+    return visible.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
 
 
-def _sheet(images: Tensor, truth: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> Image.Image:
-    """A row of images, one of their masks, one of predictions, and the key of the colours."""
+def _sheet(found: list[Shown], classes: tuple[str, ...]) -> Image.Image:
+    """A row of images, one of their masks, one of predictions, each in its own proportions, and the key of the colours."""
     colours = _colours(len(classes))
-    masks = [[Image.fromarray(colours[mask.clamp(max=len(classes)).numpy()]) for mask in found] for found in (truth, predicted)]
-    rows = [[Image.fromarray(image.numpy()) for image in images], *masks]
-    height, width = truth.shape[1:]
-    scale = _SIDE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top, step = 74, _GAP, size[1] + _GAP
+    sizes = []
+    for _, truth, _ in found:
+        scale = _SIDE / max(truth.shape)
+        sizes.append((max(1, round(truth.shape[1] * scale)), max(1, round(truth.shape[0] * scale))))
+    left, top, step = 74, _GAP, max(height for _, height in sizes) + _GAP
     key = 20 * -(-len(classes) // 8) if len(classes) <= 32 else 0
-    sheet = Image.new("RGB", (left + len(images) * (size[0] + _GAP), top + len(rows) * step + key), _NO_LABEL)
+    width = left + sum(wide + _GAP for wide, _ in sizes)
+    sheet = Image.new("RGB", (width, top + len(_TITLES) * step + key), _NO_LABEL)
     draw = ImageDraw.Draw(sheet)
-    for i, (title, row) in enumerate(zip(_TITLES, rows, strict=True)):
-        draw.text((4, top + i * step + size[1] // 2 - 6), title, fill=(0, 0, 0))
-        for j, picture in enumerate(row):
-            sheet.paste(picture.resize(size, Image.Resampling.NEAREST), (left + j * (size[0] + _GAP), top + i * step))
+    for i, title in enumerate(_TITLES):
+        draw.text((4, top + i * step + (step - _GAP) // 2 - 6), title, fill=(0, 0, 0))
+        x = left
+        for parts, size in zip(found, sizes, strict=True):
+            picture = parts[i] if i == 0 else colours[np.minimum(parts[i], len(classes))]
+            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST), (x, top + i * step))
+            x += size[0] + _GAP
     if key:
         wide = (sheet.width - left) // 8
         for place, name in enumerate(classes):
-            x, y = left + place % 8 * wide, top + len(rows) * step + place // 8 * 20
+            x, y = left + place % 8 * wide, top + len(_TITLES) * step + place // 8 * 20
             draw.rectangle((x, y, x + 11, y + 11), fill=tuple(int(part) for part in colours[place]), outline=(0, 0, 0))
             draw.text((x + 15, y), name[: max(1, (wide - 16) // 6)], fill=(0, 0, 0))
     return sheet
