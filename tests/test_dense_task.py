@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -266,8 +267,6 @@ def test_the_table_has_the_mean_over_seeds_its_interval_and_the_paired_differenc
     (table,) = report.tables(rows)
     assert table.name == "segmentation"
     line = table.data.set_index("label").loc["linear"]
-    from scipy import stats
-
     half = stats.t.ppf(0.975, 2) * np.std(ours, ddof=1) / 3**0.5
     assert line["miou"] == pytest.approx(np.mean(ours))
     assert (line["miou_low"], line["miou_high"]) == (pytest.approx(np.mean(ours) - half), pytest.approx(np.mean(ours) + half))
@@ -292,14 +291,37 @@ def test_trials_are_no_results() -> None:
     assert report.tables([dense_row("softmax", 0, 0.5, validation=0.2)]) == []
 
 
-def test_weights_at_several_sizes_are_one_line(run: Path, tmp_path: Path) -> None:
-    results = evaluate_dense_run(run, "raw", (64, 128), device=CPU, out=tmp_path)
-    rows = [result.row.model_copy(update={"seed": seed}) for result in results for seed in (0, 1)]
-    (table,) = report.tables(rows)
-    assert table.name == "segmentation-sizes"
-    assert len(table.data) == 1
-    assert table.data["miou_128"][0] == pytest.approx(results[1].row.miou)
-    assert any("64 px" in note or "64x64" in note for note in table.notes)
+def test_sizes_of_scenes_share_a_table_and_evaluations_on_other_data_do_not(run: Path, tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = [(), ("data.dense.clutter=3",), ("data.mean=[0.4]",), ("dense.inference=slide",)]
+    rows = [
+        result.row for some in asked for result in evaluate_dense_run(run, "raw", (64, 128), some, device=CPU, out=tmp_path)
+    ]
+    assert rows[0].data_digest == rows[1].data_digest == DENSE.data_digest
+    assert rows[2].miou != rows[0].miou
+    tables = report.tables(rows)
+    assert [table.kind for table in tables] == ["segmentation-sizes"] * 4
+    of_table = sorted((table.data["miou_64"][0], table.data["miou_128"][0]) for table in tables)
+    assert of_table == sorted((rows[k].miou, rows[k + 1].miou) for k in (0, 2, 4, 6))
+    cut = [note for table in tables for note in table.notes if "cut into windows" in note]
+    assert cut == ["At 128 px, images were cut into windows of 64×64 px, every 43 px down and 43 px across."]
+
+
+def test_only_settings_that_change_the_data_let_an_evaluation_pass_over_data_that_changed(tmp_path: Path) -> None:
+    root = palette_folder(tmp_path / "data")
+    jobs.train(folder_recipe(root), tmp_path / "run", Silent(), device=CPU)
+    mask = root / "masks" / "val" / "0.png"
+    pixels = np.asarray(Image.open(mask)).copy()
+    pixels[0] = 1
+    Image.fromarray(pixels).save(mask)
+    for changed in ((), ("data.dense.eval_size=shorter",), ("data.dense=null",), ("data.mean=[0.4]",)):
+        with pytest.raises(InputError, match="not those that the run was trained with"):
+            evaluate_dense_run(tmp_path / "run", "raw", (), changed, device=CPU)
+    for named in (f"data.path={root}", "data.dense.ignore_index=254"):
+        if "ignore" in named:
+            for file in (root / "masks" / "val").iterdir():
+                Image.fromarray(np.minimum(np.asarray(Image.open(file)), 254)).save(file)
+        (found,) = evaluate_dense_run(tmp_path / "run", "raw", (), (named,), device=CPU)
+        assert found.recorded is None
 
 
 def test_claims_are_answered_by_miou(tmp_path: Path) -> None:
@@ -512,8 +534,14 @@ claims: {tmp_path / "claims.yaml"}
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])
     assert done.exit_code == 0, done.output
-    claims = pd.read_csv(tmp_path / "report/claims.csv")
-    assert claims["answer" if "answer" in claims else "verdict"].isin(["supported", "contradicted", "undecidable"]).all()
+    (claim,) = pd.read_csv(tmp_path / "report/claims.csv").to_dict("records")
+    read = [row for file in sorted((tmp_path / "out").glob("*/records.jsonl")) for row in records.read(file)[0]]
+    miou = {(row.mixer, row.seed): row.miou for row in read if isinstance(row, DenseRow) and row.weights == "raw"}
+    differences = [100 * (miou["pool", seed] - miou["softmax", seed]) for seed in (0, 1)]
+    reach = stats.t.ppf(0.975, 1) * np.std(differences, ddof=1) / 2**0.5
+    low, high = np.mean(differences) - reach, np.mean(differences) + reach
+    assert (claim["estimate"], claim["low"], claim["high"]) == pytest.approx((np.mean(differences), low, high))
+    assert claim["verdict"] == ("supported" if low > 0 else "contradicted" if high < 0 else "undecidable")
     table = pd.read_csv(tmp_path / "report/segmentation.csv")
     assert sorted(table["label"]) == ["pool", "softmax"]
     assert (table["parameters"].max() / table["parameters"].min()) < 1.02

@@ -48,9 +48,19 @@ class SizesSetting(NamedTuple):
     decoder: str
     frozen: bool
     weights: str
+    dataset: str
+    samples: int
+    #: How images are made ready: normalised by, resized by, and the stride of windows as a share of the model's size; None for
+    #: images of their own size, or taken whole. At a size the windows follow from this and the model's size.
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resized: str | None
+    slide: float | None
     device: str
     dtype: str
+    #: Of the models' code, and of the data, which is one for scenes of all sizes; None where they were not recorded.
     model_digest: str | None
+    data_digest: str | None
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,13 @@ class SegmentationResult:
         setting: what the lines share.
         lines: one for each mixer with its factors.
         family: each line's miou against the baseline.
+        repeats: how many rows were left out, since a later one is of the same line and seed.
     """
 
     setting: SegmentationSetting
     lines: tuple[SegmentationLine, ...]
     family: SeedFamily
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,20 +118,20 @@ class SizesResult:
 
     Attributes:
         setting: what the lines share.
-        datasets: the data's name at each size.
         lines: by name.
         families: each line against the baseline, by size.
+        repeats: how many rows were left out, since a later one is of the same line, size and seed.
     """
 
     setting: SizesSetting
-    datasets: Mapping[Size, str]
     lines: tuple[SizesLine, ...]
     families: Mapping[Size, SeedFamily]
+    repeats: int = 0
 
     @property
     def sizes(self) -> list[Size]:
         """All sizes, smallest first."""
-        return list(self.datasets)
+        return list(self.families)
 
 
 def segmentations(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[SegmentationResult, ...]:
@@ -134,7 +146,8 @@ def segmentations(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[Seg
     for setting in sorted_keys(groups):
         runs = _newest(groups[setting])
         lines = tuple(_line(name, seeds) for name, seeds in runs.items())
-        made.append(SegmentationResult(setting, lines, _family(runs, baseline)))
+        repeats = len(groups[setting]) - sum(map(len, runs.values()))
+        made.append(SegmentationResult(setting, lines, _family(runs, baseline), repeats))
     return tuple(made)
 
 
@@ -150,12 +163,12 @@ def _sizes_result(setting: SizesSetting, rows: Sequence[DenseEvalRow], baseline:
     of_line = {name: {size: lines[name] for size, lines in by_size.items() if name in lines} for name in names}
     return SizesResult(
         setting,
-        {size: next(iter(lines.values()))[0].dataset for size, lines in by_size.items()},
         tuple(
             SizesLine(name, {size: over_seeds([row.miou for row in seeds]) for size, seeds in found.items()}, found)
             for name, found in of_line.items()
         ),
         {size: _family(lines, baseline) for size, lines in by_size.items()},
+        len(rows) - sum(len(seeds) for lines in by_size.values() for seeds in lines.values()),
     )
 
 

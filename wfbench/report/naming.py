@@ -60,6 +60,10 @@ def _label(field: str, value: object) -> str:
         return {"tf32": "TF32", "channels_last": "channels last"}[field] if value else ""
     if field == "token_budget":
         return f"batches of {value} tokens"
+    if field in ("mean", "std") and isinstance(value, tuple):
+        return f"{field} {' '.join(f'{part:g}' for part in value)}"
+    if field == "slide":
+        return f"windows every {value:.3g} of a side"
     if isinstance(value, tuple):
         return f"{pixels(value)} px"
     words = {"infer": "inference", "train": "training step"} if field == "mode" else {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.segmentation import SegmentationLine, SegmentationResult, SizesLine, SizesResult
+from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import difference_columns, difference_heading, difference_notes, interval_notes
@@ -41,6 +42,7 @@ def _table(name: str, result: SegmentationResult) -> Table:
         *difference_notes([result.family]),
         *_difference_unit(result.family.differences),
         *_absent_notes(result),
+        *repeats_notes(result.repeats),
         *refused_notes((label, run.macs, run.macs_error) for label, run in runs),
         *(f"{label}, seed {run.seed}: resumed with other code: {run.code_changed}." for label, run in runs if run.code_changed),
         *environment_notes(run.environment for _, run in runs),
@@ -115,16 +117,16 @@ def _absent_notes(result: SegmentationResult) -> list[str]:
 def _size_table(name: str, result: SizesResult) -> Table:
     setting = result.setting
     rows = [row for line in result.lines for found in line.rows.values() for row in found]
-    windows = {size: {row.window for line in result.lines for row in line.rows.get(size, ())} for size in result.sizes}
     compared = [family for family in result.families.values() if family.differences]
     notes = [
-        f"Weights trained at {pixels(setting.trained_size)} px ({setting.weights}), evaluated on held-out images of each size; "
-        "mIoU in per cent.",
+        f"Weights trained at {pixels(setting.trained_size)} px ({setting.weights}), evaluated on {setting.samples:,} held-out "
+        f"images of each size; mIoU in per cent; data: {setting.dataset}, digest {setting.data_digest or 'not recorded'}.",
         *interval_notes([found for line in result.lines for found in line.miou.values()]),
         *difference_notes(list(result.families.values())),
         *_difference_unit(compared),
         *(["The correction for the number of lines is within each size."] if compared else []),
-        *(f"At {pixels(size)} px: {result.datasets[size]}{_cut(windows[size])}." for size in result.sizes),
+        *_size_notes(result),
+        *repeats_notes(result.repeats),
         *environment_notes(row.environment for row in rows),
     ]
     title = (
@@ -133,9 +135,17 @@ def _size_table(name: str, result: SizesResult) -> Table:
     return make_table("segmentation-sizes", name, title, _size_columns(result), result.lines, notes)
 
 
-def _cut(windows: set[tuple[int, int] | None]) -> str:
-    found = sorted(window for window in windows if window is not None)
-    return "".join(f", cut into windows of {side} px every {stride} px" for side, stride in found)
+def _size_notes(result: SizesResult) -> list[str]:
+    """What was done to images of some sizes: resized, cut into windows."""
+    notes = []
+    if result.setting.resized is not None:
+        notes.append(f"The shorter side of each image was resized to the size's ({result.setting.resized}); masks were not.")
+    for size in result.sizes:
+        rows = [row for line in result.lines for row in line.rows.get(size, ())]
+        for (height, width), (down, across) in sorted({(row.window, row.stride) for row in rows if row.window and row.stride}):
+            cut = f"windows of {height}×{width} px, every {down} px down and {across} px across"
+            notes.append(f"At {pixels(size)} px, images were cut into {cut}.")
+    return notes
 
 
 def _size_columns(result: SizesResult) -> list[Column[SizesLine]]:
