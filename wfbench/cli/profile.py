@@ -13,9 +13,12 @@ from wfbench.cli.errors import speaks_plainly
 @speaks_plainly
 def profile(
     mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: softmax linear weightformer.")] = None,
-    model: Annotated[str, typer.Option(help="The model the mixers go into.")] = "vit-tiny",
+    model: Annotated[str | None, typer.Option(help="The model the mixers go into. Default: vit-tiny.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="The model of a recipe, with its sizes and its decoder, instead of --model.")
+        str | None, typer.Option(help="The model of a recipe, with its sizes, classes and decoder, instead of --model.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="With --recipe: the classes of its data, where these are in files.")
     ] = None,
     resolution: Annotated[
         list[int] | None,
@@ -67,16 +70,25 @@ def profile(
     from wfbench import recipe as recipes
     from wfbench.cli.progress import cell_table
     from wfbench.cli.report import write_and_show
+    from wfbench.errors import InputError
     from wfbench.measure.latency import INTERLEAVED, ISOLATED
     from wfbench.tasks.common import choose_device, writable_dir
     from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
     from wfbench.tasks.profile.run import profile as measure
 
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
+    if model is not None and recipe is not None:
+        raise InputError(
+            "a recipe has a model of its own",
+            got=f"--model {model} --recipe {recipe}",
+            expected="one of the two",
+            remedy="drop one",
+        )
     of = None if recipe is None else recipes.load(recipe)
     request = ProfileRequest(
-        model=model if of is None else of.model.name,
+        model=of.model.name if of is not None else model or "vit-tiny",
         recipe=of,
+        classes=classes,
         local_conv=local_conv,
         pos_embed=pos,
         pixel_space=pixel_space,

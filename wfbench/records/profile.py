@@ -33,6 +33,8 @@ class CellRow(ModelRow):
     sdpa_backend: str
     path: str
     protocol: str
+    #: Of a recipe of dense prediction, what makes pixels of tokens.
+    decoder: str | None = None
 
 
 class ProfileRow(CellRow):

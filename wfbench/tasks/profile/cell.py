@@ -30,8 +30,6 @@ _KERNELS = {
 }
 #: Batches of one compiled model: a throughput doubles the batch, and 64 doublings are more than any memory holds.
 MOST_SHAPES = 64
-#: Of a model of dense prediction, whose recipe alone does not say how many.
-DENSE_CLASSES = 11
 #: From inputs, what goes beside them and the targets, to the call that is timed.
 Work = Callable[[torch.Tensor, list[torch.Tensor], torch.Tensor], Callable[[], object]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +42,8 @@ class Cell:
     ``resolution`` is a side of the image in pixels, ``downsample`` how many of them are one of the model's input, along a
     side: 8 where a DiT works on latents. ``overrides`` are keyword arguments of `wfbench.models.create`; ``variant`` says in
     words what they change beside the factors. ``named_model`` is what rows call the model; with a ``decoder`` it predicts
-    `DENSE_CLASSES` classes at every pixel. ``backend`` is a name of `BACKENDS`, which is then forced, or `AUTO`.
+    a class at every pixel, on a backbone that is trained or ``frozen``. ``backend`` is a name of `BACKENDS`, which is then
+    forced, or `AUTO`.
     """
 
     model: str
@@ -62,6 +61,7 @@ class Cell:
     downsample: int = 1
     named_model: str = ""
     decoder: str | None = None
+    frozen: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
@@ -93,8 +93,8 @@ class Cell:
         """The model, as it is created, with the same weights every time."""
         torch.manual_seed(0)
         if self.decoder is not None:
-            classes = {"num_classes": DENSE_CLASSES, "decoder": self.decoder}
-            return models.create_dense(self.model, self.mixer, self.resolution, **classes, **self.overrides)
+            parts = {"decoder": self.decoder, "frozen": self.frozen}
+            return models.create_dense(self.model, self.mixer, self.resolution, **parts, **self.overrides)
         return models.create(self.model, self.mixer, self.resolution // self.downsample, **self.overrides)
 
     def call(self) -> Callable[[], object]:

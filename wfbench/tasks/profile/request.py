@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -14,6 +15,7 @@ import torch
 
 import mixers
 from wfbench import diffusion, measure, models
+from wfbench.data import open_dataset, open_dense
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
@@ -42,7 +44,8 @@ class ProfileRequest:
 
     Attributes:
         local_conv, pos_embed: of every mixer; None is what the model's preset has, or the recipe.
-        recipe: the model is that of a recipe, with its sizes and its decoder; ``model`` is the preset's name still.
+        recipe: the model is that of a recipe, with its sizes, classes and decoder; ``model`` is the preset's name still.
+        classes: how many the recipe's data have; None for a recipe whose data come with the bench, and without a recipe.
         pixel_space: a DiT works on the images themselves, of 3 channels, and not on latents of an eighth of their side.
         batch: images of a call.
         tokens: tokens of a call at every resolution, instead of ``batch``.
@@ -65,6 +68,7 @@ class ProfileRequest:
     local_conv: str | None = None
     pos_embed: str | None = None
     recipe: Recipe | None = None
+    classes: int | None = None
     pixel_space: bool = False
     batch: int = 1
     tokens: int | None = None
@@ -92,7 +96,7 @@ class ProfileRequest:
     def overrides(self) -> dict[str, Any]:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
         chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed, "in_channels": 3 if self.pixel_space else None}
-        own = {} if self.recipe is None else self.recipe.model.overrides()
+        own = {} if self.recipe is None else self.recipe.model.overrides() | {"num_classes": self.recipe_classes}
         return own | {key: value for key, value in chosen.items() if value is not None}
 
     @property
@@ -104,6 +108,41 @@ class ProfileRequest:
     def decoder(self) -> str | None:
         """Of a recipe of dense prediction."""
         return None if self.recipe is None or self.recipe.dense is None else self.recipe.dense.decoder
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a recipe of dense prediction trains the decoder alone."""
+        return self.recipe is not None and self.recipe.dense is not None and self.recipe.dense.frozen
+
+    @functools.cached_property
+    def recipe_classes(self) -> int:
+        """How many classes the recipe's data have: by its data, where these come with the bench, else as asked for.
+
+        Raises:
+            InputError: for data in files without ``classes``, or another number than the data have.
+        """
+        assert self.recipe is not None
+        data = self.recipe.data
+        known: int | None = None
+        if data.dense is None and data.source == "digits":
+            known = len(open_dataset(data).classes)
+        elif data.dense is not None and data.source == "scenes" and data.dense.crops == "digits":
+            known = len(open_dense(data).classes)
+        if known is None and self.classes is None:
+            raise InputError(
+                "the recipe alone does not say how many classes its model has",
+                got=f"--recipe {self.recipe.name}, whose data.source is {data.source}, in files that are not opened",
+                expected="the number of classes of its data",
+                remedy="add --classes N",
+            )
+        if known is not None and self.classes not in (None, known):
+            raise InputError(
+                "the recipe's data have another number of classes",
+                got=f"--classes {self.classes} for --recipe {self.recipe.name}",
+                expected=known,
+                remedy="leave --classes out",
+            )
+        return known if known is not None else self.classes  # type: ignore[return-value]  # one of the two is there
 
     @property
     def downsample(self) -> int:
@@ -144,7 +183,7 @@ class ProfileRequest:
             self.dtype,
         )
         if self.recipe is not None:
-            same = (*same, self.named_model, self.decoder)
+            same = (*same, self.named_model, self.decoder, self.frozen)
         how = (self.compile, self.channels_last, self.protocol, self.seconds if self.isolate else None, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
@@ -164,7 +203,10 @@ class ProfileRequest:
             side = resolution // self.downsample
             patch = models.configure(self.model, mixer, side, **chosen).patch_size
             with torch.device("meta"):  # one cheap layer finds what is wrong with the model or the resolution
-                models.create(self.model, mixer, side, **{**chosen, "depth": 1})
+                if self.decoder is None:
+                    models.create(self.model, mixer, side, **{**chosen, "depth": 1})
+                else:  # a decoder may need more
+                    models.create_dense(self.model, mixer, side, decoder=self.decoder, frozen=self.frozen, **chosen)
             batch = self.batch if self.tokens is None else self.tokens // (side // patch) ** 2
             if batch < 1:
                 raise InputError(
@@ -190,6 +232,7 @@ class ProfileRequest:
                     self.downsample,
                     self.named_model,
                     self.decoder,
+                    self.frozen,
                 )
                 for backend in backends
             ]
@@ -203,7 +246,15 @@ class ProfileRequest:
                 expected="a classifier or dense prediction, without options of one mixer",
                 remedy="name the model with --model",
             )
+        if self.recipe is None and self.classes is not None:
+            raise InputError(
+                "--classes is of a recipe's data",
+                got=f"--classes {self.classes}",
+                expected="--recipe beside it",
+                remedy="drop it",
+            )
         for name, value in (
+            ("--classes", 1 if self.classes is None else self.classes),
             ("--resolution", min(self.resolutions, default=0)),
             ("--batch", self.batch),
             ("--tokens", 1 if self.tokens is None else self.tokens),

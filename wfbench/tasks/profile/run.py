@@ -363,6 +363,7 @@ class _Run:
             "sdpa_backend": cell.backend,
             "path": PATH,
             "protocol": self.request.protocol,
+            "decoder": cell.decoder,
         }
 
     def row(self, cell: Cell) -> ProfileRow:
