@@ -26,7 +26,9 @@ def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart
         key = (run.row.dataset, run.row.recipe, pixels(run.row.image_size), run.row.recipe_digest)
         who = {"mixer": label(run.row), "seed": run.row.seed, "run": str(run.place)}
         for point in kept:
-            more = {name: 100 * point[name] for name in ("accuracy", "miou", "pixel_accuracy") if name in point}
+            more: dict[str, float] = {
+                name: 100 * point[name] for name in ("accuracy", "miou", "pixel_accuracy") if name in point
+            }
             found.setdefault(key, []).append({**point, **more, **who})
     words = {"accuracy": "held-out top-1 (%)", "miou": "held-out mIoU (%)", "pixel_accuracy": "pixels right (%)"}
     words |= {"loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}

@@ -36,6 +36,7 @@ from wfbench.training import Loss, Mix, Scores, distributed
 class DiTJob(Job):
     """A denoiser, trained by the hybrid loss."""
 
+    dataset: Dataset | Latents
     model: DiT
 
     @property

@@ -93,8 +93,9 @@ class Cell:
         """The model, as it is created, with the same weights every time."""
         torch.manual_seed(0)
         if self.decoder is not None:
-            parts = {"decoder": self.decoder, "frozen": self.frozen}
-            return models.create_dense(self.model, self.mixer, self.resolution, **parts, **self.overrides)
+            return models.create_dense(
+                self.model, self.mixer, self.resolution, decoder=self.decoder, frozen=self.frozen, **self.overrides
+            )
         return models.create(self.model, self.mixer, self.resolution // self.downsample, **self.overrides)
 
     def call(self) -> Callable[[], object]:
@@ -112,9 +113,9 @@ class Cell:
         def of_batch(batch: int) -> Callable[[], object]:
             generator = torch.Generator().manual_seed(0)
             x, *more = (t.to(self.device) for t in model.example_inputs(batch, generator=generator))
-            classes, places = model.config.num_classes, ()
-            if isinstance(model, DenseModel):
-                classes, places = model.num_classes, model.config.image_size
+            dense = isinstance(model, DenseModel)
+            classes = model.num_classes if isinstance(model, DenseModel) else model.config.num_classes
+            places = model.config.image_size if dense else ()
             targets = torch.randint(max(1, classes), (batch, *places), generator=generator).to(self.device)
             if self.channels_last:
                 x = x.to(memory_format=torch.channels_last)

@@ -15,7 +15,6 @@ import torch
 
 import mixers
 from wfbench import diffusion, measure, models
-from wfbench.data import open_dataset, open_dense
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
@@ -24,6 +23,7 @@ from wfbench.records import Environment
 from wfbench.records.identity import class_files, digest_files, package_files
 from wfbench.tasks import profile
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
+from wfbench.tasks.profile.classes import classes_of
 
 #: Pixels of an image along a side for one of its latent, in the autoencoders that latent DiTs are trained on.
 LATENT = 8
@@ -116,33 +116,9 @@ class ProfileRequest:
 
     @functools.cached_property
     def recipe_classes(self) -> int:
-        """How many classes the recipe's data have: by its data, where these come with the bench, else as asked for.
-
-        Raises:
-            InputError: for data in files without ``classes``, or another number than the data have.
-        """
+        """How many classes the recipe's data have, as `classes_of`."""
         assert self.recipe is not None
-        data = self.recipe.data
-        known: int | None = None
-        if data.dense is None and data.source == "digits":
-            known = len(open_dataset(data).classes)
-        elif data.dense is not None and data.source == "scenes" and data.dense.crops == "digits":
-            known = len(open_dense(data).classes)
-        if known is None and self.classes is None:
-            raise InputError(
-                "the recipe alone does not say how many classes its model has",
-                got=f"--recipe {self.recipe.name}, whose data.source is {data.source}, in files that are not opened",
-                expected="the number of classes of its data",
-                remedy="add --classes N",
-            )
-        if known is not None and self.classes not in (None, known):
-            raise InputError(
-                "the recipe's data have another number of classes",
-                got=f"--classes {self.classes} for --recipe {self.recipe.name}",
-                expected=known,
-                remedy="leave --classes out",
-            )
-        return known if known is not None else self.classes  # type: ignore[return-value]  # one of the two is there
+        return classes_of(self.recipe, self.classes)
 
     @property
     def downsample(self) -> int:

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -105,7 +105,7 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
 
 def _build(recipe: Recipe, classes: int, changed: Mapping[str, object]) -> models.AnyModel:
     section = recipe.model
-    settings = section.overrides() | changed
+    settings: dict[str, Any] = {**section.overrides(), **changed}
     if recipe.dense is not None:
         return models.create_dense(
             section.name, section.mixer, section.image_size, num_classes=classes, decoder=recipe.dense.decoder, **settings
