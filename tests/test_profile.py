@@ -573,7 +573,7 @@ serve(work)
 def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, monkeypatch):
     (tmp_path / "some_worker.py").write_text(WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    start = lambda payload, timeout=60.0: run.run_isolated(  # noqa: E731
+    start = lambda payload, timeout=300.0: run.run_isolated(  # noqa: E731
         "some_worker", payload, timeout=timeout, environment={"SOME_VARIABLE": "yes"}
     )
     assert start([1, 2]).result == {"got": [1, 2], "set": "yes"}
@@ -589,7 +589,7 @@ def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, mon
 PARENT = """
 import sys
 from wfbench.measure.isolate import run_isolated
-run_isolated("some_worker", "sleep", timeout=60)
+run_isolated("some_worker", "sleep", timeout=300)
 """
 
 
@@ -640,7 +640,7 @@ serve(work)
 def test_memory_of_a_known_buffer_whatever_ran_before(mega, before, tmp_path, monkeypatch):
     (tmp_path / "memory_worker.py").write_text(MEMORY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    done = run.run_isolated("memory_worker", {"mega": mega, "before": before}, timeout=60, environment=run.EXACT_MEMORY)
+    done = run.run_isolated("memory_worker", {"mega": mega, "before": before}, timeout=300, environment=run.EXACT_MEMORY)
     assert done.status == "ok", done.message
     assert done.result["peak"] == pytest.approx(2 * mega * 2**20, rel=0.05)
     assert done.result["baseline"] > 50e6
