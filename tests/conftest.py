@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Before numpy is imported, here and in the processes that tests start: on shared cores the threads of its matrix products wait
+# for one another, and a simulation of thousands of small ones takes ten times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -140,7 +140,7 @@ def assert_batch_independent(layer: nn.Module, x: Tensor, grid: Grid) -> None:
 
 def run_python(code: str) -> str:
     """The output of a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -748,7 +748,7 @@ def test_workers_live_through_signals_that_are_for_the_training_process(number):
         os.kill(worker.pid, number)
     seen += list(batches)
     assert len(seen) == 179
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while multiprocessing.active_children():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -772,7 +772,7 @@ if __name__ == "__main__":
     next(batches)
     {error}
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
 

@@ -165,7 +165,7 @@ def test_append_waits_for_a_writer_in_the_middle_of_a_row(tmp_path: Path) -> Non
         other.join(timeout=0.2)
         assert other.is_alive()
         file.write(text[20:])
-    other.join(timeout=60)
+    other.join(timeout=300)
     assert records.read(path) == ([first, second], [])
 
 

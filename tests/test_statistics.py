@@ -154,6 +154,7 @@ def test_holm_multiplies_the_smallest_by_the_number_of_groups() -> None:
     assert alone.comparisons[0].p_equivalent is not None
 
 
+@pytest.mark.slow
 def test_tost_errs_in_at_most_5_percent_at_the_margin_and_not_finding_a_difference_shows_nothing() -> None:
     draws, shown, missed, trials = rng(3), 0, 0, 1000
     for _ in range(trials):
@@ -166,6 +167,7 @@ def test_tost_errs_in_at_most_5_percent_at_the_margin_and_not_finding_a_differen
     assert missed / trials > 0.15, "taking 'not distinguishable' for 'equal' would err this often"
 
 
+@pytest.mark.slow
 def test_the_power_of_equivalence_is_as_printed() -> None:
     draws, shown, trials = rng(4), 0, 1000
     for _ in range(trials):
@@ -226,6 +228,7 @@ def test_mcnemars_worked_example() -> None:
     assert same_images.mcnemar(ours, ours).detectable is None
 
 
+@pytest.mark.slow
 def test_mcnemars_power_is_as_printed() -> None:
     images, disputed, difference = 800, 0.1, 0.03
     draws, found = rng(5), 0
@@ -255,11 +258,13 @@ def coverage(seeds: int, trials: int = 400) -> float:
     return held / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 6])
 def test_the_bootstrap_covers_images_and_seeds(seeds: int) -> None:
     assert 0.92 < coverage(seeds) < 0.985
 
 
+@pytest.mark.slow
 def test_a_bootstrap_of_images_alone_would_not_cover() -> None:
     draws, held = rng(7), 0
     for _ in range(300):
@@ -270,6 +275,7 @@ def test_a_bootstrap_of_images_alone_would_not_cover() -> None:
     assert held / 300 < 0.9, "one seed each says what two models do, not what two mixers do"
 
 
+@pytest.mark.slow
 def test_the_bootstraps_variance_is_that_of_the_crossed_design() -> None:
     """Var = Σ var(seed means)/s + var(difference of the images' means)/N − what both hold of the peculiar part."""
     draws, seeds, images = rng(9), 3, 150
@@ -323,6 +329,7 @@ def test_a_front_takes_intervals_into_account() -> None:
     assert fronts.pareto([good], [1], [1]) == ["on the front"]
 
 
+@pytest.mark.slow
 def test_a_front_errs_in_about_5_percent() -> None:
     draws, wrong = rng(8), 0
     for _ in range(800):
