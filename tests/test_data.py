@@ -758,7 +758,10 @@ def test_workers_live_through_signals_that_are_for_the_training_process(number):
     ("error", "message"),
     [
         pytest.param("raise KeyError('nobody catches this')", "KeyError: 'nobody catches this'", marks=pytest.mark.slow),
-        ("os.kill(multiprocessing.active_children()[0].pid, 9); list(batches)", "exited unexpectedly|killed by signal"),
+        (  # PyTorch names the worker, unless the kill came while a batch was being sent: then the pipe ends
+            "os.kill(multiprocessing.active_children()[0].pid, 9); list(batches)",
+            "exited unexpectedly|killed by signal|EOFError|ConnectionResetError",
+        ),
     ],
 )
 def test_an_error_that_nobody_catches_ends_the_process_and_its_workers(error, message):
