@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from wfbench import records
-from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenoisingRow, DiTRow
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import load_model
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
-from wfbench.tasks.run_directory import read_result, read_rows
+from wfbench.tasks.run_directory import read_result, recorded_row
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,7 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
         **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         weights_sha256=sha256,
     )
-    recorded = next((r for r in (read_result(run), *read_rows(run)) if isinstance(r, DiTRow) and r.weights == weights), None)
-    if recorded is None:
-        raise InputError("the run has no record of these weights", got=str(run), expected=f"a row of {weights}")
+    recorded = recorded_row(run, weights, DiTRow)
     pairs = zip((*row.mse, *row.vb), (*recorded.mse, *recorded.vb), strict=True)
     records.append(writable_dir(out or run / "eval") / "records.jsonl", [row])
     return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))

@@ -16,7 +16,7 @@ from wfbench.tasks.common import other_machine
 from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
-from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
 from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import checkpoint
 
@@ -94,7 +94,7 @@ def evaluate_dense_run(
     for size in sizes:  # what does not fit one of them says so before the first is evaluated
         job.try_evaluation(next(job.held_out(size, batch_size=1)), size)
     unchanged = not overrides
-    recorded = _trainer_row(run, weights) if unchanged else None
+    recorded = recorded_row(run, weights, DenseRow) if unchanged else None
     try_directory(out or run / "eval")
     config, results = job.model.config, []
     for size in sizes:
@@ -163,12 +163,3 @@ def _are_others_asked_for(own: Recipe, asked: Recipe, overrides: tuple[str, ...]
 
 def _figures(row: DenseRow | DenseEvalRow) -> tuple[object, ...]:
     return row.iou, row.pixel_accuracy, row.loss, row.samples, row.pixels
-
-
-def _trainer_row(run: Path, weights: str) -> DenseRow:
-    """What the trainer recorded for these weights."""
-    rows = [row for row in (read_result(run), *read_rows(run)) if isinstance(row, DenseRow)]
-    row = next((row for row in rows if row.weights == weights), None)
-    if row is None:
-        raise InputError("the run has no record of these weights", got=str(run), expected=f"a row of {weights}")
-    return row

@@ -24,7 +24,7 @@ from wfbench.records import EvalRow, TrainRow
 from wfbench.tasks.common import dtype_name, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
-from wfbench.tasks.run_directory import read_recipe, read_result, read_rows, try_directory
+from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
 from wfbench.tasks.weights import WEIGHTS, read_weights
 from wfbench.training import Evaluation
 
@@ -102,7 +102,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
         with torch.no_grad():
             run.model(torch.zeros(1, run.in_channels, *size, device=device))
     unchanged = of_run and not request.overrides and request.mapping is None
-    recorded = _trainer_row(request) if unchanged else None
+    recorded = recorded_row(request.path, request.weights, TrainRow) if unchanged else None
     out = request.out or (request.path if of_run else request.path.parent) / "eval"
     try_directory(out)
     results = []
@@ -386,14 +386,3 @@ def _write(row: EvalRow, evaluation: Evaluation, labels: Labels | None, dataset:
 
 def _figures(row: EvalRow | TrainRow) -> tuple[object, ...]:
     return row.accuracy, row.top5, row.samples, row.loss
-
-
-def _trainer_row(request: EvalRequest) -> TrainRow:
-    """What the trainer recorded for these weights."""
-    rows = [row for row in (read_result(request.path), *read_rows(request.path)) if isinstance(row, TrainRow)]
-    row = next((row for row in rows if row.weights == request.weights), None)
-    if row is None:
-        raise InputError(
-            "the run has no record of these weights", got=str(request.path), expected=f"a row of {request.weights}"
-        )
-    return row

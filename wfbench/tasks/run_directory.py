@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -21,6 +21,7 @@ from wfbench.training import checkpoint
 
 #: What a finished run says of itself, by its task.
 RunRow = TrainRow | DiTRow | DenseRow
+R = TypeVar("R", TrainRow, DiTRow, DenseRow)
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
 #: Settings that may differ between a run and its resume: they change no result.
@@ -146,3 +147,16 @@ def read_rows(out: Path) -> Sequence[RunRow]:
     """All training rows of a finished run: of its raw weights, and of the averaged ones where it has them."""
     rows, _ = records.read(out / "records.jsonl")
     return [row for row in rows if isinstance(row, RunRow)]
+
+
+def recorded_row(out: Path, weights: str, kind: type[R]) -> R:
+    """What the trainer of a finished run recorded for its "raw" or "ema" weights.
+
+    Raises:
+        InputError: if the run is not finished, or has no such row.
+    """
+    rows = [row for row in (read_result(out), *read_rows(out)) if isinstance(row, kind)]
+    row = next((row for row in rows if row.weights == weights), None)
+    if row is None:
+        raise InputError("the run has no record of these weights", got=str(out), expected=f"a row of {weights}")
+    return row
