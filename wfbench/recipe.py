@@ -25,6 +25,8 @@ DRAWS = 2
 
 #: Sources of images with a class for each pixel.
 DENSE_SOURCES = ("scenes", "folder-seg")
+#: Sources of task: dense.
+_LABELLED = (*DENSE_SOURCES, "probe")
 
 _Side = Annotated[int, Field(ge=1)]
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -37,7 +39,8 @@ class ModelSection(_Section):
     mixer: str | None = Field(None, min_length=1)
     image_size: _Side | tuple[_Side, _Side] = 224
     patch_size: int | None = Field(None, ge=1)
-    in_channels: Literal[1, 3] | None = None
+    #: 1 or 3; of a probe, as many as it has symbols.
+    in_channels: int | None = Field(None, ge=1)
     embed_dim: int | None = Field(None, ge=1)
     depth: int | None = Field(None, ge=1)
     num_heads: int | None = Field(None, ge=1)
@@ -106,6 +109,39 @@ class DenseDataSection(_Section):
         return self
 
 
+class ProbeSection(_Section):
+    """A probe: canvases of symbols that ask a mixer for one ability. `wfbench.data.probes` has what each one is."""
+
+    name: Literal["majority", "recall", "needle", "shift", "hop"]
+    #: Levels of difficulty, the easiest first: each training canvas has one of them at random, and each is evaluated.
+    levels: tuple[float, ...] = Field(min_length=1)
+    #: Other grids, rows and columns, that the last level is evaluated on.
+    grids: tuple[tuple[_Side, _Side], ...] = ()
+    #: Canvases in an epoch, which are others in each epoch; and held out for each level and grid, which stay the same.
+    train: int = Field(6400, ge=1)
+    held_out: int = Field(512, ge=1)
+    #: Blank columns between context and queries: at least as many as the model has layers, since the 3×3 convolution of each
+    #: sees one column further.
+    gap: int = Field(2, ge=0)
+    query_columns: int = Field(2, ge=1)
+    #: How many symbols: keys and values of recall (values of needle too, keys are hop's symbols), colours of majority, symbols
+    #: of shift.
+    keys: int = Field(64, ge=2, le=4096)
+    values: int = Field(32, ge=2, le=255)
+    colours: int = Field(8, ge=2, le=255)
+    symbols: int = Field(16, ge=2, le=255)
+    #: Numbers of steps after which results are reported, beside the last.
+    budgets: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProbeSection:
+        for name in ("levels", "grids"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names a value twice")
+        return self
+
+
 class DataSection(_Section):
     """Which images, how they are split, augmented and normalised."""
 
@@ -113,9 +149,10 @@ class DataSection(_Section):
     #: batches of CIFAR-10, or an image folder of it. "folder": train/ and val/ with a folder for each class. "tar":
     #: train.tar and val.tar with a folder for each class. "webdataset": shards of NAME.jpg and NAME.cls. "huggingface": a
     #: data set on disk, through the package `datasets`. "latents": train/ and val/, each of a `wfbench data extract-latents`.
-    #: With a class for each pixel: "scenes": composed of real digits or clothes. "folder-seg": images and masks.
+    #: With a class for each pixel: "scenes": composed of real digits or clothes. "folder-seg": images and masks. With an answer
+    #: for each token: "probe".
     source: Literal[
-        "digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface", "latents", "scenes", "folder-seg"
+        "digits", "fashion", "cifar10", "folder", "tar", "webdataset", "huggingface", "latents", "scenes", "folder-seg", "probe"
     ] = "digits"
     #: Where the images are (or ``--data``); nothing is ever downloaded.
     path: str | None = None
@@ -155,6 +192,8 @@ class DataSection(_Section):
     workers: int = Field(0, ge=0)
     #: Of the sources with a class for each pixel; None for all others.
     dense: DenseDataSection | None = Field(None, validate_default=True)
+    #: Of source probe; None for all others.
+    probe: ProbeSection | None = None
 
     @field_validator("dense")
     @classmethod
@@ -169,6 +208,10 @@ class DataSection(_Section):
     def _consistent(self) -> DataSection:
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise ValueError("mean and std need one positive std for each mean")
+        if (self.source == "probe") != (self.probe is not None):
+            raise ValueError(f"source: {self.source} {'needs' if self.source == 'probe' else 'has no'} section probe")
+        if self.probe is not None:
+            _check_probe_data(self)
         if self.augment == "shift" and (self.auto_augment or self.color_jitter or self.erase):
             raise ValueError("auto_augment, color_jitter and erase need augment: resized-crop")
         if self.dense is not None:
@@ -195,6 +238,14 @@ def _check_dense(data: DataSection, dense: DenseDataSection) -> None:
         raise ValueError("dense.eval_size, layout and reduce_zero_label are of folder-seg: scenes are composed at any size")
     if data.source == "scenes" and dense.crops == "digits" and data.hflip:
         raise ValueError("a digit's mirror image is no digit: hflip is 0 for scenes of digits")
+
+
+def _check_probe_data(data: DataSection) -> None:
+    """Refuse what symbols cannot have."""
+    free = {"source", "probe", "validation", "workers", "split_seed"}
+    wrong = [name for name in data.model_fields_set - free if _changed(data, name)]
+    if wrong:
+        raise ValueError(f"source: probe has no {', '.join(sorted(wrong))}: its canvases are symbols, not images")
 
 
 def _changed(section: _Section, *names: str) -> bool:
@@ -354,6 +405,8 @@ class Recipe(_Section):
     eval_every: int = Field(1, ge=1)
     #: Keep the checkpoint of every so many epochs, beside the last and the best one; None: these two.
     keep_every: int | None = Field(None, ge=1)
+    #: Of a probe: end once so many evaluations in a row find 99 % at every level; None: train to the last epoch.
+    stop_when_solved: int | None = Field(None, ge=1)
     #: Save inside an epoch too, every so many steps; None: at the end of each epoch.
     save_steps: int | None = Field(None, ge=1)
     chosen: ChosenSection | None = None
@@ -375,10 +428,16 @@ class Recipe(_Section):
             raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
         if (self.task == "dit") != (self.diffusion is not None):
             raise ValueError(f"task: {self.task} {'needs' if self.task == 'dit' else 'has no'} section diffusion")
-        if (self.task == "dense") != (self.data.source in DENSE_SOURCES):
+        if (self.task == "dense") != (self.data.source in _LABELLED):
             raise ValueError(f"data.source: {self.data.source} {'needs' if self.task != 'dense' else 'is not for'} task: dense")
         if self.dense is not None:
             _check_dense_task(self, self.dense)
+        if self.data.probe is not None:
+            _check_probe(self)
+        elif self.stop_when_solved is not None:
+            raise ValueError("stop_when_solved needs data.source: probe")
+        elif self.model.in_channels not in (None, 1, 3):
+            raise ValueError(f"model.in_channels is 1 or 3, not {self.model.in_channels}")
         if self.diffusion is not None:
             _check_denoiser(self, self.diffusion)
         elif self.data.source == "latents":
@@ -411,6 +470,17 @@ def _check_dense_task(recipe: Recipe, dense: DenseSection) -> None:
         raise ValueError("model.init_head is of classifiers: a decoder always begins afresh")
     if dense.inference == "whole" and _changed(dense, "stride"):
         raise ValueError("dense.stride needs dense.inference: slide")
+
+
+def _check_probe(recipe: Recipe) -> None:
+    """Refuse what a probe cannot have."""
+    assert recipe.dense is not None
+    if recipe.dense.decoder != "linear" or recipe.dense.inference != "whole" or recipe.dense.frozen:
+        raise ValueError("a probe has the linear decoder on whole canvases, and a model that is trained")
+    if recipe.model.patch_size != 1:
+        raise ValueError(f"a probe has a token for each symbol: model.patch_size is 1, not {recipe.model.patch_size}")
+    if recipe.ema is not None or recipe.label_smoothing:
+        raise ValueError("a probe has neither ema nor label_smoothing: its figures are those of the trained weights")
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -505,6 +575,11 @@ def digest(recipe: Recipe) -> str:
         exclude["data"] |= {"validation"}
     if recipe.data.dense is None:
         exclude["data"] |= {"dense"}
+    exclude["data"] = dict.fromkeys(exclude["data"], True) | {"probe": True if recipe.data.probe is None else {"budgets"}}
+    if recipe.stop_when_solved is None:
+        exclude["stop_when_solved"] = True
+    else:
+        del exclude["eval_every"]  # it decides when to stop
     exclude["chosen"] = True if recipe.chosen is None else {"residual"}
     if recipe.chosen is not None and recipe.chosen.match is not None:
         exclude["model"] |= {"mlp_ratio", "depth"}

@@ -6,6 +6,7 @@ from wfbench.data.latents import Latents, LatentSplit, open_latents
 from wfbench.data.listing import Listing
 from wfbench.data.loading import eval_batches, held_out_latents, latent_batches, steps_per_epoch, train_batches
 from wfbench.data.mixing import Mixer, mixer_of
+from wfbench.data.probes import ProbeDataset, open_probe, probe_canvases, probe_train_batches
 from wfbench.data.reading import Batch, OnReplaced, positions
 from wfbench.data.sources import open_dataset
 from wfbench.data.splits import Dataset, Split, Subset
@@ -19,6 +20,7 @@ __all__ = [
     "Latents",
     "Listing",
     "Mixer",
+    "ProbeDataset",
     "Split",
     "Subset",
     "OnReplaced",
@@ -32,7 +34,10 @@ __all__ = [
     "open_dataset",
     "open_dense",
     "open_latents",
+    "open_probe",
     "positions",
+    "probe_canvases",
+    "probe_train_batches",
     "steps_per_epoch",
     "train_batches",
 ]

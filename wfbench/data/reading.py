@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,13 +36,20 @@ Sample = tuple[Tensor | None, int | Tensor, list[Bad]] | InputError
 _NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+class Whole(NamedTuple):
+    """A batch that was made at once, of samples that can always be made."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
 class Samples(Protocol):
     """Makes samples, a batch at a time. It travels to worker processes."""
 
     #: Whether another sample takes the place of one that cannot be read.
     replace: bool
 
-    def __getitems__(self, keys: list[Key]) -> list[Sample]:
+    def __getitems__(self, keys: list[Key]) -> list[Sample] | Whole:
         """The samples of these keys."""
         ...
 
@@ -67,8 +74,10 @@ def random_states_kept() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def _collate(samples: list[Sample]) -> tuple[Batch | InputError | None, list[Bad]]:
+def _collate(samples: list[Sample] | Whole) -> tuple[Batch | InputError | None, list[Bad]]:
     """The batch, and all that could not be read; if there is no image for a sample, no batch, and what stands for it last."""
+    if isinstance(samples, Whole):
+        return (samples.inputs, samples.targets), []
     images, targets = [], []
     bad: list[Bad] = []
     for sample in samples:

@@ -28,6 +28,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
+from wfbench.records.probe import LeakCheck, ProbeCell, ProbeLook, ProbeRow
 from wfbench.records.row import SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, TrainRow, TrialRow
 
@@ -48,9 +49,13 @@ __all__ = [
     "EvalRow",
     "FitRow",
     "HarnessRow",
+    "LeakCheck",
     "MachineRow",
     "MeasurementRow",
     "PictureRow",
+    "ProbeCell",
+    "ProbeLook",
+    "ProbeRow",
     "ProfileRow",
     "Row",
     "ScalingRow",

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError, writing
 from wfbench.records.dense import DenseEvalRow, DenseRow
+from wfbench.records.probe import ProbeRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
 from wfbench.records.profile import (
@@ -45,6 +46,7 @@ AnyRow = Annotated[
     | ErfRow
     | PictureRow
     | DenseRow
+    | ProbeRow
     | DenseEvalRow
     | DiTRow
     | DenoisingRow

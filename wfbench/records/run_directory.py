@@ -16,10 +16,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from wfbench.errors import InputError
 from wfbench.records.dense import DenseRow
 from wfbench.records.diffusion import DiTRow
+from wfbench.records.probe import ProbeRow
 from wfbench.records.training import TrainRow
 
 _COLUMNS = ("index", "label", "top1")
-_Result = TrainRow | DiTRow | DenseRow
+_Result = TrainRow | DiTRow | DenseRow | ProbeRow
 _RESULT: TypeAdapter[_Result] = TypeAdapter(Annotated[_Result, Field(discriminator="kind")])
 
 

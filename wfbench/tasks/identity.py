@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import mixers
 from wfbench import models
-from wfbench.data import Dataset, DenseDataset, Latents, Listing
+from wfbench.data import Dataset, DenseDataset, Latents, Listing, ProbeDataset
 from wfbench.errors import InputError
 from wfbench.records.identity import class_files, digest_files, package_files
 from wfbench.records.row import Strict
@@ -52,7 +52,7 @@ class Identity(Strict):
     code_changed: str | None = None
 
 
-def identify(mixer: str, dataset: Dataset | Latents | DenseDataset) -> Identity:
+def identify(mixer: str, dataset: Dataset | Latents | DenseDataset | ProbeDataset) -> Identity:
     """The identity of what runs now: this mixer as its code is, on these data.
 
     Raises:
@@ -148,7 +148,7 @@ def check_code_and_data(out: Path, now: Identity, listing: Listing, *, allow_cha
     return then if not changed else _note_change(then, now, changed)
 
 
-def check_data(run: Path, dataset: Dataset | Latents | DenseDataset, *parts: str) -> None:
+def check_data(run: Path, dataset: Dataset | Latents | DenseDataset | ProbeDataset, *parts: str) -> None:
     """See that parts of the data are those that a run was trained with; of a run that recorded none, nothing is checked.
 
     Args:

@@ -15,13 +15,13 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
-from wfbench.records import DenseRow, DiTRow, TrainRow
+from wfbench.records import DenseRow, DiTRow, ProbeRow, TrainRow
 from wfbench.tasks.common import writable_dir
 from wfbench.training import checkpoint
 
 #: What a finished run says of itself, by its task.
-RunRow = TrainRow | DiTRow | DenseRow
-R = TypeVar("R", TrainRow, DiTRow, DenseRow)
+RunRow = TrainRow | DiTRow | DenseRow | ProbeRow
+R = TypeVar("R", TrainRow, DiTRow, DenseRow, ProbeRow)
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
 #: Settings that may differ between a run and its resume: they change no result.
@@ -33,6 +33,9 @@ def in_words(row: RunRow) -> str:
     match row:
         case TrainRow():
             return f"{100 * row.accuracy:.2f} %"
+        case ProbeRow():
+            levels = ", ".join(f"{cell.level:g}: {100 * (cell.accuracy or 0):.1f} %" for cell in row.trained)
+            return f"accuracy by level {levels}"
         case DenseRow():
             return f"mIoU {100 * row.miou:.2f} %, pixel accuracy {100 * row.pixel_accuracy:.2f} %"
         case _:

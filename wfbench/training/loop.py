@@ -65,6 +65,8 @@ class Scores:
     metrics: Mapping[str, float | int]
     #: Of the best epoch, it is the largest.
     headline: float
+    #: Whether nothing is left to learn, by the task's rule.
+    is_solved: bool = False
     #: What the task wants to keep of it.
     detail: Any = None
 
@@ -82,6 +84,7 @@ class Progress:
     best_epoch: int = 0
     losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
+    solved: int = 0  # the last evaluations in a row that found the task solved
     began: str = ""  # when the first session did
 
 
@@ -96,7 +99,7 @@ def fit(
     mix: Mix | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Scores:
-    """Train from ``progress`` to the recipe's last epoch; returns that epoch's evaluation.
+    """Train from ``progress`` to the recipe's last epoch, or until the task is solved; returns that epoch's evaluation.
 
     Each epoch ends with a line in ``metrics.jsonl`` and a checkpoint, and, as the recipe has it, with an evaluation. The
     weights of a checkpoint carry ``metadata`` in their headers.
@@ -110,7 +113,7 @@ def fit(
     scores: Scores | None = None
     layout = torch.channels_last if recipe.compute.channels_last else torch.preserve_format
     with _interrupts() as interrupted:
-        while progress.epoch < recipe.epochs:
+        while progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
             state.model.train()
             recent: list[Tensor] = []
             while progress.step < steps:
@@ -142,6 +145,8 @@ def fit(
             scores = evaluate() if last or _is_turn(progress.epoch + 1, recipe.eval_every) else None
             if scores is not None and not all(math.isfinite(value) for value in scores.metrics.values()):
                 raise RunError(f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept")
+            if scores is not None:
+                progress.solved = progress.solved + 1 if scores.is_solved else 0
             best = False
             if scores is not None and scores.headline > progress.best:
                 best, progress.best, progress.best_epoch = True, scores.headline, progress.epoch + 1
@@ -163,9 +168,14 @@ def fit(
             checkpoint.save(save_to, state, asdict(progress), best=best, keep=name, metadata=metadata)
             watch.epoch(row)
             stop = distributed.largest(interrupted[0] if interrupted else 0)
-            if stop and progress.epoch < recipe.epochs:
+            if stop and progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
                 raise Interrupted(f"stopped after epoch {progress.epoch} of {recipe.epochs}", stop)
     return scores or evaluate()  # a run that was stopped when only its result was missing
+
+
+def _is_done(progress: Progress, evaluations: int | None) -> bool:
+    """Whether so many evaluations in a row found the task solved."""
+    return evaluations is not None and progress.solved >= evaluations
 
 
 def _is_turn(count: int, every: int | None) -> bool:

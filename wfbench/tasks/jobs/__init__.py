@@ -1,7 +1,7 @@
 """Training by a recipe, whatever its kind.
 
 base.py      what every kind shares; a new kind derives from `Job`
-classify.py, dit.py, dense.py     one kind each
+classify.py, dit.py, dense.py, probe.py     one kind each
 session.py   one session of a run, from its directory to its result
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from wfbench.recipe import Recipe
-from wfbench.tasks.jobs import classify, dense, dit
+from wfbench.tasks.jobs import classify, dense, dit, probe
 from wfbench.tasks.jobs.session import identity_of, run_session
 from wfbench.tasks.run_directory import RunRow, check_directory, read_result
 from wfbench.training import Trackers, Watch, distributed
@@ -20,7 +20,7 @@ from wfbench.training import Trackers, Watch, distributed
 __all__ = ["prepare", "train"]
 
 
-def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJob:
+def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJob | probe.ProbeJob:
     """Open the data and build the model of a recipe's task.
 
     Raises:
@@ -29,6 +29,8 @@ def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJo
     match recipe.task:
         case "dit":
             return dit.prepare(recipe)
+        case "dense" if recipe.data.probe is not None:
+            return probe.prepare(recipe)
         case "dense":
             return dense.prepare(recipe)
         case "classify":

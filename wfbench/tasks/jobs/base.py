@@ -18,7 +18,7 @@ from torch import nn
 
 from wfbench import models
 from wfbench import recipe as recipes
-from wfbench.data import Batch, Dataset, DenseDataset, Latents, eval_batches, steps_per_epoch, train_batches
+from wfbench.data import Batch, Dataset, DenseDataset, Latents, ProbeDataset, eval_batches, steps_per_epoch, train_batches
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import Chosen, Environment, Row
@@ -55,7 +55,7 @@ class Job(ABC):
     """A recipe made concrete: its data and its freshly initialised model."""
 
     recipe: Recipe
-    dataset: Dataset | Latents | DenseDataset
+    dataset: Dataset | Latents | DenseDataset | ProbeDataset
     model: Any
     #: What the weights began from, for the record.
     pretraining: str = "none"

@@ -1,0 +1,249 @@
+"""A probe with its levels and grids as a data set, and its batches. No canvas is stored: each follows from its index."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixers.base import Grid
+from wfbench.data.listing import Entry, Listing, array_entry, json_entry, list_data
+from wfbench.data.probes.hop import Hop
+from wfbench.data.probes.majority import Majority
+from wfbench.data.probes.needle import Needle
+from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe
+from wfbench.data.probes.recall import Recall
+from wfbench.data.probes.shift import Shift
+from wfbench.data.reading import Batch, Key, TrainKeys, Whole, check_shares, in_order, positions, read, warn_replaced
+from wfbench.errors import InputError
+from wfbench.recipe import DataSection, ProbeSection
+
+#: Last word of the key of a draw, so that no two kinds of canvas share random numbers.
+_TRAIN, _HELD_OUT, _VALIDATION = 1, 2, 3
+
+
+class Condition(NamedTuple):
+    """What canvases are evaluated under."""
+
+    level: float
+    grid: Grid
+
+    def __str__(self) -> str:
+        return f"{self.level:g} at {self.grid[0]}x{self.grid[1]}"
+
+
+@dataclass(frozen=True)
+class ProbeSplit:
+    """Canvases by their index: of training, others in each epoch, at a level drawn for each; or held out, by condition.
+
+    Held-out canvases are the same for every run and mixer. Those of a trial of tuning are others again.
+    """
+
+    probe: Probe
+    section: ProbeSection
+    grid: Grid
+    conditions: tuple[Condition, ...]
+    kind: int
+
+    def __len__(self) -> int:
+        return self.section.train if self.kind == _TRAIN else self.section.held_out * len(self.conditions)
+
+    def layout(self, grid: Grid) -> Layout:
+        """Context and queries on a grid."""
+        return Layout(grid, self.section.gap, self.section.query_columns)
+
+    def canvases(self, keys: list[Key], seed: int = 0) -> Canvases:
+        """Those of (epoch, index), all of one grid; held-out ones know neither epoch nor seed."""
+        if self.kind == _TRAIN:
+            words, grid = [(seed, epoch, i, _TRAIN) for epoch, i in keys], self.grid
+        else:
+            words, grid = [(0, 0, i, self.kind) for _, i in keys], self.conditions[keys[0][1] // self.section.held_out].grid
+        layout = self.layout(grid)
+        u = np.stack([np.random.default_rng(word).random(1 + self.probe.draws(layout)) for word in words])
+        levels = np.array(self.section.levels, dtype=np.float64)
+        if self.kind == _TRAIN:
+            level = levels[(u[:, 0] * len(levels)).astype(np.int64)]
+        else:
+            level = np.array([self.conditions[i // self.section.held_out].level for _, i in keys])
+        return self.probe.draw(u[:, 1:], level, layout)
+
+    def label(self, i: int) -> str:
+        """What to call the ``i``-th canvas."""
+        return f"{'training' if self.kind == _TRAIN else 'held-out'} canvas {i}"
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The settings, and a canvas, which changes with whatever else decides how it is drawn."""
+        canvas = self.canvases([(0, 0)])
+        settings = self.section.model_dump(mode="json", exclude={"budgets"})
+        return (
+            json_entry("(probe)", settings | {"grid": self.grid, "conditions": [str(c) for c in self.conditions]}),
+            array_entry("(a canvas)", np.concatenate([canvas.planes[0], canvas.labels])),
+        )
+
+
+@dataclass(frozen=True)
+class ProbeDataset:
+    """A probe at its levels.
+
+    Attributes:
+        name: for the records.
+        section: the recipe's settings.
+        probe: what draws the canvases.
+        grid: that of training.
+        conditions: those of evaluation: every level at the grid of training, then the largest level at the other grids.
+    """
+
+    name: str
+    section: ProbeSection
+    probe: Probe
+    grid: Grid
+    conditions: tuple[Condition, ...]
+    train: ProbeSplit
+    val: ProbeSplit
+
+    #: The label of a token that is not asked.
+    ignore_index = IGNORE
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The answers."""
+        return tuple(map(str, range(self.probe.answers)))
+
+    @property
+    def channels(self) -> int:
+        """Of the model's input: a channel for each symbol of each plane."""
+        return sum(self.probe.planes)
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """What it consists of; its ``digest`` tells data from other data."""
+        return list_data(self.classes, self.train, self.val)
+
+    @functools.cached_property
+    def floors(self) -> tuple[Floors, ...]:
+        """Of each condition."""
+        return tuple(self.probe.floors(c.level, self.train.layout(c.grid)) for c in self.conditions)
+
+    @property
+    def trained(self) -> int:
+        """How many of the conditions are of the trained grid; they come first."""
+        return len(self.section.levels)
+
+    @functools.cached_property
+    def asked(self) -> int:
+        """Tokens that are asked on a canvas of training; every canvas of a grid asks as many."""
+        return int((self.train.canvases([(0, 0)]).labels != IGNORE).sum())
+
+
+def open_probe(data: DataSection, grid: Grid) -> ProbeDataset:
+    """The probe of a recipe on a grid of training.
+
+    ``data.validation`` (trials of tuning) evaluates on canvases that are neither of training nor held out.
+
+    Raises:
+        InputError: for another source, or levels and grids that cannot be.
+    """
+    section = data.probe
+    if section is None:
+        raise InputError(
+            "the source is no probe", got=f"data.source = {data.source}", expected="probe", remedy="set data.source"
+        )
+    if data.limit is not None:
+        raise InputError(
+            "a probe has no stored images to take some of",
+            got=f"data.limit = {data.limit}",
+            expected="no limit",
+            remedy="set data.probe.train",
+        )
+    probe = _probe(section)
+    conditions = tuple(Condition(level, grid) for level in section.levels)
+    conditions += tuple(Condition(section.levels[-1], (h, w)) for h, w in section.grids if (h, w) != grid)
+    for condition in conditions:
+        probe.check(condition.level, Layout(condition.grid, section.gap, section.query_columns))
+    train, val = (
+        ProbeSplit(probe, section, grid, conditions, kind)
+        for kind in (_TRAIN, _HELD_OUT if data.validation is None else _VALIDATION)
+    )
+    name = f"probe {section.name} at {grid[0]}x{grid[1]} ({len(train):,} an epoch, {section.held_out:,} held out of each level)"
+    return ProbeDataset(name, section, probe, grid, conditions, train, val)
+
+
+def _probe(section: ProbeSection) -> Probe:
+    match section.name:
+        case "majority":
+            return Majority(section.colours)
+        case "recall":
+            return Recall(section.keys, section.values)
+        case "needle":
+            return Needle(section.values)
+        case "shift":
+            return Shift(section.symbols)
+        case "hop":
+            return Hop(section.keys)
+
+
+def one_hot(canvases: Canvases, symbols: tuple[int, ...], grid: Grid) -> Batch:
+    """Canvases as a model's input (B, symbols in all, H, W), float32, 0 or 1, and their labels (B, H, W)."""
+    planes = torch.from_numpy(canvases.planes)
+    b, _, n = planes.shape
+    parts = []
+    for place, number in enumerate(symbols):
+        part = torch.zeros(b, number + 1, n)
+        parts.append(part.scatter_(1, planes[:, place : place + 1], 1.0)[:, 1:])
+    return torch.cat(parts, dim=1).unflatten(2, grid), torch.from_numpy(canvases.labels).unflatten(1, grid)
+
+
+class _Inputs:
+    """Canvases as a model's inputs, a batch at a time."""
+
+    replace = False
+
+    def __init__(self, split: ProbeSplit, seed: int) -> None:
+        self.split, self.seed = split, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, keys: list[Key]) -> Whole:
+        canvases = self.split.canvases(keys, self.seed)
+        held_out = self.split.kind != _TRAIN
+        grid = self.split.conditions[keys[0][1] // self.split.section.held_out].grid if held_out else self.split.grid
+        return Whole(*one_hot(canvases, self.split.probe.planes, grid))
+
+
+def probe_train_batches(
+    dataset: ProbeDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    start: tuple[int, int] = (0, 0),
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Batches (input (B, symbols, H, W), labels (B, H, W)) from epoch and step ``start`` to the end of training.
+
+    Arguments as of `wfbench.data.train_batches`. A canvas follows from (seed, epoch, index).
+
+    Raises:
+        InputError: for a batch that the processes cannot share.
+    """
+    check_shares(batch_size, world)
+    keys = TrainKeys(len(dataset.train), batch_size, seed, epochs, start, positions(batch_size, rank, world))
+    return read(_Inputs(dataset.train, seed), keys, workers, warn_replaced)
+
+
+def probe_canvases(
+    dataset: ProbeDataset, condition: int, *, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The held-out canvases of the ``condition``-th of the conditions, in order. Of ``world`` processes, ``rank`` gets every
+    world-th batch."""
+    first = condition * dataset.section.held_out
+    indices = range(first, first + dataset.section.held_out)
+    return read(_Inputs(dataset.val, 0), in_order(indices, batch_size, rank, world), 0, warn_replaced)

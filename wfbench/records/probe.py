@@ -1,0 +1,122 @@
+"""Rows about probes: what a trained mixer can do, at each level of difficulty."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from wfbench.records.row import Strict
+from wfbench.records.training import Chosen, TrainingRow
+
+
+class ProbeCell(Strict):
+    """The held-out canvases of one level on one grid.
+
+    The unit of sampling is the canvas, whose asked tokens are not independent: the standard error is that of the mean over
+    canvases of each one's share of right answers.
+    """
+
+    level: float
+    grid: tuple[int, int]
+    #: None: the mixer is built for one grid, and this is another.
+    accuracy: float | None = Field(ge=0, le=1)
+    standard_error: float | None = Field(ge=0)
+    #: Accuracies that need no such ability: of guessing; of knowing what stands near the asked token; of knowing which answers
+    #: are on the canvas, but not which is right (None where that says nothing).
+    chance: float
+    local_floor: float
+    set_floor: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Of a canvas."""
+        return self.grid[0] * self.grid[1]
+
+
+class ProbeLook(Strict):
+    """What an evaluation during training found: the accuracies of the cells, in their order."""
+
+    step: int
+    accuracies: tuple[float | None, ...]
+
+
+class LeakCheck(Strict):
+    """That a model which sees only what is near cannot know the answers.
+
+    Attributes:
+        gradient: the largest absolute derivative of an asked token's logits by what its answer depends on, of a network of 3×3
+            convolutions as deep as the model; exactly 0 where there is no leak.
+        readout: the accuracy on canvases of its own of a linear readout, fitted to what stands near an asked token.
+        floor: what it may reach, the local floor of the mixture of levels.
+        bound: the largest accuracy that a binomial of that floor has with a probability of 99.9 %.
+    """
+
+    gradient: float
+    readout: float
+    floor: float
+    bound: float
+
+    @property
+    def held(self) -> bool:
+        """Whether there is no leak."""
+        return self.gradient == 0 and self.readout <= self.bound
+
+
+class ProbeRow(TrainingRow):
+    """One finished training on a probe."""
+
+    kind: Literal["probe"] = "probe"
+    probe: Literal["majority", "recall", "needle", "shift", "hop"]
+    #: The levels on the grid of training, the easiest first; then the last level on other grids.
+    cells: tuple[ProbeCell, ...] = Field(min_length=1)
+    #: Held-out canvases of each cell.
+    canvases: int
+    #: Mean cross-entropy over the asked tokens of the levels on the grid of training.
+    loss: float
+    #: Every evaluation, the last one included; those of ``budgets`` steps are reported.
+    curve: tuple[ProbeLook, ...] = Field(min_length=1)
+    budgets: tuple[int, ...] = ()
+    #: Whether training ended early, since every level was solved in several evaluations in a row.
+    stopped: bool = False
+    leak_check: LeakCheck
+    #: Layers of the model, and those of them whose output at a token depends on a far one.
+    depth: int
+    global_layers: int
+    chosen: Chosen | None = None
+    #: The share that makes it a trial of tuning, evaluated on canvases of its own, which is no result.
+    validation: float | None = None
+
+    @model_validator(mode="after")
+    def _cells_fit(self) -> ProbeRow:
+        if any(len(look.accuracies) != len(self.cells) for look in self.curve):
+            raise ValueError(f"a look of another number of accuracies than {len(self.cells)} cells")
+        return self
+
+    @property
+    def trained(self) -> tuple[ProbeCell, ...]:
+        """The cells on the grid of training."""
+        return tuple(cell for cell in self.cells if cell.grid == self.image_size)
+
+    @property
+    def samples(self) -> int:
+        """Held-out canvases of the levels on the grid of training."""
+        return self.canvases * len(self.trained)
+
+    @property
+    def result(self) -> float:
+        """What claims on accuracy compare: the mean accuracy over the levels on the grid of training."""
+        values = [cell.accuracy for cell in self.trained if cell.accuracy is not None]
+        return sum(values) / len(values)
+
+    @property
+    def one_image(self) -> float:
+        """0: one canvas is not a fixed step of the result."""
+        return 0.0
+
+    def look(self, steps: int) -> ProbeLook | None:
+        """The evaluation after so many steps: of a run that ended early, since it was solved, its last one from then on."""
+        found = [look for look in self.curve if look.step == steps]
+        if found:
+            return found[0]
+        return self.curve[-1] if self.stopped and steps > self.curve[-1].step else None

@@ -1,0 +1,216 @@
+"""Training on a probe: dense prediction of symbols, evaluated at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mixers
+from wfbench.data import Batch, ProbeDataset, open_probe, probe_canvases, probe_train_batches
+from wfbench.errors import InputError
+from wfbench.models import DenseModel
+from wfbench.recipe import Recipe
+from wfbench.records import ProbeCell, ProbeLook, ProbeRow, Row
+from wfbench.tasks.common import precision_of
+from wfbench.tasks.jobs import dense
+from wfbench.tasks.jobs.base import Finished, Job, load_initial
+from wfbench.tasks.probe_checks import check_leak, global_layers
+from wfbench.training import DenseEvaluation, Loss, Scores, evaluate_dense
+
+#: A level is solved from this accuracy on.
+SOLVED = 0.99
+
+
+@dataclass(frozen=True)
+class CellFigures:
+    """A condition's held-out canvases: the mean share of right answers, its standard error over canvases, the mean loss."""
+
+    accuracy: float
+    standard_error: float
+    loss: float
+
+    @classmethod
+    def of(cls, found: DenseEvaluation) -> CellFigures:
+        """From the counts of each canvas."""
+        right, asked = found.counts[:, 0].sum(1).double(), found.counts[:, 1].sum(1)
+        shares = right / asked
+        return cls(float(shares.mean()), float(shares.std() / len(shares) ** 0.5), found.loss)
+
+
+@dataclass(frozen=True)
+class ProbeJob(Job):
+    """A probe, trained by cross-entropy at the asked tokens."""
+
+    dataset: ProbeDataset
+    model: DenseModel
+
+    @property
+    def loss(self) -> Loss | None:
+        """Mean cross-entropy of the asked tokens. Every canvas asks as many, so that of a batch is the mean of its parts'."""
+        asked, ignore = self.dataset.asked, self.dataset.ignore_index
+
+        def loss(model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+            return F.cross_entropy(model(inputs), labels, ignore_index=ignore, reduction="sum") / (len(labels) * asked)
+
+        return loss
+
+    def batches(self, start: tuple[int, int]) -> Iterator[Batch]:
+        """This process's part of every training batch: inputs (B, symbols, H, W) and labels (B, H, W)."""
+        return probe_train_batches(
+            self.dataset,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            epochs=self.recipe.epochs,
+            start=start,
+            workers=self.recipe.data.workers,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
+        """This process's batches of the held-out canvases of the first level."""
+        return probe_canvases(self.dataset, 0, batch_size=batch_size, rank=self.rank, world=self.world)
+
+    @property
+    def held_out_batch(self) -> int:
+        """Canvases that are evaluated at once: of so many tokens together."""
+        return self.recipe.compute.micro_batch or 128
+
+    def try_samples(self, batch: Batch, held_out: Batch) -> None:
+        """Take the training canvases through the loss, and one of each other grid through the model; see that nothing leaks.
+
+        Raises:
+            InputError, MixerError: for a generator that gives the answers away, or a mixer that cannot work on a grid.
+        """
+        assert self.loss is not None
+        self.model.eval()
+        with torch.no_grad():
+            self.loss(self.model, *batch, torch.Generator())
+            for place in self._places:
+                self.model(next(probe_canvases(self.dataset, place, batch_size=1))[0])
+        self._leak_check()
+
+    def _leak_check(self) -> Any:
+        found = check_leak(self.dataset, self.model.config.depth)
+        if not found.held:
+            raise InputError(
+                "the probe gives its answers away",
+                got=f"gradient {found.gradient:g} of a local network, and a local readout right in {100 * found.readout:.2f} % of "
+                f"canvases, with {self.dataset.name}",
+                expected=f"gradient 0, and at most {100 * found.bound:.2f} %",
+                remedy="the probe's generator is at fault, or data.probe.gap is less than the model's layers",
+            )
+        return found
+
+    @property
+    def _places(self) -> list[int]:
+        """The conditions that this model can be evaluated under: all, or for a mixer built for one grid those of training."""
+        if mixers.spec(self.model.config.mixer).needs_grid:
+            return list(range(self.dataset.trained))
+        return list(range(len(self.dataset.conditions)))
+
+    def evaluation(self, model: nn.Module) -> tuple[CellFigures | None, ...]:
+        """A model of this run under every condition; None where it cannot be."""
+        device = next(model.parameters()).device
+        found: list[CellFigures | None] = [None] * len(self.dataset.conditions)
+        for place in self._places:
+            grid = self.dataset.conditions[place].grid
+            tokens, own = grid[0] * grid[1], self.dataset.grid[0] * self.dataset.grid[1]
+            batch = max(1, self.held_out_batch * own // tokens)
+            canvases = probe_canvases(self.dataset, place, batch_size=batch, rank=self.rank, world=self.world)
+            figures = evaluate_dense(
+                model,
+                canvases,
+                device,
+                classes=len(self.dataset.classes),
+                ignore_index=self.dataset.ignore_index,
+                autocast=precision_of(self.recipe, device),
+            )
+            found[place] = CellFigures.of(figures)
+        return tuple(found)
+
+    def scores(self, found: Mapping[str, tuple[CellFigures | None, ...]]) -> Scores:
+        """Accuracy under every condition, and over the levels on the grid of training accuracy and loss."""
+        cells = found[""]
+        trained = [cell for cell in cells[: self.dataset.trained] if cell is not None]
+        accuracy = sum(cell.accuracy for cell in trained) / len(trained)
+        metrics: dict[str, float | int] = {"accuracy": accuracy, "loss": sum(cell.loss for cell in trained) / len(trained)}
+        for condition, cell in zip(self.dataset.conditions, cells, strict=True):
+            if cell is not None:
+                metrics[_key(condition)] = cell.accuracy
+        metrics["samples"] = self.dataset.section.held_out * len(trained)
+        return Scores(metrics, accuracy, all(cell.accuracy >= SOLVED for cell in trained), found)
+
+    def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
+        """The row."""
+        conditions, figures = self.dataset.conditions, finished.scores.detail[""]
+        cells = tuple(
+            ProbeCell(
+                level=condition.level,
+                grid=condition.grid,
+                accuracy=None if cell is None else cell.accuracy,
+                standard_error=None if cell is None else cell.standard_error,
+                chance=floors.chance,
+                local_floor=floors.local,
+                set_floor=floors.set,
+            )
+            for condition, cell, floors in zip(conditions, figures, self.dataset.floors, strict=True)
+        )
+        looks = [row for row in finished.progress.rows if "accuracy" in row]
+        return [
+            ProbeRow(
+                **self.row_fields(finished, ""),
+                probe=self.dataset.section.name,
+                cells=cells,
+                canvases=self.dataset.section.held_out,
+                loss=finished.scores.metrics["loss"],
+                curve=tuple(
+                    ProbeLook(step=row["step"], accuracies=tuple(row.get(_key(c)) for c in conditions)) for row in looks
+                ),
+                budgets=self.dataset.section.budgets,
+                stopped=finished.progress.epoch < self.recipe.epochs,
+                leak_check=self._leak_check(),
+                depth=self.model.config.depth,
+                global_layers=global_layers(self.model.cpu(), self.dataset.grid),
+                chosen=self.chosen,
+                validation=self.recipe.data.validation,
+            )
+        ]
+
+
+def _key(condition: object) -> str:
+    """The name of a condition's accuracy in metrics.jsonl."""
+    return f"accuracy of {condition}"
+
+
+def prepare(recipe: Recipe) -> ProbeJob:
+    """Open the probe and build the model, whose weights follow from the recipe's seed, or its initial weights.
+
+    Raises:
+        InputError, MixerError: for a probe, a model or weights that cannot be.
+    """
+    side = recipe.model.image_size
+    dataset = open_probe(recipe.data, (side, side) if isinstance(side, int) else side)
+    model = dense.build(recipe, len(dataset.classes), seed=recipe.seed)
+    config = model.config
+    if config.in_channels != dataset.channels:
+        raise InputError(
+            "the model has other channels than the probe has symbols",
+            got=f"model.in_channels = {config.in_channels} for {dataset.name}",
+            expected=f"{dataset.channels}: planes of {', '.join(map(str, dataset.probe.planes))}",
+            remedy=f"set model.in_channels to {dataset.channels}",
+        )
+    if dataset.section.gap < config.depth:
+        raise InputError(
+            "local convolutions reach across the gap",
+            got=f"data.probe.gap = {dataset.section.gap} for a model of {config.depth} layers, each of which may see a token further",
+            expected=f"a gap of at least {config.depth} columns",
+            remedy=f"set data.probe.gap to {config.depth}",
+        )
+    return ProbeJob(recipe, dataset, model, load_initial(recipe, model.backbone, fresh_head=True))

@@ -1,0 +1,125 @@
+"""What makes a probe's accuracy mean something: that nothing leaks to a local model, and which layers mix far tokens."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from mixers.base import Grid
+from wfbench.data import ProbeDataset
+from wfbench.data.probes.dataset import one_hot
+from wfbench.data.probes.probe import IGNORE
+from wfbench.models import DenseModel, create_dense
+from wfbench.models.skeleton import Block
+from wfbench.records import LeakCheck
+
+#: Canvases that the local readout is fitted to, and as many that it is tried on.
+_CANVASES = 4096
+#: Ridge of the readout, beside one-hot inputs.
+_RIDGE = 1.0
+#: Probability with which a binomial at the floor stays within the bound.
+_SURE = 0.999
+
+
+def check_leak(dataset: ProbeDataset, depth: int) -> LeakCheck:
+    """Whether a model that sees only near tokens can know a probe's answers.
+
+    Args:
+        dataset: the probe.
+        depth: of the model, whose local convolutions reach so many tokens.
+    """
+    return _check_leak(dataset.train, depth)
+
+
+@functools.lru_cache(maxsize=8)
+def _check_leak(split: object, depth: int) -> LeakCheck:
+    readout, floor, number = _local_readout(split, depth)
+    bound = float(stats.binom.ppf(_SURE, number, floor)) / number
+    return LeakCheck(gradient=local_gradient(split, depth), readout=readout, floor=floor, bound=bound)
+
+
+def local_gradient(split, depth: int) -> float:
+    """The largest derivative of an asked token's logits by what its answer depends on, of a network of convolutions.
+
+    A random network of ``depth`` layers with a 3×3 convolution each, in float64, on one canvas. It is exactly 0 if no answer can
+    be reached.
+    """
+    layout, probe = split.layout(split.grid), split.probe
+    model = create_dense(
+        "vit-tiny",
+        "static",
+        split.grid,
+        num_classes=probe.answers,
+        seed=0,
+        patch_size=1,
+        in_channels=sum(probe.planes),
+        embed_dim=16,
+        depth=depth,
+        num_heads=1,
+        pos_embed="none",
+        local_conv="dwc",
+    ).double()
+    canvas, _ = one_hot(split.canvases([(0, 0)]), probe.planes, split.grid)
+    x = canvas.double().requires_grad_()
+    logits = model(x).flatten(2)  # (1, answers, N)
+    worst = 0.0
+    for asked, sources in probe.sources(layout):
+        (gradient,) = torch.autograd.grad(logits[:, :, torch.as_tensor(asked)].square().sum(), x, retain_graph=True)
+        worst = max(worst, float(gradient.flatten(2)[:, :, torch.as_tensor(sources)].abs().max()))
+    return worst
+
+
+def _local_readout(split, depth: int) -> tuple[float, float, int]:
+    """A linear readout of the window around an asked token: its accuracy, the local floor, and the canvases it was tried on.
+
+    One asked token of each canvas: those of one canvas are not independent.
+    """
+    layout, probe = split.layout(split.grid), split.probe
+    canvases = split.canvases([(0, i) for i in range(2 * _CANVASES)], seed=2**31)
+    inputs, labels = one_hot(canvases, probe.planes, split.grid)
+    asked = np.array([np.flatnonzero(row != IGNORE)[i % (row != IGNORE).sum()] for i, row in enumerate(canvases.labels)])
+    x = _windows(inputs, torch.as_tensor(asked), depth)
+    y = labels.flatten(1)[torch.arange(len(asked)), torch.as_tensor(asked)]
+    fit, test = slice(0, _CANVASES), slice(_CANVASES, None)
+    ridge = x[fit].T @ x[fit] + _RIDGE * torch.eye(x.shape[1])
+    weights = torch.linalg.solve(ridge, x[fit].T @ torch.nn.functional.one_hot(y[fit], probe.answers).float())
+    right = (x[test] @ weights).argmax(1) == y[test]
+    floor = float(np.mean([probe.floors(level, layout).local for level in split.section.levels]))
+    return float(right.float().mean()), floor, _CANVASES
+
+
+def _windows(inputs: Tensor, asked: Tensor, reach: int) -> Tensor:
+    """What stands within ``reach`` of an asked token of each canvas: (B, features), those that are ever there, and a constant."""
+    b, channels, h, w = inputs.shape
+    padded = torch.nn.functional.pad(inputs, (reach,) * 4)
+    rows, columns = asked // w, asked % w
+    side = torch.arange(2 * reach + 1)
+    found = padded[
+        torch.arange(b)[:, None, None], :, (rows[:, None] + side)[:, :, None], (columns[:, None] + side)[:, None, :]
+    ]  # (B, side, side, channels)
+    flat = found.reshape(b, -1)
+    return torch.cat([flat[:, flat.any(0)], torch.ones(b, 1)], dim=1)
+
+
+def global_layers(model: DenseModel, grid: Grid) -> int:
+    """How many of a model's layers make a token's output depend on far tokens, further than a 3×3 convolution sees.
+
+    By the derivative of the last token's output by the first token's input, on a random input (seed 0).
+    """
+    generator = torch.Generator().manual_seed(0)
+    backbone = model.backbone.eval()
+    dtype = next(backbone.parameters()).dtype
+    x = torch.randn(1, grid[0] * grid[1], backbone.embed_dim, generator=generator, dtype=dtype)
+    number = 0
+    for block in backbone.blocks:
+        assert isinstance(block, Block)
+        tokens = x.clone().requires_grad_()
+        with torch.enable_grad():
+            last = block(tokens, grid)[:, -1]
+            (gradient,) = torch.autograd.grad(last.square().sum(), tokens)
+        number += bool(gradient[:, 0].abs().max() > 0)
+    return number
