@@ -44,7 +44,10 @@ class RateResult:
     @property
     def accuracy(self) -> Interval | None:
         """The mean accuracy on the validation images, a fraction; None where a trial diverged."""
-        return None if self.diverged else over_seeds([row.accuracy or 0.0 for row in self.trials], self.trials[0].samples)
+        if self.diverged:
+            return None
+        samples = self.trials[0].samples if self.trials[0].measure == "accuracy" else None
+        return over_seeds([row.accuracy or 0.0 for row in self.trials], samples)
 
     @property
     def loss(self) -> float:
@@ -96,6 +99,11 @@ class TuningResult:
     recipe_rate: float
     validation: float
     seeds: tuple[int, ...]
+
+    @property
+    def measure(self) -> str:
+        """What the trials are compared by: "accuracy" or "mIoU"."""
+        return self.lines[0].trials[0].measure
 
     @property
     def at_the_edge(self) -> list[TunedLine]:

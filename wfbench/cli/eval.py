@@ -10,6 +10,7 @@ import typer
 
 from wfbench.cli.dense import say_recorded, show_dense
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.probe_eval import show_probe
 
 
 @speaks_plainly
@@ -65,6 +66,9 @@ def evaluate(
         return show_held_out(path, weights, device, out)
     if path.is_dir() and read_recipe(path).task == "dense":
         _refuse({**given, "--recipe": recipe, "--mixer": mixer, "--mapping": mapping}, "another kind of run")
+        if read_recipe(path).data.probe is not None:
+            _refuse({"--resolution": resolution, "--data": data}, "images; for other canvases --set data.probe.grids=…")
+            return show_probe(path, tuple(settings or ()), device, out)
         asked = [*(settings or []), *([] if data is None else data_settings(data, read_recipe(path).data.source))]
         return show_dense(path, weights, tuple(resolution or ()), tuple(asked), device, out)
     _refuse(given, "a denoiser's run")

@@ -17,6 +17,7 @@ from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.environment import stamp
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
 from wfbench.records.journal import AnyRow, append, read
+from wfbench.records.probe import LeakCheck, ProbeCell, ProbeEvalRow, ProbeLook, ProbeRow
 from wfbench.records.profile import (
     BreakdownRow,
     CrossoverRow,
@@ -28,7 +29,6 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
-from wfbench.records.probe import LeakCheck, ProbeCell, ProbeLook, ProbeRow
 from wfbench.records.row import SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, TrainRow, TrialRow
 
@@ -54,6 +54,7 @@ __all__ = [
     "MeasurementRow",
     "PictureRow",
     "ProbeCell",
+    "ProbeEvalRow",
     "ProbeLook",
     "ProbeRow",
     "ProfileRow",

@@ -13,9 +13,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError, writing
 from wfbench.records.dense import DenseEvalRow, DenseRow
-from wfbench.records.probe import ProbeRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
+from wfbench.records.probe import ProbeEvalRow, ProbeRow
 from wfbench.records.profile import (
     BreakdownRow,
     CrossoverRow,
@@ -47,6 +47,7 @@ AnyRow = Annotated[
     | PictureRow
     | DenseRow
     | ProbeRow
+    | ProbeEvalRow
     | DenseEvalRow
     | DiTRow
     | DenoisingRow

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from wfbench.records.row import Strict
+from wfbench.records.row import Strict, TracedRow
 from wfbench.records.training import Chosen, TrainingRow
 
 
@@ -120,3 +120,22 @@ class ProbeRow(TrainingRow):
         if found:
             return found[0]
         return self.curve[-1] if self.stopped and steps > self.curve[-1].step else None
+
+
+class ProbeEvalRow(TracedRow):
+    """One evaluation of a run on a probe by `wfbench eval`."""
+
+    kind: Literal["probe-eval"] = "probe-eval"
+    recipe: str
+    recipe_digest: str
+    seed: int
+    weights_sha256: str
+    dataset: str
+    #: The grid of training.
+    trained_size: tuple[int, int]
+    dtype: str
+    probe: str
+    cells: tuple[ProbeCell, ...] = Field(min_length=1)
+    canvases: int
+    #: As in `ProbeRow`.
+    loss: float

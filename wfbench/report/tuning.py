@@ -76,10 +76,11 @@ def _notes(result: TuningResult) -> list[str]:
     notes = [
         f"Every line has the same rates, about the recipe's own of {result.recipe_rate:g}, each with seed "
         f"{', '.join(map(str, result.seeds))}, judged on {percent(result.validation)} % of the training images, which these "
-        "trials were not trained on. The held-out images were not looked at, and the final seeds are others.",
-        "Each column of a rate is the mean accuracy in % of its trials. The best rate has the highest, and no trial that "
-        "diverged: a loss that is not finite, or at the end more than twice that of guessing.",
-        "The accuracy of a rate has no interval: each is of a single seed."
+        "trials were not trained on; of a probe, on canvases of their own. The held-out images were not looked at, and the "
+        "final seeds are others.",
+        f"Each column of a rate is the mean {result.measure} in % of its trials. The best rate has the highest, and no trial "
+        "that diverged: a loss that is not finite, or at the end more than twice that of guessing.",
+        f"The {result.measure} of a rate has no interval: each is of a single seed."
         if len(result.seeds) == 1
         else "± is the half-width of the 95% t-interval of the mean over the trials of a rate, no smaller than the binomial "
         "interval of their images allows.",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixers.base import Grid
 from wfbench.data import ProbeDataset
-from wfbench.data.probes.dataset import one_hot
+from wfbench.data.probes.dataset import ProbeSplit, one_hot
 from wfbench.data.probes.probe import IGNORE
 from wfbench.models import DenseModel, create_dense
 from wfbench.models.skeleton import Block
@@ -36,17 +36,17 @@ def check_leak(dataset: ProbeDataset, depth: int) -> LeakCheck:
 
 
 @functools.lru_cache(maxsize=8)
-def _check_leak(split: object, depth: int) -> LeakCheck:
+def _check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     readout, floor, number = _local_readout(split, depth)
     bound = float(stats.binom.ppf(_SURE, number, floor)) / number
     return LeakCheck(gradient=local_gradient(split, depth), readout=readout, floor=floor, bound=bound)
 
 
-def local_gradient(split, depth: int) -> float:
+def local_gradient(split: ProbeSplit, depth: int) -> float:
     """The largest derivative of an asked token's logits by what its answer depends on, of a network of convolutions.
 
-    A random network of ``depth`` layers with a 3×3 convolution each, in float64, on one canvas. It is exactly 0 if no answer can
-    be reached.
+    A random network of ``depth`` layers with a 3×3 convolution each, in float64, on one canvas. It is exactly 0 if no answer
+    can be reached.
     """
     layout, probe = split.layout(split.grid), split.probe
     model = create_dense(
@@ -73,7 +73,7 @@ def local_gradient(split, depth: int) -> float:
     return worst
 
 
-def _local_readout(split, depth: int) -> tuple[float, float, int]:
+def _local_readout(split: ProbeSplit, depth: int) -> tuple[float, float, int]:
     """A linear readout of the window around an asked token: its accuracy, the local floor, and the canvases it was tried on.
 
     One asked token of each canvas: those of one canvas are not independent.
@@ -93,7 +93,7 @@ def _local_readout(split, depth: int) -> tuple[float, float, int]:
 
 
 def _windows(inputs: Tensor, asked: Tensor, reach: int) -> Tensor:
-    """What stands within ``reach`` of an asked token of each canvas: (B, features), those that are ever there, and a constant."""
+    """What stands within ``reach`` of an asked token of each canvas: (B, features that are ever there, and a constant)."""
     b, channels, h, w = inputs.shape
     padded = torch.nn.functional.pad(inputs, (reach,) * 4)
     rows, columns = asked // w, asked % w

@@ -65,10 +65,10 @@ class Scores:
     metrics: Mapping[str, float | int]
     #: Of the best epoch, it is the largest.
     headline: float
-    #: Whether nothing is left to learn, by the task's rule.
-    is_solved: bool = False
     #: What the task wants to keep of it.
     detail: Any = None
+    #: Whether nothing is left to learn, by the task's rule.
+    is_solved: bool = False
 
 
 @dataclass

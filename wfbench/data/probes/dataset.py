@@ -140,8 +140,8 @@ class ProbeDataset:
         return int((self.train.canvases([(0, 0)]).labels != IGNORE).sum())
 
 
-def open_probe(data: DataSection, grid: Grid) -> ProbeDataset:
-    """The probe of a recipe on a grid of training.
+def open_probe(data: DataSection, image_size: int | Grid) -> ProbeDataset:
+    """The probe of a recipe, trained on a grid of ``image_size`` tokens: rows and columns, or the side of a square.
 
     ``data.validation`` (trials of tuning) evaluates on canvases that are neither of training nor held out.
 
@@ -160,7 +160,7 @@ def open_probe(data: DataSection, grid: Grid) -> ProbeDataset:
             expected="no limit",
             remedy="set data.probe.train",
         )
-    probe = _probe(section)
+    probe, grid = _probe(section), (image_size, image_size) if isinstance(image_size, int) else image_size
     conditions = tuple(Condition(level, grid) for level in section.levels)
     conditions += tuple(Condition(section.levels[-1], (h, w)) for h, w in section.grids if (h, w) != grid)
     for condition in conditions:

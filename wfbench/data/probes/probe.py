@@ -124,7 +124,7 @@ class Probe(Protocol):
         ...
 
     def sources(self, layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """For the leak check: asked tokens, each group with the tokens that its answers depend on, beyond a local model's sight."""
+        """For the leak check: groups of asked tokens, each with the tokens that its answers depend on."""
         ...
 
 

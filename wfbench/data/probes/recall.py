@@ -11,7 +11,7 @@ from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, context_
 
 @dataclass(frozen=True)
 class Recall:
-    """The context holds n pairs, key and value in one token, in tokens drawn at random; a query asks for the value of a stored key.
+    """The context holds n pairs in tokens drawn at random, key and value in one; a query asks for the value of a stored key.
 
     Keys are distinct; values are drawn independently. The level is n.
     """

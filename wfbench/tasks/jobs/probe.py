@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from wfbench.data import Batch, ProbeDataset, open_probe, probe_canvases, probe_
 from wfbench.errors import InputError
 from wfbench.models import DenseModel
 from wfbench.recipe import Recipe
-from wfbench.records import ProbeCell, ProbeLook, ProbeRow, Row
+from wfbench.records import LeakCheck, ProbeCell, ProbeLook, ProbeRow, Row
 from wfbench.tasks.common import precision_of
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.jobs.base import Finished, Job, load_initial
@@ -96,13 +95,13 @@ class ProbeJob(Job):
                 self.model(next(probe_canvases(self.dataset, place, batch_size=1))[0])
         self._leak_check()
 
-    def _leak_check(self) -> Any:
+    def _leak_check(self) -> LeakCheck:
         found = check_leak(self.dataset, self.model.config.depth)
         if not found.held:
             raise InputError(
                 "the probe gives its answers away",
-                got=f"gradient {found.gradient:g} of a local network, and a local readout right in {100 * found.readout:.2f} % of "
-                f"canvases, with {self.dataset.name}",
+                got=f"{self.dataset.name}: gradient {found.gradient:g} of a local network, and a local readout is right on "
+                f"{100 * found.readout:.2f} % of canvases",
                 expected=f"gradient 0, and at most {100 * found.bound:.2f} %",
                 remedy="the probe's generator is at fault, or data.probe.gap is less than the model's layers",
             )
@@ -145,12 +144,11 @@ class ProbeJob(Job):
             if cell is not None:
                 metrics[_key(condition)] = cell.accuracy
         metrics["samples"] = self.dataset.section.held_out * len(trained)
-        return Scores(metrics, accuracy, all(cell.accuracy >= SOLVED for cell in trained), found)
+        return Scores(metrics, accuracy, found, is_solved=all(cell.accuracy >= SOLVED for cell in trained))
 
-    def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
-        """The row."""
-        conditions, figures = self.dataset.conditions, finished.scores.detail[""]
-        cells = tuple(
+    def cells(self, figures: tuple[CellFigures | None, ...]) -> tuple[ProbeCell, ...]:
+        """An evaluation as rows have it, with the floors."""
+        return tuple(
             ProbeCell(
                 level=condition.level,
                 grid=condition.grid,
@@ -160,14 +158,18 @@ class ProbeJob(Job):
                 local_floor=floors.local,
                 set_floor=floors.set,
             )
-            for condition, cell, floors in zip(conditions, figures, self.dataset.floors, strict=True)
+            for condition, cell, floors in zip(self.dataset.conditions, figures, self.dataset.floors, strict=True)
         )
+
+    def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
+        """The row."""
+        conditions = self.dataset.conditions
         looks = [row for row in finished.progress.rows if "accuracy" in row]
         return [
             ProbeRow(
                 **self.row_fields(finished, ""),
                 probe=self.dataset.section.name,
-                cells=cells,
+                cells=self.cells(finished.scores.detail[""]),
                 canvases=self.dataset.section.held_out,
                 loss=finished.scores.metrics["loss"],
                 curve=tuple(
@@ -195,8 +197,7 @@ def prepare(recipe: Recipe) -> ProbeJob:
     Raises:
         InputError, MixerError: for a probe, a model or weights that cannot be.
     """
-    side = recipe.model.image_size
-    dataset = open_probe(recipe.data, (side, side) if isinstance(side, int) else side)
+    dataset = open_probe(recipe.data, recipe.model.image_size)
     model = dense.build(recipe, len(dataset.classes), seed=recipe.seed)
     config = model.config
     if config.in_channels != dataset.channels:
@@ -209,7 +210,7 @@ def prepare(recipe: Recipe) -> ProbeJob:
     if dataset.section.gap < config.depth:
         raise InputError(
             "local convolutions reach across the gap",
-            got=f"data.probe.gap = {dataset.section.gap} for a model of {config.depth} layers, each of which may see a token further",
+            got=f"data.probe.gap = {dataset.section.gap} for {config.depth} layers, each of which may see a token further",
             expected=f"a gap of at least {config.depth} columns",
             remedy=f"set data.probe.gap to {config.depth}",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wfbench.data import open_dataset, open_dense
+from wfbench.data import open_dataset, open_dense, open_probe
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, Recipe
 
@@ -17,7 +17,7 @@ def classes_of(recipe: Recipe, asked: int | None) -> int:
     Raises:
         InputError: for data in files and nothing asked for, or another number than the data have.
     """
-    known = _known(recipe.data)
+    known = _known(recipe.data, recipe.model.image_size)
     if known is None and asked is None:
         raise InputError(
             "the recipe alone does not say how many classes its model has",
@@ -37,10 +37,12 @@ def classes_of(recipe: Recipe, asked: int | None) -> int:
     return found
 
 
-def _known(data: DataSection) -> int | None:
+def _known(data: DataSection, image_size: int | tuple[int, int]) -> int | None:
     """Of data that need no files."""
     if data.source == "digits":
         return len(open_dataset(data).classes)
     if data.source == "scenes" and data.dense is not None and data.dense.crops == "digits":
         return len(open_dense(data).classes)
+    if data.probe is not None:
+        return len(open_probe(data, image_size).classes)
     return None

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 from wfbench import models
 from wfbench import recipe as recipes
-from wfbench.data import Dataset, DenseDataset, open_dataset, open_dense
+from wfbench.data import Dataset, DenseDataset, ProbeDataset, open_dataset, open_dense, open_probe
 from wfbench.errors import InputError
-from wfbench.recipe import Recipe
+from wfbench.recipe import DataSection, Recipe
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
 from wfbench.tasks.sweep.single_run import PlannedRun, name_of
 
-_Data = Dataset | DenseDataset
+_Data = Dataset | DenseDataset | ProbeDataset
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Draft:
     def label(self) -> str:
         """What it is called where seeds are summed up."""
         return label_of(self.base, self.line, self.varied)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether its runs are compared by mIoU."""
+        return self.recipe.data.dense is not None
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -165,15 +170,21 @@ def _open_once(
 ) -> tuple[_Data, _Data | None]:
     """The recipe's data set, opened once, also as trials of tuning will see it, if there are any."""
     data = recipe.data
-    if request.tune is not None and (data.validation is not None or recipe.task != "classify"):
+    if request.tune is not None and (data.validation is not None or recipe.task == "dit"):
         raise InputError(
             "the recipe cannot be tuned",
             got=f"task: {recipe.task}, data.validation = {data.validation}",
-            expected="task: classify, whose trials hold out a share of the training images (tune.validation), and no other",
+            expected="task: classify or dense, whose trials hold out a share of the training images, and no other",
         )
-    key = data.model_dump_json()
+    key = data.model_dump_json() + (f" at {recipe.model.image_size}" if data.probe is not None else "")
     if key not in known:
         trial = None if request.tune is None else data.model_copy(update={"validation": request.tune.validation})
-        opener = open_dense if recipe.task == "dense" else open_dataset
-        known[key] = opener(data), None if trial is None else opener(trial)
+        known[key] = _open(recipe, data), None if trial is None else _open(recipe, trial)
     return known[key]
+
+
+def _open(recipe: Recipe, data: DataSection) -> _Data:
+    """The data set of a recipe with this section."""
+    if data.probe is not None:
+        return open_probe(data, recipe.model.image_size)
+    return open_dense(data) if recipe.task == "dense" else open_dataset(data)

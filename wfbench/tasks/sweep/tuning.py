@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wfbench import recipe as recipes
 from wfbench import records
-from wfbench.records import TrainRow, TrialRow
+from wfbench.records import DiTRow, TrialRow
 from wfbench.tasks import run_directory
 from wfbench.tasks.identity import Digests
 from wfbench.tasks.sweep.combinations import Draft
@@ -44,8 +44,8 @@ class Tuning:
     def choose(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
         """The settings of the line's final runs; or why there are none.
 
-        The rate with the highest mean accuracy over the trial seeds, then the lowest loss; a rate at which a trial diverged
-        is not chosen.
+        The rate with the highest mean accuracy (of segmentations mIoU) over the trial seeds, then the lowest loss; a rate at
+        which a trial diverged is not chosen.
         """
         means: dict[float, tuple[float, float]] = {}
         for rate in self._rates(draft):
@@ -94,7 +94,7 @@ class Tuning:
             return None
         final, config, place = draft.plan_run(seed, self._rule(draft)).recipe, draft.config, run.place(self.out)
         row = run_directory.read_result(place) if status.state == "finished" else None
-        assert row is None or isinstance(row, TrainRow)
+        assert not isinstance(row, DiTRow)  # denoisers are not tuned
         divergence = None if row is None else _divergence(place, len(draft.dataset.classes))
         ok = row is not None and divergence is None
         made_with: Digests = draft.trial_identity if row is None else row
@@ -119,8 +119,9 @@ class Tuning:
             recipe_lr=draft.recipe.optim.lr,
             status="ok" if ok else "diverged",
             message=status.message or divergence,
-            accuracy=row.accuracy if row is not None and ok else None,
+            accuracy=row.result if row is not None and ok else None,
             loss=row.loss if row is not None and ok else None,
+            measure="mIoU" if draft.is_segmentation else "accuracy",
             samples=row.samples if row is not None and ok else None,
             validation=self.tune.validation,
         )

@@ -1,0 +1,342 @@
+"""Probes: what is on a canvas, what is asked, the floors, and that nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from typer.testing import CliRunner
+
+from wfbench import recipe as recipes
+from wfbench import records
+from wfbench.cli import app
+from wfbench.data import open_probe, probe_canvases, probe_train_batches
+from wfbench.data.probes import Canvases, Layout, ProbeDataset
+from wfbench.data.probes.dataset import Condition
+from wfbench.data.probes.majority import Majority
+from wfbench.data.probes.probe import IGNORE
+from wfbench.data.probes.recall import Recall
+from wfbench.records import ProbeRow
+from wfbench.tasks import jobs
+from wfbench.tasks.probe_checks import _check_leak, check_leak, global_layers
+from wfbench.tasks.run_directory import read_result
+from wfbench.tasks.weights import WEIGHTS
+from wfbench.training import Watch
+
+CPU = torch.device("cpu")
+NAMES = ("majority", "recall", "needle", "shift", "hop")
+RUNNER = CliRunner()
+
+
+class Silent(Watch):
+    """Hears everything and says nothing."""
+
+
+def opened(name: str, *settings: str) -> ProbeDataset:
+    recipe = recipes.load(f"probe-{name}", settings)
+    return open_probe(recipe.data, recipe.model.image_size)
+
+
+def answer(name: str, planes: np.ndarray, token: int, layout: Layout) -> int:
+    """What a canvas's planes (P, N) say is right at an asked token, by looking for it."""
+    context = planes[:, layout.context]
+    match name:
+        case "majority":
+            return int(np.bincount(context[0]).argmax()) - 1
+        case "recall":
+            (place,) = np.flatnonzero(context[0] == planes[0, token])
+            return int(context[1, place]) - 1
+        case "needle":
+            (place,) = np.flatnonzero(context[1])
+            return int(context[0, place]) - 1
+        case "shift":
+            h, w = layout.grid
+            row, column = (token // w + h // 2) % h, (token % w + w // 2) % w
+            return int(planes[0, row * w + column]) - 1
+        case _:
+            arrows = dict(zip(context[0], context[1], strict=True))
+            symbol = planes[0, token]
+            for _ in range(planes[2, token]):
+                symbol = arrows[symbol]
+            return int(symbol) - 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_are_what_the_canvas_says(name: str) -> None:
+    dataset = opened(name)
+    for split in (dataset.train, dataset.val):
+        last = len(dataset.conditions) - 1 if split is dataset.val else 0
+        for condition in {0, last}:
+            keys = [(0, condition * dataset.section.held_out + i) for i in range(6)]
+            canvases = split.canvases(keys, seed=3)
+            layout = split.layout(dataset.conditions[condition].grid)
+            for planes, labels in zip(canvases.planes, canvases.labels, strict=True):
+                asked = np.flatnonzero(labels != IGNORE)
+                assert len(asked) == (layout.tokens if name == "shift" else len(layout.queries))
+                assert [answer(name, planes, t, layout) for t in asked] == labels[asked].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_canvas_follows_from_seed_epoch_and_index_alone(name: str) -> None:
+    split = opened(name).train
+    together = split.canvases([(1, 5), (1, 6), (2, 5)], seed=7)
+    alone = split.canvases([(1, 6)], seed=7)
+    assert np.array_equal(together.planes[1], alone.planes[0])
+    for other in (split.canvases([(1, 6)], seed=8), split.canvases([(2, 6)], seed=7), split.canvases([(1, 7)], seed=7)):
+        assert not np.array_equal(other.planes, alone.planes)
+
+
+def test_batches_are_those_canvases_whatever_the_start_and_the_processes() -> None:
+    dataset = opened("recall", "data.probe.train=64")
+    whole = list(probe_train_batches(dataset, batch_size=16, seed=1, epochs=2))
+    assert len(whole) == 8
+    late = list(probe_train_batches(dataset, batch_size=16, seed=1, epochs=2, start=(1, 1)))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(late, whole[5:], strict=True))
+    parts = [next(probe_train_batches(dataset, batch_size=16, seed=1, epochs=2, rank=r, world=2))[0] for r in (0, 1)]
+    assert sorted(map(bytes, torch.cat(parts).numpy())) == sorted(map(bytes, whole[0][0].numpy()))
+    x, y = whole[0]
+    assert x.shape == (16, 96, 8, 12)
+    assert y.shape == (16, 8, 12)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_held_out_canvases_are_others_than_training_and_validation(name: str) -> None:
+    recipe = recipes.load(f"probe-{name}")
+    trial = open_probe(recipe.data.model_copy(update={"validation": 0.2}), recipe.model.image_size)
+    dataset = open_probe(recipe.data, recipe.model.image_size)
+    first = [next(probe_canvases(d, 0, batch_size=4))[0] for d in (dataset, trial)]
+    assert not torch.equal(*first)
+    assert dataset.listing.digest != trial.listing.digest
+    assert dataset.listing.digest == opened(name, "model.mixer=linear", "seed=5").listing.digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_balanced(name: str) -> None:
+    dataset = opened(name)
+    labels = dataset.train.canvases([(0, i) for i in range(4000)]).labels
+    one = np.array([row[row != IGNORE][0] for row in labels])  # those of one canvas are not independent
+    counts = np.bincount(one, minlength=dataset.probe.answers)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_the_set_floor_of_recall_is_that_of_the_most_frequent_value() -> None:
+    dataset = opened("recall")
+    found = [floors.set for floors in dataset.floors]
+    assert found[0] == 1
+    assert found[1] == pytest.approx((1 + 1 / 32) / 2, abs=0.005)  # two values: the right one, or both the same
+    canvases = dataset.val.canvases([(0, 4 * 512 + i) for i in range(512)])  # n = 16
+    layout = dataset.val.layout((8, 12))
+    shares = []
+    for planes, labels in zip(canvases.planes, canvases.labels, strict=True):
+        values = planes[1, layout.context]
+        guess = np.bincount(values[values > 0]).argmax() - 1
+        shares.append((labels[layout.queries] == guess).mean())
+    assert found[4] == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 512**0.5)
+
+
+@pytest.mark.parametrize("level", [0.2, 0.1, 0.05, 0.025])
+def test_counts_of_majority_are_exact(level: float) -> None:
+    counts = Majority(8).counts(level, 64)
+    assert counts.sum() == 64
+    assert counts[0] == round(64 * (1 / 8 + level))
+    assert counts[0] > counts[1:].max()
+    assert counts[1:].max() - counts[1:].min() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_leaks(name: str) -> None:
+    found = check_leak(opened(name), 2)
+    assert found.gradient == 0
+    assert found.readout <= found.bound
+    assert found.held
+
+
+def test_a_gap_of_less_than_the_reach_leaks() -> None:
+    narrow = opened("recall", "data.probe.gap=1")
+    assert not check_leak(narrow, 2).held
+    assert check_leak(narrow, 2).gradient > 0
+    assert check_leak(opened("recall", "data.probe.gap=5", "data.probe.levels=[1]"), 5).gradient == 0
+    assert check_leak(opened("recall", "data.probe.gap=4", "data.probe.levels=[1]"), 5).gradient > 0
+
+
+@dataclass(frozen=True)
+class Leaky(Recall):
+    """On purpose: the queries of most canvases hold their answer too."""
+
+    def draw(self, u: np.ndarray, levels: np.ndarray, layout: Layout) -> Canvases:
+        planes, labels = super().draw(u, levels, layout)
+        planes[:, 1, layout.queries] = np.where(u[:, :1] < 0.1, 1 + labels[:, layout.queries], 0)
+        return Canvases(planes, labels)
+
+
+def test_a_generator_that_leaks_on_purpose_is_caught() -> None:
+    split = replace(opened("recall").train, probe=Leaky())
+    found = _check_leak(split, 2)
+    assert found.gradient == 0
+    assert found.readout > found.bound
+    assert not found.held
+
+
+def test_layers_that_mix_far_tokens_are_counted() -> None:
+    for mixer, layers in {"softmax": 2, "static": 0, "pool": 0, "identity": 0, "weightformer": 1, "random": 2}.items():
+        job = jobs.prepare(recipes.load("probe-recall", [f"model.mixer={mixer}"]))
+        assert global_layers(job.model, (8, 12)) == layers, mixer
+
+
+TINY = (
+    "model.embed_dim=16",
+    "model.num_heads=2",
+    "data.probe.train=64",
+    "data.probe.held_out=16",
+    "data.probe.budgets=[4]",
+    "epochs=4",
+    "eval_every=2",
+    "optim.warmup_epochs=1",
+)
+
+
+def tiny(name: str, *more: str) -> recipes.Recipe:
+    return recipes.load(f"probe-{name}", [*TINY, *more])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_leaves_a_row_with_every_cell_and_look(name: str, tmp_path: Path) -> None:
+    row = jobs.train(tiny(name, "model.mixer=linear"), tmp_path / "run", Silent(), device=CPU)
+    assert isinstance(row, ProbeRow)
+    assert records.read(tmp_path / "run" / "records.jsonl")[0] == [row]
+    dataset = opened(name)
+    assert [(cell.level, cell.grid) for cell in row.cells] == [tuple(c) for c in dataset.conditions]
+    assert [look.step for look in row.curve] == [4, 8]
+    assert row.look(4) == row.curve[0]
+    assert row.look(6) is None
+    assert row.curve[-1].accuracies == tuple(cell.accuracy for cell in row.cells)
+    assert row.result == pytest.approx(np.mean([cell.accuracy for cell in row.trained]))
+    assert row.leak_check.held
+    assert row.samples == 16 * len(row.trained)
+    assert row.macs is not None
+    assert not row.stopped
+    result = RUNNER.invoke(app, ["eval", str(tmp_path / "run"), "--device", "cpu"])
+    assert result.exit_code == 0 and "the same" in result.output, result.output
+
+
+def test_figures_are_those_of_the_models_answers(tmp_path: Path) -> None:
+    recipe = tiny("needle", "model.mixer=softmax", "data.probe.grids=[[9,13]]")
+    job = jobs.prepare(recipe)
+    cells = job.evaluation(job.model)
+    for place, cell in enumerate(cells):
+        shares = []
+        for x, y in probe_canvases(job.dataset, place, batch_size=5):
+            right, asked = job.model(x).argmax(1) == y, y != IGNORE
+            shares += ((right & asked).sum((1, 2)) / asked.sum((1, 2))).tolist()
+        assert len(shares) == 16
+        assert cell.accuracy == pytest.approx(np.mean(shares))
+        assert cell.standard_error == pytest.approx(np.std(shares, ddof=1) / 4)
+    assert job.dataset.conditions[-1] == Condition(1, (9, 13))
+
+
+def test_a_mixer_of_one_grid_is_not_evaluated_on_others(tmp_path: Path) -> None:
+    row = jobs.train(tiny("needle", "model.mixer=mlp-mixer"), tmp_path / "run", Silent(), device=CPU)
+    assert [cell.accuracy is None for cell in row.cells] == [False] * 4 + [True] * 4
+    result = RUNNER.invoke(app, ["eval", str(tmp_path / "run"), "--device", "cpu"])
+    assert result.exit_code == 0
+    assert "built for one grid" in result.output
+
+
+def test_training_stops_once_every_level_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wfbench.tasks.jobs import probe
+
+    monkeypatch.setattr(probe, "SOLVED", 0.0)
+    recipe = tiny("majority", "epochs=8", "eval_every=1", "stop_when_solved=3", "model.mixer=linear")
+    row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    assert row.stopped
+    assert row.steps == 6
+    assert [look.step for look in row.curve] == [2, 4, 6]
+    assert row.look(6000) == row.curve[-1]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_that_was_stopped_and_resumed_is_bit_equal(tmp_path: Path) -> None:
+    recipe = tiny("recall", "model.mixer=weightformer", "save_steps=1")
+    jobs.train(recipe, tmp_path / "a", Silent(), device=CPU)
+
+    class Dies(Watch):
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def step(self, epoch: int, step: int, steps: int, loss: float | None) -> None:
+            self.steps += 1
+            if self.steps == 5:
+                raise KeyboardInterrupt
+
+        def epoch(self, row: dict) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(recipe, tmp_path / "b", Dies(), device=CPU)
+    jobs.train(recipe, tmp_path / "b", Silent(), device=CPU, resume=True)
+    assert (tmp_path / "a" / WEIGHTS["raw"]).read_bytes() == (tmp_path / "b" / WEIGHTS["raw"]).read_bytes()
+    a, b = (json.loads((tmp_path / run / "result.json").read_text()) for run in "ab")
+    assert a["cells"] == b["cells"]
+    assert a["curve"] == b["curve"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("recall", ["data.probe.levels=[65]"], "whole number of pairs from 1 to 64"),
+        ("recall", ["data.probe.levels=[1.5]"], "whole number of pairs"),
+        ("majority", ["data.probe.levels=[0]"], "a lead by which one of 8 colours wins"),
+        ("needle", ["data.probe.levels=[1.1]"], "a share of the other tokens"),
+        ("hop", ["data.probe.levels=[5]"], "steps from 1 to 4"),
+        ("shift", ["model.image_size=5"], "half is more than 2"),
+        ("recall", ["model.depth=3"], "set data.probe.gap to 3"),
+        ("recall", ["model.in_channels=3"], "set model.in_channels to 96"),
+        ("recall", ["model.image_size=[8,4]"], "no column for the context"),
+        ("recall", ["data.probe.name=recal"], "majority"),
+        ("recall", ["model.patch_size=2"], "patch_size is 1"),
+        ("recall", ["data.hflip=0.5"], "has no hflip"),
+        ("recall", ["data.limit=5"], "has no limit"),
+        ("recall", ["dense.decoder=dpt"], "linear decoder"),
+        ("recall", ["ema.decay=0.9"], "neither ema"),
+        ("digits", ["model.in_channels=96"], "in_channels is 1 or 3"),
+        ("digits", ["stop_when_solved=2"], "needs data.source: probe"),
+        ("digits", ["data.source=probe"], "needs section probe"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_message(name: str, settings: list[str], said: str, tmp_path: Path) -> None:
+    recipe = name if name == "digits" else f"probe-{name}"
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = RUNNER.invoke(app, ["train", "--recipe", recipe, "--mixer", "linear", "--out", str(tmp_path / "x"), *words])
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_digest_knows_the_probe_but_not_the_budgets() -> None:
+    own = recipes.digest(recipes.load("probe-recall"))
+    assert own == recipes.digest(recipes.load("probe-recall", ["data.probe.budgets=[5]", "model.mixer=linear", "seed=4"]))
+    for setting in ("data.probe.values=16", "data.probe.levels=[1,2]", "stop_when_solved=2", "eval_every=1"):
+        assert own != recipes.digest(recipes.load("probe-recall", [setting])), setting
+
+
+def test_rates_are_tuned_on_canvases_of_their_own(tmp_path: Path) -> None:
+    words = [word for setting in TINY for word in ("--set", setting)]
+    command = ["sweep", "--recipe", "probe-majority", "--mixer", "linear", "--mixer", "static", "--seed", "1", "--tune", "lr"]
+    result = RUNNER.invoke(app, [*command, "--trials", "2", "--out", str(tmp_path), "--device", "cpu", *words])
+    assert result.exit_code == 0, result.output
+    rows = records.read(tmp_path / "records.jsonl")[0]
+    trials = [r for r in rows if r.kind == "trial"]
+    runs = [read_result(place) for place in tmp_path.glob("probe-*")]
+    assert len(trials) == 4
+    assert all(t.accuracy is not None and t.measure == "accuracy" for t in trials)
+    assert len(runs) == 2
+    assert all(r.validation is None and r.chosen is not None for r in runs)
+
+    rates = {t.mixer: {r.lr for r in trials if r.mixer == t.mixer} for t in trials}
+    assert rates["linear"] == rates["static"]
