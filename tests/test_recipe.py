@@ -31,6 +31,9 @@ EVERY_KEY = {
     "model.pos_init_std": 0.05,
     "model.pool": "token",
     "model.local_conv": "dwc",
+    "model.every": 3,
+    "model.offset": 0,
+    "model.between": "static",
     "model.init_weights": "weights.safetensors",
     "model.init_head": "fresh",
     "model.mixer_options": {"local": False},
@@ -69,6 +72,18 @@ EVERY_KEY = {
     "data.dense.scale": (0.75, 1.5),
     "data.dense.max_class_share": 0.75,
     "data.dense.eval_size": "shorter",
+    "data.probe.name": "hop",
+    "data.probe.levels": (1.0, 2.0),
+    "data.probe.grids": ((3, 9),),
+    "data.probe.train": 5,
+    "data.probe.held_out": 6,
+    "data.probe.gap": 3,
+    "data.probe.query_columns": 1,
+    "data.probe.keys": 32,
+    "data.probe.values": 16,
+    "data.probe.colours": 4,
+    "data.probe.symbols": 8,
+    "data.probe.budgets": (10, 20),
     "dense.decoder": "dpt",
     "dense.frozen": True,
     "dense.inference": "slide",
@@ -108,6 +123,7 @@ EVERY_KEY = {
     "compute.micro_batch": 16,
     "eval_every": 2,
     "keep_every": 5,
+    "stop_when_solved": 2,
     "save_steps": 100,
     "chosen.match": "macs",
     "chosen.match_to": "softmax",
@@ -119,10 +135,13 @@ EVERY_KEY = {
 }
 #: A class for each pixel.
 SCENES, FOLDER = (["task=dense", f"data.source={source}"] for source in ("scenes", "folder-seg"))
+PROBE = ["task=dense", "data.source=probe", "data.probe.name=recall", "data.probe.levels=[1]", "model.patch_size=1"]
 #: What a key cannot do without.
 NEEDS = {
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.erase"), ["data.augment=resized-crop"]),
     **{key: SCENES for key in EVERY_KEY if key.startswith(("dense.", "data.dense."))},
+    **{key: PROBE for key in EVERY_KEY if key.startswith("data.probe.")},
+    "stop_when_solved": PROBE,
     **{f"data.dense.{key}": FOLDER for key in ("layout", "reduce_zero_label", "eval_size")},
     **{f"data.dense.{key}": [*FOLDER, "data.augment=scale-crop"] for key in ("scale", "max_class_share")},
     "dense.frozen": [*SCENES, "model.init_weights=backbone.safetensors"],
@@ -147,7 +166,7 @@ def leaves(data: dict[str, object], prefix: str = "") -> Iterator[tuple[str, obj
 
 def as_yaml(value: object) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
+        return f"[{', '.join(map(as_yaml, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -182,7 +201,8 @@ def test_a_key_is_overridden_alone(key: str, value: object) -> None:
 def test_the_keys_above_are_all_there_are() -> None:
     classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9", "chosen.match=macs"]).model_dump() | {
         "diffusion": recipe.load("dit-digits").diffusion.model_dump(),
-        "data": recipe.load("digits", SCENES).data.model_dump(),
+        "data": recipe.load("digits", SCENES).data.model_dump()
+        | {"probe": recipe.load("digits", PROBE).data.probe.model_dump()},
         "dense": recipe.load("digits", SCENES).dense.model_dump(),
     }
     assert dict(leaves(classifier)).keys() == EVERY_KEY.keys()

@@ -11,7 +11,7 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.records import ProbeEvalRow, ProbeRow
-from wfbench.tasks.common import dtype_name, other_machine
+from wfbench.tasks.common import dtype_name, factors_of, other_machine
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import probe
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
@@ -86,9 +86,7 @@ def evaluate_probe_run(
         model_digest=job.identity.model_digest,
         data_digest=job.identity.data_digest,
         model=recipe.model.name,
-        mixer=config.mixer,
-        local_conv=config.local_conv,
-        pos_embed=config.pos_embed,
+        **factors_of(config),
         recipe=recipe.name,
         recipe_digest=final.recipe_digest,
         seed=recipe.seed,

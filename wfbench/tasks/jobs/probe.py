@@ -14,6 +14,7 @@ import mixers
 from wfbench.data import Batch, ProbeDataset, open_probe, probe_canvases, probe_train_batches
 from wfbench.errors import InputError
 from wfbench.models import DenseModel
+from wfbench.models.schedule import mixers_of
 from wfbench.recipe import Recipe
 from wfbench.records import LeakCheck, ProbeCell, ProbeLook, ProbeRow, Row
 from wfbench.tasks.common import precision_of
@@ -110,7 +111,7 @@ class ProbeJob(Job):
     @property
     def _places(self) -> list[int]:
         """The conditions that this model can be evaluated under: all, or for a mixer built for one grid those of training."""
-        if mixers.spec(self.model.config.mixer).needs_grid:
+        if any(mixers.spec(name).needs_grid for name in mixers_of(self.model.config)):
             return list(range(self.dataset.trained))
         return list(range(len(self.dataset.conditions)))
 
