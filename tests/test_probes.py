@@ -222,7 +222,8 @@ def test_a_run_leaves_a_row_with_every_cell_and_look(name: str, tmp_path: Path) 
     assert row.macs is not None
     assert not row.stopped
     result = RUNNER.invoke(app, ["eval", str(tmp_path / "run"), "--device", "cpu"])
-    assert result.exit_code == 0 and "the same" in result.output, result.output
+    assert result.exit_code == 0, result.output
+    assert "the same" in result.output
 
 
 def test_figures_are_those_of_the_models_answers(tmp_path: Path) -> None:
@@ -313,7 +314,8 @@ def test_what_cannot_be_is_said_in_one_message(name: str, settings: list[str], s
     recipe = name if name == "digits" else f"probe-{name}"
     words = [word for setting in settings for word in ("--set", setting)]
     result = RUNNER.invoke(app, ["train", "--recipe", recipe, "--mixer", "linear", "--out", str(tmp_path / "x"), *words])
-    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert not (tmp_path / "x").exists()
 

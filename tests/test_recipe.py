@@ -135,13 +135,10 @@ EVERY_KEY = {
 }
 #: A class for each pixel.
 SCENES, FOLDER = (["task=dense", f"data.source={source}"] for source in ("scenes", "folder-seg"))
-PROBE = ["task=dense", "data.source=probe", "data.probe.name=recall", "data.probe.levels=[1]", "model.patch_size=1"]
 #: What a key cannot do without.
 NEEDS = {
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.erase"), ["data.augment=resized-crop"]),
     **{key: SCENES for key in EVERY_KEY if key.startswith(("dense.", "data.dense."))},
-    **{key: PROBE for key in EVERY_KEY if key.startswith("data.probe.")},
-    "stop_when_solved": PROBE,
     **{f"data.dense.{key}": FOLDER for key in ("layout", "reduce_zero_label", "eval_size")},
     **{f"data.dense.{key}": [*FOLDER, "data.augment=scale-crop"] for key in ("scale", "max_class_share")},
     "dense.frozen": [*SCENES, "model.init_weights=backbone.safetensors"],
@@ -192,7 +189,9 @@ def test_every_recipe_that_comes_with_the_package_loads(name: str) -> None:
 
 @pytest.mark.parametrize(("key", "value"), EVERY_KEY.items())
 def test_a_key_is_overridden_alone(key: str, value: object) -> None:
-    name, needs = "dit-digits" if key.startswith("diffusion") else "digits", NEEDS.get(key, [])
+    of_probe = key.startswith("data.probe.") or key == "stop_when_solved"
+    name = "probe-recall" if of_probe else "dit-digits" if key.startswith("diffusion") else "digits"
+    needs = NEEDS.get(key, [])
     plain = recipe.load(name, needs)
     changed = recipe.load(name, [*needs, f"{key}={as_yaml(value)}"])
     assert dict(leaves(changed.model_dump())) == dict(leaves(plain.model_dump())) | {key: value}
@@ -202,7 +201,7 @@ def test_the_keys_above_are_all_there_are() -> None:
     classifier = recipe.load("digits", ["mix.mixup=1", "ema.decay=0.9", "chosen.match=macs"]).model_dump() | {
         "diffusion": recipe.load("dit-digits").diffusion.model_dump(),
         "data": recipe.load("digits", SCENES).data.model_dump()
-        | {"probe": recipe.load("digits", PROBE).data.probe.model_dump()},
+        | {"probe": recipe.load("probe-recall").data.probe.model_dump()},
         "dense": recipe.load("digits", SCENES).dense.model_dump(),
     }
     assert dict(leaves(classifier)).keys() == EVERY_KEY.keys()
