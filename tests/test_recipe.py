@@ -348,11 +348,12 @@ def test_a_dumped_recipe_reads_back_equal(tmp_path: Path) -> None:
         [
             f"{key}={as_yaml(value)}"
             for key, value in EVERY_KEY.items()
-            if key != "data.crop_padding" and not key.startswith(("diffusion", "dense", "data.dense"))
+            if key != "data.crop_padding" and not key.startswith(("diffusion", "dense", "data.dense", "data.probe", "stop"))
         ],
     )
     scenes = recipe.load("digits", [*SCENES, "data.dense.objects=[2,3]"])
-    for original in (recipe.load("digits"), changed, scenes):
+    probe = recipe.load("probe-needle", ["data.probe.keys=32", "stop_when_solved=2"])
+    for original in (recipe.load("digits"), changed, scenes, probe):
         assert recipe.load(write(tmp_path, recipe.dump(original))) == original
     assert recipe.load("digits") != changed
 
