@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wfbench import signals
+from wfbench.records.training import Strength
 from wfbench.training import checkpoint, distributed
 from wfbench.training.state import StepMetrics, TrainState
 
@@ -67,6 +68,8 @@ class Scores:
     headline: float
     #: What the task wants to keep of it.
     detail: Any = None
+    #: The strength of predicted parts, by the prefix of the weights' figures; empty where there is no predicted part.
+    strengths: Mapping[str, tuple[Strength, ...]] = field(default_factory=dict)
 
 
 @dataclass
