@@ -25,7 +25,7 @@ from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.measure.strength import MeanPredictions, Place, Strengths, blocks_of, predicting_layers, seen, strengths
 from wfbench.models import DiT, VisionTransformer
-from wfbench.records import DenseRow, DiTRow, TrainRow
+from wfbench.records import AblationRow, DenseRow, DiTRow, TrainRow
 from wfbench.tasks import jobs
 from wfbench.tasks.ablate import AblateRequest, ablate
 from wfbench.tasks.ablate.interventions import Change, changed, changes_of, recorded
@@ -56,6 +56,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny run of each kind."""
     place = tmp_path_factory.mktemp("runs")
     return {name: train(place / name, name) for name in RECIPES}
+
+
+@pytest.fixture(scope="module")
+def taken(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[AblationRow]]]:
+    """Each of the runs taken apart: where, and the rows."""
+    out = tmp_path_factory.mktemp("taken")
+    return out, {name: ablate(AblateRequest(run, out=out), device=CPU) for name, run in trained.items()}
+
+
+Taken = tuple[Path, dict[str, list[AblationRow]]]
 
 
 def rewritten(run: Path, to: Path, change: Any) -> Path:
@@ -307,8 +317,8 @@ def test_training_is_bit_equal_with_and_without_the_measurement(trained: dict[st
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(Job, "strength", lambda self, model: None)
-        train(tmp_path / "without", "digits", "model.drop_path=0.2", "epochs=2")
-    train(tmp_path / "with", "digits", "model.drop_path=0.2", "epochs=2")
+        train(tmp_path / "without", "digits", "model.drop_path=0.2")
+    train(tmp_path / "with", "digits", "model.drop_path=0.2")
     for name in ("model.safetensors", "ema.safetensors"):
         a, b = (load_file(tmp_path / out / name) for out in ("with", "without"))
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -333,11 +343,11 @@ def test_the_random_state_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("recipe", "metrics"), [("digits", {"accuracy"}), ("scenes", {"miou", "pixel_accuracy"}), ("dit-digits", {"loss"})]
 )
-def test_a_run_of_each_kind_is_taken_apart(recipe: str, metrics: set[str], trained: dict[str, Path], tmp_path: Path) -> None:
-    rows = ablate(AblateRequest(trained[recipe], out=tmp_path), device=CPU)
+def test_a_run_of_each_kind_is_taken_apart(recipe: str, metrics: set[str], trained: dict[str, Path], taken: Taken) -> None:
+    place, rows = taken[0], taken[1][recipe]
     assert {row.metric for row in rows} == metrics
     assert len(rows) == (4 + 2 * 3 * 2) * len(metrics)
-    kept, torn = records.read(tmp_path / recipe / "records.jsonl")
+    kept, torn = records.read(place / recipe / "records.jsonl")
     assert kept == rows
     assert not torn
     recorded_row = next(
@@ -358,28 +368,27 @@ def test_a_run_of_each_kind_is_taken_apart(recipe: str, metrics: set[str], train
     assert branch.difference != 0
 
 
-def test_batches_change_no_result(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_batches_change_no_result(trained: dict[str, Path], taken: Taken, tmp_path: Path) -> None:
     for recipe in RECIPES:
         few = 100 if recipe == "digits" else 4
-        one = ablate(AblateRequest(trained[recipe], batch_size=few, out=tmp_path / "few"), device=CPU)
-        other = ablate(AblateRequest(trained[recipe], out=tmp_path / "many"), device=CPU)
-        for a, b in zip(one, other, strict=True):
+        found = ablate(AblateRequest(trained[recipe], batch_size=few, out=tmp_path), device=CPU)
+        for a, b in zip(found, taken[1][recipe], strict=True):
             assert (a.what, a.slot, a.layer) == (b.what, b.slot, b.layer)
             assert a.value == pytest.approx(b.value, abs=1e-5)
             assert a.unchanged == pytest.approx(b.unchanged, abs=1e-5)
             assert a.strength is None or a.strength.total == pytest.approx(b.strength.total, rel=1e-3)
 
 
-def test_the_outcomes_of_every_sample_give_the_intervals_again(trained: dict[str, Path], tmp_path: Path) -> None:
-    rows = ablate(AblateRequest(trained["digits"], out=tmp_path), device=CPU)
-    table = pd.read_parquet(tmp_path / "digits" / "outcomes-raw.parquet")
+def test_the_outcomes_of_every_sample_give_the_intervals_again(taken: Taken) -> None:
+    place, rows = taken[0], taken[1]["digits"]
+    table = pd.read_parquet(place / "digits" / "outcomes-raw.parquet")
     assert len(table) == 360
     for row in rows:
         ours = table[Change(row.what, row.slot, row.layer).name]
         found = mean_change(ours, table["unchanged"], 1 / 360)
         assert (found.estimate, found.low, found.high) == pytest.approx((row.difference, row.low, row.high))
-    rows = ablate(AblateRequest(trained["scenes"], out=tmp_path), device=CPU)
-    counts = pd.read_parquet(tmp_path / "scenes" / "outcomes-raw.parquet")
+    rows = taken[1]["scenes"]
+    counts = pd.read_parquet(place / "scenes" / "outcomes-raw.parquet")
     sums = counts.groupby("class")[["true", "unchanged right", "unchanged predicted"]].sum()
     union = sums["true"] + sums["unchanged predicted"] - sums["unchanged right"]
     assert (sums["unchanged right"] / union).mean() == pytest.approx(next(r.unchanged for r in rows if r.metric == "miou"))
@@ -395,11 +404,11 @@ def test_a_branch_of_zeros_is_not_missed(trained: dict[str, Path], tmp_path: Pat
             assert (row.difference, row.low, row.high) == (0, -1 / 360, 1 / 360)
 
 
-def test_several_seeds_have_an_interval_over_seeds_and_one_says_that_it_has_none(tmp_path: Path) -> None:
-    runs = [train(tmp_path / str(seed), "digits", f"seed={seed}") for seed in range(2)]
-    result = command(*runs)
-    assert result.exit_code == 0, result.output
-    rows = [row for run in runs for row in records.read(run / "ablation" / "records.jsonl")[0]]
+def test_several_seeds_have_an_interval_over_seeds_and_one_says_that_it_has_none(taken: Taken) -> None:
+    first = taken[1]["digits"]
+    shifts = np.random.default_rng(0).normal(0.01, 0.02, len(first))
+    second = [row.model_copy(update={"seed": 1, "value": row.value + d}) for row, d in zip(first, shifts, strict=True)]
+    rows = [*first, *second]
     [found] = ablations(rows)
     one_seed = ablations(rows[: len(rows) // 2])[0]
     assert len(found.lines) == len(one_seed.lines) == 16
@@ -417,14 +426,24 @@ def test_several_seeds_have_an_interval_over_seeds_and_one_says_that_it_has_none
     assert any("nothing of other seeds" in note or "says nothing of" in note for note in table.notes)
     assert set(table.data["interval_over"]) == {"images"}
     assert table.data["strength_own"].notna().sum() == 6
-    again = command(*runs)
-    assert again.exit_code == 0
-    assert len(ablations([row for run in runs for row in records.read(run / "ablation" / "records.jsonl")[0]])[0].lines) == 16
+    assert len(ablations([*rows, *rows])[0].lines) == 16, "of equal rows the newest counts"
 
 
-def test_the_report_has_the_table_its_figure_its_section_and_the_strengths(trained: dict[str, Path], tmp_path: Path) -> None:
-    ablate(AblateRequest(trained["digits"], out=tmp_path / "rows"), device=CPU)
-    rows, torn = report.collect([tmp_path / "rows", trained["digits"] / "records.jsonl"])
+def test_the_command_takes_runs_apart_in_their_directories_and_again(trained: dict[str, Path]) -> None:
+    for times in (1, 2):
+        result = command(trained["dit-digits"], "--weights", "ema")
+        assert result.exit_code == 0, result.output
+        assert "Ablation: held-out loss" in result.output
+        rows, _ = records.read(trained["dit-digits"] / "ablation" / "records.jsonl")
+        assert len(rows) == 16 * times
+        assert len(ablations(rows)[0].lines) == 16
+    assert (trained["dit-digits"] / "ablation" / "outcomes-ema.parquet").is_file()
+
+
+def test_the_report_has_the_table_its_figure_its_section_and_the_strengths(
+    trained: dict[str, Path], taken: Taken, tmp_path: Path
+) -> None:
+    rows, torn = report.collect([taken[0], trained["digits"] / "records.jsonl"])
     report.write(rows, tmp_path / "out", torn)
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "Ablation: accuracy (%)" in text
