@@ -91,12 +91,35 @@ _DECLARED = {
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """Which layers carry a mixer, and what fills the others.
+
+    Layer i is active when ``i % every == offset``: it carries the mixer. The others hold what the mixer ``between`` has in
+    its active layers, or, without one, the mixer's own ``off_token`` and ``off_ffn_in``.
+    """
+
+    every: int = 1
+    offset: int = 0
+    between: str | None = None
+
+    def active(self, layer: int) -> bool:
+        """Whether layer ``layer`` (from 0) carries the mixer."""
+        return layer % self.every == self.offset
+
+    def filler(self, mixer: str, layer: int) -> tuple[str, bool]:
+        """Whose layers stand in layer ``layer``, as `create` takes it: a mixer's name, and whether it is active there."""
+        if self.active(layer) or self.between is None:
+            return mixer, self.active(layer)
+        return self.between, True
+
+
+@dataclass(frozen=True)
 class MixerSpec:
     """How a mixer fills the skeleton's two slots, layer by layer, and what its docstring promises.
 
-    Layer i is active when ``i % every == offset``. ``token`` and ``ffn_in`` name the layers that fill the token-mixer
-    slot and the FFN's first Linear in an active layer, ``off_token`` and ``off_ffn_in`` those of the other layers. A
-    token layer may also be given as the class itself, which is how a mixer from outside the package comes in.
+    ``every`` and ``offset`` are its own `Schedule`, which a model may replace. ``token`` and ``ffn_in`` name the layers that
+    fill the token-mixer slot and the FFN's first Linear in an active layer, ``off_token`` and ``off_ffn_in`` those of the
+    other layers. A token layer may also be given as the class itself, which is how a mixer from outside the package comes in.
     ``token_options`` and ``ffn_options`` go to the two layers of an active layer, unless the caller says otherwise.
 
     What the checks hold a mixer to:
@@ -139,9 +162,14 @@ class MixerSpec:
                     f"mixer {self.name!r} declares an unknown {field_name}: got {value!r}, expected one of {', '.join(known)}"
                 )
 
+    @property
+    def schedule(self) -> Schedule:
+        """The layers that carry the mixer where nothing else is chosen."""
+        return Schedule(self.every, self.offset)
+
     def active(self, layer: int) -> bool:
-        """Whether layer ``layer`` (from 0) carries the mixer."""
-        return layer % self.every == self.offset
+        """Whether layer ``layer`` (from 0) carries the mixer by its own schedule."""
+        return self.schedule.active(layer)
 
 
 def check_path(path: str) -> None:

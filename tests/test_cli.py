@@ -34,10 +34,12 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
     flags = {
         "mixers": ["--json"],
         "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"]
+        + ["--every", "--offset", "--between"]
         + ["--nproc", "--dry-run", "--tensorboard", "--wandb"],
         "eval": ["--weights", "--recipe", "--mixer", "--data", "--resolution", "--mapping", "--set", "--out", "--device"],
         "baselines": ["--recipe", "--data", "--set", "--out"],
         "profile": ["--mixer", "--model", "--resolution", "--out", "--batch", "--rounds", "--device", "--local-conv", "--pos"]
+        + ["--every", "--offset", "--between"]
         + ["--mode", "--tokens", "--dtype", "--compile", "--channels-last", "--threads", "--baseline", "--attention", "--force"]
         + [
             "--alternatives",
@@ -51,6 +53,7 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
         ],
         "report": ["--out", "--claims"],
         "sweep": ["--mixer", "--seed", "--recipe", "--local-conv", "--pos", "--set", "--vary", "--data", "--baseline"]
+        + ["--every", "--offset", "--between"]
         + ["--match", "--tune", "--trials", "--claims", "--out", "--jobs", "--threads", "--device", "--slurm", "--partition"]
         + ["--time", "--gpus", "--cpus", "--dry-run"],
         "demo": ["--out"],

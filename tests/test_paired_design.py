@@ -67,6 +67,16 @@ def test_other_models_too(name):
     assert unequal(found) <= OWN_INITIALISER | {"blocks.0.fc1.bias", "blocks.2.fc1.bias"}
 
 
+@pytest.mark.parametrize("name", ["vit-tiny", "weightformer-tiny", "dit-s-8"])
+def test_softmax_on_weightformer_s_schedule_begins_as_weightformer_does(name):
+    control = values(name, "softmax", image_size=64, every=3, between="static")
+    own, every_layer = (values(name, mixer, image_size=64) for mixer in ("weightformer", "softmax"))
+    # A dynamic Linear keeps its own initialiser of the bias, and a DiT that of its Linears.
+    assert unequal([control, own, every_layer]) <= OWN_INITIALISER | {"blocks.0.fc1.bias", "blocks.2.fc1.bias"}
+    assert {"blocks.0.mixer.weight", "blocks.2.mixer.weight", "blocks.1.fc2.weight"} <= control.keys() & own.keys()
+    assert {"blocks.1.mixer.qkv.weight"} <= control.keys() & every_layer.keys()
+
+
 def test_the_old_construction_would_be_seen():
     different = unequal([in_order(mixer=mixer) for mixer in ("softmax", "linear", "weightformer", "pool")])
     assert {"blocks.1.fc2.weight", "head.weight"} <= different

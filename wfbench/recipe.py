@@ -49,6 +49,11 @@ class ModelSection(_Section):
     pos_init_std: float | None = Field(None, gt=0)
     pool: Literal["mean", "token"] | None = None
     local_conv: Literal["none", "dwc"] | None = None
+    #: The layer schedule: layer i carries the mixer when i % every == offset, and ``between`` names the mixer that fills the
+    #: other layers. None, all three: as the mixer has it.
+    every: int | None = Field(None, ge=1)
+    offset: int | None = Field(None, ge=0)
+    between: str | None = Field(None, min_length=1)
     #: A safetensors file to begin from: of a run, of the WeightFormer release, or of timm's DeiT. A position embedding of
     #: another resolution is interpolated; a head for other classes is an error, unless ``init_head`` is "fresh".
     init_weights: str | None = None
@@ -481,14 +486,14 @@ def recipes_dir() -> Path:
 
 
 def digest(recipe: Recipe) -> str:
-    """A short hash of all that decides a run but its seed and what is compared: mixer, local convolution, position.
+    """A short hash of all that decides a run but its seed and what is compared: mixer, schedule, local convolution, position.
 
     Runs with the same one were trained alike, with draws of the same version (`DRAWS`). Where a sweep matched or tuned each
     mixer, the rule counts and not its outcome. It is that of a run made now: an older run's is in its rows.
     """
     exclude: dict[str, Any] = {
         "seed": True,
-        "model": {"mixer", "local_conv", "pos_embed"},
+        "model": {"mixer", "local_conv", "pos_embed", "every", "offset", "between"},
         "data": {"workers", "path"},  # the data set's name stands beside it
         "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch"},  # the same sums, in another way
         "eval_every": True,

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, group, latest, latest_session, sorted_keys
+from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, group, latest, latest_session, scheduled, sorted_keys
 from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileRow, ScalingRow, ThroughputRow
 
 #: Height and width, in pixels.
 Size = tuple[int, int]
-#: What tells the lines of one setting apart, in the order of a table: mixer, variant, attention backend.
+#: What tells the lines of one setting apart, in the order of a table: mixer with its schedule, variant, attention backend.
 LineKey = tuple[str, str, str]
 #: A row that belongs to a line.
 LineRow = ProfileRow | ThroughputRow | BreakdownRow | ScalingRow | FitRow | CrossoverRow
@@ -19,12 +19,15 @@ _T = TypeVar("_T", bound=ProfileRow | ThroughputRow | BreakdownRow)
 
 
 class Line(NamedTuple):
-    """What one line of a profile is: a model with a mixer, the factors beside it, and how its attention runs."""
+    """What one line of a profile is: a model with a mixer and its schedule, the factors beside it, how its attention runs."""
 
     model: str
     mixer: str
     local_conv: str
     pos_embed: str
+    every: int | None
+    offset: int | None
+    between: str | None
     #: What differs from the named model beside the factors: "patch 32", "depth 6"; empty for the model itself.
     variant: str
     sdpa_backend: str
@@ -32,7 +35,7 @@ class Line(NamedTuple):
 
 def line_of(row: LineRow) -> Line:
     """The line that a row belongs to."""
-    return Line(row.model, row.mixer, row.local_conv, row.pos_embed, row.variant, row.sdpa_backend)
+    return Line(*(getattr(row, field) for field in Line._fields))
 
 
 class Setting(NamedTuple):
@@ -82,7 +85,7 @@ def setting_without_batch(row: ThroughputRow | BreakdownRow) -> Setting:
 
 def line_key(row: LineRow | Line) -> LineKey:
     """The line that a row belongs to; the backend that PyTorch chooses comes first."""
-    return row.mixer, row.variant, "" if row.sdpa_backend == CHOSEN_BACKEND else row.sdpa_backend
+    return scheduled(row), row.variant, "" if row.sdpa_backend == CHOSEN_BACKEND else row.sdpa_backend
 
 
 def cell_key(row: ProfileRow | ThroughputRow | BreakdownRow) -> tuple[LineKey, int, Size]:
@@ -138,7 +141,7 @@ class Profile:
         timed = [
             (seconds, row)
             for row in self.cells
-            if (row.mixer, row.variant, row.resolution) == (BASELINE, "", resolution)
+            if (scheduled(row), row.variant, row.resolution) == (BASELINE, "", resolution)
             and (seconds := self.seconds(row)) is not None
         ]
         return min(timed, key=lambda pair: pair[0])[1] if timed else None

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wfbench.analysis.cells import Line, Size, line_of
-from wfbench.analysis.lines import group
+from wfbench.analysis.lines import group, scheduled
 from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents
-from wfbench.records import AnyRow, CrossoverRow, FitRow, HarnessRow, ProfileRow, ScalingRow
+from wfbench.records import FACTORS, AnyRow, CrossoverRow, FitRow, HarnessRow, ProfileRow, ScalingRow
 
 #: What rows computed from several cells share with them.
 _SHARED = (
-    *("environment", "session", "model", "mixer", "local_conv", "pos_embed", "variant", "sdpa_backend"),
+    *("environment", "session", "model", "mixer", *FACTORS, "variant", "sdpa_backend"),
     *("token_budget", "mode", "dtype", "compiled", "channels_last", "protocol"),
 )
 
@@ -110,10 +110,10 @@ def _curve(line: Sequence[ProfileRow], created: str) -> Iterable[FitRow]:
 
 def _crossovers(lines: dict[Line, list[ProfileRow]], baseline: str, created: str) -> Iterable[CrossoverRow]:
     """Of each line but the baseline's and variants, over the sides at which both were timed; at least two are needed."""
-    best = _fastest([row for name, line in lines.items() if (name.mixer, name.variant) == (baseline, "") for row in line])
+    best = _fastest([row for name, line in lines.items() if (scheduled(name), name.variant) == (baseline, "") for row in line])
     for name, line in lines.items():
         common = [row for row in line if row.resolution in best]
-        if name.mixer == baseline or name.variant or len(common) < 2:
+        if scheduled(name) == baseline or name.variant or len(common) < 2:
             continue
         theirs = [best[row.resolution] for row in common]
         found = crossover([row.tokens for row in common], list(map(_per_image, common)), list(map(_per_image, theirs)))

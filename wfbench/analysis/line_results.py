@@ -19,6 +19,9 @@ class LineIdentity(NamedTuple):
     mixer: str
     local_conv: str
     pos_embed: str
+    every: int | None
+    offset: int | None
+    between: str | None
     recipe_digest: str
     weights: str
     pretraining: str

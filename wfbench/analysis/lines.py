@@ -30,10 +30,41 @@ class _HasFactors(Protocol):
     def local_conv(self) -> str: ...
     @property
     def pos_embed(self) -> str: ...
+    @property
+    def every(self) -> int | None: ...
+    @property
+    def offset(self) -> int | None: ...
+    @property
+    def between(self) -> str | None: ...
+
+
+class _HasSchedule(Protocol):
+    """What says which layers carry which mixer: a row about a model, the key of such rows, or a model's configuration."""
+
+    @property
+    def mixer(self) -> str: ...
+    @property
+    def every(self) -> int | None: ...
+    @property
+    def offset(self) -> int | None: ...
+    @property
+    def between(self) -> str | None: ...
+
+
+def scheduled(row: _HasSchedule) -> str:
+    """The mixer, and the schedule if one was chosen: "softmax", "softmax / 3 + static", "softmax / 3 from 0 + static".
+
+    The number is how many layers there are to one that carries the mixer; behind "from" stands the first of these, if it is
+    not the second layer, and behind "+" what fills the others, if it is not the mixer's own.
+    """
+    if row.every is None:
+        return row.mixer
+    start = "" if row.offset == min(1, row.every - 1) else f" from {row.offset}"
+    return f"{row.mixer} / {row.every}{start}" + ("" if row.between is None else f" + {row.between}")
 
 
 def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
-    """What was chosen beside the mixer, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
+    """What was chosen beside mixer and schedule, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
 
     A position is named where it is not the model's usual one (of DiTs sincos, of weightformer-* none, of the others the
     learned one), and with ``all_positions`` wherever it is not the learned one.
@@ -47,13 +78,13 @@ def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
 def label(row: _HasFactors, *, all_positions: bool = False) -> str:
     """The name of a mixer's line: "softmax", "softmax + DWC, rope2d", "softmax, patch 32", "softmax [flash]".
 
-    Behind the factors stands the variant of the model, and in brackets the attention backend that was forced, in rows that
-    have them.
+    The mixer stands there as `scheduled` names it. Behind the factors stands the variant of the model, and in brackets the
+    attention backend that was forced, in rows that have them.
     """
     chosen = ", ".join(filter(None, [factors(row, all_positions=all_positions), getattr(row, "variant", "")]))
     backend = getattr(row, "sdpa_backend", CHOSEN_BACKEND)
     forced = "" if backend == CHOSEN_BACKEND else f" [{backend}]"
-    return row.mixer + (" + " if row.local_conv == "dwc" else ", " if chosen else "") + chosen + forced
+    return scheduled(row) + (" + " if row.local_conv == "dwc" else ", " if chosen else "") + chosen + forced
 
 
 class Key(Protocol):

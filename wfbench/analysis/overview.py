@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.cells import Line, Size
 from wfbench.analysis.line_results import LineIdentity, LineResult
-from wfbench.analysis.lines import CHOSEN_BACKEND
+from wfbench.analysis.lines import CHOSEN_BACKEND, scheduled
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.analysis.seeds import AccuracyResult
 
@@ -94,7 +94,7 @@ def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost]
 
 
 def _name(line: LineIdentity | Line) -> _Name:
-    return line.mixer, line.local_conv, line.pos_embed
+    return scheduled(line), line.local_conv, line.pos_embed
 
 
 def _is_same_model(line: LineResult, cells: Iterable[CellCost]) -> bool:

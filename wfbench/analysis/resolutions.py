@@ -42,6 +42,9 @@ class EvaluatedLine(NamedTuple):
     mixer: str
     local_conv: str
     pos_embed: str
+    every: int | None
+    offset: int | None
+    between: str | None
     #: Of a run its recipe's digest, of a file the start of the hash of its weights.
     trained_as: str
     samples: int
@@ -139,7 +142,7 @@ def _result(setting: EvaluationSetting, rows: Sequence[EvalRow]) -> ResolutionRe
 
 def _line_of(row: EvalRow) -> EvaluatedLine:
     trained_as = row.recipe_digest or row.weights_sha256[:12]
-    own = row.model, row.mixer, row.local_conv, row.pos_embed, trained_as, row.samples
+    own = row.model, row.mixer, row.local_conv, row.pos_embed, row.every, row.offset, row.between, trained_as, row.samples
     return EvaluatedLine(*own, row.mixer_digest, row.model_digest)
 
 

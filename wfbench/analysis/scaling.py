@@ -9,7 +9,7 @@ from typing import Literal
 from wfbench.analysis.cells import Line, Profile, Size, line_key, line_of
 from wfbench.analysis.derived import Derived, is_timed
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import CHOSEN_BACKEND
+from wfbench.analysis.lines import CHOSEN_BACKEND, scheduled
 from wfbench.records import CrossoverRow, FitRow, ScalingRow
 
 
@@ -169,14 +169,16 @@ def crossovers(derived: DerivedRows) -> tuple[Crossovers, ...]:
 
 def _crossing(row: CrossoverRow, profile: Profile) -> Crossing:
     line = line_of(row)
-    sides = [cell.resolution for cell in profile.cells if (cell.mixer, cell.variant) == (row.baseline, "") and is_timed(cell)]
+    theirs = [cell for cell in profile.cells if (scheduled(cell), cell.variant) == (row.baseline, "")]
+    sides = [cell.resolution for cell in theirs if is_timed(cell)]
+    baseline = line._replace(mixer=row.baseline, every=None, offset=None, between=None, variant="")
     ours = [cell.resolution for cell in profile.cells if line_of(cell) == line and is_timed(cell)]
     common = sorted(set(ours) & set(sides))
     return Crossing(
         line=line,
         session=row.session,
         created=row.created,
-        baseline=line._replace(mixer=row.baseline, variant="", sdpa_backend=CHOSEN_BACKEND),
+        baseline=baseline._replace(sdpa_backend=CHOSEN_BACKEND),
         baseline_backends=dict(zip(common, row.baseline_backends, strict=True)),
         verdict=row.verdict,
         side=row.side,

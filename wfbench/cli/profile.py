@@ -33,6 +33,12 @@ def profile(
     pos: Annotated[
         str | None, typer.Option(help="Position of every mixer: none, learned, sincos or rope2d. Without it: as in the model.")
     ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(help="One layer in so many carries the mixer, of every mixer; the baseline is also measured without it."),
+    ] = None,
+    offset: Annotated[int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.")] = None,
+    between: Annotated[str | None, typer.Option(help="The mixer that fills the other layers: static, linear, ...")] = None,
     mode: Annotated[str, typer.Option(help="infer, or train: forward, backward and optimiser step.")] = "infer",
     batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
     tokens: Annotated[int | None, typer.Option(help="Tokens in a call at every resolution, instead of --batch.")] = None,
@@ -91,6 +97,9 @@ def profile(
         classes=classes,
         local_conv=local_conv,
         pos_embed=pos,
+        every=every,
+        offset=offset,
+        between=between,
         pixel_space=pixel_space,
         batch=batch,
         tokens=tokens,

@@ -22,6 +22,11 @@ def sweep(
     recipe: Annotated[list[str] | None, typer.Option(help="A recipe; repeat it. Default: digits.")] = None,
     local_conv: Annotated[list[str] | None, typer.Option(help="none or dwc, for every mixer; repeat it.")] = None,
     pos: Annotated[list[str] | None, typer.Option(help="A position, for every mixer; repeat it.")] = None,
+    every: Annotated[
+        list[int] | None, typer.Option(help="One layer in so many carries the mixer, of every mixer; repeat it.")
+    ] = None,
+    offset: Annotated[list[int] | None, typer.Option(help="The first of these layers, from 0; repeat it.")] = None,
+    between: Annotated[list[str] | None, typer.Option(help="The mixer that fills the other layers; repeat it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key in all runs.")] = None,
     vary: Annotated[list[str] | None, typer.Option(help="Several values of a recipe key: optim.lr=[1e-3,2e-3]")] = None,
     data: Annotated[str | None, typer.Option(help="Where the images are, as in `wfbench train`.")] = None,
@@ -67,6 +72,9 @@ def sweep(
         "recipes": recipe,
         "local_conv": local_conv,
         "pos": pos,
+        "every": every,
+        "offset": offset,
+        "between": between,
         "set": settings,
     }
     options |= {"vary": _varied(vary or []) or None, "data": data, "baseline": baseline, "match": match, "claims": claims}

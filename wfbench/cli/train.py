@@ -29,6 +29,12 @@ def train(
     pos: Annotated[
         str | None, typer.Option(help="Position: none, learned, sincos or rope2d. Without it: as in the recipe.")
     ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(help="One layer in so many carries the mixer. Without it: as the mixer or the recipe has it."),
+    ] = None,
+    offset: Annotated[int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.")] = None,
+    between: Annotated[str | None, typer.Option(help="The mixer that fills the other layers: static, linear, ...")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: optim.lr=1e-3")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/RECIPE-MIXER-sSEED.")] = None,
@@ -54,7 +60,8 @@ def train(
     from wfbench.cli.launch import is_launcher, launch
 
     overrides = list(settings or [])
-    short = {"mixer": mixer, "local_conv": local_conv, "pos_embed": pos}
+    short: dict[str, object] = {"mixer": mixer, "local_conv": local_conv, "pos_embed": pos}
+    short |= {"every": every, "offset": offset, "between": between}
     overrides += [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     overrides += [] if seed is None else [f"seed={seed}"]
     if resume and out is not None and recipe is None:
@@ -131,5 +138,8 @@ def _run_directory(recipe: Recipe) -> Path:
 
 def _factors(section: ModelSection) -> str:
     """The factors that the recipe chooses, for the name of the run directory."""
-    chosen = {"local": section.local_conv, "pos": section.pos_embed}
+    from wfbench.tasks.common import slug
+
+    chosen: dict[str, object] = {"local": section.local_conv, "pos": section.pos_embed}
+    chosen |= {"every": section.every, "from": section.offset, "between": section.between and slug(section.between)}
     return "".join(f"-{key}-{value}" for key, value in chosen.items() if value is not None)

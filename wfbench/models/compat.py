@@ -48,7 +48,7 @@ def load_initial(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor
     own = {key: key for key in model.state_dict()}
     # Weights that fit neither are refused under the names that they resemble most.
     names = own
-    if set(state) != set(own) and model.config.mixer in _RELEASED:
+    if set(state) != set(own) and model.config.mixer in _RELEASED and model.config.between is None:
         released = released_names(model)
         names = max(own, released, key=lambda known: len(set(state) & set(known.values())))
     _load(model, names, state)
@@ -64,7 +64,7 @@ def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mappi
             "weights of another model",
             got=f"missing {_some(missing)}; unexpected {_some(unexpected)}",
             expected=f"the {len(names)} weights of {type(model).__name__} with mixer {model.config.mixer!r}",
-            remedy="create the model these weights were trained with (preset, mixer, depth, class_token, pos_embed)",
+            remedy="create the model these weights were trained with (preset, mixer, every, depth, class_token, pos_embed)",
         )
     loaded = {ours: state[theirs] for ours, theirs in names.items()}
     if model.pos_embed is not None and loaded["pos_embed"].shape[1] != model.pos_embed.shape[1]:
@@ -110,8 +110,10 @@ def released_names(model: VisionTransformer | DiT) -> dict[str, str]:
     Raises:
         InputError: if a layer in a slot has no names of its authors.
     """
-    if model.config.mixer not in _RELEASED:
-        raise InputError("no released names", got=f"mixer {model.config.mixer!r}", expected=f"one of {', '.join(_RELEASED)}")
+    between = model.config.between
+    if model.config.mixer not in _RELEASED or between is not None:
+        got = f"mixer {model.config.mixer!r}" + ("" if between is None else f" with {between!r} between its layers")
+        raise InputError("no released names", got=got, expected=f"one of {', '.join(_RELEASED)}, by its own schedule")
     parts = _TIMM if model.config.mixer == "softmax" else _RELEASE
     names = {}
     for ours in model.state_dict():

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mixers.base import Grid
 from wfbench.errors import InputError
 from wfbench.models.position import Position, check_position, sincos_2d
+from wfbench.models.schedule import check_depth, schedule_of, settled
 from wfbench.models.skeleton import Block, LocalConv, Modulation, Residual, adaptive_norm, patch_grid
 
 
@@ -21,7 +22,7 @@ class DiTConfig:
     """What a `DiT` is made of; every preset is one of these.
 
     ``image_size`` is that of the model's input: the latent's, in latent space. ``pos_embed`` may be given as a bool: True is
-    "sincos", False is "none".
+    "sincos", False is "none". ``every``, ``offset`` and ``between`` are as `settled` leaves them.
     """
 
     mixer: str = "softmax"
@@ -34,11 +35,18 @@ class DiTConfig:
     num_heads: int | None = None
     mlp_ratio: float = 4.0
     pos_embed: Position = "sincos"
+    every: int | None = None
+    offset: int | None = None
+    between: str | None = None
     local_conv: LocalConv = "none"
     residual: Residual = "pre-norm"
     mixer_options: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        every, offset, between = settled(self.mixer, self.every, self.offset, self.between)
+        object.__setattr__(self, "every", every)
+        object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "between", between)
         if isinstance(self.pos_embed, bool):
             object.__setattr__(self, "pos_embed", "sincos" if self.pos_embed else "none")
 
@@ -59,13 +67,15 @@ class DiT(nn.Module):
     built for, the table of that grid is used. A learned position is interpolated.
 
     Raises:
-        InputError: for an image size that the patch does not divide, or a position that the mixer or the width cannot have.
+        InputError: for an image size that the patch does not divide, a position that the mixer or the width cannot have, or
+            a schedule by which no layer carries the mixer.
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
     """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         check_position(config.pos_embed, config.mixer, config.embed_dim)
+        check_depth(config)
         self.config = config
         self.num_classes = self.null_class = config.num_classes
         self.embed_dim = self.num_features = config.embed_dim
@@ -92,6 +102,7 @@ class DiT(nn.Module):
                 int(dim * config.mlp_ratio),
                 num_heads=config.num_heads,
                 grid=grid,
+                schedule=schedule_of(config),
                 local_conv=config.local_conv,
                 residual=config.residual,
                 modulated=True,

@@ -11,6 +11,7 @@ from wfbench.errors import InputError, did_you_mean
 from wfbench.models.dit import DiT, DiTConfig
 from wfbench.models.draws import draw_by_name
 from wfbench.models.position import check_position
+from wfbench.models.schedule import check_depth
 from wfbench.models.timm_doors import Pool
 from wfbench.models.vit import VisionTransformer
 from wfbench.models.vit_config import ViTConfig, check
@@ -64,8 +65,10 @@ def create(
         seed: each initial value then follows from it and the parameter's name, see `draw_by_name`; None: from PyTorch's random
             state, in the order of construction.
         overrides: embed_dim, depth, patch_size, num_heads, mlp_ratio, in_channels, pos_embed (none, learned, sincos, rope2d;
-            or True for learned, a DiT's sincos, False for none), local_conv, residual, mixer_options; of a classifier also
-            drop_path, drop_rate, class_token, pos_init_std, pool (mean, token, none: logits at every token), init_norm.
+            or True for learned, a DiT's sincos, False for none), local_conv, residual, mixer_options; the layer schedule:
+            every, offset (layer i carries the mixer when i % every == offset), between (the mixer in the other layers); of a
+            classifier also drop_path, drop_rate, class_token, pos_init_std, pool (mean, token, none: logits at every token),
+            init_norm.
 
     Returns:
         A `VisionTransformer` or `DiT` with freshly initialised weights.
@@ -121,6 +124,7 @@ def configure(
         check(config)
     else:
         check_position(config.pos_embed, config.mixer, config.embed_dim)
+    check_depth(config)
     return config
 
 

@@ -1,4 +1,4 @@
-"""The one Block, and the layer schedule that fills its two slots."""
+"""The one Block, whose two slots a layer schedule fills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import mixers
-from mixers.base import Grid, init_linear_
+from mixers.base import Grid, Schedule, init_linear_
 from wfbench.errors import InputError
 
 #: How a block normalises. "pre-norm": x + mix(norm1(x)). "overwrite": the release of WeightFormer, where norm1 replaces
@@ -37,17 +37,18 @@ class Block(nn.Module):
 
     Args:
         mixer: name of the mixer.
-        layer: index of this block, from 0; the mixer's schedule says what fills the slots here.
+        layer: index of this block, from 0; the schedule says what fills the slots here.
         dim: C.
         hidden: width of the FFN.
         num_heads: heads, for a mixer that has them.
         grid: the grid the model is built for.
+        schedule: which layers carry the mixer, and what fills the others; None for the mixer's own.
         drop_path: stochastic-depth rate of this block.
         local_conv: "dwc" adds a 3×3 depthwise convolution of the mixer's input to its output, whatever the mixer.
         residual: see `Residual`.
         modulated: whether it takes a condition; its norms then have no weights of their own.
         approximate: of the GELU: "none" is exact, "tanh" is DiT's.
-        mixer_options: options of the mixer's token layer.
+        mixer_options: options of the mixer's token layer, where this block carries the mixer.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Block(nn.Module):
         *,
         num_heads: int | None,
         grid: Grid,
+        schedule: Schedule | None = None,
         drop_path: float = 0.0,
         local_conv: LocalConv = "none",
         residual: Residual = "pre-norm",
@@ -67,15 +69,16 @@ class Block(nn.Module):
         mixer_options: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
-        active = mixers.spec(mixer).active(layer)
+        schedule = schedule or mixers.spec(mixer).schedule
+        active, (filler, as_active) = schedule.active(layer), schedule.filler(mixer, layer)
         options = (mixer_options or {}) if active else {}
         self.overwrite = residual == "overwrite"
         has_norm1 = active or modulated or not self.overwrite
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not modulated) if has_norm1 else nn.Identity()
-        self.mixer = mixers.create(mixer, dim, num_heads=num_heads, grid=grid, active=active, **options)
+        self.mixer = mixers.create(filler, dim, num_heads=num_heads, grid=grid, active=as_active, **options)
         self.local = mixers.create("static", dim) if local_conv == "dwc" else None
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not modulated)
-        self.fc1 = mixers.create_ffn_in(mixer, dim, hidden, grid=grid, active=active)
+        self.fc1 = mixers.create_ffn_in(filler, dim, hidden, grid=grid, active=as_active)
         self.act = nn.GELU(approximate)
         self.fc2 = nn.Linear(hidden, dim)
         init_linear_(self.fc2)

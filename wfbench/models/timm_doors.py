@@ -60,14 +60,15 @@ def taken_blocks(depth: int, indices: int | Sequence[int] | None) -> list[int]:
     )
 
 
-def describe(mixer: str, in_channels: int, image_size: Grid, num_classes: int) -> dict[str, Any]:
+def describe(names: Sequence[str], in_channels: int, image_size: Grid, num_classes: int) -> dict[str, Any]:
     """A ``pretrained_cfg`` as timm's tools read it: of a model without pretrained weights.
 
-    ``fixed_input_size`` is true for a mixer that owns parameters of the shape of the grid. Mean and deviation are ImageNet's.
+    ``names`` are the mixers in its layers. ``fixed_input_size`` is true where one of them owns parameters of the shape of the
+    grid. Mean and deviation are ImageNet's.
     """
     return {
         "input_size": (in_channels, *image_size),
-        "fixed_input_size": mixers.spec(mixer).needs_grid,
+        "fixed_input_size": any(mixers.spec(name).needs_grid for name in names),
         "num_classes": num_classes,
         "pool_size": None,
         "interpolation": "bicubic",

@@ -14,6 +14,7 @@ from timm.models import build_model_with_cfg, is_model, register_model
 from wfbench.errors import InputError, did_you_mean
 from wfbench.models.dit import DiTConfig
 from wfbench.models.presets import PRESETS, Config, configure, create
+from wfbench.models.schedule import mixers_of
 from wfbench.models.timm_doors import describe, pool_of
 from wfbench.models.vit_config import ViTConfig
 
@@ -60,7 +61,7 @@ def _classifier(preset: str, name: str, config: ViTConfig, arguments: dict[str, 
         raise InputError("no pretrained weights", got=f"{name}.{tag}", expected=name, remedy="drop the tag")
     ours = _ours(name, config, arguments)
     made = configure(preset, **{key: value for key, value in ours.items() if key != "seed"})
-    description = describe(made.mixer, made.in_channels, made.image_size, made.num_classes) | {"architecture": name}
+    description = describe(mixers_of(made), made.in_channels, made.image_size, made.num_classes) | {"architecture": name}
     builders["pretrained_cfg"] = builders.get("pretrained_cfg") or description
     return build_model_with_cfg(
         lambda **given: create(preset, **_ours(name, config, given)),

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mixers.base import Grid, init_linear_
 from wfbench.errors import InputError
 from wfbench.models.position import sincos_2d
+from wfbench.models.schedule import check_depth, mixers_of, schedule_of
 from wfbench.models.skeleton import Block, patch_grid
 from wfbench.models.timm_doors import describe, global_pool_of, pool_of, taken_blocks
 from wfbench.models.vit_config import ViTConfig, check
@@ -31,13 +32,15 @@ class VisionTransformer(nn.Module):
 
     Raises:
         InputError: for an image size that the patch does not divide, a class token where the mixer takes none, a pool
-            that needs the token that is not there, or a position that the mixer or the width cannot have.
+            that needs the token that is not there, a position that the mixer or the width cannot have, or a schedule by
+            which no layer carries the mixer.
         MixerError: for an unknown mixer, or heads that do not divide the dimension.
     """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         check(config)
+        check_depth(config)  # of what is built: afterwards `prune_intermediate_layers` may leave any blocks
         self.config = config
         self.num_classes, self.embed_dim = config.num_classes, config.embed_dim
         self.num_features = self.head_hidden_size = config.embed_dim
@@ -62,6 +65,7 @@ class VisionTransformer(nn.Module):
                 int(dim * config.mlp_ratio),
                 num_heads=config.num_heads,
                 grid=grid,
+                schedule=schedule_of(config),
                 drop_path=rates[layer],
                 local_conv=config.local_conv,
                 residual=config.residual,
@@ -72,7 +76,7 @@ class VisionTransformer(nn.Module):
         self.feature_info: list[dict[str, Any]] = [
             {"module": f"blocks.{layer}", "num_chs": dim, "reduction": config.patch_size} for layer in range(config.depth)
         ]
-        self.pretrained_cfg = describe(config.mixer, config.in_channels, config.image_size, config.num_classes)
+        self.pretrained_cfg = describe(mixers_of(config), config.in_channels, config.image_size, config.num_classes)
         self.default_cfg = self.pretrained_cfg  # timm's former name of it
         self.norm: nn.Module = nn.LayerNorm(dim, eps=1e-6)
         self.head_drop = nn.Dropout(config.drop_rate)

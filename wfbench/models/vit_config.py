@@ -8,6 +8,7 @@ import mixers
 from mixers.base import Grid
 from wfbench.errors import InputError
 from wfbench.models.position import Position, check_position
+from wfbench.models.schedule import mixers_of, settled
 from wfbench.models.skeleton import LocalConv, Residual
 from wfbench.models.timm_doors import Pool
 
@@ -16,7 +17,8 @@ from wfbench.models.timm_doors import Pool
 class ViTConfig:
     """What a `VisionTransformer` is made of; every preset is one of these.
 
-    ``pos_embed`` may be given as a bool: True is "learned", False is "none". ``drop_rate`` is of dropout before the head.
+    ``pos_embed`` may be given as a bool: True is "learned", False is "none". ``every``, ``offset`` and ``between`` are as
+    `settled` leaves them. ``drop_rate`` is of dropout before the head.
     """
 
     mixer: str = "softmax"
@@ -34,12 +36,19 @@ class ViTConfig:
     pos_embed: Position = "learned"
     pos_init_std: float = 0.02
     pool: Pool = "mean"
+    every: int | None = None
+    offset: int | None = None
+    between: str | None = None
     local_conv: LocalConv = "none"
     init_norm: bool = False
     residual: Residual = "pre-norm"
     mixer_options: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        every, offset, between = settled(self.mixer, self.every, self.offset, self.between)
+        object.__setattr__(self, "every", every)
+        object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "between", between)
         if isinstance(self.pos_embed, bool):
             object.__setattr__(self, "pos_embed", "learned" if self.pos_embed else "none")
 
@@ -52,12 +61,13 @@ def check(config: ViTConfig) -> None:
         MixerError: for an unknown mixer.
     """
     check_position(config.pos_embed, config.mixer, config.embed_dim)
-    spec = mixers.spec(config.mixer)
-    if config.class_token and not spec.prefix_tokens:
+    refusing = [name for name in mixers_of(config) if not mixers.spec(name).prefix_tokens]
+    if config.class_token and refusing:
         takers = [name for name in mixers.names() if mixers.spec(name).prefix_tokens]
+        where = "" if refusing[0] == config.mixer else " between the layers of " + repr(config.mixer)
         raise InputError(
             "the mixer takes no class token",
-            got=f"class_token=True with mixer {config.mixer!r}, which works on the grid alone",
+            got=f"class_token=True with mixer {refusing[0]!r}{where}, which works on the grid alone",
             expected="class_token=False, or a mixer that accepts a prefix token",
             remedy=f"drop class_token, or use one of {', '.join(takers)}",
         )

@@ -29,10 +29,12 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
-from wfbench.records.row import SCHEMA, Environment, Row, TracedRow, command_line, now
+from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, Slot, Strength, TrainRow, TrialRow
 
 __all__ = [
+    "FACTORS",
+    "SCHEDULE",
     "SCHEMA",
     "AblationRow",
     "AnyRow",

@@ -27,6 +27,11 @@ def digest_files(files: Mapping[str, Path]) -> str:
     return whole.hexdigest()[:DIGITS]
 
 
+def digest_text(text: str) -> str:
+    """A digest of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
 def package_files(package: ModuleType) -> dict[str, Path]:
     """Every Python file of a package, by its path from the package's parent.
 

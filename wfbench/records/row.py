@@ -45,6 +45,11 @@ class Row(Strict):
     environment: Environment
 
 
+#: What a `ModelRow` says of the layer schedule, and all that it carries beside model and mixer: the factors of the skeleton.
+SCHEDULE = ("every", "offset", "between")
+FACTORS = ("local_conv", "pos_embed", *SCHEDULE)
+
+
 class ModelRow(Row):
     """What every row about a model carries: the model, its mixer, and the factors of the skeleton that vary beside it."""
 
@@ -52,6 +57,11 @@ class ModelRow(Row):
     mixer: str
     local_conv: Literal["none", "dwc"] = "none"
     pos_embed: Literal["none", "learned", "sincos", "rope2d"] = "learned"
+    #: The layer schedule that was chosen: layer i carries the mixer when i % every == offset, ``between`` fills the others
+    #: (None: what the mixer itself has there). None, all three: the mixer's own schedule.
+    every: int | None = None
+    offset: int | None = None
+    between: str | None = None
 
     @model_validator(mode="before")
     @classmethod

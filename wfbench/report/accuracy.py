@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast, get_args
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
-from wfbench.records import BaselineRow, Chosen, Slot
+from wfbench.records import SCHEDULE, BaselineRow, Chosen, Slot
 from wfbench.report.accuracy_notes import accuracy_notes, digits_notes, simple_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.differences import difference_columns, difference_headings
@@ -153,7 +153,8 @@ def _identity_columns(result: AccuracyResult) -> list[Column[LineResult]]:
 
     def column(field: str) -> Column[LineResult]:
         heading, show = looks.get(field, ("", str))
-        return Column(field, lambda line: getattr(line.identity, field), heading, show, words=field in ("model", "weights"))
+        words, sparse = field in ("model", "weights"), field in SCHEDULE
+        return Column(field, lambda line: getattr(line.identity, field), heading, show, words=words, sparse=sparse)
 
     def code(field: str) -> Column[LineResult]:
         return Column(field, lambda line: getattr(line.identity, field))

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from wfbench.analysis.cells import Line, Profile, Sessions, Setting, Size
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE, label
-from wfbench.report.columns import Column
+from wfbench.analysis.lines import BASELINE, label, scheduled
+from wfbench.report.columns import Column, schedule_columns
 from wfbench.report.naming import flat, height_width
 from wfbench.report.words import number, pixels, plural, with_interval
 
@@ -17,7 +17,7 @@ L = TypeVar("L")
 
 def in_backend(profile: Profile) -> str:
     """What to say of the baseline's attention backend, where several were timed."""
-    backends = {row.sdpa_backend for row in profile.cells if (row.mixer, row.variant) == (BASELINE, "")}
+    backends = {row.sdpa_backend for row in profile.cells if (scheduled(row), row.variant) == (BASELINE, "")}
     return " in its fastest attention backend at that resolution" if len(backends) > 1 else ""
 
 
@@ -58,9 +58,10 @@ def line_columns(line_of: Callable[[L], Line]) -> list[Column[L]]:
     def part(field: str) -> Callable[[L], object]:
         return lambda result: getattr(line_of(result), field)
 
-    fields = ("mixer", "local_conv", "pos_embed", "variant", "sdpa_backend")
+    before, after = ("mixer", "local_conv", "pos_embed"), ("variant", "sdpa_backend")
     name: Column[L] = Column("label", lambda result: label(line_of(result)), "mixer", words=True)
-    return [name, *(Column(field, part(field)) for field in fields)]
+    first, last = ([Column(field, part(field)) for field in fields] for fields in (before, after))
+    return [name, *first, *schedule_columns(line_of), *last]
 
 
 def side_columns(side_of: Callable[[L], Size]) -> list[Column[L]]:

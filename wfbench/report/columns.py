@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import pandas as pd
 
 from wfbench.analysis.interval import Interval
+from wfbench.records import SCHEDULE
 from wfbench.report.words import DASH
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Column(Generic[L]):
         ranks: whether lines are ranked by it: on the page, a line of a single seed never is.
         optional: whether people do not see it where every cell is a dash.
         files_only: whether a terminal that has little room leaves it out.
+        sparse: whether the CSV leaves it out where no line has a value.
         why_none: of measured numbers that have no interval, the reason; a note says so below every table that has some.
     """
 
@@ -48,6 +50,7 @@ class Column(Generic[L]):
     ranks: bool = False
     optional: bool = False
     files_only: bool = False
+    sparse: bool = False
     why_none: str = ""
 
     def cell(self, line: L) -> str:
@@ -74,6 +77,19 @@ def constant_columns(values: Mapping[str, object]) -> list[Column[Any]]:
         return Column(key, lambda line: value)
 
     return [constant(key, value) for key, value in values.items()]
+
+
+def schedule_columns(of: Callable[[L], Any]) -> list[Column[L]]:
+    """The columns of the CSV that say which layers carry a line's mixer, and what fills the others.
+
+    Args:
+        of: from a line to what has ``every``, ``offset`` and ``between``, as rows have them.
+    """
+
+    def column(field: str) -> Column[L]:
+        return Column(field, lambda line: getattr(of(line), field), sparse=True)
+
+    return [column(field) for field in SCHEDULE]
 
 
 def interval_ends(key: str) -> tuple[str, str]:
@@ -237,7 +253,8 @@ def _bare_notes(parts: Iterable[tuple[Sequence[Column[Any]], Sequence[Any]]]) ->
 
 
 def raw_frame(columns: Sequence[Column[L]], lines: Sequence[L]) -> pd.DataFrame:
-    """The CSV of lines: columns of whole numbers stay whole where a line has none."""
+    """The CSV of lines: columns of whole numbers stay whole where a line has none, sparse ones are left out where all have."""
+    columns = [column for column in columns if not column.sparse or any(column.value(line) is not None for line in lines)]
     entries = [{key: value for column in columns for key, value in column.raw(line).items()} for line in lines]
     names = [name for column in columns for name in ((column.key, *column.ends) if column.ends else (column.key,))]
     data = pd.DataFrame(entries, columns=names)

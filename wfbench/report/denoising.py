@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from wfbench.analysis.denoising import SHARES_OF_SAMPLES, Bin, Losses, LossLine, ScoreLine, Scores
 from wfbench.analysis.interval import Interval
-from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
+from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, schedule_columns
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import (
     difference_columns,
@@ -60,6 +60,7 @@ def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("local_conv", lambda line: line.runs[0].local_conv),
         Column("pos_embed", lambda line: line.runs[0].pos_embed),
+        *schedule_columns(lambda line: line.runs[0]),
         Column("seeds", lambda line: " ".join(str(run.seed) for run in line.runs)),
         Column("seed_count", lambda line: len(line.runs), "seeds"),
         Column("parameters", lambda line: line.runs[0].parameters, "parameters (M)", lambda count: number(count, 1e-6)),
@@ -143,6 +144,7 @@ def _score_columns(result: Scores) -> list[Column[ScoreLine]]:
         Column("", lambda line: f"{line.metric.name}{_scale(line)[1]}", "metric", words=True),
         Column("samples", lambda line: line.metric.samples, "samples", lambda count: f"{count:,}"),
         Column("mixer", lambda line: line.rows[0].mixer),
+        *schedule_columns(lambda line: line.rows[0]),
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("", lambda line: with_half_width(line.value, 3, _scale(line)[0]), "value", ranks=True),
         Column("value", lambda line: line.value, ends=interval_ends("value")),

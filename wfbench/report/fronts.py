@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from wfbench.analysis.fronts import TOLERANCE, Cost, Fronts, Place
 from wfbench.analysis.line_results import LineResult, Recipe, recipe_of
-from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.columns import Column, Table, make_table, schedule_columns
 from wfbench.report.words import pixels, short_digest
 
 _WORDS = {"macs": "GMACs", "parameters": "params", "train_seconds": "training time", "latency": "latency", "memory": "memory"}
@@ -54,6 +54,7 @@ def _columns(result: Fronts, varying: Sequence[str]) -> list[Column[LineResult]]
     return [
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("mixer", lambda line: line.identity.mixer),
+        *schedule_columns(lambda line: line.identity),
         *(recipe(field) for field in Recipe._fields if field in varying or field not in ("pretraining", "model_digest")),
         *(Column(f"by {cost_in_words(cost)}", place(cost)) for cost in result.places),
         *map(words, result.places),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from wfbench.analysis.lines import label
 from wfbench.analysis.receptive_fields import ReceptiveFields
 from wfbench.records import ErfRow
-from wfbench.report.columns import Column, Table, constant_columns, make_table
+from wfbench.report.columns import Column, Table, constant_columns, make_table, schedule_columns
 from wfbench.report.naming import flat, suffixes, title_of
 from wfbench.report.words import DASH, number
 
@@ -43,6 +43,7 @@ def _columns(result: ReceptiveFields) -> list[Column[ErfRow]]:
         *constant_columns(flat(result.setting)),
         Column("label", label, "mixer", words=True),
         Column("mixer", lambda row: row.mixer),
+        *schedule_columns(lambda row: row),
         Column("weights", lambda row: row.weights, "weights", words=True),
         Column("seed", lambda row: row.seed, "seed"),
         Column("recipe", lambda row: row.recipe),

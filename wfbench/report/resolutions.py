@@ -10,6 +10,7 @@ from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label
 from wfbench.analysis.resolutions import EvaluatedLine, ResolutionLine, ResolutionResult, SizeResult
+from wfbench.records import SCHEDULE
 from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes, title_of
@@ -117,7 +118,7 @@ def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]
         return Column(name, lambda found: value)
 
     def identity(field: str) -> Column[SizeResult]:
-        return Column(field, lambda found: getattr(found.line, field))
+        return Column(field, lambda found: getattr(found.line, field), sparse=field in SCHEDULE)
 
     return [
         *(constant(name, value) for name, value in flat(key).items() if name != "data"),

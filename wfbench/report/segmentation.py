@@ -9,7 +9,7 @@ from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.segmentation import SegmentationLine, SegmentationResult, SizesLine, SizesResult
 from wfbench.report.accuracy_notes import repeats_notes
-from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
+from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, schedule_columns
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import difference_columns, difference_heading, difference_notes, interval_notes
 from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, with_half_width
@@ -79,6 +79,7 @@ def _line_columns() -> list[Column[SegmentationLine]]:
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("local_conv", lambda line: line.runs[0].local_conv),
         Column("pos_embed", lambda line: line.runs[0].pos_embed),
+        *schedule_columns(lambda line: line.runs[0]),
         Column("mixer_digest", lambda line: line.runs[0].mixer_digest),
     ]
 
@@ -163,6 +164,7 @@ def _size_columns(result: SizesResult) -> list[Column[SizesLine]]:
     return [
         *constant_columns(flat(result.setting)),
         Column("mixer", lambda line: next(iter(line.rows.values()))[0].mixer),
+        *schedule_columns(lambda line: next(iter(line.rows.values()))[0]),
         Column("label", lambda line: line.label, "mixer", words=True),
         Column("seed_count", lambda line: min(map(len, line.rows.values())), "seeds", lambda count: plural(count, "seed")),
         *(column for size in result.sizes for column in of_size(size)),

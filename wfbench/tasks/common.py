@@ -7,6 +7,7 @@ import re
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +15,14 @@ from mixers import MixerError
 from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
-from wfbench.models import AnyModel
+from wfbench.models import AnyModel, Config
 from wfbench.recipe import Recipe
-from wfbench.records import Environment
+from wfbench.records import FACTORS, Environment
+
+
+def factors_of(config: Config) -> dict[str, Any]:
+    """What every row about a model says of its configuration: the mixer and the factors of the skeleton."""
+    return {name: getattr(config, name) for name in ("mixer", *FACTORS)}
 
 
 def choose_device(name: str) -> torch.device:

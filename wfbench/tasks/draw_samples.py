@@ -31,7 +31,7 @@ from wfbench.errors import InputError, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
-from wfbench.tasks.common import dtype_name, precision_of, writable_dir
+from wfbench.tasks.common import dtype_name, factors_of, precision_of, writable_dir
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import read_recipe, read_result
 from wfbench.tasks.weights import WEIGHTS, read_weights
@@ -176,9 +176,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
     picture = PictureRow(
         environment=records.stamp(device.type),
         model=recipe.model.name,
-        mixer=config.mixer,
-        local_conv=config.local_conv,
-        pos_embed=config.pos_embed,
+        **factors_of(config),
         caption=f"seed {recipe.seed}, {protocol['weights']} weights, {protocol['sampler']} {protocol['steps']} steps, "
         f"cfg {protocol['cfg']:g}, noise seed {protocol['sample_seed']}; a row for each class",
         picture="",

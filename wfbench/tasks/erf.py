@@ -22,6 +22,7 @@ from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
+from wfbench.tasks.common import factors_of
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import classify
 from wfbench.tasks.run_directory import read_recipe, read_result
@@ -189,9 +190,7 @@ def _row(model: VisionTransformer, name: str, device: torch.device, fields: dict
         | {
             "environment": records.stamp(device.type),
             "model": name,
-            "mixer": config.mixer,
-            "local_conv": config.local_conv,
-            "pos_embed": config.pos_embed,
+            **factors_of(config),
             "image_size": config.image_size,
             "patch_size": config.patch_size,
             "depth": config.depth,

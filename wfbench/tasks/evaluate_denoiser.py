@@ -11,7 +11,7 @@ import torch
 from wfbench import records
 from wfbench.recipe import Recipe
 from wfbench.records import DenoisingRow, DiTRow
-from wfbench.tasks.common import writable_dir
+from wfbench.tasks.common import factors_of, writable_dir
 from wfbench.tasks.draw_samples import load_model
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
@@ -56,9 +56,7 @@ def run_fields(run: Path, recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
         "model_digest": job.identity.model_digest,
         "data_digest": job.identity.data_digest,
         "model": recipe.model.name,
-        "mixer": config.mixer,
-        "local_conv": config.local_conv,
-        "pos_embed": config.pos_embed,
+        **factors_of(config),
         "recipe": recipe.name,
         "recipe_digest": read_result(run).recipe_digest,
         "seed": recipe.seed,

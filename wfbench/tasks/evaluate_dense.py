@@ -12,7 +12,7 @@ from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseEvalRow, DenseRow
-from wfbench.tasks.common import other_machine
+from wfbench.tasks.common import factors_of, other_machine
 from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
@@ -105,9 +105,7 @@ def evaluate_dense_run(
             model_digest=job.identity.model_digest,
             data_digest=job.identity.data_digest,
             model=recipe.model.name,
-            mixer=config.mixer,
-            local_conv=config.local_conv,
-            pos_embed=config.pos_embed,
+            **factors_of(config),
             recipe=recipe.name,
             recipe_digest=final.recipe_digest,
             seed=recipe.seed,

@@ -21,7 +21,7 @@ from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import EvalRow, TrainRow
-from wfbench.tasks.common import dtype_name, other_machine, writable_dir
+from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
@@ -329,9 +329,7 @@ def _row(
         environment=records.stamp(device.type),
         **trained,
         model=recipe.model.name,
-        mixer=config.mixer,
-        local_conv=config.local_conv,
-        pos_embed=config.pos_embed,
+        **factors_of(config),
         weights=request.weights if of_run else "file",
         weights_sha256=sha256,
         mixer_digest=run.identity.mixer_digest,

@@ -17,7 +17,7 @@ import mixers
 from wfbench import models
 from wfbench.data import Dataset, DenseDataset, Latents, Listing
 from wfbench.errors import InputError
-from wfbench.records.identity import class_files, digest_files, package_files
+from wfbench.records.identity import class_files, digest_files, digest_text, package_files
 from wfbench.records.row import Strict
 from wfbench.training import checkpoint
 
@@ -52,26 +52,30 @@ class Identity(Strict):
     code_changed: str | None = None
 
 
-def identify(mixer: str, dataset: Dataset | Latents | DenseDataset) -> Identity:
-    """The identity of what runs now: this mixer as its code is, on these data.
+def identify(mixer: str, dataset: Dataset | Latents | DenseDataset, between: str | None = None) -> Identity:
+    """The identity of what runs now: this mixer, and what stands between its layers, as their code is, on these data.
 
     Raises:
         InputError: if a file of the data cannot be read.
     """
-    return Identity(mixer_digest=mixer_digest(mixer), model_digest=model_digest(), data_digest=dataset.listing.digest)
+    return Identity(mixer_digest=mixer_digest(mixer, between), model_digest=model_digest(), data_digest=dataset.listing.digest)
 
 
-def mixer_digest(mixer: str) -> str | None:
+def mixer_digest(mixer: str, between: str | None = None) -> str | None:
     """A digest of the source of a mixer's layers and of what they import of their package; None if there is no source.
 
     Args:
         mixer: a registered name, an entry point, or ``path/to/file.py:Class``.
+        between: the mixer that was chosen for the layers between; the digest is then of both.
 
     Raises:
         MixerError: for an unknown mixer.
     """
-    files = class_files(mixers.layers(mixer), ("mixers",))
-    return None if files is None else digest_files(files)
+    found = [class_files(mixers.layers(name), ("mixers",)) for name in (mixer, between) if name is not None]
+    digests = [digest_files(files) for files in found if files is not None]
+    if len(digests) < len(found):
+        return None
+    return digests[0] if between is None else digest_text(" ".join(digests))
 
 
 def model_digest() -> str:

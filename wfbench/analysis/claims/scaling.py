@@ -109,7 +109,7 @@ def as_defined_today(row: P, rows: Iterable[AnyRow]) -> P:
 
 def _is_beside(cell: ProfileRow, row: FitRow | CrossoverRow) -> bool:
     """Whether a row was computed from a cell, or may have been: the same session, model, factors and setting."""
-    same = ("session", "model", "local_conv", "pos_embed", "token_budget")
+    same = ("session", "model", "local_conv", "pos_embed", "token_budget")  # other schedules are other lines
     said = ("batch", "mode", "dtype", "compiled", "channels_last", "protocol")  # None in rows of old schemas
     return (
         cell.created <= row.created

@@ -31,18 +31,22 @@ Style = dict[str, Any]
 def mixer_styles(tables: Sequence[Table]) -> dict[str, Style]:
     """One look per line, a mixer with its factors: first those that have curves, which need the different colours most.
 
-    The baseline is black, whatever its factors and its attention backend.
+    The baseline is black, whatever its factors and its attention backend, but for one whose layer schedule was chosen.
     """
     mixers: set[str] = set()
     curves: set[str] = set()
     baselines: set[str] = set()
+    rescheduled: set[str] = set()
     for table in tables:
         if "label" in table.data:
             names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
             curves |= names if table.kind in ("profile", "resolution", "segmentation-sizes") else set()
             plain = table.data["variant"] == "" if "variant" in table.data else True
+            if "every" in table.data:
+                rescheduled |= set(table.data.loc[table.data["every"].notna(), "label"])
             baselines |= set(table.data.loc[(table.data["mixer"] == BASELINE) & plain, "label"])
+    baselines -= rescheduled
     others = sorted(mixers - baselines, key=lambda name: (name not in curves, name))
     looks = zip(others, itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(DASHES), strict=False)
     styles = {name: mixer_style(colour, marker, dashes) for name, colour, marker, dashes in looks}

@@ -25,7 +25,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import AblationRow, Metric, Strength
 from wfbench.tasks import jobs
 from wfbench.tasks.ablate.interventions import Change, changed, changes_of, recorded
-from wfbench.tasks.common import dtype_name, slug, writable_dir
+from wfbench.tasks.common import dtype_name, factors_of, slug, writable_dir
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs.base import Job
 from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, try_directory
@@ -230,9 +230,7 @@ def _rows(
             model_digest=job.identity.model_digest,
             data_digest=job.identity.data_digest,
             model=job.recipe.model.name,
-            mixer=config.mixer,
-            local_conv=config.local_conv,
-            pos_embed=config.pos_embed,
+            **factors_of(config),
             recipe=job.recipe.name,
             recipe_digest=result.recipe_digest,
             seed=job.recipe.seed,

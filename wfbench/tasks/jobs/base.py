@@ -25,7 +25,7 @@ from wfbench.measure.strength import predicting_layers, strengths
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import Chosen, Environment, Row, Strength
-from wfbench.tasks.common import dtype_name, try_count
+from wfbench.tasks.common import dtype_name, factors_of, try_count
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.weights import read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
@@ -83,7 +83,7 @@ class Job(ABC):
     @functools.cached_property
     def identity(self) -> Identity:
         """The code and the data of this job, as they are now; archives of images are read for it."""
-        return identify(self.model.config.mixer, self.dataset)
+        return identify(self.model.config.mixer, self.dataset, self.model.config.between)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -251,9 +251,7 @@ class Job(ABC):
             "recipe_digest": recipes.digest(recipe),
             "dataset": self.dataset.name,
             "model": recipe.model.name,
-            "mixer": config.mixer,
-            "local_conv": config.local_conv,
-            "pos_embed": config.pos_embed,
+            **factors_of(config),
             "seed": recipe.seed,
             "image_size": self.image_size,
             "epochs": recipe.epochs,

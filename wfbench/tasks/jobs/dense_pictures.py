@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from wfbench import recipe as recipes
 from wfbench.records import PictureRow
-from wfbench.tasks.common import precision_of
+from wfbench.tasks.common import factors_of, precision_of
 from wfbench.training import logits_at
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def prediction_picture(model: nn.Module, job: DenseJob, finished: Finished) -> P
         environment=finished.environment,
         subject="predictions",
         model=recipe.model.name,
-        mixer=config.mixer,
-        local_conv=config.local_conv,
-        pos_embed=config.pos_embed,
+        **factors_of(config),
         caption=f"held-out images, truth and predictions ({job.dataset.name}, recipe {recipe.name}, {height}x{width} px, "
         f"decoder {decoder}, seed {recipe.seed})",
         picture=base64.b64encode(png.getvalue()).decode(),

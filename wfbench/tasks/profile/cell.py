@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wfbench import models
+from wfbench.analysis.lines import scheduled
 from wfbench.diffusion import denoising_loss
 from wfbench.models import AnyModel, Config, DenseModel, DiT
 
@@ -66,12 +67,13 @@ class Cell:
     @property
     def key(self) -> tuple[str, str, str, int, int]:
         """What tells it from the other cells of a session."""
-        return self.mixer, self.variant, self.backend, self.resolution, self.batch
+        return scheduled(self.config), self.variant, self.backend, self.resolution, self.batch
 
     @property
     def name(self) -> str:
         """In words, for people."""
-        parts = [self.mixer, *([self.variant] if self.variant else []), *([f"[{self.backend}]"] * (self.backend != AUTO))]
+        backend = "" if self.backend == AUTO else f"[{self.backend}]"
+        parts = filter(None, [scheduled(self.config), self.variant, backend])
         return f"{' '.join(parts)} at {self.resolution} px"
 
     @cached_property

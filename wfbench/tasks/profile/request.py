@@ -15,11 +15,13 @@ import torch
 
 import mixers
 from wfbench import diffusion, measure, models
+from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
+from wfbench.models.schedule import schedule_of
 from wfbench.recipe import Recipe
-from wfbench.records import Environment
+from wfbench.records import SCHEDULE, Environment
 from wfbench.records.identity import class_files, digest_files, package_files
 from wfbench.tasks import profile
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
@@ -44,6 +46,8 @@ class ProfileRequest:
 
     Attributes:
         local_conv, pos_embed: of every mixer; None is what the model's preset has, or the recipe.
+        every, offset, between: the layer schedule of every mixer; None, all three, is what the recipe has, or each mixer by
+            itself. With a schedule the baseline, if it is among the mixers, is also measured by its own.
         recipe: the model is that of a recipe, with its sizes, classes and decoder; ``model`` is the preset's name still.
         classes: how many the recipe's data have; None for a recipe whose data come with the bench, and without a recipe.
         pixel_space: a DiT works on the images themselves, of 3 channels, and not on latents of an eighth of their side.
@@ -67,6 +71,9 @@ class ProfileRequest:
     resolutions: tuple[int, ...] = (224, 448, 672, 896)
     local_conv: str | None = None
     pos_embed: str | None = None
+    every: int | None = None
+    offset: int | None = None
+    between: str | None = None
     recipe: Recipe | None = None
     classes: int | None = None
     pixel_space: bool = False
@@ -97,7 +104,10 @@ class ProfileRequest:
         """What differs from the preset, as keyword arguments of `wfbench.models.create`."""
         chosen = {"local_conv": self.local_conv, "pos_embed": self.pos_embed, "in_channels": 3 if self.pixel_space else None}
         own = {} if self.recipe is None else self.recipe.model.overrides() | {"num_classes": self.recipe_classes}
-        return own | {key: value for key, value in chosen.items() if value is not None}
+        schedule = {"every": self.every, "offset": self.offset, "between": self.between}
+        if any(value is not None for value in schedule.values()):  # whole, in place of the recipe's
+            own = _by_itself(own)
+        return own | {key: value for key, value in (chosen | schedule).items() if value is not None}
 
     @property
     def named_model(self) -> str:
@@ -141,11 +151,15 @@ class ProfileRequest:
         backends = BACKENDS[self.device] if self.attention == "best" else (AUTO,)
         found = []
         for mixer in dict.fromkeys(self.mixers):
-            found += self._of(mixer, "", {}, backends if mixer == self.baseline == "softmax" else (AUTO,))
+            tried = backends if mixer == self.baseline == "softmax" else (AUTO,)
+            found += self._of(mixer, "", self.overrides, tried)
+            if mixer == self.baseline and scheduled(found[-1].config) != mixer:
+                found += self._of(mixer, "", _by_itself(self.overrides), tried)
         if self.alternatives:
-            plain = models.configure(self.model, self.baseline, **self.overrides)
-            found += self._of(self.baseline, f"patch {2 * plain.patch_size}", {"patch_size": 2 * plain.patch_size})
-            found += self._of(self.baseline, f"depth {plain.depth // 2}", {"depth": plain.depth // 2})
+            own = _by_itself(self.overrides)
+            plain = models.configure(self.model, self.baseline, **own)
+            found += self._of(self.baseline, f"patch {2 * plain.patch_size}", own | {"patch_size": 2 * plain.patch_size})
+            found += self._of(self.baseline, f"depth {plain.depth // 2}", own | {"depth": plain.depth // 2})
         return found
 
     def setting(self, environment: Environment) -> str:
@@ -163,12 +177,13 @@ class ProfileRequest:
         how = (self.compile, self.channels_last, self.protocol, self.seconds if self.isolate else None, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
-        return hashlib.sha256(json.dumps([same, how, machine, _code(self.mixers)]).encode()).hexdigest()[:10]
+        between = self.overrides.get("between")
+        names = self.mixers if between is None else (*self.mixers, between)
+        return hashlib.sha256(json.dumps([same, how, machine, _code(names)]).encode()).hexdigest()[:10]
 
-    def _of(self, mixer: str, variant: str, overrides: dict[str, Any], backends: Sequence[str] = (AUTO,)) -> list[Cell]:
+    def _of(self, mixer: str, variant: str, chosen: dict[str, Any], backends: Sequence[str] = (AUTO,)) -> list[Cell]:
         made = []
         for resolution in sorted(set(self.resolutions)):
-            chosen = {**self.overrides, **overrides}
             if resolution % self.downsample:
                 raise InputError(
                     "the image has no latent",
@@ -177,10 +192,11 @@ class ProfileRequest:
                     remedy=f"use {-(-resolution // self.downsample) * self.downsample}, or --pixel-space",
                 )
             side = resolution // self.downsample
-            patch = models.configure(self.model, mixer, side, **chosen).patch_size
-            with torch.device("meta"):  # one cheap layer finds what is wrong with the model or the resolution
+            config = models.configure(self.model, mixer, side, **chosen)
+            patch = config.patch_size
+            with torch.device("meta"):  # each kind of layer once finds what is wrong with the model or the resolution
                 if self.decoder is None:
-                    models.create(self.model, mixer, side, **{**chosen, "depth": 1})
+                    models.create(self.model, mixer, side, **{**chosen, "depth": min(config.depth, schedule_of(config).every)})
                 else:  # a decoder may need more
                     models.create_dense(self.model, mixer, side, decoder=self.decoder, frozen=self.frozen, **chosen)
             batch = self.batch if self.tokens is None else self.tokens // (side // patch) ** 2
@@ -266,6 +282,11 @@ class ProfileRequest:
         mixers.spec(self.baseline)
         for mixer in self.mixers:
             models.configure(self.model, mixer, **self.overrides)
+
+
+def _by_itself(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides but for the schedule: each mixer then has its own."""
+    return {key: value for key, value in overrides.items() if key not in SCHEDULE}
 
 
 def _host() -> str:

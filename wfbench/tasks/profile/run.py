@@ -30,7 +30,7 @@ from wfbench.records import (
     MeasurementRow,
     ProfileRow,
 )
-from wfbench.tasks.common import try_count
+from wfbench.tasks.common import factors_of, try_count
 from wfbench.tasks.profile import summary
 from wfbench.tasks.profile.cell import DTYPES, Cell
 from wfbench.tasks.profile.request import LEAST_THROUGHPUT_ROUNDS, PATH, ProfileRequest
@@ -347,9 +347,7 @@ class _Run:
             "environment": self.environment,
             "session": self.session,
             "model": cell.named_model or cell.model,
-            "mixer": cell.mixer,
-            "local_conv": cell.config.local_conv,
-            "pos_embed": cell.config.pos_embed,
+            **factors_of(cell.config),
             "variant": cell.variant,
             "resolution": (cell.resolution, cell.resolution),
             "downsample": cell.downsample,

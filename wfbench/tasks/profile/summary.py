@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wfbench.analysis.lines import scheduled
 from wfbench.measure.flops import FlopCount
 from wfbench.measure.roofline import Rates, bound
 from wfbench.measure.rounds import RoundsEstimate, paired_ratio, rounds_mean
@@ -31,7 +32,7 @@ _OF_THROUGHPUT = (set(ThroughputRow.model_fields) & set(MeasurementRow.model_fie
 
 def key_of(row: ProfileRow | MeasurementRow | BreakdownRow | ThroughputRow) -> Key:
     """What tells a cell from the others of its session, as `Cell.key`."""
-    return row.mixer, row.variant, row.sdpa_backend, row.resolution[0], row.batch
+    return scheduled(row), row.variant, row.sdpa_backend, row.resolution[0], row.batch
 
 
 def faster(one: MachineRow | None, other: MachineRow) -> MachineRow:

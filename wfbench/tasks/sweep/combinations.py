@@ -45,12 +45,12 @@ class Draft:
     @functools.cached_property
     def identity(self) -> Identity:
         """The code and the data of its final runs, as they are now."""
-        return identify(self.config.mixer, self.dataset)
+        return identify(self.config.mixer, self.dataset, self.config.between)
 
     @functools.cached_property
     def trial_identity(self) -> Identity:
         """The same of its trials, which are judged on other images."""
-        return identify(self.config.mixer, self.trial_dataset or self.dataset)
+        return identify(self.config.mixer, self.trial_dataset or self.dataset, self.config.between)
 
     def plan_run(
         self, seed: int, more: Sequence[str] = (), varied: Mapping[str, object] | None = None, folder: str = ""
@@ -68,8 +68,9 @@ class Draft:
         """
         settings = (*self.settings, *more)
         words = ["--recipe", self.base, "--mixer", self.line.mixer]
-        words += [] if self.line.local_conv is None else ["--local-conv", self.line.local_conv]
-        words += [] if self.line.pos is None else ["--pos", self.line.pos]
+        for option in ("local_conv", "pos", "every", "offset", "between"):
+            value = getattr(self.line, option)
+            words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
@@ -81,6 +82,8 @@ class Draft:
 def label_of(base: str, line: Line, varied: Mapping[str, object]) -> str:
     """A line in words: recipe, mixer, factors and what is varied."""
     chosen = [line.local_conv and f"local-conv {line.local_conv}", line.pos and f"pos {line.pos}"]
+    schedule = {"every": line.every, "offset": line.offset, "between": line.between}
+    chosen += [f"{key} {value}" for key, value in schedule.items() if value is not None]
     chosen += [f"{key} {value}" for key, value in varied.items()]
     return ", ".join([f"{base}: {line.mixer}", *(part for part in chosen if part)])
 
@@ -91,7 +94,10 @@ def resolve(base: str, line: Line | None, data: str | None, settings: Sequence[s
     Raises:
         InputError: as `recipe.load`.
     """
-    short = {} if line is None else {"mixer": line.mixer, "local_conv": line.local_conv, "pos_embed": line.pos}
+    short: dict[str, object] = {}
+    if line is not None:
+        short = {"mixer": line.mixer, "local_conv": line.local_conv, "pos_embed": line.pos}
+        short |= {"every": line.every, "offset": line.offset, "between": line.between}
     chosen = [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     found = recipes.load(base, [*settings, *chosen])
     return found if data is None else recipes.override(found, recipes.data_settings(data, found.data.source))
@@ -124,11 +130,18 @@ def drafts(request: SweepRequest) -> list[Draft]:
         found.append(draft)
     if problems:
         raise InputError(problems[0] + (f"\n(and {len(problems) - 1} more mixers)" if len(problems) > 1 else ""))
-    made = [draft.plan_run(request.seeds[0]).recipe for draft in found]
+    made = [_in_one_form(draft, draft.plan_run(request.seeds[0]).recipe) for draft in found]
     twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
     if twice:
         raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
     return found
+
+
+def _in_one_form(draft: Draft, recipe: Recipe) -> Recipe:
+    """The recipe with its schedule as the model settles it: one that spells out the mixer's own is the same run."""
+    config = draft.config
+    schedule = {"every": config.every, "offset": config.offset, "between": config.between}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=schedule)})
 
 
 def match_lines(found: Sequence[Draft], baseline: str) -> list[str]:
@@ -151,8 +164,11 @@ def _lines(request: SweepRequest) -> Iterator[Line]:
     for line in request.mixers:
         convs = request.local_conv if line.local_conv is None and request.local_conv else (line.local_conv,)
         positions = request.pos if line.pos is None and request.pos else (line.pos,)
-        for conv, pos in itertools.product(convs, positions):
-            yield Line(mixer=line.mixer, local_conv=conv, pos=pos)
+        schedules = [(line.every, line.offset, line.between)]
+        if not line.is_scheduled:
+            schedules = list(itertools.product(request.every or (None,), request.offset or (None,), request.between or (None,)))
+        for conv, pos, (every, offset, between) in itertools.product(convs, positions, schedules):
+            yield Line(mixer=line.mixer, local_conv=conv, pos=pos, every=every, offset=offset, between=between)
 
 
 def _variations(request: SweepRequest) -> list[dict[str, object]]:

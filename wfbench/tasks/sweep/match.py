@@ -13,7 +13,9 @@ import torch
 
 import mixers
 from wfbench import models
+from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError
+from wfbench.models.schedule import mixers_of
 from wfbench.recipe import Recipe
 
 What = Literal["params", "macs"]
@@ -73,7 +75,7 @@ def match(recipe: Recipe, what: What, baseline: Recipe, classes: int) -> Match:
         return Match(what, budget, own, own)
     config = _config(recipe, classes)
     nearest: Match | None = None
-    for depth in _depths(config.mixer, config.depth):
+    for depth in _depths(config):
         found = _by_ratio(recipe, what, classes, budget, own, depth, same_depth=depth == config.depth)
         if nearest is None or abs(found.residual) < abs(nearest.residual):
             nearest = found
@@ -83,7 +85,7 @@ def match(recipe: Recipe, what: What, baseline: Recipe, classes: int) -> Match:
     unit = {"params": "parameters", "macs": "MACs"}[what]
     raise InputError(
         f"the {unit} cannot be matched",
-        got=f"{config.mixer}: {nearest.reached:,} at MLP ratio {nearest.mlp_ratio or config.mlp_ratio:g} and depth "
+        got=f"{scheduled(config)}: {nearest.reached:,} at MLP ratio {nearest.mlp_ratio or config.mlp_ratio:g} and depth "
         f"{nearest.depth or config.depth} ({100 * nearest.residual:+.1f} %) are the nearest",
         expected=f"{budget:,} {unit} within {RESIDUAL:.0%}, at an MLP ratio from {RATIOS[0]:g} to {RATIOS[1]:g}",
         remedy=f"leave the mixer out, match the {'MACs' if what == 'params' else 'parameters'}, or compare as is",
@@ -118,11 +120,15 @@ def _config(recipe: Recipe, classes: int) -> models.Config:
     return models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
 
 
-def _depths(mixer: str, depth: int) -> Iterator[int]:
-    """The depth as it is; for a mixer that lives in the FFN then all others up to four times it, the nearest first."""
-    yield depth
-    if mixers.spec(mixer).ffn_in != "linear":
-        yield from sorted((other for other in range(1, 4 * depth + 1) if other != depth), key=lambda d: (abs(d - depth), d))
+def _depths(config: models.Config) -> Iterator[int]:
+    """The depth as it is; for a mixer that lives in the FFN then all others up to four times it, the nearest first.
+
+    A depth at which no layer would carry the mixer is left out, where the schedule was chosen.
+    """
+    yield (depth := config.depth)
+    if any(mixers.spec(name).ffn_in != "linear" for name in mixers_of(config)):
+        others = range(1 if config.offset is None else config.offset + 1, 4 * depth + 1)
+        yield from sorted((other for other in others if other != depth), key=lambda d: (abs(d - depth), d))
 
 
 def _by_ratio(recipe: Recipe, what: What, classes: int, budget: int, before: int, depth: int, *, same_depth: bool) -> Match:

@@ -12,6 +12,7 @@ from wfbench.analysis.claims import read_claims
 from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
+from wfbench.tasks.common import factors_of
 from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import SweepRequest
 
@@ -47,12 +48,14 @@ class _Line(NamedTuple):
     mixer: str
     local_conv: str
     pos_embed: str
+    every: int | None
+    offset: int | None
+    between: str | None
 
 
 def line_name(draft: Draft) -> str:
     """The name of a draft's line in the tables, which claims use."""
-    config = draft.config
-    return label(_Line(draft.recipe.model.name, config.mixer, config.local_conv, config.pos_embed))
+    return label(_Line(draft.recipe.model.name, **factors_of(draft.config)))
 
 
 def _unlike(path: Path, wanted: str, has: str) -> InputError:

@@ -25,6 +25,15 @@ class Line(Section):
     mixer: str = Field(min_length=1)
     local_conv: Conv | None = None
     pos: Position | None = None
+    #: The layer schedule, as `model.every`, `model.offset` and `model.between` of a recipe.
+    every: int | None = Field(None, ge=1)
+    offset: int | None = Field(None, ge=0)
+    between: str | None = Field(None, min_length=1)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether it says anything of its layer schedule."""
+        return (self.every, self.offset, self.between) != (None, None, None)
 
     @model_validator(mode="before")
     @classmethod
@@ -58,6 +67,10 @@ class SweepRequest(Section):
     #: Each of these for every mixer that does not name its own.
     local_conv: tuple[Conv, ...] = ()
     pos: tuple[Position, ...] = ()
+    #: Each combination of these for every mixer that says nothing of its layer schedule.
+    every: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    offset: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    between: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     #: For all runs, as ``--set``.
     settings: tuple[Setting, ...] = Field((), alias="set")
     #: Recipe keys, each with several values: every combination is run.
@@ -73,7 +86,7 @@ class SweepRequest(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepRequest:
-        for name in ("mixers", "seeds", "recipes", "local_conv", "pos"):
+        for name in ("mixers", "seeds", "recipes", "local_conv", "pos", "every", "offset", "between"):
             values = getattr(self, name)
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if twice:

@@ -74,6 +74,8 @@ def name_of(recipe: Recipe, varied: Mapping[str, object]) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     section = recipe.model
     parts = [recipe.name, slug(section.mixer or section.name), section.local_conv, section.pos_embed]
+    schedule = {"every": section.every, "from": section.offset, "between": section.between and slug(section.between)}
+    parts += [f"{key}-{value}" for key, value in schedule.items() if value is not None]
     parts += [f"{key.rpartition('.')[2]}-{slug(str(value))}" for key, value in varied.items()]
     return "-".join([part for part in parts if part] + [f"s{recipe.seed}", digest])
 

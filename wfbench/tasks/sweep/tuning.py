@@ -12,6 +12,7 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.records import TrainRow, TrialRow
 from wfbench.tasks import run_directory
+from wfbench.tasks.common import factors_of
 from wfbench.tasks.identity import Digests
 from wfbench.tasks.sweep.combinations import Draft
 from wfbench.tasks.sweep.request import Tune
@@ -102,9 +103,7 @@ class Tuning:
             environment=records.stamp() if row is None else row.environment,
             created=records.now() if row is None else row.created,
             model=final.model.name,
-            mixer=config.mixer,
-            local_conv=config.local_conv,
-            pos_embed=config.pos_embed,
+            **factors_of(config),
             recipe=final.name,
             recipe_digest=recipes.digest(final),
             dataset=draft.dataset.name,
@@ -136,4 +135,4 @@ def _divergence(place: Path, classes: int) -> str | None:
 
 
 def _key(row: TrialRow) -> tuple[object, ...]:
-    return (row.model, row.mixer, row.local_conv, row.pos_embed, row.recipe_digest, row.seed, row.lr)
+    return (row.model, row.mixer, *(getattr(row, name) for name in records.FACTORS), row.recipe_digest, row.seed, row.lr)

@@ -1,7 +1,7 @@
 """Verifying: the oracles that hold for every mixer, run on any mixer, the user's own included."""
 
 # Importing them enters their checks, in the order of the table.
-from wfbench.tasks.verify import behaviour, cost, grids
+from wfbench.tasks.verify import behaviour, cost, grids, skeleton
 from wfbench.tasks.verify.judge import CHECKS, Check, Finding, Outcome, Report, verify
 from wfbench.tasks.verify.subject import FULL, QUICK, Sizes
 
@@ -17,5 +17,6 @@ __all__ = [
     "behaviour",
     "cost",
     "grids",
+    "skeleton",
     "verify",
 ]
