@@ -54,6 +54,34 @@ class TokenMixer(Protocol):
         ...
 
 
+class PredictingLayer(Protocol):
+    """What a layer may offer beside `forward`, where part of its weights is predicted from its input.
+
+    Of either slot, and by duck typing: nothing needs to be inherited. With it, `wfbench ablate` can take the predicted part
+    away, and rows of trainings say how strong it is. For every x, ``with_prediction(x, grid, predicted(x, grid))`` is the
+    layer's output, up to rounding, and ``without_prediction(x, grid)`` what zeros in its place give. A layer that has the
+    methods and, by its options, nothing to predict has an attribute ``has_prediction`` that is False.
+    """
+
+    def predicted(self, x: Tensor, grid: Grid) -> Tensor:
+        """What is predicted from the tokens ``x: (B, N, C)``, image by image: (B, ...)."""
+        ...
+
+    def with_prediction(self, x: Tensor, grid: Grid, prediction: Tensor) -> Tensor:
+        """The layer's output where the prediction is this one, of (B, ...), whatever ``x`` would predict."""
+        ...
+
+    def without_prediction(self, x: Tensor, grid: Grid) -> Tensor:
+        """The layer's output where the prediction is zero."""
+        ...
+
+
+def has_prediction(layer: object) -> bool:
+    """Whether part of a layer's weights is predicted from its input, and it has the methods of `PredictingLayer`."""
+    methods = ("predicted", "with_prediction", "without_prediction")
+    return all(callable(getattr(layer, name, None)) for name in methods) and bool(getattr(layer, "has_prediction", True))
+
+
 #: What a spec may declare; "undeclared" is for a class that carries no spec.
 _DECLARED = {
     "complexity": ("linear", "N log N", "quadratic", "undeclared"),

@@ -129,12 +129,33 @@ class InLineAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""
+        return self._mix(x, grid, self.predicted(x, grid) if self.has_prediction else None)
+
+    def _mix(self, x: Tensor, grid: Grid, kernels: Tensor | None) -> Tensor:
+        """The output where K̂ is ``kernels`` (B, C, 3, 3); None: 0."""
         q, k, v, whole = self._project(x, grid)
         y = inline_attention(q, k, v, turn_for(self.rope, grid)).transpose(1, 2).flatten(2)
-        if self.residual is not None:
-            kernels = self.residual(x.mean(dim=1).unsqueeze(2))  # (B, 9C, 1)
-            y = y + depthwise_conv_by_image(whole, kernels.view(len(x), -1, 3, 3), None, grid)
+        if kernels is not None:
+            y = y + depthwise_conv_by_image(whole, kernels, None, grid)
         return self.proj(y)
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether there is a K̂."""
+        return self.residual is not None
+
+    def predicted(self, x: Tensor, grid: Grid) -> Tensor:
+        """K̂ (B, C, 3, 3)."""
+        assert self.residual is not None, "without local there is no K̂"
+        return self.residual(x.mean(dim=1).unsqueeze(2)).view(len(x), -1, 3, 3)
+
+    def with_prediction(self, x: Tensor, grid: Grid, prediction: Tensor) -> Tensor:
+        """The output where K̂ is ``prediction`` (B, C, 3, 3)."""
+        return self._mix(x, grid, prediction)
+
+    def without_prediction(self, x: Tensor, grid: Grid) -> Tensor:
+        """The output where K̂ is 0: the attention's."""
+        return self._mix(x, grid, None)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """By the N×N weights; the prediction by head; the convolution as nine shifted products."""

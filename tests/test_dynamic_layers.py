@@ -4,11 +4,11 @@ from typing import get_args
 
 import pytest
 import torch
-from helpers import all_near, far, gradients, near, predicted_weight, scrambled, tokens
+from helpers import all_near, far, gradients, make_layer, near, predicted_weight, scrambled, tokens
 from torch import Tensor, nn
 
 import mixers
-from mixers.base import PATHS, Grid, evaluated_by
+from mixers.base import PATHS, Grid, evaluated_by, has_prediction
 from mixers.weightformer import dynamic_conv, dynamic_linear
 from mixers.weightformer.dynamic_conv import DynamicDepthwiseConv
 from mixers.weightformer.dynamic_linear import DynamicLinear, cheapest
@@ -420,3 +420,38 @@ def test_the_parameters_of_each_prediction_are_those_the_docstrings_state(c: int
         "conv": 2 * c * c + 11 * c,
     }
     assert {s: numbers(DynamicDepthwiseConv(c, strategy=s)) - 10 * c for s in CONV} == stated
+
+
+# --- the predicted part, taken apart
+
+
+PREDICTING = [
+    *(("ffn_in", f"wf-linear-{s}") for s in ("gap", "linear", "nonlinear", "deep", "bilateral")),
+    *(("token", f"wf-dwc-{s}") for s in ("gap", "adaptive", "amp-dir", "conv")),
+    ("token", "inline"),
+]
+
+
+@pytest.mark.parametrize(("slot", "name"), PREDICTING)
+@pytest.mark.parametrize("grid", [(4, 4), (5, 7), (2, 3), (16, 16)])
+@torch.no_grad()
+def test_a_layer_is_its_prediction_put_in_and_without_it_what_zeros_give(slot: str, name: str, grid: Grid) -> None:
+    layer = make_layer(name, slot, grid)
+    assert has_prediction(layer)
+    x = tokens(3, grid)
+    for path in PATHS:
+        with evaluated_by(layer, path):
+            own = layer.predicted(x, grid)
+            assert len(own) == len(x)
+            near(layer.with_prediction(x, grid, own), layer(x, grid), f"path {path}", 1e-12)
+            zeros = layer.with_prediction(x, grid, torch.zeros_like(own))
+            near(layer.without_prediction(x, grid), zeros, "without", 1e-12)
+            assert (layer(x, grid) - zeros).abs().max() > 1e-4, "there is something to take away"
+            other = layer.with_prediction(x, grid, own.roll(1, 0))
+            near(other[1:2], layer.with_prediction(x[1:2], grid, own[:1]), "another image's", 1e-12)
+
+
+def test_a_layer_that_predicts_nothing_says_so() -> None:
+    assert not has_prediction(mixers.create("inline", 24, num_heads=3, local=False))
+    assert not has_prediction(mixers.create("softmax", 24, num_heads=3))
+    assert not has_prediction(mixers.create_ffn_in("softmax", 24, 48))

@@ -432,7 +432,7 @@ def test_every_predicted_column_is_shorter_than_one(scale: float) -> None:
 @torch.no_grad()
 def test_every_predicted_kernel_is_shorter_than_one(scale: float) -> None:
     layer = make_layer("weightformer", "token", (4, 6))
-    norms = torch.linalg.vector_norm(layer._predicted(scale * tokens(2, (4, 6)), (4, 6)), dim=(2, 3))
+    norms = torch.linalg.vector_norm(layer.predicted(scale * tokens(2, (4, 6)), (4, 6)), dim=(2, 3))
     assert ((norms > 0) & (norms < 1)).all()
 
 
@@ -548,7 +548,7 @@ class DetachesThePrediction(DynamicLinear):
 class KernelsInTheWrongOrder(DynamicDepthwiseConv):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         (b, _, c), maps = x.shape, to_map(x, grid)
-        kernels = self.weight + self._predicted(x, grid).unsqueeze(2)
+        kernels = self.weight + self.predicted(x, grid).unsqueeze(2)
         kernels = kernels.transpose(0, 1).flatten(0, 1)  # channels before images: the grouping is that of other images
         y = F.conv2d(maps.reshape(1, b * c, *grid), kernels, self.bias.repeat(b), padding=1, groups=b * c)
         return to_tokens(y.view(b, c, *grid))

@@ -110,7 +110,7 @@ def test_held_out_canvases_are_others_than_training_and_validation(name: str) ->
     recipe = recipes.load(f"probe-{name}")
     trial = open_probe(recipe.data.model_copy(update={"validation": 0.2}), recipe.model.image_size)
     dataset = open_probe(recipe.data, recipe.model.image_size)
-    first = [next(probe_canvases(d, 0, batch_size=4))[0] for d in (dataset, trial)]
+    first = [next(probe_canvases(d, d.indices(0), batch_size=4))[0] for d in (dataset, trial)]
     assert not torch.equal(*first)
     assert dataset.listing.digest != trial.listing.digest
     assert dataset.listing.digest == opened(name, "model.mixer=linear", "seed=5").listing.digest
@@ -232,7 +232,7 @@ def test_figures_are_those_of_the_models_answers(tmp_path: Path) -> None:
     cells = job.evaluation(job.model)
     for place, cell in enumerate(cells):
         shares = []
-        for x, y in probe_canvases(job.dataset, place, batch_size=5):
+        for x, y in probe_canvases(job.dataset, job.dataset.indices(place), batch_size=5):
             right, asked = job.model(x).argmax(1) == y, y != IGNORE
             shares += ((right & asked).sum((1, 2)) / asked.sum((1, 2))).tolist()
         assert len(shares) == 16
@@ -342,3 +342,16 @@ def test_rates_are_tuned_on_canvases_of_their_own(tmp_path: Path) -> None:
 
     rates = {t.mixer: {r.lr for r in trials if r.mixer == t.mixer} for t in trials}
     assert rates["linear"] == rates["static"]
+
+
+def test_a_run_is_taken_apart(tmp_path: Path) -> None:
+    row = jobs.train(tiny("needle", "model.mixer=weightformer"), tmp_path / "run", Silent(), device=CPU)
+    assert row.strength is not None
+    assert row.strength_samples == 64
+    result = RUNNER.invoke(app, ["ablate", str(tmp_path / "run"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    rows = records.read(tmp_path / "run" / "ablation" / "records.jsonl")[0]
+    assert {r.what for r in rows} == {"branch", "zero", "mean", "other"}
+    assert {r.metric for r in rows} == {"accuracy"}
+    assert all(r.samples == 64 for r in rows)  # four levels of sixteen canvases
+    assert rows[0].unchanged == pytest.approx(row.result)

@@ -514,6 +514,24 @@ BROKEN: dict[str, tuple[str, set[str], set[str]]] = {
         {"contract"},
         {"grids"},
     ),
+    "an output without its prediction that is not what zeros give": (
+        """
+    def predicted(self, x, grid):
+        return self.conv(x, grid).mean(1)
+
+    def with_prediction(self, x, grid, prediction):
+        return self.conv(x, grid) @ self.weight + prediction[:, None]
+
+    def without_prediction(self, x, grid):
+        return 2 * self.conv(x, grid) @ self.weight
+
+    def forward(self, x, grid):
+        check_tokens(x, grid)
+        return self.with_prediction(x, grid, self.predicted(x, grid))
+""",
+        {"prediction"},
+        {"declared MACs", "declared elementwise"},
+    ),
     "a list instead of a tensor": ("\n    def forward(self, x, grid):\n        return [x]\n", {"contract"}, set()),
     "an exception everywhere": (
         "\n    def forward(self, x, grid):\n        raise KeyError('no')\n",
@@ -552,7 +570,7 @@ def judge(folder: Path, changed: str = "") -> Report:
 def test_the_mixer_that_the_broken_ones_come_from_holds(tmp_path: Path) -> None:
     report = judge(tmp_path)
     assert refuted(report) == {}
-    assert [f.name for f in report.checks if f.verdict == "n.a."] == ["naive agreement", "as a set"]
+    assert [f.name for f in report.checks if f.verdict == "n.a."] == ["naive agreement", "prediction", "as a set"]
 
 
 @pytest.mark.parametrize("case", list(BROKEN))

@@ -15,6 +15,7 @@ from mixers.base import (
     check_path,
     check_tokens,
     conv_parameters,
+    depthwise_conv,
     depthwise_conv_by_image,
     init_linear_,
     pooling_windows,
@@ -131,7 +132,7 @@ class DynamicDepthwiseConv(nn.Module):
             kernels = F.softplus(from_mean)[..., None, None] * (kernels / length)
         return kernels
 
-    def _predicted(self, x: Tensor, grid: Grid) -> Tensor:
+    def predicted(self, x: Tensor, grid: Grid) -> Tensor:
         """K̂ (B, C, 3, 3), every kernel shorter than 1."""
         kernels = self._raw_kernels(x, grid)
         return kernels / (torch.linalg.vector_norm(kernels, dim=(2, 3), keepdim=True) + 1)
@@ -141,10 +142,18 @@ class DynamicDepthwiseConv(nn.Module):
         check_tokens(x, grid)
         check_dynamic_grid(grid)
         check_path(self.path)
-        kernels = self.weight[:, 0] + self._predicted(x, grid)  # (B, C, 3, 3)
+        return self.with_prediction(x, grid, self.predicted(x, grid))
+
+    def with_prediction(self, x: Tensor, grid: Grid, prediction: Tensor) -> Tensor:
+        """The output where K̂ is ``prediction`` (B, C, 3, 3)."""
+        kernels = self.weight[:, 0] + prediction  # (B, C, 3, 3)
         # Measured on the CPU only: elsewhere the authors' order, channels first, stays.
         last = self.path == "auto" and x.device.type == "cpu"
         return (channels_last if last else depthwise_conv_by_image)(x, kernels, self.bias, grid)
+
+    def without_prediction(self, x: Tensor, grid: Grid) -> Tensor:
+        """X ∗ K₀ + b₀: the output where K̂ is 0."""
+        return depthwise_conv(x, self.weight, self.bias, grid)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """The pooling window by window, the convolution as nine shifted products."""

@@ -245,6 +245,22 @@ class DynamicLinear(nn.Module):
         t = core_factor(e, f, wb, scale)
         return rank(x, t, wa, w0, b0) if form == "rank" else fold(x, t, wa, w0, b0)
 
+    def predicted(self, x: Tensor, grid: Grid) -> Tensor:
+        """Ŵ (B, C, D), every column shorter than 1; formed here, which most orders of evaluation avoid."""
+        check_tokens(x, grid)
+        check_dynamic_grid(grid)
+        e, f = self._codes(x, grid)
+        weight = self.expand_in.mT @ core_factor(e, f, self.expand_out, self._scale(x.shape[1]))
+        return weight / (torch.linalg.vector_norm(weight, dim=1, keepdim=True) + 1)
+
+    def with_prediction(self, x: Tensor, grid: Grid, prediction: Tensor) -> Tensor:
+        """X (W₀ + Ŵ) + b₀ where Ŵ is ``prediction`` (B, C, D)."""
+        return torch.baddbmm(self.bias, x, self.weight + prediction)
+
+    def without_prediction(self, x: Tensor, grid: Grid) -> Tensor:
+        """X W₀ + b₀: the output where Ŵ is 0."""
+        return F.linear(x, self.weight.mT, self.bias)
+
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """The formula, image by image and cell by cell."""
         c, wp, outputs = self.in_features, self.predictor.weight, []

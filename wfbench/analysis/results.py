@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wfbench.analysis.ablation import AblationResult, ablations
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.claims import ClaimsResult, claims_results
 from wfbench.analysis.cost import Costs, costs
@@ -39,6 +40,7 @@ class Results:
         segmentation_sizes: the same weights on images of several sizes.
         losses: held-out losses of denoisers.
         scores: scores of samples.
+        ablations: what trained networks reach with something taken away, by setting and figure.
     """
 
     claims: tuple[ClaimsResult, ...]
@@ -54,6 +56,7 @@ class Results:
     segmentation_sizes: tuple[SizesResult, ...]
     losses: tuple[Losses, ...]
     scores: tuple[Scores, ...]
+    ablations: tuple[AblationResult, ...]
 
 
 def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[Run] = ()) -> Results:
@@ -85,4 +88,5 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         segmentation_sizes=segmentation_sizes(rows, asked.baseline),
         losses=held_out_losses(rows, asked.baseline),
         scores=sample_scores(rows, asked.baseline),
+        ablations=ablations(rows),
     )

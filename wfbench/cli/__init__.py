@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from wfbench import __version__
+from wfbench.cli.ablate import ablate
 from wfbench.cli.baselines import baselines
 from wfbench.cli.data import data
 from wfbench.cli.demo import demo
@@ -46,6 +47,7 @@ app.command("mixers")(mixers)
 app.command("train")(train)
 app.command("sample")(sample)
 app.command("eval")(evaluate)
+app.command("ablate")(ablate)
 app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("report")(report)

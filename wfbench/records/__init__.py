@@ -4,7 +4,7 @@ Tables and plots are made from these rows and from nothing else. The schema is v
 newer than itself. A row that a killed writer left torn is reported and skipped; nothing else is lost.
 
     row.py           what all rows share
-    training.py, profile.py, diffusion.py, evidence.py     rows by kind
+    training.py, dense.py, diffusion.py, ablation.py, profile.py, evidence.py     rows by kind
     journal.py       the union of all kinds; JSONL under a lock
     environment.py   the stamp
     identity.py      digests of code
@@ -12,6 +12,7 @@ newer than itself. A row that a killed writer left torn is reported and skipped;
 
 from __future__ import annotations
 
+from wfbench.records.ablation import AblationRow, Metric, What
 from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.environment import stamp
@@ -30,12 +31,13 @@ from wfbench.records.profile import (
     ThroughputRow,
 )
 from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now
-from wfbench.records.training import BaselineRow, Chosen, EvalRow, TrainRow, TrialRow
+from wfbench.records.training import BaselineRow, Chosen, EvalRow, Slot, Strength, TrainRow, TrialRow
 
 __all__ = [
     "FACTORS",
     "SCHEDULE",
     "SCHEMA",
+    "AblationRow",
     "AnyRow",
     "BaselineRow",
     "BreakdownRow",
@@ -54,6 +56,7 @@ __all__ = [
     "LeakCheck",
     "MachineRow",
     "MeasurementRow",
+    "Metric",
     "PictureRow",
     "ProbeCell",
     "ProbeEvalRow",
@@ -63,10 +66,13 @@ __all__ = [
     "Row",
     "ScalingRow",
     "ScoreRow",
+    "Slot",
+    "Strength",
     "ThroughputRow",
     "TracedRow",
     "TrainRow",
     "TrialRow",
+    "What",
     "append",
     "command_line",
     "now",

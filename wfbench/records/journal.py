@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError, writing
+from wfbench.records.ablation import AblationRow
 from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
@@ -52,6 +53,7 @@ AnyRow = Annotated[
     | DiTRow
     | DenoisingRow
     | ScoreRow
+    | AblationRow
     | TrialRow
     | ClaimsRow,
     Field(discriminator="kind"),

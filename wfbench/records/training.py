@@ -24,6 +24,23 @@ class Chosen(Strict):
     validation: float | None = None
 
 
+#: A slot of a block: the token mixer, or the FFN's first Linear.
+Slot = Literal["mixer", "fc1"]
+
+
+class Strength(Strict):
+    """How strong the predicted part of a layer is: |X Ŵ| / |X W₀|, see `wfbench.measure.strength`.
+
+    ``common`` is of the prediction's mean over the samples, ``own`` of what is left of each sample's prediction without it.
+    """
+
+    slot: Slot
+    layer: int
+    total: float
+    common: float
+    own: float
+
+
 class TrainingRow(TracedRow):
     """What the rows of all kinds of training share: the settings of one finished run, and what it cost."""
 
@@ -60,6 +77,11 @@ class TrainingRow(TracedRow):
     data_wait_share: float
     #: Whether it was resumed with other code: which, with both digests.
     code_changed: str | None = None
+    #: Of each layer with a predicted part, its strength after training and in the initial weights, on so many held-out samples;
+    #: None where the mixer has no predicted part, and in rows of earlier versions.
+    strength: tuple[Strength, ...] | None = None
+    strength_before: tuple[Strength, ...] | None = None
+    strength_samples: int | None = None
 
 
 class TrainRow(TrainingRow):

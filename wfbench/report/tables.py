@@ -12,6 +12,7 @@ from wfbench.analysis.asked import Asked
 from wfbench.analysis.results import Results, analyse
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run
+from wfbench.report.ablation import ablation_tables
 from wfbench.report.accuracy import accuracy_tables
 from wfbench.report.claims import claims_tables
 from wfbench.report.columns import Table
@@ -60,5 +61,6 @@ def tables_of(results: Results, *, published: bool = False) -> list[Table]:
         *receptive_field_tables(results.receptive_fields),
         *loss_tables(results.losses),
         *score_tables(results.scores),
+        *ablation_tables(results.ablations),
         *(published_tables() if published else []),
     ]

@@ -62,6 +62,11 @@ def number_with_half_width(value: Interval) -> str:
     return f"{value.estimate:,.{places}f} ± {half:,.{places}f}"
 
 
+def strength_in_words(strength: Interval) -> str:
+    """The strength of a predicted part with two significant digits, and half the width of its interval where there is one."""
+    return with_half_width(strength, lambda value: f"{value:.2g}")
+
+
 def probability(value: float) -> str:
     """A probability in per cent, which is never rounded to certainty."""
     return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"

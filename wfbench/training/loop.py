@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wfbench import signals
+from wfbench.records.training import Strength
 from wfbench.training import checkpoint, distributed
 from wfbench.training.state import StepMetrics, TrainState
 
@@ -69,6 +70,8 @@ class Scores:
     detail: Any = None
     #: Whether nothing is left to learn, by the task's rule.
     is_solved: bool = False
+    #: The strength of predicted parts, by the prefix of the weights' figures; empty where there is no predicted part.
+    strengths: Mapping[str, tuple[Strength, ...]] = field(default_factory=dict)
 
 
 @dataclass

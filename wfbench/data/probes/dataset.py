@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mixers.base import Grid
 from wfbench.data.listing import Entry, Listing, array_entry, json_entry, list_data
@@ -134,6 +133,10 @@ class ProbeDataset:
         """How many of the conditions are of the trained grid; they come first."""
         return len(self.section.levels)
 
+    def indices(self, condition: int) -> range:
+        """The held-out canvases of the ``condition``-th of the conditions."""
+        return range(condition * self.section.held_out, (condition + 1) * self.section.held_out)
+
     @functools.cached_property
     def asked(self) -> int:
         """Tokens that are asked on a canvas of training; every canvas of a grid asks as many."""
@@ -240,10 +243,7 @@ def probe_train_batches(
 
 
 def probe_canvases(
-    dataset: ProbeDataset, condition: int, *, batch_size: int, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The held-out canvases of the ``condition``-th of the conditions, in order. Of ``world`` processes, ``rank`` gets every
-    world-th batch."""
-    first = condition * dataset.section.held_out
-    indices = range(first, first + dataset.section.held_out)
+    dataset: ProbeDataset, indices: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Held-out canvases of one grid, in order. Of ``world`` processes, ``rank`` gets every world-th batch."""
     return read(_Inputs(dataset.val, 0), in_order(indices, batch_size, rank, world), 0, warn_replaced)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wfbench.analysis.results import Results
 from wfbench.report.columns import Table
+from wfbench.report.figures.ablation import ablation
 from wfbench.report.figures.accuracy import accuracy, resolution
 from wfbench.report.figures.claims import claims
 from wfbench.report.figures.cost import latency, memory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "ablation",
     "accuracy",
     "claims",
     "denoising_curves",
@@ -75,3 +77,5 @@ def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]
         yield "erf", table, receptive_fields(fields)
     for losses, table in with_tables(results.losses, tables, "denoising"):
         yield "denoising", table, denoising_curves(losses)
+    for taken, table in with_tables(results.ablations, tables, "ablation"):
+        yield "ablation", table, ablation(taken)

@@ -52,6 +52,7 @@ _SECTIONS = {
     "segmentation-sizes": "segmentation",
     "denoising": "denoisers",
     "scores": "denoisers",
+    "ablation": "ablation",
 }
 
 
@@ -113,6 +114,7 @@ def page(
             _Section("training", "Training", drawn["training"], legend=_LEGENDS["training"]),
             _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=pictured["maps"]),
             _Section("denoisers", "Denoisers", tables=shown.get("denoisers", ())),
+            _Section("ablation", "What does the work", tables=shown.get("ablation", ())),
             _Section("samples", "Samples", maps=pictured["samples"]),
             _Section("published", "Published numbers", tables=shown.get("published", ())),
             _Section("pictures", "Pictures left out", left_out=left_out),

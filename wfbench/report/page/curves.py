@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from wfbench.analysis.lines import label
+from wfbench.records import Slot
 from wfbench.records.run_directory import Run
 from wfbench.report.page.charts import Chart, Choice, Point, lines_spec
 from wfbench.report.words import pixels
@@ -29,10 +31,14 @@ def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart
             more: dict[str, float] = {
                 name: 100 * point[name] for name in ("accuracy", "miou", "pixel_accuracy") if name in point
             }
-            found.setdefault(key, []).append({**point, **more, **who})
+            plain = {
+                name: value for name, value in point.items() if "strength_" not in name
+            }  # those of every layer fill a page
+            found.setdefault(key, []).append({**plain, **more, **_strengths(point), **who})
     words = {"accuracy": "held-out top-1 (%)", "miou": "held-out mIoU (%)", "pixel_accuracy": "pixels right (%)"}
     words |= {"loss": "held-out loss", "train_loss": "training loss", "lr": "learning rate"}
     words |= {"grad_norm": "norm of the gradient before clipping"}
+    words |= {f"strength_{slot}": f"strength of predicted parts, {slot}" for slot in get_args(Slot)}
     made = []
     for number, ((dataset, recipe, side, digest), points) in enumerate(sorted(found.items()), 1):
         alone = sum(key[:3] == (dataset, recipe, side) for key in found) == 1
@@ -49,3 +55,11 @@ def training_charts(runs: Sequence[Run], looks: Mapping[str, Any]) -> list[Chart
             notes = ("Each line is one run, of one seed, so it has no interval.",)
             made.append(Chart(f"curves-{number}", title, spec, points, x, y, (), notes))
     return made
+
+
+def _strengths(point: Mapping[str, float]) -> dict[str, float]:
+    """The strength of predicted parts, the mean over the layers of a slot, of the raw weights; of an epoch that has it."""
+    found = {
+        slot: [value for name, value in point.items() if re.fullmatch(rf"strength_{slot}_\d+", name)] for slot in get_args(Slot)
+    }
+    return {f"strength_{slot}": sum(values) / len(values) for slot, values in found.items() if values}

@@ -7,21 +7,34 @@ A new kind is one file with a class derived from `Job`, which says how it evalua
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from wfbench import models
 from wfbench import recipe as recipes
-from wfbench.data import Batch, Dataset, DenseDataset, Latents, ProbeDataset, eval_batches, steps_per_epoch, train_batches
+from wfbench.data import (
+    Batch,
+    Dataset,
+    DenseDataset,
+    Latents,
+    ProbeDataset,
+    Subset,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
+from wfbench.measure.strength import predicting_layers, strengths
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
-from wfbench.records import Chosen, Environment, Row
+from wfbench.records import Chosen, Environment, Row, Strength
 from wfbench.tasks.common import dtype_name, factors_of, try_count
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.weights import read_weights
@@ -41,6 +54,7 @@ class Finished:
         scores: the last evaluation.
         environment: where its last session ran, stamped at that one's beginning.
         identity: the code and the data that it was made with; None for a run that was begun by an earlier version.
+        strength_before: the strength of predicted parts in the initial weights; None where there is none.
     """
 
     state: TrainState
@@ -48,6 +62,7 @@ class Finished:
     scores: Scores
     environment: Environment
     identity: Identity | None
+    strength_before: tuple[Strength, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +181,49 @@ class Job(ABC):
         found = {"": self.evaluation(state.model)}
         if state.ema is not None:
             found["ema_"] = self.evaluation(state.ema.module)
-        return self.scores(found)
+        scores = self.scores(found)
+        of_weights = {"": state.model} | ({} if state.ema is None else {"ema_": state.ema.module})
+        measured = {prefix: self.strength(model) for prefix, model in of_weights.items()}
+        strong = {prefix: strength for prefix, strength in measured.items() if strength is not None}
+        curves = {name: value for prefix, strength in strong.items() for name, value in _curves(prefix, strength).items()}
+        return replace(scores, metrics={**scores.metrics, **curves}, strengths=strong)
+
+    def strength(self, model: nn.Module) -> tuple[Strength, ...] | None:
+        """How strong the predicted part of each layer is on a few held-out samples; None where the mixer has none.
+
+        Every process measures the same samples. No random number is drawn, and the random states stay as they are.
+        """
+        if not predicting_layers(model):
+            return None
+        device = next(model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return strengths(model, lambda: self.outcomes(model, self.few_samples))
+
+    #: How many held-out samples, evenly spread, the strength of predicted parts is measured on, if there are as many.
+    strength_samples: ClassVar[int] = 64
+
+    @functools.cached_property
+    def few_samples(self) -> list[Batch]:
+        """Those samples, the same ones in every process."""
+        data = self.recipe.data.model_copy(update={"workers": 0})
+        alone = replace(self, recipe=self.recipe.model_copy(update={"data": data}), rank=0, world=1)
+        return list(alone.with_few_held_out(self.strength_samples).held_out(batch_size=self.held_out_batch))
+
+    def with_few_held_out(self, count: int) -> Job:
+        """The same with at most so many held-out samples, evenly spread."""
+        assert isinstance(self.dataset, Dataset)
+        chosen = spread(len(self.dataset.val), count)
+        return replace(self, dataset=replace(self.dataset, val=Subset(self.dataset.val, chosen)))
+
+    @abstractmethod
+    def outcomes(self, model: nn.Module, batches: Iterable[Batch], first: int = 0) -> Tensor:
+        """What each sample of some held-out batches gives, by the evaluator of this kind of training: (samples, ...).
+
+        Args:
+            model: of this run's classes, in evaluation or not; its mode is restored.
+            batches: held-out samples.
+            first: the place of their first one among all of them.
+        """
 
     @abstractmethod
     def evaluation(self, model: nn.Module) -> Any:
@@ -225,7 +282,25 @@ class Job(ABC):
             "train_seconds": progress.train_seconds,
             "images_per_second": progress.images / seconds,
             "data_wait_share": progress.wait_seconds / seconds,
+            "strength": finished.scores.strengths.get(prefix),
+            "strength_before": finished.strength_before,
+            "strength_samples": sum(len(x) for x, _ in self.few_samples) if finished.scores.strengths else None,
         }
+
+
+def spread(size: int, count: int) -> list[int]:
+    """At most so many places of a list of this size, evenly spread."""
+    count = min(size, count)
+    return [k * size // count for k in range(count)]
+
+
+def _curves(prefix: str, found: Iterable[Strength]) -> dict[str, float]:
+    """Strengths as an epoch's figures: of the whole predicted part and of the image's own, by slot and layer."""
+    named: dict[str, float] = {}
+    for strength in found:
+        name = f"{prefix}strength_{strength.slot}_{strength.layer}"
+        named |= {name: strength.total, f"{name}_own": strength.own}
+    return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
 def load_initial(recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,12 @@ class ClassifyJob(Job):
         device = next(model.parameters()).device
         batches = self.held_out(image_size, batch_size=self.held_out_batch)
         return evaluate(model, batches, device, autocast=precision_of(self.recipe, device), classes=classes)
+
+    def outcomes(self, model: nn.Module, batches: Iterable[Batch], first: int = 0) -> Tensor:
+        """Whether each sample's class is found: 1 or 0 (samples,), in float64."""
+        device = next(model.parameters()).device
+        found = evaluate(model, batches, device, autocast=precision_of(self.recipe, device))
+        return (found.predictions == found.targets).double()
 
     def scores(self, found: Mapping[str, Evaluation]) -> Scores:
         """Accuracy, loss and top-5 of raw and averaged weights; the raw ones' accuracy decides the best epoch."""

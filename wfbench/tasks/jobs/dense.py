@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wfbench.data import Batch, DenseDataset, dense_eval_batches, dense_train_batches, open_dense
+from wfbench.data.dense.dataset import DenseSubset
 from wfbench.data.dense.loading import REPLACEMENT
 from wfbench.errors import InputError
 from wfbench.models import DenseModel, create_dense
 from wfbench.recipe import DenseSection, Recipe
 from wfbench.records import DenseRow, Row
 from wfbench.tasks.common import dtype_name, precision_of
-from wfbench.tasks.jobs.base import WEIGHTS_OF, Finished, Job, load_initial
+from wfbench.tasks.jobs.base import WEIGHTS_OF, Finished, Job, load_initial, spread
 from wfbench.tasks.jobs.dense_pictures import prediction_picture
 from wfbench.training import DenseEvaluation, Loss, Scores, checkpoint, confusion, evaluate_dense, logits_at
 
@@ -161,17 +162,7 @@ class DenseJob(Job):
         Raises:
             InputError: if no held-out pixel has a label, or an image or mask cannot be evaluated.
         """
-        device = next(model.parameters()).device
-        found = evaluate_dense(
-            model,
-            self.held_out(image_size, batch_size=self.held_out_batch),
-            device,
-            classes=len(self.dataset.classes),
-            ignore_index=self.dataset.ignore_index,
-            autocast=precision_of(self.recipe, device),
-            window=self.window,
-            stride=self.stride,
-        )
+        found = self._evaluated(model, self.held_out(image_size, batch_size=self.held_out_batch))
         if not found.confusion.pixels:
             raise InputError(
                 "no held-out pixel has a label",
@@ -180,6 +171,31 @@ class DenseJob(Job):
                 remedy="check the masks, data.dense.ignore_index and data.dense.reduce_zero_label",
             )
         return found
+
+    def _evaluated(self, model: nn.Module, batches: Iterable[Batch]) -> DenseEvaluation:
+        device = next(model.parameters()).device
+        return evaluate_dense(
+            model,
+            batches,
+            device,
+            classes=len(self.dataset.classes),
+            ignore_index=self.dataset.ignore_index,
+            autocast=precision_of(self.recipe, device),
+            window=self.window,
+            stride=self.stride,
+        )
+
+    def outcomes(self, model: nn.Module, batches: Iterable[Batch], first: int = 0) -> Tensor:
+        """Each image's pixels by class, right, true and predicted: (samples, 3, K), int64."""
+        return self._evaluated(model, batches).counts
+
+    #: Fewer than a classifier's: an image has many pixels.
+    strength_samples: ClassVar[int] = 16
+
+    def with_few_held_out(self, count: int) -> DenseJob:
+        """The same with at most so many held-out images, evenly spread."""
+        chosen = spread(len(self.dataset.val), count)
+        return replace(self, dataset=replace(self.dataset, val=DenseSubset(self.dataset.val, chosen)))
 
     def scores(self, found: Mapping[str, DenseEvaluation]) -> Scores:
         """mIoU, pixel accuracy and loss of raw and averaged weights; the raw ones' mIoU decides the best epoch."""

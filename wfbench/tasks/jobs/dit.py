@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wfbench import models
 from wfbench.data import (
@@ -95,19 +97,42 @@ class DiTJob(Job):
 
         Where several processes evaluate together, each gets the whole result, which is that of a single one.
         """
-        device = next(model.parameters()).device
-        size, bins = self.held_out_batch, self.section.held_out_bins
-        training, own = model.training, []
-        model.eval()
-        try:
-            for k, (x, y) in enumerate(self.held_out(batch_size=size)):
-                with precision_of(self.recipe, device):
-                    own.append(held_out_terms(model, x, y, (k * self.world + self.rank) * size, bins=bins, device=device))
-        finally:
-            model.train(training)
+        size = self.held_out_batch
+        batches = enumerate(self.held_out(batch_size=size))
+        own = self._terms(model, (((k * self.world + self.rank) * size, batch) for k, batch in batches))
         by_rank = distributed.gather(own)
         ordered = [by_rank[k % len(by_rank)][k // len(by_rank)] for k in range(sum(map(len, by_rank)))]
         return HeldOut.of(torch.cat(ordered, dim=2))
+
+    @torch.no_grad()
+    def _terms(self, model: nn.Module, batches: Iterable[tuple[int, Batch]]) -> list[Tensor]:
+        """mse and vb (2, bins, samples) of each of this process's batches, which come with the place of their first sample."""
+        device, bins = next(model.parameters()).device, self.section.held_out_bins
+        training, own = model.training, []
+        model.eval()
+        try:
+            for first, (x, y) in batches:
+                with precision_of(self.recipe, device):
+                    own.append(held_out_terms(model, x, y, first, bins=bins, device=device))
+        finally:
+            model.train(training)
+        return own
+
+    def outcomes(self, model: nn.Module, batches: Iterable[Batch], first: int = 0) -> Tensor:
+        """The loss of each sample, mse + vb, the mean over the bins of t: (samples,), in float64."""
+        given = list(batches)
+        places = itertools.accumulate((len(x) for x, _ in given), initial=first)
+        terms = torch.cat(self._terms(model, zip(places, given, strict=False)), dim=2)
+        return terms.sum(dim=0).mean(dim=0)
+
+    #: Fewer than a classifier's: each is seen in every bin of t.
+    strength_samples: ClassVar[int] = 16
+
+    def with_few_held_out(self, count: int) -> DiTJob:
+        """The same with at most so many held-out samples, evenly spread."""
+        asked = min(count, self.section.held_out_samples or len(self.dataset.val))
+        section = self.section.model_copy(update={"held_out_samples": asked})
+        return replace(self, recipe=self.recipe.model_copy(update={"diffusion": section}))
 
     def scores(self, found: Mapping[str, HeldOut]) -> Scores:
         """The held-out loss of raw and averaged weights; the averaged ones, where there are any, decide the best epoch."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import LeakCheck, ProbeCell, ProbeLook, ProbeRow, Row
 from wfbench.tasks.common import precision_of
 from wfbench.tasks.jobs import dense
-from wfbench.tasks.jobs.base import Finished, Job, load_initial
+from wfbench.tasks.jobs.base import Finished, Job, load_initial, spread
 from wfbench.tasks.probe_checks import check_leak, global_layers
 from wfbench.training import DenseEvaluation, Loss, Scores, evaluate_dense
 
@@ -38,9 +38,13 @@ class CellFigures:
     @classmethod
     def of(cls, found: DenseEvaluation) -> CellFigures:
         """From the counts of each canvas."""
-        right, asked = found.counts[:, 0].sum(1).double(), found.counts[:, 1].sum(1)
-        shares = right / asked
+        shares = shares_of_right(found)
         return cls(float(shares.mean()), float(shares.std() / len(shares) ** 0.5), found.loss)
+
+
+def shares_of_right(found: DenseEvaluation) -> Tensor:
+    """Each canvas's share of right answers among its asked tokens: (samples,), float64."""
+    return found.counts[:, 0].sum(1).double() / found.counts[:, 1].sum(1)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class ProbeJob(Job):
 
     dataset: ProbeDataset
     model: DenseModel
+    #: Of the held-out canvases of the levels on the grid of training, these alone; None for all.
+    chosen_canvases: tuple[int, ...] | None = None
 
     @property
     def loss(self) -> Loss | None:
@@ -74,8 +80,11 @@ class ProbeJob(Job):
         )
 
     def held_out(self, image_size: tuple[int, int] | None = None, *, batch_size: int) -> Iterator[Batch]:
-        """This process's batches of the held-out canvases of the first level."""
-        return probe_canvases(self.dataset, 0, batch_size=batch_size, rank=self.rank, world=self.world)
+        """This process's batches of the held-out canvases of all levels on the grid of training."""
+        indices = range(self.dataset.trained * self.dataset.section.held_out)
+        return probe_canvases(
+            self.dataset, self.chosen_canvases or indices, batch_size=batch_size, rank=self.rank, world=self.world
+        )
 
     @property
     def held_out_batch(self) -> int:
@@ -93,7 +102,7 @@ class ProbeJob(Job):
         with torch.no_grad():
             self.loss(self.model, *batch, torch.Generator())
             for place in self._places:
-                self.model(next(probe_canvases(self.dataset, place, batch_size=1))[0])
+                self.model(next(probe_canvases(self.dataset, self.dataset.indices(place), batch_size=1))[0])
         self._leak_check()
 
     def _leak_check(self) -> LeakCheck:
@@ -117,23 +126,34 @@ class ProbeJob(Job):
 
     def evaluation(self, model: nn.Module) -> tuple[CellFigures | None, ...]:
         """A model of this run under every condition; None where it cannot be."""
-        device = next(model.parameters()).device
         found: list[CellFigures | None] = [None] * len(self.dataset.conditions)
         for place in self._places:
             grid = self.dataset.conditions[place].grid
             tokens, own = grid[0] * grid[1], self.dataset.grid[0] * self.dataset.grid[1]
             batch = max(1, self.held_out_batch * own // tokens)
-            canvases = probe_canvases(self.dataset, place, batch_size=batch, rank=self.rank, world=self.world)
-            figures = evaluate_dense(
-                model,
-                canvases,
-                device,
-                classes=len(self.dataset.classes),
-                ignore_index=self.dataset.ignore_index,
-                autocast=precision_of(self.recipe, device),
-            )
-            found[place] = CellFigures.of(figures)
+            indices = self.dataset.indices(place)
+            canvases = probe_canvases(self.dataset, indices, batch_size=batch, rank=self.rank, world=self.world)
+            found[place] = CellFigures.of(self._evaluated(model, canvases))
         return tuple(found)
+
+    def _evaluated(self, model: nn.Module, canvases: Iterable[Batch]) -> DenseEvaluation:
+        device = next(model.parameters()).device
+        return evaluate_dense(
+            model,
+            canvases,
+            device,
+            classes=len(self.dataset.classes),
+            ignore_index=self.dataset.ignore_index,
+            autocast=precision_of(self.recipe, device),
+        )
+
+    def outcomes(self, model: nn.Module, batches: Iterable[Batch], first: int = 0) -> Tensor:
+        """Each canvas's share of right answers: (samples,), float64."""
+        return shares_of_right(self._evaluated(model, batches))
+
+    def with_few_held_out(self, count: int) -> ProbeJob:
+        """The same with at most so many held-out canvases, evenly spread over the levels on the grid of training."""
+        return replace(self, chosen_canvases=tuple(spread(self.dataset.trained * self.dataset.section.held_out, count)))
 
     def scores(self, found: Mapping[str, tuple[CellFigures | None, ...]]) -> Scores:
         """Accuracy under every condition, and over the levels on the grid of training accuracy and loss."""

@@ -62,6 +62,7 @@ def run_session(
     """
     environment = records.stamp(device.type)  # of the code that runs, not of a later commit
     job.model.to(device)
+    before = job.strength(job.model)  # of the initial weights, which a resume has made again; every process measures
     places = positions(job.recipe.batch_size, distributed.rank(), distributed.world())
     state = TrainState(job.model, job.recipe, job.steps_per_epoch, loss=job.loss, positions=places)
     progress = Progress(began=records.now())
@@ -79,7 +80,7 @@ def run_session(
     own = trackers if trackers is not None and distributed.is_main() else Trackers()
     with own.beside(watch, out, job.recipe, after=state.step_count) as all_watch:
         scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix, metadata=about)
-    finished = Finished(state, progress, scores, environment, identity)
+    finished = Finished(state, progress, scores, environment, identity, before)
     return distributed.on_main(lambda: _write_result(job, finished, about, out))
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
-from mixers.base import Grid, evaluated_by
+from mixers.base import Grid, evaluated_by, has_prediction
 from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable, said
 from wfbench.tasks.verify.subject import HOMES, NO_GRIDS, TOLERANCE, Subject, gap, gradients, in_double, paths_of, run, shown
 
@@ -209,6 +209,40 @@ def _distance(a: Tensor | None, b: Tensor | None) -> float:
         other = a if b is None else b
         return 0.0 if other is None else gap(other, torch.zeros_like(other))
     return gap(a, b)
+
+
+@check(
+    "prediction",
+    meaning="Where the class has the methods predicted, with_prediction and without_prediction: its own prediction gives its"
+    " output, in every order of evaluation, and zeros give the output without one.",
+    expected=f"differences up to {TOLERANCE.exact:.0e}",
+    compares=True,
+)
+def prediction(subject: Subject) -> Outcome:
+    """The identities that `wfbench ablate` rests on, and that each image has a prediction of its own."""
+    if not has_prediction(subject.build(subject.grid)):
+        return not_applicable("it has no methods predicted, with_prediction and without_prediction, or predicts nothing")
+    distances = {"an output": 0.0, "the output without a prediction": 0.0, "a prediction beside others": 0.0}
+    for grid in subject.working(NAIVE_GRIDS) or [subject.grid]:
+        layer, x = subject.build(grid, torch.float64), subject.tokens(3, grid)
+        for path in paths_of(layer):
+            with evaluated_by(layer, path), torch.no_grad():
+                own, whole = layer.predicted(x, grid), run(layer, x, grid)  # type: ignore[operator]
+                if len(own) != len(x):
+                    return fails(f"a prediction of {tuple(own.shape)} for {len(x)} images", "predict for each image: (B, ...)")
+                found = {
+                    "an output": gap(layer.with_prediction(x, grid, own), whole),  # type: ignore[operator]
+                    "the output without a prediction": gap(
+                        layer.without_prediction(x, grid),  # type: ignore[operator]
+                        layer.with_prediction(x, grid, torch.zeros_like(own)),  # type: ignore[operator]
+                    ),
+                    "a prediction beside others": gap(layer.predicted(x[1:2], grid), own[1:2]),  # type: ignore[operator]
+                }
+            distances = {name: max(found[name], worst) for name, worst in distances.items()}
+    worst = max(distances, key=lambda name: distances[name])
+    where = f" in {worst}" if distances[worst] > TOLERANCE.exact else ""
+    remedy = "the three methods and forward are not of one layer; see mixers.base.PredictingLayer"
+    return judged(distances[worst] <= TOLERANCE.exact, f"{distances[worst]:.1e}{where}", remedy)
 
 
 @check(
