@@ -442,6 +442,10 @@ def test_settings_of_dense_sources_are_in_the_digest_of_these_alone() -> None:
         (["data.augment=scale-crop"], "augment: scale-crop needs source"),
         ([*SCENES, "data.hflip=0.5"], "a digit's mirror image is no digit"),
         (
+            [*SCENES, "model.init_weights=x.safetensors", "model.drop_path=0.1", "dense.frozen=true"],
+            "model.drop_path does nothing with dense.frozen",
+        ),
+        (
             [*FOLDER, "data.augment=resized-crop", "data.erase=0.1"],
             "neither auto_augment nor erase",
         ),

@@ -471,6 +471,8 @@ def _check_dense_task(recipe: Recipe, dense: DenseSection) -> None:
         raise ValueError("dense.frozen needs model.init_weights: a backbone that is neither trained nor loaded says nothing")
     if dense.frozen and recipe.optim.layer_decay is not None:
         raise ValueError("optim.layer_decay does nothing with dense.frozen: no layer of the backbone is trained")
+    if dense.frozen and recipe.model.drop_path:
+        raise ValueError("model.drop_path does nothing with dense.frozen: the backbone is as in evaluation")
     if recipe.model.init_head != "load":
         raise ValueError("model.init_head is of classifiers: a decoder always begins afresh")
     if dense.inference == "whole" and _changed(dense, "stride"):
