@@ -355,3 +355,25 @@ def test_a_run_is_taken_apart(tmp_path: Path) -> None:
     assert {r.metric for r in rows} == {"accuracy"}
     assert all(r.samples == 64 for r in rows)  # four levels of sixteen canvases
     assert rows[0].unchanged == pytest.approx(row.result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", ["static", "pool", "identity"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_local_mixer_stays_at_the_local_floor(name: str, mixer: str, tmp_path: Path) -> None:
+    """After training that teaches a global mixer much: the gap is as wide as a local one sees."""
+    few = [f"model.mixer={mixer}", "data.probe.train=1280", "epochs=5", "eval_every=5", "optim.warmup_epochs=1"]
+    recipe = recipes.load(f"probe-{name}", [*few, "data.probe.grids=[]"])
+    row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    assert row.global_layers == 0
+    for cell in row.cells:
+        # All asked tokens of a canvas may have one answer, and then they count as one draw.
+        bound = stats.binom.ppf(0.999, row.canvases, cell.local_floor) / row.canvases
+        assert cell.accuracy <= bound, cell
+
+
+@pytest.mark.slow
+def test_a_global_mixer_is_above_it_after_as_many_steps(tmp_path: Path) -> None:
+    few = ["model.mixer=xca", "data.probe.train=1280", "epochs=5", "eval_every=5", "optim.warmup_epochs=1"]
+    row = jobs.train(recipes.load("probe-majority", few), tmp_path / "run", Silent(), device=CPU)
+    assert row.cells[0].accuracy > 0.9
