@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.asked import Asked
+from wfbench.analysis.capability import CapabilityResult, ProbeResult, capabilities, probe_results
 from wfbench.analysis.claims import ClaimsResult, claims_results
 from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
@@ -37,6 +38,8 @@ class Results:
         receptive_fields: maps of the energy that reaches the central token.
         segmentation: mean intersection over union over the seeds, by setting.
         segmentation_sizes: the same weights on images of several sizes.
+        probes: accuracies of probes over the seeds, by setting.
+        capabilities: the probes of one model side by side.
         losses: held-out losses of denoisers.
         scores: scores of samples.
     """
@@ -52,6 +55,8 @@ class Results:
     receptive_fields: tuple[ReceptiveFields, ...]
     segmentation: tuple[SegmentationResult, ...]
     segmentation_sizes: tuple[SizesResult, ...]
+    probes: tuple[ProbeResult, ...]
+    capabilities: tuple[CapabilityResult, ...]
     losses: tuple[Losses, ...]
     scores: tuple[Scores, ...]
 
@@ -71,6 +76,7 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
     beside = overview(accuracy, cost.profiles)
+    probes = probe_results(rows)
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
@@ -83,6 +89,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         receptive_fields=receptive_fields(rows),
         segmentation=segmentations(rows, asked.baseline),
         segmentation_sizes=segmentation_sizes(rows, asked.baseline),
+        probes=probes,
+        capabilities=capabilities(probes),
         losses=held_out_losses(rows, asked.baseline),
         scores=sample_scores(rows, asked.baseline),
     )
