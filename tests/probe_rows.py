@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from wfbench import records
@@ -82,16 +83,10 @@ def probe_row(
     return ProbeRow(**(fields | more))  # type: ignore[arg-type]
 
 
-def stored(pairs: float, top: float = 16) -> list[float]:
-    """Accuracies of recall that cross 90 % exactly at a number of pairs: straight between the levels around it."""
-    found = []
-    for level in LEVELS["recall"]:
-        found.append(1.0 if level <= pairs else 0.3)
-    below = [place for place, value in enumerate(found) if value == 1.0]
-    if below and below[-1] + 1 < len(found):
-        import math
-
-        share = math.log2(pairs) - math.log2(LEVELS["recall"][below[-1]])
-        # from 1 at the level before, down to what makes the line cross 90 % after this share of the way
-        found[below[-1] + 1] = 1 - 0.1 / share if share > 0.1 else 0.0
-    return found
+def stored(pairs: float) -> list[float]:
+    """Accuracies of recall that cross 90 % exactly at a number of pairs, from 1 to less than 16."""
+    levels = LEVELS["recall"]
+    last = max(place for place, level in enumerate(levels) if level <= pairs)
+    share = math.log2(pairs / levels[last]) / math.log2(levels[last + 1] / levels[last])
+    before, after = (1.0, 1 - 0.1 / share) if share > 1 / 7 else ((0.9 - 0.3 * share) / (1 - share), 0.3)
+    return [1.0] * last + [before, after] + [0.3] * (len(levels) - last - 2)

@@ -496,8 +496,8 @@ def _interval_notes(lines: Sequence[ProbeLine], *, accuracies: bool) -> list[str
     counts = {len(line.runs) for line in lines}
     if accuracies and counts != {1}:
         notes.append(
-            "± is the half-width of the 95% interval of the mean over seeds (Student's t), no smaller than that of the canvases. "
-            "The unit of sampling is the canvas, whose answers are not independent."
+            "± is the half-width of the 95% interval of the mean over seeds (Student's t), no smaller than that of the "
+            "canvases. The unit of sampling is the canvas, whose answers are not independent."
         )
     if 1 in counts:
         notes.append(
@@ -516,8 +516,8 @@ def _leak_notes(lines: Sequence[ProbeLine]) -> list[str]:
     leaky = {line.label: next(run.leak_check for run in line.runs if not run.leak_check.held) for line in lines if line.leaks}
     notes = [
         f"{label}: {REFUSED}, since the leak check failed: a network of convolutions alone has gradient {found.gradient:g} "
-        f"from what the answers depend on (0 is expected), and its readout is right in {percent_words(round(found.readout, 4))} "
-        f"(at most {percent_words(round(found.bound, 4))})."
+        f"from what the answers depend on (0 is expected), and its readout is right in "
+        f"{percent_words(round(found.readout, 4))} (at most {percent_words(round(found.bound, 4))})."
         for label, found in leaky.items()
     ]
     if len(leaky) < len({line.label for line in lines}):

@@ -47,12 +47,14 @@ class _Line(NamedTuple):
     mixer: str
     local_conv: str
     pos_embed: str
+    probe: str | None
 
 
 def line_name(draft: Draft) -> str:
     """The name of a draft's line in the tables, which claims use."""
-    config = draft.config
-    return label(_Line(draft.recipe.model.name, config.mixer, config.local_conv, config.pos_embed))
+    config, probe = draft.config, draft.recipe.data.probe
+    name = None if probe is None else probe.name
+    return label(_Line(draft.recipe.model.name, config.mixer, config.local_conv, config.pos_embed, name))
 
 
 def _unlike(path: Path, wanted: str, has: str) -> InputError:
