@@ -11,8 +11,9 @@ import pytest
 from probe_rows import LEAKS, LEVELS, probe_row, stored
 from scipy import stats
 from test_every_figure import faults
+from typer.testing import CliRunner
 
-from wfbench import report
+from wfbench import recipe, report
 from wfbench.analysis.capability import (
     Crossing,
     Crossings,
@@ -25,11 +26,15 @@ from wfbench.analysis.capability import (
 from wfbench.analysis.claims import Answer, claims_results, decide, read_claims
 from wfbench.analysis.lines import label
 from wfbench.analysis.seeds_needed import seeds_for_share
+from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, ProbeRow
 from wfbench.report import Asked
 from wfbench.report.figures.capability import curve, places
 from wfbench.report.page import charts
+from wfbench.tasks.probe import QUICK, ProbeRequest, known
+from wfbench.tasks.sweep import Line, SweepRequest, registration
+from wfbench.tasks.sweep.combinations import drafts
 
 # --- one run
 
@@ -421,10 +426,8 @@ def test_the_claims_on_accuracies_speak_of_probes_too_and_runs_that_ended_early_
         for mixer, value in (("softmax", 0.9), ("linear", 0.5))
         for seed in range(3)
     ]
-    rows = [row.model_copy(update={"curve": row.curve}) for row in rows]
     claim = "kind: better, line: softmax, than: linear"
-    shifted = [row.model_copy(update={"cells": row.cells}) for row in rows]
-    found = answer(tmp_path, shifted, claim, "majority")
+    found = answer(tmp_path, rows, claim, "majority")
     assert "settings" not in found.why_none
     assert found.estimate == pytest.approx(100 * 0.4 / 3)
     leaky = [row.model_copy(update={"leak_check": LEAKS}) for row in rows]
@@ -454,3 +457,74 @@ def test_runs_of_another_probe_do_not_answer(tmp_path: Path) -> None:
     rows = [row.model_copy(update={"recipe": "probe-needle"}) for row in recalls(linear=SIX)]
     found = answer(tmp_path, rows, "line: linear, statistic: n90, at_least: 100", "needle")
     assert "the runs are of recall, not of the probe needle" in found.why_none
+
+
+# --- the command
+
+RUNNER = CliRunner()
+TINY = (
+    "epochs=2",
+    "optim.warmup_epochs=1",
+    "eval_every=1",
+    "model.embed_dim=16",
+    "model.num_heads=2",
+    "data.probe.budgets=[4]",
+)
+TINY += ("data.probe.train=64", "data.probe.held_out=16", "data.probe.levels=[1,2]", "data.probe.keys=8", "data.probe.values=8")
+TINY += ("model.in_channels=16",)
+
+
+def test_the_command_trains_reports_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wfbench.tasks.probe.QUICK", TINY)
+    words = ["probe", "--quick", "--mixer", "linear", "--mixer", "static", "--out", str(tmp_path), "--device", "cpu"]
+    first = RUNNER.invoke(app, words)
+    assert first.exit_code == 0, first.output
+    said = " ".join(first.output.split())
+    assert "not trained" in said
+    assert "It shows how fast a mixer learns" in said
+    assert str(tmp_path / "probe-recall.png") in first.output.replace("\n", "")
+    assert (tmp_path / "page.html").is_file()
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(made) == 2
+    again = RUNNER.invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert "2 finished" in again.output
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == made
+
+
+def test_what_the_command_asks_the_sweep_for() -> None:
+    plain = ProbeRequest.of([], [], None, quick=False, tune=True)
+    assert [one.recipes for one in plain.sweeps] == [(f"probe-{name}",) for name in ("majority", "recall", "needle", "shift")]
+    assert all(one.seeds == (1, 2, 3) and not one.settings for one in plain.sweeps)
+    assert plain.sweeps[0].tune.rates(1.6e-3) == pytest.approx((5.333e-4, 1.6e-3, 4.8e-3))
+    quick = ProbeRequest.of([], ["pool", "pool"], None, quick=True, tune=False)
+    assert [(one.recipes, one.seeds, one.settings, one.tune) for one in quick.sweeps] == [
+        (("probe-recall",), (1,), QUICK, None)
+    ]
+    both = ProbeRequest.of(["majority", "recall"], [], 2, quick=True, tune=False)
+    assert [bool(one.settings) for one in both.sweeps] == [False, True]
+    assert recipe.load("probe-recall", QUICK).epochs * 100 == 800
+    assert known() == ["hop", "majority", "needle", "recall", "shift"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recal"], "did you mean recall?"),
+        (["--mixer", "softmx", "--quick"], "did you mean softmax"),
+        (["--quick", "--tune"], "exclude each other"),
+        (["--seeds", "0"], "than or equal to 1"),
+    ],
+)
+def test_bad_input_is_one_message(words: list[str], said: str, tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["probe", *words, "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_claims_name_lines_as_the_tables_of_probes_do() -> None:
+    for name in ("recall", "shift"):
+        (draft,) = drafts(SweepRequest(mixers=(Line(mixer="linear"),), recipes=(f"probe-{name}",)))
+        assert registration.line_name(draft) == "linear"
