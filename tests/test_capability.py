@@ -474,6 +474,7 @@ TINY += ("data.probe.train=64", "data.probe.held_out=16", "data.probe.levels=[1,
 TINY += ("model.in_channels=16",)
 
 
+@pytest.mark.slow  # two processes train
 def test_the_command_trains_reports_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wfbench.tasks.probe.QUICK", TINY)
     words = ["probe", "--quick", "--mixer", "linear", "--mixer", "static", "--out", str(tmp_path), "--device", "cpu"]
