@@ -57,6 +57,7 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
         + ["--match", "--tune", "--trials", "--claims", "--out", "--jobs", "--threads", "--device", "--slurm", "--partition"]
         + ["--time", "--gpus", "--cpus", "--dry-run"],
         "demo": ["--out"],
+        "probe": ["--mixer", "--seeds", "--quick", "--tune", "--out", "--jobs", "--device"],
     }
     for command, expected in flags.items():
         code = f"import sys; sys.argv = ['wfbench', '{command}', '--help']; from wfbench.cli import main; main()"

@@ -34,6 +34,9 @@ EXACT = {
     *("parameters", "macs", "flops", "elementwise", "activations", "bytes_least", "bytes_moved", "bytes_alive", "share"),
     *("by shapes (MB)", "macs_exponent", "params", "gmacs", "samples", "images", "seeds", "seed_count", "rounds", "rows"),
     *("timing_samples", "seeds_ours", "seeds_theirs", "real_samples", "reference_samples", "only_ours", "only_theirs"),
+    *("canvases", "budget", "global_layers", "solved"),
+    # what is computed from the generator of a probe
+    *("chance", "local_floor", "set_floor"),
     # how something spreads, and other parts of intervals
     *("least_seconds", "most_seconds", "p10_seconds", "p25_seconds", "p75_seconds", "p90_seconds", "spread", "freedom"),
     *("loss_sd", "value_sd", "accuracy_ci95", "train_seconds_ci95"),
@@ -45,6 +48,7 @@ EXACT = {
 #: Columns that people read as text, by what begins their headings, with the numbers behind them: the CSV's column, or exact.
 TEXTS = {
     **dict.fromkeys(("GMACs", "GFLOPs", "seeds", "recipe", "share (%)", "trials", "diverged", "costs"), "exact"),
+    **dict.fromkeys(("global layers", "solved"), "exact"),
     **dict.fromkeys(("px", "rounds (ms)", "McNemar, two models", "saturating batch"), "exact"),
     **{"value": "value", "difference to": "difference", "gain": "gain", "memory (MB)": "memory_bytes", "real": "real"},
     **{"estimate": "estimate", "crossover": "side"},
@@ -70,7 +74,8 @@ def is_stated(why: str, table: Table) -> bool:
 def name_of(column: Column[Any]) -> str:
     """A column's name, without what the overview adds to those of other tables."""
     own = re.sub(r"^(accuracy|first|last)\.", "", column.key) or re.sub(r" at \d+ px$", "", column.heading)
-    return re.sub(r"^(speedup|mse|vb)_.*", r"\1", own)
+    own = re.sub(r"^\w+_(solved)$", r"\1", own)
+    return re.sub(r"^(speedup|mse|vb|chance|local_floor|set_floor)_.*", r"\1", own)
 
 
 def faults(table: Table) -> list[str]:

@@ -15,6 +15,7 @@ SMALL_SIDE = 64  # up to this image side, tables say that small images reward co
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T", bound=TracedRow)
+V = TypeVar("V")
 K = TypeVar("K", bound=Hashable)
 N = TypeVar("N", bound="Key")
 
@@ -66,13 +67,19 @@ def scheduled(row: _HasSchedule) -> str:
 def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
     """What was chosen beside mixer and schedule, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
 
-    A position is named where it is not the model's usual one (of DiTs sincos, of weightformer-* none, of the others the
-    learned one), and with ``all_positions`` wherever it is not the learned one.
+    A position is named where it is not the usual one (of the probe shift and of DiTs sincos, of other probes and of
+    weightformer-* none, else the learned one), and with ``all_positions`` wherever it is not the learned one.
     """
-    usual = "sincos" if "dit-" in row.model else "none" if row.model.startswith("weightformer-") else "learned"
+    probe = getattr(row, "probe", None)
+    usual = "sincos" if probe == "shift" else "none" if probe else _usual(row.model)
     named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
     position = "no position" if row.pos_embed == "none" else row.pos_embed
     return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])
+
+
+def _usual(model: str) -> str:
+    """A model's usual position."""
+    return "sincos" if "dit-" in model else "none" if model.startswith("weightformer-") else "learned"
 
 
 def label(row: _HasFactors, *, all_positions: bool = False) -> str:
@@ -98,9 +105,9 @@ def sorted_keys(keys: Iterable[N]) -> list[N]:
     return sorted(keys, key=lambda key: [(value is not None, value) for value in key._asdict().values()])
 
 
-def group(rows: Iterable[R], key: Callable[[R], K]) -> dict[K, list[R]]:
+def group(rows: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:
     """The rows by key, keys and rows in the order in which they come."""
-    groups: dict[K, list[R]] = {}
+    groups: dict[K, list[V]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups

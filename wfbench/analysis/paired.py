@@ -164,6 +164,12 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 
     return Difference(float(by_seed.mean()), deviation, len(by_seed), one_image=one_image)
 
 
+def one_sided_power(distance: float, difference: Difference, level: float) -> float:
+    """The power of the one-sided test, at a level, of a true difference at a distance from the threshold."""
+    critical = t_quantile(level, difference.freedom)
+    return t_power(distance / difference.error, critical, difference.freedom, two_sided=False)
+
+
 @dataclass(frozen=True)
 class Contrast:
     """One line against the baseline, as one of a family.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.ablation import AblationResult, ablations
 from wfbench.analysis.asked import Asked
+from wfbench.analysis.capability import CapabilityResult, ProbeResult, capabilities, probe_results
 from wfbench.analysis.claims import ClaimsResult, claims_results
 from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
@@ -38,6 +39,8 @@ class Results:
         receptive_fields: maps of the energy that reaches the central token.
         segmentation: mean intersection over union over the seeds, by setting.
         segmentation_sizes: the same weights on images of several sizes.
+        probes: accuracies of probes over the seeds, by setting.
+        capabilities: the probes of one model side by side.
         losses: held-out losses of denoisers.
         scores: scores of samples.
         ablations: what trained networks reach with something taken away, by setting and figure.
@@ -54,6 +57,8 @@ class Results:
     receptive_fields: tuple[ReceptiveFields, ...]
     segmentation: tuple[SegmentationResult, ...]
     segmentation_sizes: tuple[SizesResult, ...]
+    probes: tuple[ProbeResult, ...]
+    capabilities: tuple[CapabilityResult, ...]
     losses: tuple[Losses, ...]
     scores: tuple[Scores, ...]
     ablations: tuple[AblationResult, ...]
@@ -74,6 +79,7 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
     beside = overview(accuracy, cost.profiles)
+    probes = probe_results(rows)
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,
@@ -86,6 +92,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         receptive_fields=receptive_fields(rows),
         segmentation=segmentations(rows, asked.baseline),
         segmentation_sizes=segmentation_sizes(rows, asked.baseline),
+        probes=probes,
+        capabilities=capabilities(probes),
         losses=held_out_losses(rows, asked.baseline),
         scores=sample_scores(rows, asked.baseline),
         ablations=ablations(rows),

@@ -112,6 +112,31 @@ def seeds_for_best(true: Sequence[float], leads: Sequence[Difference], alpha: fl
     return _smallest(lambda n: 1 - sum(1 - _one_sided(lead, found, alpha, n) for lead, found in pairs), most)
 
 
+def seeds_for_share(true: float, threshold: float, alpha: float, *, most: int = MOST_SEEDS) -> SeedsNeeded:
+    """How many seeds decide whether a share of all possible seeds is above a threshold, by exact binomial bounds.
+
+    Args:
+        true: the true share that is supposed.
+        threshold: the share that the claim asks for.
+        alpha: the claim's one-sided error.
+        most: the largest number that is looked for.
+
+    Raises:
+        InputError: for an alpha outside 0 to 1/2.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    _check(alpha)
+    if true == threshold:
+        return _at_threshold(threshold)
+    p, bar = (true, threshold) if true > threshold else (1 - true, 1 - threshold)  # below it: the seeds that do not
+    count = np.arange(2, most + 1)
+    needed = binom.isf(alpha, count, bar) + 1  # so many would be found with a probability of alpha at most
+    enough = np.flatnonzero(binom.sf(needed - 1, count, p) >= ENOUGH_POWER)
+    return SeedsNeeded(seeds=int(count[enough[0]])) if len(enough) else SeedsNeeded(more_than=most)
+
+
 def _one_sided(distance: float, difference: Difference, alpha: float, seeds: int) -> float:
     """The power of the one-sided t-test of a difference that lies at a distance from the threshold."""
     then = replace(difference, seeds=seeds)

@@ -14,6 +14,7 @@ from wfbench.cli.demo import demo
 from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
+from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
 from wfbench.cli.sample import sample
@@ -54,6 +55,7 @@ app.command("report")(report)
 app.command("verify")(verify)
 app.command("erf")(erf)
 app.command("sweep")(sweep)
+app.command("probe")(probe)
 app.command("demo")(demo)
 app.add_typer(data)
 

@@ -79,8 +79,10 @@ def _check_baseline(baseline: str, made: Sequence[Table]) -> None:
         )
 
 
-def write_and_show(paths: Sequence[Path], out: Path, asked: Asked | None = None, *, published: bool = False) -> None:
-    """Report on the records in ``paths`` into ``out``, and print the tables."""
+def write_and_show(
+    paths: Sequence[Path], out: Path, asked: Asked | None = None, *, published: bool = False, kinds: Sequence[str] = ()
+) -> None:
+    """Report on the records in ``paths`` into ``out``, and print the tables, or those of some kinds alone."""
     from rich.console import Console
 
     from wfbench.report import collect, find_runs, tables, write
@@ -90,7 +92,8 @@ def write_and_show(paths: Sequence[Path], out: Path, asked: Asked | None = None,
     written = write(rows, out, torn, asked=asked, published=published, runs=runs)
     console = Console(width=None if Console().is_terminal else 160)
     for table in tables(rows, asked, published=published, runs=runs):
-        console.print(table.to_rich())
+        if not kinds or table.kind in kinds:
+            console.print(table.to_rich())
     for message in torn:
         typer.echo(f"warning: {message}", err=True)
     typer.echo(f"{len(written)} files in {out}: " + ", ".join(path.name for path in written))

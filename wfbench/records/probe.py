@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from wfbench.records.row import Strict, TracedRow
 from wfbench.records.training import Chosen, TrainingRow
 
+#: A level is solved from this accuracy on.
+SOLVED = 0.99
+
 
 class ProbeCell(Strict):
     """The held-out canvases of one level on one grid.
@@ -97,6 +100,11 @@ class ProbeRow(TrainingRow):
     def trained(self) -> tuple[ProbeCell, ...]:
         """The cells on the grid of training."""
         return tuple(cell for cell in self.cells if cell.grid == self.image_size)
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether every level of the training is solved."""
+        return all(cell.accuracy is not None and cell.accuracy >= SOLVED for cell in self.trained)
 
     @property
     def samples(self) -> int:

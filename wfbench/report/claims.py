@@ -10,6 +10,7 @@ from wfbench.analysis.claims import (
     AnyClaim,
     Best,
     Better,
+    Capability,
     ClaimsResult,
     Crossover,
     Exponent,
@@ -20,6 +21,7 @@ from wfbench.analysis.claims import (
 from wfbench.analysis.claims.scaling import exponent_place
 from wfbench.analysis.lines import SMALL_SIDE, label
 from wfbench.records import CrossoverRow, FitRow
+from wfbench.report.capability import crossings_in_words
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
 
@@ -121,12 +123,31 @@ def condition(claim: AnyClaim) -> str:
             return f"|{claim.line} − {claim.of}| < {claim.margin:g} points"
         case Best():
             return f"{claim.line} > each of {', '.join(claim.among)}"
+        case Capability():
+            return _capability_condition(claim)
         case Exponent():
             low = "" if claim.at_least is None else f"{claim.at_least:g} ≤ "
             high = "" if claim.at_most is None else f" ≤ {claim.at_most:g}"
             return f"{low}exponent of {'MACs' if claim.quantity == 'macs' else 'latency'}{high}"
         case Crossover():
             return f"faster than {claim.than} from {claim.side} px on"
+
+
+def _capability_condition(claim: Capability) -> str:
+    """What must be true of a line in a probe."""
+    what = {
+        "capacity": "pairs at 90 %",
+        "n90": "tokens at 90 %",
+        "accuracy": "accuracy" if claim.level is None else f"accuracy at level {claim.level:g}",
+        "solved": "seeds that solve it",
+    }[claim.statistic]
+    after = "" if claim.budget is None else f" after {claim.budget:,} steps"
+    sign, bar = "≥" if claim.is_lower else "≤", f"{claim.threshold:g}"
+    if claim.ratio is not None:
+        return f"{claim.probe}{after}: {what} of {claim.line} {sign} {bar} × that of {claim.ratio.to}"
+    return (
+        f"{claim.probe}{after}: {what} of {claim.line} {sign} {bar}{' %' if claim.statistic in ('accuracy', 'solved') else ''}"
+    )
 
 
 def region(claim: AnyClaim) -> tuple[float | None, float | None]:
@@ -164,6 +185,8 @@ def _why(claim: AnyClaim, answer: Answer) -> str:
             return _why_crossover(claim, answer)
         case _ if answer.why_none:
             return answer.why_none
+        case Capability():
+            return _why_capability(claim, answer)
         case Better():
             return f"power at a true difference of {_points(claim.effect)}"
         case Within():
@@ -171,6 +194,17 @@ def _why(claim: AnyClaim, answer: Answer) -> str:
         case Best():
             effect = _points(claim.effect)
             return f"the lead over {answer.rival}, the nearest; power at a true lead of {effect} over each"
+
+
+def _why_capability(claim: Capability, answer: Answer) -> str:
+    """The bounds that seeds have instead of numbers, and of which truth the power is."""
+    bounded = {line: found for line, found in answer.crossings.items() if found.mean is None}
+    parts = [f"{line}: {crossings_in_words(found, claim.probe)}" for line, found in bounded.items()]
+    if answer.power is not None:
+        up = claim.distance if claim.is_lower else 1 / claim.distance if claim.is_factor else -claim.distance
+        truth = claim.threshold * up if claim.is_factor else claim.threshold + up
+        parts.append(f"power at a true {'value' if claim.ratio is None else 'ratio'} of {truth:g}")
+    return "; ".join(parts)
 
 
 def _why_exponent(claim: Exponent, answer: Answer) -> str:
@@ -246,6 +280,14 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
         "is 5% at the most. Power is the probability that a claim is supported where the true difference is its effect (of "
         "“within”: where it is 0), if the deviation over seeds is the true one; of “best” it is a lower bound."
     ]
+    if any(isinstance(line.claim, Capability) for line in result.answered):
+        notes.append(
+            "What a line can do in a probe is decided over seeds: numbers of pairs and tokens, and ratios (seed by seed), on "
+            "their log2, so that estimates are geometric means; accuracies in per cent, with an error no smaller than that "
+            "over canvases; the share of seeds that solve a probe by exact binomial bounds. A seed of which only a bound is "
+            "known counts as that bound where it makes the verdict harder, and else not at all; where all seeds have the "
+            "same bound, it decides by itself, without a statement of its error. No estimate is made from bounds."
+        )
     if any(line.answer.if_estimate for line in result.answered):
         notes.append(
             "Seeds needed: how many in all of each line would decide an undecidable claim with a power of 80 %, if the "

@@ -14,6 +14,7 @@ from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run
 from wfbench.report.ablation import ablation_tables
 from wfbench.report.accuracy import accuracy_tables
+from wfbench.report.capability import capability_tables, probe_tables
 from wfbench.report.claims import claims_tables
 from wfbench.report.columns import Table
 from wfbench.report.cost import cost_tables
@@ -51,6 +52,8 @@ def tables_of(results: Results, *, published: bool = False) -> list[Table]:
         *claims_tables(results.claims),
         *([] if results.overview is None else overview_tables(results.overview)),
         *accuracy,
+        *capability_tables(results.capabilities),
+        *probe_tables(results.probes),
         *segmentation_tables(results.segmentation),
         *size_tables(results.segmentation_sizes),
         *tuning_tables(results.tuning),

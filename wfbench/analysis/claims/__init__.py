@@ -3,6 +3,7 @@
 schema.py        the file, as people write it
 registration.py  whether it was recorded before the runs
 accuracy.py      answers from training runs
+capability.py    the rule for what a line can do in a probe
 scaling.py       answers from a profile
 decide.py        all answers to a file
 """
@@ -18,6 +19,7 @@ from wfbench.analysis.claims.schema import (
     AnyClaim,
     Best,
     Better,
+    Capability,
     Claims,
     ClaimsFile,
     Crossover,
@@ -33,6 +35,7 @@ __all__ = [
     "AnyClaim",
     "Best",
     "Better",
+    "Capability",
     "Claims",
     "ClaimsFile",
     "ClaimsResult",

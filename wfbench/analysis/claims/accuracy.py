@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import Answer
+from wfbench.analysis.claims.capability import answer_capability
 from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
-from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, ClaimsFile, Within
+from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Capability, ClaimsFile, DifferenceClaim, Within
 from wfbench.analysis.interval import LEVEL
-from wfbench.analysis.paired import Difference
-from wfbench.analysis.power import equivalence_power, t_power, t_quantile
+from wfbench.analysis.paired import Difference, one_sided_power
+from wfbench.analysis.power import equivalence_power
 from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
 from wfbench.records import AnyRow
 
@@ -62,6 +63,8 @@ class AccuracyAnswers:
         return [seeds for seeds in looks if not any(self.runs.missing(line, seeds) for line in lines)]
 
     def _at_look(self, claim: AccuracyClaim, seeds: Sequence[int]) -> Answer:
+        if isinstance(claim, Capability):
+            return answer_capability(claim, self.runs, seeds, self.alpha, self.looks)
         paired = self.runs.is_paired((claim.line, *claim.others), seeds)
         found = [self.runs.difference(claim.line, other, seeds, paired=paired) for other in claim.others]
         level = self.looks.level(self.alpha, self.looks.index(len(seeds)))
@@ -91,7 +94,7 @@ class AccuracyAnswers:
         return self.file.seeds[: self.looks.seeds[reached]] if reached < len(self.looks.seeds) else ()
 
 
-def _decision(claim: AccuracyClaim, found: Sequence[Difference], alpha: float, looks: Looks) -> Decision:
+def _decision(claim: DifferenceClaim, found: Sequence[Difference], alpha: float, looks: Looks) -> Decision:
     match claim:
         case Better():
             return decide_better(found[0], claim.by, alpha, looks)
@@ -101,7 +104,7 @@ def _decision(claim: AccuracyClaim, found: Sequence[Difference], alpha: float, l
             return decide_best(found, alpha, looks)
 
 
-def _power(claim: AccuracyClaim, found: Sequence[Difference], level: float) -> float | None:
+def _power(claim: DifferenceClaim, found: Sequence[Difference], level: float) -> float | None:
     """The chance that a claim is supported at a look where it is true by its effect; None without a spread.
 
     Of a claim to be best it is a lower bound: 1 − Σ (1 − power against each).
@@ -110,14 +113,8 @@ def _power(claim: AccuracyClaim, found: Sequence[Difference], level: float) -> f
         return None
     match claim:
         case Better():
-            return _one_sided(claim.effect - claim.by, found[0], level)
+            return one_sided_power(claim.effect - claim.by, found[0], level)
         case Within():
             return equivalence_power(claim.margin / found[0].error, found[0].freedom, alpha=level)
         case Best():
-            return max(0.0, 1 - sum(1 - _one_sided(claim.effect, lead, level) for lead in found))
-
-
-def _one_sided(distance: float, difference: Difference, level: float) -> float:
-    """The power of the one-sided test of a true difference at a distance from the threshold."""
-    critical = t_quantile(level, difference.freedom)
-    return t_power(distance / difference.error, critical, difference.freedom, two_sided=False)
+            return max(0.0, 1 - sum(1 - one_sided_power(claim.effect, lead, level) for lead in found))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from wfbench.analysis.capability import Crossings
 from wfbench.analysis.claims.price import Price, Remedy
 from wfbench.records import CrossoverRow, FitRow, Row
 
@@ -18,7 +20,7 @@ class Answer:
     Attributes:
         verdict: "undecidable" is no finding: the claim may be true or false.
         why_none: why the records cannot be held against the claim; "" where they were.
-        estimate: in the claim's unit: points, an exponent, pixels; None where there is no such number.
+        estimate: in the claim's unit: points, an exponent, pixels, pairs, tokens, per cent, a ratio; None where there is none.
         low: lower end of the estimate's interval; None where there is none.
         high: upper end, likewise.
         power: the probability that so many seeds support the claim where it is true by as much as it says; None where there
@@ -28,6 +30,7 @@ class Answer:
         if_estimate: of an undecidable claim of accuracy: the price of an answer if the estimate is true; else None.
         if_effect: the same if the claim is true by its stated effect (of "within": if there is no difference).
         remedies: of an undecidable claim about a profile: what would decide it.
+        crossings: of a claim about a capacity: those of its lines.
         rival: of a claim to be best: the line that decides.
         profile: of a claim about a profile: the curve or the crossover that was held against it.
         rows: all rows that were used.
@@ -45,6 +48,7 @@ class Answer:
     if_estimate: Price | None = None
     if_effect: Price | None = None
     remedies: tuple[Remedy, ...] = ()
+    crossings: Mapping[str, Crossings] = field(default_factory=dict)
     rival: str = ""
     profile: FitRow | CrossoverRow | None = None
     rows: tuple[Row, ...] = ()

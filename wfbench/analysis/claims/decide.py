@@ -11,7 +11,7 @@ from wfbench.analysis.claims.registration import Registration, first_record, rec
 from wfbench.analysis.claims.runs import ResultRow
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
-from wfbench.records import AnyRow, ClaimsRow, DenseRow
+from wfbench.records import AnyRow, ClaimsRow, DenseRow, ProbeRow
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class ClaimsResult:
 
     @property
     def image_sides(self) -> set[int]:
-        """The longer side of the images that the runs which answer were trained on, in pixels."""
+        """The longer side of the images that the runs which answer were trained on, in pixels; a probe has no images."""
         rows = [row for found in self.answered for row in found.answer.rows]
-        return {max(row.image_size) for row in rows if isinstance(row, ResultRow)}
+        return {max(row.image_size) for row in rows if isinstance(row, ResultRow) and not isinstance(row, ProbeRow)}
 
 
 def claims_results(rows: Iterable[AnyRow], stated: Claims | None = None) -> tuple[ClaimsResult, ...]:

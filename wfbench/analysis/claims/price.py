@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wfbench.analysis.claims.runs import Runs
-from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Within
+from wfbench.analysis.claims.schema import Best, Better, Capability, DifferenceClaim, Within
 from wfbench.analysis.paired import Difference
 from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_best, seeds_for_better, seeds_for_within
 from wfbench.records import CrossoverRow, FitRow, ProfileRow
@@ -36,7 +36,7 @@ class Price:
 
 
 def price_if_estimate(
-    claim: AccuracyClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
+    claim: DifferenceClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
 ) -> Price:
     """The price of an answer if the differences that were found are the true ones.
 
@@ -57,7 +57,9 @@ def price_if_estimate(
     return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
 
 
-def price_if_effect(claim: AccuracyClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]) -> Price:
+def price_if_effect(
+    claim: DifferenceClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
+) -> Price:
     """The price of an answer if the claim is true by its stated effect; of "within", if there is no difference at all.
 
     Arguments as in `price_if_estimate`; only the spreads of the differences are used.
@@ -69,6 +71,11 @@ def price_if_effect(claim: AccuracyClaim, found: Sequence[Difference], alpha: fl
             needed = seeds_for_within(0.0, claim.margin, found[0], alpha)
         case Best():
             needed = seeds_for_best([claim.effect] * len(found), found, alpha)
+    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
+
+
+def price_of_capability(claim: Capability, needed: SeedsNeeded, runs: Runs, seeds: Sequence[int]) -> Price:
+    """What so many seeds cost of the lines of a claim; ``seeds`` are those that it was answered with."""
     return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
 
 

@@ -11,10 +11,10 @@ from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.paired import Difference, paired_difference
 from wfbench.analysis.unpaired import spread_p
-from wfbench.records import AnyRow, DenseRow, TrainRow
+from wfbench.records import AnyRow, DenseRow, ProbeRow, TrainRow
 
 #: A run whose result claims speak of.
-ResultRow = TrainRow | DenseRow
+ResultRow = TrainRow | DenseRow | ProbeRow
 
 _NO_SPREAD = 1e-10  # points: below it, all seeds are equal but for rounding
 
@@ -78,7 +78,7 @@ class Runs:
 
 def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
     """The runs that count for a file of claims."""
-    counted = [row for row in rows if isinstance(row, TrainRow | DenseRow) and _counts(row, file) and label(row) in file.lines]
+    counted = [row for row in rows if isinstance(row, ResultRow) and _counts(row, file) and label(row) in file.lines]
     by_line, later = first_runs(counted)
     families = group((row for by_seed in by_line.values() for row in by_seed.values()), _family)
     why_none = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
@@ -87,6 +87,8 @@ def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
             why_none = f"the runs of {name} were tuned to several rates, so they do not make one line"
         if len({run.mixer_digest for run in by_seed.values()}) > 1:
             why_none = f"the runs of {name} are of several versions of its mixer's code, so they do not make one line"
+        if any(isinstance(run, ProbeRow) and not run.leak_check.held for run in by_seed.values()):
+            why_none = f"the leak check of {name} failed, so its accuracy means nothing"
     return Runs(by_line, later, why_none)
 
 
@@ -122,5 +124,6 @@ def _counts(row: ResultRow, file: ClaimsFile) -> bool:
 
 def _family(row: ResultRow) -> tuple[object, ...]:
     """What runs share that compare; the digests are of the models' code and of the data."""
-    setting = row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, row.steps, row.samples, row.dtype
+    steps = 0 if isinstance(row, ProbeRow) else row.steps  # a run that solved its probe ended early
+    setting = row.model, row.recipe_digest, row.dataset, row.image_size, row.batch, steps, row.samples, row.dtype
     return *setting, row.model_digest, row.data_digest

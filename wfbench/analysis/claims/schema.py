@@ -93,6 +93,84 @@ class Best(_Claim):
         return self.among
 
 
+class Ratio(Section):
+    """A line's value over another's."""
+
+    to: str
+    at_least: float | None = Field(None, gt=0)
+    at_most: float | None = Field(None, gt=0)
+
+
+class Capability(_Claim):
+    """What a line can do in a probe: at_least or at_most a number, or a ratio to another line's.
+
+    Pairs of recall (``capacity``), tokens of needle (``n90``), accuracy in per cent, or the share of the seeds that solved
+    every level, in per cent.
+    """
+
+    kind: Literal["capability"]
+    probe: Literal["majority", "recall", "needle", "shift", "hop"]
+    statistic: Literal["capacity", "n90", "accuracy", "solved"]
+    #: Of accuracy: on the grid of training; None: the mean over all levels.
+    level: float | None = None
+    #: Steps after which it is looked at; None: at the end.
+    budget: int | None = Field(None, ge=1)
+    at_least: float | None = Field(None, gt=0)
+    at_most: float | None = Field(None, gt=0)
+    ratio: Ratio | None = None
+    #: How far beyond the threshold the truth is whose power is printed: a factor; points where an accuracy has a threshold.
+    effect: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Capability:
+        given = (self.at_least, self.at_most, self.ratio)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("exactly one of at_least, at_most and ratio is needed")
+        if self.ratio is not None and (self.ratio.at_least is None) == (self.ratio.at_most is None):
+            raise ValueError("ratio: exactly one of at_least and at_most is needed")
+        whose = {"capacity": "recall", "n90": "needle"}.get(self.statistic, self.probe)
+        if whose != self.probe:
+            raise ValueError(f"{self.statistic} is a statistic of {whose}, not of {self.probe}")
+        if self.level is not None and self.statistic != "accuracy":
+            raise ValueError("level is of the statistic accuracy alone")
+        if self.statistic == "solved" and (self.ratio is not None or self.budget is not None or self.effect is not None):
+            raise ValueError("solved has neither ratio nor budget nor effect: it is a share of the seeds at the end")
+        if self.statistic in ("accuracy", "solved") and self.ratio is None and not 0 < self.threshold <= 100:
+            raise ValueError(f"{self.statistic} is in per cent, not {self.threshold:g}")
+        if self.is_factor and self.effect is not None and self.effect <= 1:
+            raise ValueError(f"effect ({self.effect:g}) is a factor above 1")
+        _check_others(self.line, *self.others)
+        return self
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The line that it is held against, if there is one."""
+        return () if self.ratio is None else (self.ratio.to,)
+
+    @property
+    def is_lower(self) -> bool:
+        """Whether it says "at least"."""
+        return (self.ratio or self).at_least is not None
+
+    @property
+    def threshold(self) -> float:
+        """The number that it names."""
+        where = self.ratio or self
+        found = where.at_least if where.at_least is not None else where.at_most
+        assert found is not None
+        return found
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether distances from the threshold are factors, and so decided on log2."""
+        return self.ratio is not None or self.statistic in ("capacity", "n90")
+
+    @property
+    def distance(self) -> float:
+        """The effect, or its default: a factor of 2, or 5 points."""
+        return self.effect if self.effect is not None else 2.0 if self.is_factor else 5.0
+
+
 class Exponent(_Claim):
     """at_least ≤ d log t / d log N ≤ at_most at an image side, by a profile's curve."""
 
@@ -129,9 +207,11 @@ class Crossover(_Claim):
         return self
 
 
-#: Claims about accuracies, which the runs of a sweep answer; the others are about a profile.
-AccuracyClaim = Better | Within | Best
-AnyClaim = Annotated[Better | Within | Best | Exponent | Crossover, Field(discriminator="kind")]
+#: Claims about differences of accuracies.
+DifferenceClaim = Better | Within | Best
+#: Claims that the runs of a sweep answer, about accuracies and what follows from them; the others are about a profile.
+AccuracyClaim = DifferenceClaim | Capability
+AnyClaim = Annotated[Better | Within | Best | Capability | Exponent | Crossover, Field(discriminator="kind")]
 
 
 class Budget(Section):

@@ -14,6 +14,7 @@ from wfbench.analysis.results import Results
 from wfbench.report.columns import Table
 from wfbench.report.figures.ablation import ablation
 from wfbench.report.figures.accuracy import accuracy, resolution
+from wfbench.report.figures.capability import probe_curves
 from wfbench.report.figures.claims import claims
 from wfbench.report.figures.cost import latency, memory
 from wfbench.report.figures.denoising import denoising_curves
@@ -34,6 +35,7 @@ __all__ = [
     "latency",
     "memory",
     "mixer_styles",
+    "probe_curves",
     "receptive_fields",
     "resolution",
     "segmentation_sizes",
@@ -71,6 +73,8 @@ def _figures(results: Results, tables: Sequence[Table], styles: dict[str, Style]
         yield "resolution", table, resolution(evaluated, table, styles)
     for sizes, table in with_tables(results.segmentation_sizes, tables, "segmentation-sizes"):
         yield "segmentation-sizes", table, segmentation_sizes(sizes, table, results.costs.profiles, styles)
+    for probe, table in with_tables(results.probes, tables, "probe"):
+        yield "probe", table, probe_curves(probe, table, styles)
     for answers, table in with_tables(results.claims, tables, "claims"):
         yield "claims", table, claims(answers, table)
     for fields, table in with_tables(results.receptive_fields, tables, "erf"):

@@ -41,7 +41,7 @@ def mixer_styles(tables: Sequence[Table]) -> dict[str, Style]:
         if "label" in table.data:
             names = {str(name) for name in table.data["label"].dropna()}
             mixers |= names
-            curves |= names if table.kind in ("profile", "resolution", "segmentation-sizes") else set()
+            curves |= names if table.kind in ("profile", "resolution", "segmentation-sizes", "probe") else set()
             plain = table.data["variant"] == "" if "variant" in table.data else True
             if "every" in table.data:
                 rescheduled |= set(table.data.loc[table.data["every"].notna(), "label"])
@@ -60,8 +60,11 @@ def mixer_style(colour: str, marker: str, dashes: object) -> Style:
     return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.8, "markersize": 7.5, **edge}
 
 
-def empty_figure(table: Table, gap: int, subject: str = "") -> tuple[Figure, Axes]:
-    """An empty plot under the table's title, ``gap`` points above the axes: the subject in bold, then the setting."""
+def empty_figure(table: Table, gap: int, subject: str = "", question: str = "") -> tuple[Figure, Axes]:
+    """An empty plot under the table's title, ``gap`` points above the axes: the subject in bold, then the setting.
+
+    A question stands in the subject's place, and the whole title under it.
+    """
     from matplotlib.figure import Figure
 
     # Not pyplot: it keeps global state, and picks a backend by what screen it finds.
@@ -69,9 +72,10 @@ def empty_figure(table: Table, gap: int, subject: str = "") -> tuple[Figure, Axe
     axes = figure.add_subplot()
     kind, _, rest = table.title.partition(": ")
     first, *setting = rest.split(", ")
+    setting = table.title.split(", ") if question else setting
     # Spaces within a part do not break, so that lines end between parts.
     lines = textwrap.wrap(", ".join(part.replace(" ", "\u00a0") for part in setting), 95)
-    heading = f"{subject} of {first}" if subject else f"{kind}: {first}"
+    heading = question or (f"{subject} of {first}" if subject else f"{kind}: {first}")
     look: Style = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     axes.annotate("\n".join(lines), (0, 1), (0, gap), fontsize=9, color=GREY, **look)
     axes.annotate(heading, (0, 1), (0, gap + 12 * len(lines) + 5), fontsize=13, weight="bold", **look)

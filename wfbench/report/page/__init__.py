@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
+from wfbench.analysis.capability import ProbeResult
 from wfbench.analysis.fronts import Fronts
 from wfbench.analysis.overview import Overview
 from wfbench.analysis.profile import ProfileCost
 from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossovers
 from wfbench.analysis.seeds import AccuracyResult
-from wfbench.records import AnyRow, DenseRow, TrainRow
+from wfbench.records import AnyRow, DenseRow, ProbeRow, TrainRow
 from wfbench.records.run_directory import Run
 from wfbench.report.columns import Table
 from wfbench.report.figures import mixer_styles
 from wfbench.report.page.accuracy import cost_chart
+from wfbench.report.page.capability import probe_chart
 from wfbench.report.page.charts import Chart
 from wfbench.report.page.curves import training_charts
 from wfbench.report.page.pictures import Picture, claims_pictures, pictures, size_pictures
@@ -38,6 +40,8 @@ _LEGENDS = {
     "scaling": "Click a name in the legend to pick it out. A large diamond marks the side from which a mixer is faster than "
     "the baseline.",
     "training": "Click a name in the legend to pick it out.",
+    "probes": "Choose a probe by the horizontal axis; click a name in the legend to pick it out. Grey lines are floors: what "
+    "needs no such ability.",
 }
 #: The section of each kind of table; the other kinds are about cost.
 _SECTIONS = {
@@ -48,6 +52,8 @@ _SECTIONS = {
     "overview": "glance",
     "published": "published",
     "erf": "erf",
+    "capability": "probes",
+    "probe": "probes",
     "segmentation": "segmentation",
     "segmentation-sizes": "segmentation",
     "denoising": "denoisers",
@@ -107,6 +113,7 @@ def page(
             _Section("claims", "Claims", tables=shown.get("claims", ()), maps=answered),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", drawn["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
+            _Section("probes", "What can it do? Probes", drawn["probes"], shown.get("probes", ()), _LEGENDS["probes"]),
             _Section(
                 "segmentation", "Segmentation", tables=shown.get("segmentation", ()), maps=[*by_size, *pictured["predictions"]]
             ),
@@ -162,7 +169,7 @@ def _summary(rows: Sequence[AnyRow]) -> str:
     """How much there is, from when, on what."""
     if not rows:
         return "No records."
-    trained = [row for row in rows if isinstance(row, TrainRow | DenseRow) and row.validation is None]
+    trained = [row for row in rows if isinstance(row, TrainRow | DenseRow | ProbeRow) and row.validation is None]
     dates = sorted(row.created[:10] for row in rows)
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     devices = sorted({row.environment.device for row in rows})
@@ -205,8 +212,11 @@ def _charts_by_section(tables: Sequence[Table], runs: Iterable[Run]) -> dict[str
         for table, result in zip(tables, results, strict=True)
         if isinstance(result, AccuracyResult) and result.lines
     ]
+    probes = [(result, table) for table, result in zip(tables, results, strict=True) if isinstance(result, ProbeResult)]
+    probed = probe_chart([result for result, _ in probes], [table for _, table in probes], looks)
     return {
         "accuracy": cost,
+        "probes": [] if probed is None else [probed],
         "cost": [chart for chart in scaling if chart is not None],
         "training": training_charts(list(runs), looks),
     }

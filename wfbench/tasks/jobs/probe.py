@@ -17,14 +17,12 @@ from wfbench.models import DenseModel
 from wfbench.models.schedule import mixers_of
 from wfbench.recipe import Recipe
 from wfbench.records import LeakCheck, ProbeCell, ProbeLook, ProbeRow, Row
+from wfbench.records.probe import SOLVED
 from wfbench.tasks.common import precision_of
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.jobs.base import Finished, Job, load_initial, spread
 from wfbench.tasks.probe_checks import check_leak, global_layers
 from wfbench.training import DenseEvaluation, Loss, Scores, evaluate_dense
-
-#: A level is solved from this accuracy on.
-SOLVED = 0.99
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,13 @@ class _Line(NamedTuple):
     every: int | None
     offset: int | None
     between: str | None
+    probe: str | None
 
 
 def line_name(draft: Draft) -> str:
     """The name of a draft's line in the tables, which claims use."""
-    return label(_Line(draft.recipe.model.name, **factors_of(draft.config)))
+    probe = draft.recipe.data.probe
+    return label(_Line(draft.recipe.model.name, **factors_of(draft.config), probe=None if probe is None else probe.name))
 
 
 def _unlike(path: Path, wanted: str, has: str) -> InputError:

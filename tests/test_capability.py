@@ -1,0 +1,531 @@
+"""What probes say of a mixer: crossings of 90 % and their bounds, intervals over seeds, tables, figures, claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probe_rows import LEAKS, LEVELS, probe_row, stored
+from scipy import stats
+from test_every_figure import faults
+from typer.testing import CliRunner
+
+from wfbench import recipe, report
+from wfbench.analysis.capability import (
+    Crossing,
+    Crossings,
+    accuracy_interval,
+    canvas_error,
+    capabilities,
+    falls_through,
+    probe_results,
+)
+from wfbench.analysis.claims import Answer, claims_results, decide, read_claims
+from wfbench.analysis.lines import label
+from wfbench.analysis.seeds_needed import seeds_for_share
+from wfbench.cli import app
+from wfbench.errors import InputError
+from wfbench.records import AnyRow, ProbeRow
+from wfbench.report import Asked
+from wfbench.report.figures.capability import curve, places
+from wfbench.report.page import charts
+from wfbench.tasks.probe import QUICK, ProbeRequest, known
+from wfbench.tasks.sweep import Line, SweepRequest, registration
+from wfbench.tasks.sweep.combinations import drafts
+
+# --- one run
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([1, 1, 0.8, 0.1], Crossing(2**1.5)),  # halfway between 2 and 4
+        ([0.95, 0.85, 0.1, 0.1], Crossing(2**0.5)),
+        ([1, 0.9, 0.5, 0.1], Crossing(2)),  # exactly at a level
+        ([1, 0.88, 0.96, 0.0], Crossing(2 ** (2 + 0.02 / 0.92))),  # 0.88 and 0.96 are pooled to 0.92
+        ([0.9, 0.9, 0.9, 0.9], Crossing(8, "above")),
+        ([1, 1, 0.85, 0.97], Crossing(8, "above")),  # pooled to 0.91
+        ([0.89, 1, 1, 1], Crossing(1, "below")),  # not trained, whatever follows
+        ([0.03, 0.03, 0.03, 0.03], Crossing(1, "below")),
+    ],
+)
+def test_where_accuracy_falls_through_90_percent(accuracies: Sequence[float], expected: Crossing) -> None:
+    found = falls_through((1, 2, 4, 8), accuracies)
+    assert found.censored == expected.censored
+    assert found.value == pytest.approx(expected.value)
+
+
+def test_the_hand_made_rows_store_as_many_pairs_as_they_say() -> None:
+    for pairs in (1.5, 3.0, 6.0, 10.0):
+        assert falls_through(LEVELS["recall"], stored(pairs)).value == pytest.approx(pairs)
+
+
+# --- over seeds
+
+
+def lines_of(*rows: ProbeRow):  # type: ignore[no-untyped-def]
+    (result,) = probe_results(rows)
+    return {line.label: line for line in result.lines}
+
+
+def test_a_capacity_is_the_geometric_mean_with_a_t_interval_in_log2() -> None:
+    pairs = (3.0, 6.0, 10.0)
+    line = lines_of(*(probe_row(seed=seed, by_step={800: stored(n)}) for seed, n in enumerate(pairs)))["linear"]
+    logs = np.log2(pairs)
+    half = stats.t.ppf(0.975, 2) * logs.std(ddof=1) / 3**0.5
+    mean = line.capacity[800].mean
+    assert mean.estimate == pytest.approx(2 ** logs.mean())
+    assert mean.low == pytest.approx(2 ** (logs.mean() - half))
+    assert mean.high == pytest.approx(2 ** (logs.mean() + half))
+    assert mean.estimate != pytest.approx(np.mean(pairs)), "an arithmetic mean is seen"
+
+
+def test_nothing_is_computed_from_bounds() -> None:
+    def of(*found: Crossing) -> Crossings:
+        return Crossings.of(dict(enumerate(found)))
+
+    top, none, six = Crossing(16, "above"), Crossing(1, "below"), Crossing(6.0)
+    assert of(top, top).bound == top
+    assert of(none, none).bound == none
+    for mixed in (of(top, six), of(none, six), of(top, none)):
+        assert mixed.mean is None
+        assert mixed.bound is None
+    assert of(six).mean.why_none == "a single seed"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ([[1] * 5] * 3, "at least 16"),
+        ([[0.4] * 5] * 3, "not trained"),
+        ([[1] * 5, [1] * 5, stored(6.0)], "2 of 3 seeds at least 16: from 6.00 to at least 16"),
+        ([[0.4] * 5, stored(3.0), stored(6.0)], "1 of 3 seeds not trained: from below 1 to 6.00"),
+        ([stored(4.0)] * 2, "4.00"),
+        ([stored(6.0)], "6.00"),
+        ([stored(3.0), stored(6.0)], "4.24 [0.0519, 347]"),
+    ],
+)
+def test_a_cell_of_the_table_says_what_is_known_of_a_capacity(accuracies: Sequence[Sequence[float]], words: str) -> None:
+    table = report.tables([probe_row(seed=seed, by_step={800: values}) for seed, values in enumerate(accuracies)])[0]
+    assert table.name == "capability"
+    assert table.frame["recall: pairs (90 %)"][0] == words
+
+
+def test_the_spread_over_canvases_is_the_least_that_an_accuracy_is_known_by() -> None:
+    wide = accuracy_interval([0.5, 0.7, 0.6], [0.001] * 3)
+    assert wide.half_width == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / 3**0.5)
+    for values in ([0.6, 0.6, 0.6], [0.6]):
+        assert accuracy_interval(values, [0.02] * len(values)).half_width == pytest.approx(1.96 * 0.02, rel=1e-3)
+    assert canvas_error(0.5, None, 400) == pytest.approx(0.025)
+    assert canvas_error(0.5, 0.01, 400) == 0.01
+    assert 0 < canvas_error(1.0, 0.0, 512) < 0.005, "all canvases alike: Wilson's"
+
+
+def test_each_budget_is_reported_and_a_run_that_ended_early_counts_from_then_on() -> None:
+    rows = [
+        probe_row("recall", "softmax", 0, {400: [1] * 5, 500: [1] * 5}, stopped=True, budgets=(800, 2000)),
+        probe_row("recall", "linear", 0, {800: stored(3.0), 2000: stored(6.0)}, budgets=(800, 2000)),
+        # of budgets beyond the end of the training nothing is reported, but of the end
+        probe_row("recall", "xca", 0, {800: stored(1.5)}, budgets=(2000,)),
+    ]
+    lines = lines_of(*rows)
+    assert lines["softmax"].budgets == (800, 2000)
+    assert lines["softmax"].capacity[800].bound == Crossing(16, "above")
+    assert [found.mean.estimate for found in lines["linear"].capacity.values()] == pytest.approx([3.0, 6.0])
+    assert lines["xca"].budgets == (800,)
+    table = report.tables(rows)[0]
+    assert table.frame["recall: pairs (90 %), 800 steps"].tolist() == ["3.00", "at least 16", "1.50"]
+    assert table.frame["recall: pairs (90 %), 2,000 steps"].tolist() == ["6.00", "at least 16", "–"]
+
+
+def test_of_needle_the_tokens_at_the_last_level_count_and_those_of_a_mixer_for_one_grid_are_a_bound() -> None:
+    falls = lines_of(probe_row("needle", by_step={800: [0.2, 0.3, 1.0, 0.8, 0.1]}))["linear"].capacity[800]
+    assert falls.by_seed[0].value == pytest.approx((96 * 216) ** 0.5), "halfway in log2, between 96 and 216 tokens"
+    fixed = lines_of(probe_row("needle", by_step={800: [1, 1, 1, None, None]}))["linear"].capacity[800]
+    assert fixed.bound == Crossing(96, "above")
+
+
+def test_shift_counts_steps_and_hop_the_steps_that_all_easier_ones_lead_to() -> None:
+    found = lines_of(probe_row("shift", by_step={200: [0.5], 400: [0.9], 600: [1.0]}))["linear"].learnt
+    assert found.by_seed[0] == Crossing(400)
+    never = lines_of(probe_row("shift", by_step={200: [0.5], 400: [0.8]}))["linear"].learnt
+    assert never.bound == Crossing(400, "above")
+    line = lines_of(probe_row("hop", by_step={9: [1, 0.95, 0.4]}), probe_row("hop", seed=1, by_step={9: [0.8, 0.95, 0.95]}))
+    assert line["linear"].hops == {0: 2, 1: 0}
+
+
+def test_seeds_that_solve_a_probe_are_counted_and_trials_are_not() -> None:
+    rows = [probe_row(seed=seed, by_step={9: values}) for seed, values in enumerate([[1] * 5, [0.99] * 5, [1, 1, 1, 1, 0.98]])]
+    trial = probe_row(seed=7, validation=0.2)
+    assert lines_of(*rows, trial)["linear"].solved == 2
+    (table,) = [table for table in report.tables([*rows, trial]) if table.name == "probe-recall"]
+    assert table.frame["solved"][0] == "2 of 3"
+    assert any("linear: recall, 2 of 3 solved" in note for note in report.tables(rows)[0].notes)
+
+
+# --- tables
+
+
+def suite() -> list[ProbeRow]:
+    """All probes, two mixers, three seeds."""
+    rows = []
+    for seed in range(3):
+        for mixer, pairs in (("linear", 3.0 + seed), ("softmax", 16.0)):
+            values = stored(pairs) if pairs < 16 else [1.0] * 5
+            rows.append(probe_row("recall", mixer, seed, {800: stored(2.0 + seed / 9), 2000: values}, budgets=(800, 2000)))
+            rows.append(probe_row("needle", mixer, seed, {800: [1, 1, 1, 0.95 - seed / 99, 0.3]}))
+            rows.append(probe_row("majority", mixer, seed, {400: [1, 0.9, 0.6 + seed / 50]}))
+            rows.append(probe_row("shift", mixer, seed, {200: [0.4], 400: [0.95]}))
+            rows.append(probe_row("hop", mixer, seed, {6000: [1, 0.95, 0.4]}))
+    return rows
+
+
+def test_all_probes_of_a_mixer_stand_in_one_line_though_their_positions_differ() -> None:
+    tables = report.tables(suite())
+    assert [table.name for table in tables] == [
+        "capability",
+        *(f"probe-{name}" for name in ("recall", "needle", "majority", "shift", "hop")),
+    ]
+    assert tables[0].frame["mixer"].tolist() == ["linear", "softmax"]
+    assert tables[0].frame["global layers"].tolist() == ["2 of 2"] * 2
+    assert tables[0].frame["majority, lead 0.05 (%)"][0] == "62.00 ± 4.97"
+    assert "needle: tokens (90 %)" in tables[0].frame
+    for table in tables:
+        assert "–" not in table.frame[table.frame["mixer"] == "linear"].to_numpy()
+        assert faults(table) == []
+
+
+def test_a_single_seed_says_that_it_is_one() -> None:
+    tables = report.tables([row for row in suite() if row.seed == 0])
+    assert all(any("single seed" in note for note in table.notes) for table in tables)
+    assert all(faults(table) == [] for table in tables)
+    assert "± " in tables[0].frame["majority, lead 0.05 (%)"][0], "the canvases' interval"
+
+
+def test_the_floors_stand_below_the_mixers() -> None:
+    table = report.tables(suite())[1]
+    assert table.frame["mixer"].tolist()[2:] == ["floor: guessing", "floor: near tokens", "floor: set of answers"]
+    assert table.frame["n = 4 (%)"].tolist()[2:] == ["3.12", "3.12", "25.00"]
+    assert table.data["set_floor_4"].tolist() == [0.25] * 4, "two mixers after two budgets"
+    assert table.data["budget"].tolist() == [800, 2000] * 2
+    assert "at this floor by construction" in " ".join(table.notes)
+
+
+def test_a_run_whose_leak_check_failed_is_refused() -> None:
+    rows = [probe_row("majority", mixer, leak_check=LEAKS) for mixer in ("linear", "softmax")]
+    good = probe_row("majority", "pool")
+    tables = report.tables([*rows, good])
+    for table in tables:
+        row = table.frame[table.frame["mixer"] == "linear"]
+        assert "100.00" not in "".join(map(str, row.to_numpy().ravel()))
+        assert any("linear: refused, since the leak check failed" in note for note in table.notes)
+        assert any("±" in str(cell) for cell in table.frame[table.frame["mixer"] == "pool"].to_numpy().ravel())
+
+
+def test_positions_are_named_where_they_are_not_the_probes_own() -> None:
+    assert label(probe_row("recall")) == "linear"
+    assert label(probe_row("shift")) == "linear"
+    assert label(probe_row("recall", pos_embed="sincos")) == "linear, sincos"
+    assert label(probe_row("shift", pos_embed="none")) == "linear, no position"
+    assert label(probe_row("recall", local_conv="dwc")) == "linear + DWC"
+
+
+def test_other_code_of_a_mixer_is_another_line_also_between_probes() -> None:
+    rows = [probe_row("recall", mixer_digest="a" * 40), probe_row("majority", mixer_digest="b" * 40)]
+    (result,) = capabilities(probe_results(rows))
+    assert [line.label for line in result.lines] == ["linear (code aaaaaaaa)", "linear (code bbbbbbbb)"]
+    assert [[found is not None for found in line.lines] for line in result.lines] == [[True, False], [False, True]]
+
+
+def test_runs_of_other_settings_do_not_mix_and_of_a_seed_the_newest_counts() -> None:
+    old = probe_row(by_step={9: [0.2] * 5}, created="2020-01-01T00:00:00+00:00")
+    table = report.tables([probe_row(), old])[1]
+    assert table.frame["n = 1 (%)"][0].startswith("100.00")
+    assert "1 earlier row of the same cell was left out: the latest counts." in table.notes
+    quick = probe_row(recipe_digest="quick", epochs=8, by_step={800: stored(3.0)})
+    names = [table.name for table in report.tables([probe_row(by_step={6000: [1] * 5}), quick])]
+    assert len([name for name in names if name.startswith("probe-recall")]) == 2
+    assert len([name for name in names if name == "capability"]) == 1
+
+
+# --- figures
+
+
+def test_a_figure_goes_through_the_cells_and_its_bands_are_the_intervals(tmp_path: Path) -> None:
+    rows = suite()
+    found = {result.setting.probe: result for result in probe_results(rows)}
+    assert [x for x, _ in places(found["recall"])] == [1, 2, 4, 8, 16]
+    assert [x for x, _ in places(found["needle"])] == [96, 216, 384]
+    points = curve(found["shift"], found["shift"].lines[0])
+    assert [x for x, _ in points] == [200, 400]
+    written = report.write(rows, tmp_path)
+    assert {path.name for path in written} >= {f"probe-{name}.png" for name in ("recall", "needle", "majority", "shift", "hop")}
+    page = (tmp_path / "page.html").read_text()
+    assert "Probes: what can it do?" in page
+    (chart,) = charts(report.tables(rows), [])
+    assert len(chart.x) == 5
+    in_chart = [point["accuracy"] for point in chart.points if point["mixer"] == "linear" and "probe_0" in point]
+    assert in_chart == pytest.approx([100 * value.estimate for _, value in curve(found["recall"], found["recall"].lines[0])])
+    assert all("low" in point for point in chart.points if not point["mixer"].startswith("floor"))
+
+
+# --- claims
+
+HEAD = "recipe: probe-{probe}\nseeds: [{seeds}]\nbudget: {{epochs: 60}}\nclaims:\n"
+
+
+def answer(tmp_path: Path, rows: Sequence[AnyRow], claim: str, probe: str = "recall", seeds: int = 3) -> Answer:
+    file = tmp_path / "claims.yaml"
+    head = HEAD.format(probe=probe, seeds=", ".join(map(str, range(seeds))))
+    file.write_text(
+        f"{head}  - {{id: a, says: x, {claim if 'kind' in claim else f'kind: capability, probe: {probe}, {claim}'}}}\n"
+    )
+    claims = read_claims(file)
+    (found,) = decide(claims.file, list(rows)).values()
+    (table,) = [t for t in report.tables(rows, Asked(claims=claims)) if t.kind == "claims"]
+    assert table.frame["verdict"][0] == found.verdict
+    assert faults(table) == []
+    assert claims_results(list(rows), claims)[0].measure == "accuracy"
+    return found
+
+
+def recalls(**mixers: Sequence[float]) -> list[AnyRow]:
+    """Runs of recall that store so many pairs, by seed; 16 and more: all, under 1: none."""
+    return [
+        probe_row("recall", mixer, seed, {6000: [1.0] * 5 if n >= 16 else stored(n) if n >= 1 else [0.3] * 5})
+        for mixer, pairs in mixers.items()
+        for seed, n in enumerate(pairs)
+    ]
+
+
+SIX = (5.8, 6.0, 6.3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "claim", "verdict"),
+    [
+        (SIX, "at_least: 5", "supported"),
+        (SIX, "at_least: 8", "contradicted"),
+        (SIX, "at_least: 6", "undecidable"),
+        (SIX, "at_most: 8", "supported"),
+        (SIX, "at_most: 5", "contradicted"),
+        ((16, 16, 16), "at_least: 16", "supported"),
+        ((16, 16, 16), "at_least: 17", "undecidable"),
+        ((16, 16, 16), "at_most: 8", "contradicted"),
+        ((16, 16, 16), "at_most: 32", "undecidable"),
+        ((0, 0, 0), "at_least: 2", "contradicted"),
+        ((0, 0, 0), "at_most: 1", "supported"),
+        # one seed has only a bound: it counts as 16 against "at least", and as nothing against "at most"
+        ((16, 15.9, 15.8), "at_least: 12", "supported"),
+        ((16, 15.9, 15.8), "at_most: 24", "undecidable"),
+        ((0, 6.0, 6.1), "at_least: 1", "undecidable"),
+        ((0, 16, 6), "at_least: 4", "undecidable"),
+    ],
+)
+def test_a_claim_of_capacity(tmp_path: Path, pairs: Sequence[float], claim: str, verdict: str) -> None:
+    found = answer(tmp_path, recalls(linear=pairs), f"line: linear, statistic: capacity, {claim}")
+    assert found.verdict == verdict
+    exact = all(1 <= n < 16 for n in pairs)
+    assert (found.estimate is not None) == exact
+    if exact:
+        assert found.estimate == pytest.approx(2 ** np.log2(pairs).mean())
+        assert found.low < found.estimate < found.high
+        t = stats.t.isf(0.05, 2) * np.log2(pairs).std(ddof=1) / 3**0.5
+        assert math.log2(found.high) - math.log2(found.estimate) == pytest.approx(t)
+
+
+def test_an_undecidable_claim_has_its_price(tmp_path: Path) -> None:
+    found = answer(tmp_path, recalls(linear=(5.0, 6.0, 8.0)), "line: linear, statistic: capacity, at_least: 5")
+    assert found.verdict == "undecidable"
+    assert found.if_estimate.needed.seeds > 3
+    assert found.if_effect.needed.seeds is not None
+    assert found.if_estimate.seconds == pytest.approx(found.if_estimate.runs * 101.0)
+    bounds = answer(tmp_path, recalls(linear=(0, 16, 6)), "line: linear, statistic: capacity, at_least: 4")
+    assert bounds.if_estimate.needed.why_none == "seeds have bounds on both sides, or on the wrong one"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ratio", "verdict"),
+    [
+        ((12, 13, 14), (3, 3.2, 3.6), "at_least: 2", "supported"),
+        ((12, 13, 14), (3, 3.2, 3.6), "at_most: 2", "contradicted"),
+        ((12, 13, 14), (3, 3.2, 3.6), "at_least: 8", "contradicted"),
+        ((16, 16, 16), (3, 3.2, 3.6), "at_least: 4", "supported"),
+        ((16, 16, 16), (3, 3.2, 3.6), "at_least: 6", "undecidable"),
+        ((16, 16, 16), (0, 0, 0), "at_least: 16", "supported"),
+        ((16, 16, 16), (16, 16, 16), "at_least: 1", "undecidable"),
+        ((0, 0, 0), (3, 3.2, 3.6), "at_least: 1", "contradicted"),
+    ],
+)
+def test_a_claim_of_a_ratio(tmp_path: Path, ours: Sequence[float], theirs: Sequence[float], ratio: str, verdict: str) -> None:
+    rows = recalls(softmax=ours, linear=theirs)
+    found = answer(tmp_path, rows, f"line: softmax, statistic: capacity, ratio: {{to: linear, {ratio}}}")
+    assert found.verdict == verdict
+
+
+def test_a_ratio_is_taken_seed_by_seed(tmp_path: Path) -> None:
+    """Seeds go up and down together: the ratio is known far better than either capacity."""
+    theirs = (2.5, 3.5, 7.0)
+    claim = "line: softmax, statistic: capacity, ratio: {to: linear, at_least: 1.5}"
+    paired = recalls(softmax=[2 * n + s / 100 for s, n in enumerate(theirs)], linear=theirs)
+    assert answer(tmp_path, paired, claim).verdict == "supported"
+    crossed = recalls(softmax=[2 * n for n in theirs], linear=theirs[::-1])
+    assert answer(tmp_path, crossed, claim).verdict == "undecidable"
+
+
+@pytest.mark.parametrize(
+    ("values", "claim", "verdict"),
+    [
+        ((0.95, 0.96, 0.955), "level: 0.05, at_least: 90", "supported"),
+        ((0.95, 0.96, 0.955), "level: 0.05, at_most: 90", "contradicted"),
+        ((1.0, 1.0, 1.0), "level: 0.05, at_least: 99", "supported"),  # canvases say how sure it is
+        ((0.991, 0.991, 0.991), "level: 0.05, at_least: 99", "undecidable"),
+        ((0.95, 0.96, 0.955), "level: 0.1, at_least: 99", "supported"),
+        ((0.95, 0.96, 0.955), "at_least: 99", "contradicted"),  # the mean over levels is about 98.5
+        ((0.95, 0.96, 0.955), "level: 0.3, at_least: 50", "undecidable"),  # no such level
+        ((0.95, 0.96, 0.955), "level: 0.05, budget: 77, at_least: 50", "undecidable"),  # not evaluated then
+    ],
+)
+def test_a_claim_of_accuracy(tmp_path: Path, values: Sequence[float], claim: str, verdict: str) -> None:
+    rows = [probe_row("majority", seed=seed, by_step={400: [1, 1, value]}) for seed, value in enumerate(values)]
+    assert answer(tmp_path, rows, f"line: linear, statistic: accuracy, {claim}", "majority").verdict == verdict
+
+
+def test_a_claim_of_the_seeds_that_solve_a_probe(tmp_path: Path) -> None:
+    def of(solved: int, claim: str) -> Answer:
+        rows = [probe_row("shift", seed=seed, by_step={9: [1.0 if seed < solved else 0.2]}) for seed in range(8)]
+        return answer(tmp_path, rows, f"line: linear, statistic: solved, {claim}", "shift", seeds=8)
+
+    assert of(8, "at_least: 60").verdict == "supported"
+    assert of(0, "at_least: 60").verdict == "contradicted"
+    assert of(0, "at_most: 50").verdict == "supported"
+    found = of(6, "at_least: 50")
+    assert found.verdict == "undecidable"
+    assert found.estimate == 75
+    assert found.low == pytest.approx(100 * stats.binomtest(6, 8).proportion_ci(0.9).low)
+    assert found.if_estimate.needed.seeds == seeds_for_share(0.75, 0.5, 0.05).seeds > 8
+
+
+def test_the_seeds_that_decide_a_share_have_the_power() -> None:
+    n = seeds_for_share(0.9, 0.5, 0.05).seeds
+    for count, enough in ((n, True), (n - 1, False)):
+        needed = next(k for k in range(count + 2) if stats.binom.sf(k - 1, count, 0.5) <= 0.05)
+        assert (stats.binom.sf(needed - 1, count, 0.9) >= 0.8) == enough
+    assert seeds_for_share(0.2, 0.5, 0.05).seeds == seeds_for_share(0.8, 0.5, 0.05).seeds
+    assert seeds_for_share(0.5, 0.5, 0.05).why_none
+
+
+def test_the_claims_on_accuracies_speak_of_probes_too_and_runs_that_ended_early_are_of_the_same_setting(tmp_path: Path) -> None:
+    rows = [
+        probe_row(
+            "majority", mixer, seed, {400 - 200 * (mixer == "softmax"): [1, 1, value + seed / 200]}, stopped=mixer == "softmax"
+        )
+        for mixer, value in (("softmax", 0.9), ("linear", 0.5))
+        for seed in range(3)
+    ]
+    claim = "kind: better, line: softmax, than: linear"
+    found = answer(tmp_path, rows, claim, "majority")
+    assert "settings" not in found.why_none
+    assert found.estimate == pytest.approx(100 * 0.4 / 3)
+    leaky = [row.model_copy(update={"leak_check": LEAKS}) for row in rows]
+    assert "leak check" in answer(tmp_path, leaky, claim, "majority").why_none
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ("statistic: capacity", "exactly one of at_least, at_most and ratio"),
+        ("statistic: capacity, at_least: 1, at_most: 2", "exactly one of"),
+        ("statistic: n90, at_least: 1", "n90 is a statistic of needle"),
+        ("statistic: capacity, level: 2, at_least: 1", "level is of the statistic accuracy"),
+        ("statistic: capacity, ratio: {to: linear, at_least: 2}", "compared with itself"),
+        ("statistic: capacity, ratio: {to: softmax}", "exactly one of at_least and at_most"),
+        ("statistic: accuracy, at_least: 101", "in per cent"),
+        ("statistic: solved, at_least: 50, budget: 800", "at the end"),
+        ("statistic: capacity, at_least: 2, effect: 0.5", "a factor above 1"),
+    ],
+)
+def test_claims_that_mean_nothing_are_refused(tmp_path: Path, claim: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        answer(tmp_path, [], f"line: linear, {claim}")
+
+
+def test_runs_of_another_probe_do_not_answer(tmp_path: Path) -> None:
+    rows = [row.model_copy(update={"recipe": "probe-needle"}) for row in recalls(linear=SIX)]
+    found = answer(tmp_path, rows, "line: linear, statistic: n90, at_least: 100", "needle")
+    assert "the runs are of recall, not of the probe needle" in found.why_none
+
+
+# --- the command
+
+RUNNER = CliRunner()
+TINY = (
+    "epochs=2",
+    "optim.warmup_epochs=1",
+    "eval_every=1",
+    "model.embed_dim=16",
+    "model.num_heads=2",
+    "data.probe.budgets=[4]",
+)
+TINY += ("data.probe.train=64", "data.probe.held_out=16", "data.probe.levels=[1,2]", "data.probe.keys=8", "data.probe.values=8")
+TINY += ("model.in_channels=16",)
+
+
+@pytest.mark.slow  # two processes train
+def test_the_command_trains_reports_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wfbench.tasks.probe.QUICK", TINY)
+    words = ["probe", "--quick", "--mixer", "linear", "--mixer", "static", "--out", str(tmp_path), "--device", "cpu"]
+    first = RUNNER.invoke(app, words)
+    assert first.exit_code == 0, first.output
+    said = " ".join(first.output.split())
+    assert "not trained" in said
+    assert "It shows how fast a mixer learns" in said
+    assert str(tmp_path / "probe-recall.png") in first.output.replace("\n", "")
+    assert (tmp_path / "page.html").is_file()
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(made) == 2
+    again = RUNNER.invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert "2 finished" in again.output
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == made
+
+
+def test_what_the_command_asks_the_sweep_for() -> None:
+    plain = ProbeRequest.of([], [], None, quick=False, tune=True)
+    assert [one.recipes for one in plain.sweeps] == [(f"probe-{name}",) for name in ("majority", "recall", "needle", "shift")]
+    assert all(one.seeds == (1, 2, 3) and not one.settings for one in plain.sweeps)
+    assert plain.sweeps[0].tune.rates(1.6e-3) == pytest.approx((5.333e-4, 1.6e-3, 4.8e-3))
+    quick = ProbeRequest.of([], ["pool", "pool"], None, quick=True, tune=False)
+    assert [(one.recipes, one.seeds, one.settings, one.tune) for one in quick.sweeps] == [
+        (("probe-recall",), (1,), QUICK, None)
+    ]
+    both = ProbeRequest.of(["majority", "recall"], [], 2, quick=True, tune=False)
+    assert [bool(one.settings) for one in both.sweeps] == [False, True]
+    assert recipe.load("probe-recall", QUICK).epochs * 100 == 800
+    assert known() == ["hop", "majority", "needle", "recall", "shift"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recal"], "did you mean recall?"),
+        (["--mixer", "softmx", "--quick"], "did you mean softmax"),
+        (["--quick", "--tune"], "exclude each other"),
+        (["--seeds", "0"], "than or equal to 1"),
+    ],
+)
+def test_bad_input_is_one_message(words: list[str], said: str, tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["probe", *words, "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_claims_name_lines_as_the_tables_of_probes_do() -> None:
+    for name in ("recall", "shift"):
+        (draft,) = drafts(SweepRequest(mixers=(Line(mixer="linear"),), recipes=(f"probe-{name}",)))
+        assert registration.line_name(draft) == "linear"

@@ -1,0 +1,446 @@
+"""Probes: what each line can do, over its seeds: how much it stores, how far it reaches, how soon it learns."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+from wfbench.analysis.cells import Size
+from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.analysis.lines import group, label, latest, lines_by_code, sorted_keys
+from wfbench.analysis.paired import binomial_reach, mean_interval
+from wfbench.analysis.power import t_quantile
+from wfbench.analysis.seed_differences import over_seeds
+from wfbench.records import AnyRow, ProbeCell, ProbeRow
+
+#: What a mixer can do, it does with this accuracy.
+PASSED = 0.9
+#: Half-widths of 95% intervals in standard errors, where these are of many canvases.
+_WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
+#: The order in which probes are shown.
+PROBES = ("recall", "needle", "majority", "shift", "hop")
+
+
+class ProbeSetting(NamedTuple):
+    """What the lines of one probe's table share. Steps are no part of it: a run that solves every level ends early."""
+
+    probe: str
+    recipe: str
+    digest: str
+    dataset: str
+    model: str
+    image_size: Size
+    epochs: int
+    batch: int
+    canvases: int
+    depth: int
+    weights: str
+    pretraining: str
+    device: str
+    dtype: str
+    #: Of the models' code and of the data; None where they were not recorded.
+    model_digest: str | None
+    data_digest: str | None
+
+
+class CapabilitySetting(NamedTuple):
+    """What the probes of one table of capabilities share."""
+
+    model: str
+    depth: int
+    weights: str
+    pretraining: str
+    device: str
+    dtype: str
+    model_digest: str | None
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where one run's accuracy crosses 90 %, or the bound beyond which it does.
+
+    Attributes:
+        value: a number of pairs, tokens or steps.
+        censored: "above" where the crossing lies somewhere above the value, which is then the largest that was tried; "below"
+            where the accuracy is under 90 % already at the value, the smallest that was tried. Such a value is a bound, never
+            a result.
+    """
+
+    value: float
+    censored: Literal["", "above", "below"] = ""
+
+    @property
+    def low(self) -> float:
+        """What it is at least; 0 where nothing is known."""
+        return 0.0 if self.censored == "below" else self.value
+
+    @property
+    def high(self) -> float:
+        """What it is at most; inf where nothing is known."""
+        return math.inf if self.censored == "above" else self.value
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """A line's crossings.
+
+    Attributes:
+        by_seed: of each seed.
+        mean: the geometric mean with its t-interval over log2; None where any seed has only a bound, since nothing is computed
+            from bounds.
+        bound: the common bound where no seed has more than that; else None.
+    """
+
+    by_seed: Mapping[int, Crossing]
+    mean: Interval | None
+    bound: Crossing | None
+
+    @classmethod
+    def of(cls, by_seed: Mapping[int, Crossing]) -> Crossings:
+        """From the seeds'."""
+        found = list(by_seed.values())
+        if not any(crossing.censored for crossing in found):
+            return cls(by_seed, _powers_of_two(mean_interval([math.log2(crossing.value) for crossing in found])), None)
+        return cls(by_seed, None, found[0] if len(set(found)) == 1 else None)
+
+    def count(self, censored: Literal["above", "below"]) -> int:
+        """How many seeds have only this bound."""
+        return sum(crossing.censored == censored for crossing in self.by_seed.values())
+
+
+@dataclass(frozen=True)
+class ProbeLine:
+    """One line over its seeds.
+
+    Attributes:
+        label: its name.
+        runs: the newest of each seed.
+        budgets: the numbers of steps that are reported; the last is the end of training.
+        accuracies: by budget, of each of the result's cells; None for a cell that the mixer cannot be evaluated on.
+        mean: accuracy at the end, over the levels on the grid of training.
+        capacity: by budget: of recall the pairs, of needle the tokens, up to which the accuracy is 90 %; empty for others.
+        learnt: of shift, the steps after which the accuracy was 90 % for the first time; None for others.
+        hops: of hop by seed, the largest number of steps up to which all have an accuracy of 90 %; empty for others.
+        solved: how many seeds solved every level of their training.
+        train_seconds: of training, evaluation apart.
+        leaks: whether the leak check of any run failed, so that no accuracy means anything.
+    """
+
+    label: str
+    runs: tuple[ProbeRow, ...]
+    budgets: tuple[int, ...]
+    accuracies: Mapping[int, tuple[Interval | None, ...]]
+    mean: Interval
+    capacity: Mapping[int, Crossings]
+    learnt: Crossings | None
+    hops: Mapping[int, int]
+    solved: int
+    train_seconds: Interval
+    leaks: bool
+
+    @property
+    def end(self) -> int:
+        """The last budget."""
+        return self.budgets[-1]
+
+    @property
+    def is_trained(self) -> bool:
+        """Of recall: whether any seed learnt the task, one pair at 90 %."""
+        found = self.capacity.get(self.end)
+        return found is None or found.count("below") < len(found.by_seed)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The runs of one probe under one setting.
+
+    Attributes:
+        setting: what the lines share.
+        cells: levels and grids with their floors; the accuracies in them are one run's.
+        lines: one for each mixer with its factors.
+        repeats: how many rows were left out, since a later one is of the same line and seed.
+    """
+
+    setting: ProbeSetting
+    cells: tuple[ProbeCell, ...]
+    lines: tuple[ProbeLine, ...]
+    repeats: int = 0
+
+    @property
+    def budgets(self) -> list[int]:
+        """Of all lines."""
+        return sorted({budget for line in self.lines for budget in line.budgets})
+
+
+@dataclass(frozen=True)
+class CapabilityLine:
+    """One line in all probes: its result in each of the table's, None where it has none."""
+
+    label: str
+    lines: tuple[ProbeLine | None, ...]
+
+    @property
+    def any(self) -> ProbeLine:
+        """The first that there is, whose size and cost stand for all: probes come in one order."""
+        return next(line for line in self.lines if line is not None)
+
+
+@dataclass(frozen=True)
+class CapabilityResult:
+    """The probes side by side.
+
+    Attributes:
+        setting: what they share.
+        probes: in the order of `PROBES`; a probe may have several settings.
+        lines: by name.
+    """
+
+    setting: CapabilitySetting
+    probes: tuple[ProbeResult, ...]
+    lines: tuple[CapabilityLine, ...]
+
+
+# --- one run
+
+
+def falls_through(levels: Sequence[float], accuracies: Sequence[float], threshold: float = PASSED) -> Crossing:
+    """Where accuracy falls through a threshold, as the levels rise.
+
+    The crossing of a decreasing isotonic fit over log2 of the levels, linear in between.
+
+    Args:
+        levels: rising numbers above 0.
+        accuracies: at them.
+        threshold: between 0 and 1.
+
+    Returns:
+        The crossing; a bound where the fit never falls below the threshold, or the first accuracy is below it.
+
+    Source: Barlow and others, Statistical Inference under Order Restrictions (1972), by scikit-learn.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    if accuracies[0] < threshold:
+        return Crossing(levels[0], "below")
+    x = [math.log2(level) for level in levels]
+    fit = [float(value) for value in IsotonicRegression(increasing=False).fit_transform(x, list(accuracies))]
+    if fit[-1] >= threshold:
+        return Crossing(levels[-1], "above")
+    after = next(place for place, value in enumerate(fit) if value < threshold)
+    share = (fit[after - 1] - threshold) / (fit[after - 1] - fit[after])
+    return Crossing(2 ** (x[after - 1] + share * (x[after] - x[after - 1])))
+
+
+def capacity(row: ProbeRow, steps: int) -> Crossing | None:
+    """The pairs that a run of recall stores, or the tokens among which one of needle finds the marked one, after some steps.
+
+    None where the run was not evaluated then, and for other probes.
+    """
+    look = row.look(steps)
+    if look is None or row.probe not in ("recall", "needle"):
+        return None
+    found = [(cell, value) for cell, value in zip(row.cells, look.accuracies, strict=True) if value is not None]
+    if row.probe == "recall":
+        by_level = {cell.level: value for cell, value in found if cell.grid == row.image_size}
+    else:
+        hardest = row.trained[-1].level
+        by_level = {float(cell.tokens): value for cell, value in found if cell.level == hardest}
+    levels = sorted(by_level)
+    return falls_through(levels, [by_level[level] for level in levels])
+
+
+def accuracy_at(row: ProbeRow, level: float | None, steps: int) -> tuple[float, float] | None:
+    """A run's accuracy after some steps, and its standard error over canvases.
+
+    Args:
+        row: the run.
+        level: on the grid of training; None: the mean over all of these levels.
+        steps: after which it was evaluated.
+
+    Returns:
+        None where it was not evaluated then, or not at this level.
+    """
+    look = row.look(steps)
+    if look is None:
+        return None
+    is_end = look is row.curve[-1]
+    found = [
+        (value, canvas_error(value, cell.standard_error if is_end else None, row.canvases))
+        for cell, value in zip(row.cells, look.accuracies, strict=True)
+        if value is not None and cell.grid == row.image_size and level in (None, cell.level)
+    ]
+    if not found:
+        return None
+    mean = math.fsum(value for value, _ in found) / len(found)
+    return mean, math.sqrt(math.fsum(error**2 for _, error in found)) / len(found)
+
+
+def canvas_error(accuracy: float, standard_error: float | None, canvases: int) -> float:
+    """The standard error of an accuracy over canvases, never 0.
+
+    Where it was not recorded, the largest that shares of canvases can have; where all canvases were alike, what Wilson's
+    interval of so many has.
+    """
+    found = math.sqrt(accuracy * (1 - accuracy) / canvases) if standard_error is None else standard_error
+    return found or binomial_reach(accuracy, canvases, LEVEL) / _WIDTH
+
+
+def _steps_to_passed(row: ProbeRow) -> Crossing:
+    """The steps of the first evaluation with an accuracy of 90 %, over the levels on the grid of training."""
+    for look in row.curve:
+        found = accuracy_at(row, None, look.step)
+        if found is not None and found[0] >= PASSED:
+            return Crossing(look.step)
+    return Crossing(row.curve[-1].step, "above")
+
+
+def _hops(row: ProbeRow) -> int:
+    """The largest number of steps of a chain up to which a run has an accuracy of 90 %; 0 for none."""
+    reached = 0
+    for cell in row.trained:
+        if cell.accuracy is None or cell.accuracy < PASSED:
+            break
+        reached = round(cell.level)
+    return reached
+
+
+# --- over seeds
+
+
+def accuracy_interval(values: Sequence[float], errors: Sequence[float]) -> Interval:
+    """The mean accuracy with its 95% t-interval over seeds, never narrower than that of the canvases.
+
+    All seeds are evaluated on the same canvases, so more seeds do not make the canvases' part smaller. A single seed has the
+    canvases' interval.
+
+    Args:
+        values: one for each seed.
+        errors: their standard errors over canvases.
+    """
+    mean, count = math.fsum(values) / len(values), len(values)
+    least = _WIDTH * math.sqrt(math.fsum(error**2 for error in errors) / count)
+    if count == 1:
+        return Interval.around(mean, least)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    return Interval.around(mean, max(least, t_quantile((1 - LEVEL) / 2, count - 1) * deviation / math.sqrt(count)))
+
+
+def probe_results(rows: Iterable[AnyRow]) -> tuple[ProbeResult, ...]:
+    """The runs of probes, one result for each setting; trials of tuning are left out.
+
+    Args:
+        rows: the records.
+    """
+    groups = group((row for row in rows if isinstance(row, ProbeRow) and row.validation is None), _setting)
+    made = []
+    for setting in sorted(sorted_keys(groups), key=lambda found: PROBES.index(found.probe)):
+        named = lines_by_code(groups[setting])
+        runs = {name: tuple(latest(members, lambda row: row.seed)) for name, members in sorted(named.items())}
+        lines = tuple(_line(name, seeds) for name, seeds in runs.items())
+        cells = lines[0].runs[0].cells
+        made.append(ProbeResult(setting, cells, lines, len(groups[setting]) - sum(map(len, runs.values()))))
+    return tuple(made)
+
+
+def capabilities(results: Sequence[ProbeResult]) -> tuple[CapabilityResult, ...]:
+    """The probes of one model side by side, a line for each mixer.
+
+    Args:
+        results: of all probes.
+    """
+    groups = group(results, lambda result: _shared(result.setting))
+    made = []
+    for setting in sorted_keys(groups):
+        probes = tuple(groups[setting])
+        whose = sorted({_whose(line) for probe in probes for line in probe.lines}, key=str)
+        versions = Counter(name for name, _ in whose)
+        lines = tuple(
+            CapabilityLine(
+                name + (f" (code {(digest or 'unknown')[:8]})" if versions[name] > 1 else ""),
+                tuple(next((line for line in probe.lines if _whose(line) == (name, digest)), None) for probe in probes),
+            )
+            for name, digest in whose
+        )
+        made.append(CapabilityResult(setting, probes, lines))
+    return tuple(made)
+
+
+def _whose(line: ProbeLine) -> tuple[str, str | None]:
+    """A line's name and the code of its mixer: probes of other code are not those of one line."""
+    return label(line.runs[0]), line.runs[0].mixer_digest
+
+
+def _line(name: str, runs: Sequence[ProbeRow]) -> ProbeLine:
+    budgets, probe = _budgets(runs), runs[0].probe
+    return ProbeLine(
+        name,
+        tuple(runs),
+        budgets,
+        accuracies={budget: tuple(_cell(runs, place, budget) for place in range(len(runs[0].cells))) for budget in budgets},
+        mean=_mean(runs, budgets[-1]),
+        capacity=_of_all(runs, budgets, capacity) if probe in ("recall", "needle") else {},
+        learnt=Crossings.of({run.seed: _steps_to_passed(run) for run in runs}) if probe == "shift" else None,
+        hops={run.seed: _hops(run) for run in runs} if probe == "hop" else {},
+        solved=sum(run.is_solved for run in runs),
+        train_seconds=over_seeds([run.train_seconds for run in runs]),
+        leaks=not all(run.leak_check.held for run in runs),
+    )
+
+
+def _budgets(runs: Sequence[ProbeRow]) -> tuple[int, ...]:
+    """What is reported: the budgets that were trained for, and the end of the runs that went all the way."""
+    asked = {budget for run in runs for budget in run.budgets}
+    ends = {run.curve[-1].step for run in runs if not run.stopped}
+    if not ends:
+        return tuple(sorted(asked)) or (max(run.curve[-1].step for run in runs),)
+    return tuple(sorted({budget for budget in asked if budget <= max(ends)} | {max(ends)}))
+
+
+def _of_all(
+    runs: Sequence[ProbeRow], budgets: Sequence[int], crossing: Callable[[ProbeRow, int], Crossing | None]
+) -> dict[int, Crossings]:
+    """By budget, of those at which every run was evaluated."""
+    found = {budget: {run.seed: crossing(run, budget) for run in runs} for budget in budgets}
+    return {
+        budget: Crossings.of({seed: value for seed, value in by_seed.items() if value is not None})
+        for budget, by_seed in found.items()
+        if None not in by_seed.values()
+    }
+
+
+def _cell(runs: Sequence[ProbeRow], place: int, steps: int) -> Interval | None:
+    """A cell's accuracy after some steps; None where a run has none."""
+    values, errors = [], []
+    for run in runs:
+        look = run.look(steps)
+        value = None if look is None else look.accuracies[place]
+        if look is None or value is None:
+            return None
+        recorded = run.cells[place].standard_error if look is run.curve[-1] else None
+        values.append(value)
+        errors.append(canvas_error(value, recorded, run.canvases))
+    return accuracy_interval(values, errors)
+
+
+def _mean(runs: Sequence[ProbeRow], steps: int) -> Interval:
+    found = [accuracy_at(run, None, steps) or accuracy_at(run, None, run.curve[-1].step) for run in runs]
+    known = [pair for pair in found if pair is not None]
+    return accuracy_interval([value for value, _ in known], [error for _, error in known])
+
+
+def _powers_of_two(found: Interval) -> Interval:
+    low, high = (None if end is None else 2**end for end in (found.low, found.high))
+    return Interval(2**found.estimate, low, high, found.level, found.why_none)
+
+
+def _setting(row: ProbeRow) -> ProbeSetting:
+    named = {name: getattr(row, name) for name in ProbeSetting._fields if name not in ("digest", "device")}
+    return ProbeSetting(**named, digest=row.recipe_digest, device=row.environment.device)
+
+
+def _shared(setting: ProbeSetting) -> CapabilitySetting:
+    return CapabilitySetting(*(getattr(setting, name) for name in CapabilitySetting._fields))
