@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mixers.base import Grid
+from wfbench.data.draws import uniforms
 from wfbench.data.listing import Entry, Listing, array_entry, json_entry, list_data
 from wfbench.data.probes.hop import Hop
 from wfbench.data.probes.majority import Majority
@@ -63,7 +64,7 @@ class ProbeSplit:
         else:
             words, grid = [(0, 0, i, self.kind) for _, i in keys], self.conditions[keys[0][1] // self.section.held_out].grid
         layout = self.layout(grid)
-        u = np.stack([np.random.default_rng(word).random(1 + self.probe.draws(layout)) for word in words])
+        u = uniforms(words, 1 + self.probe.draws(layout))
         levels = np.array(self.section.levels, dtype=np.float64)
         if self.kind == _TRAIN:
             level = levels[(u[:, 0] * len(levels)).astype(np.int64)]
