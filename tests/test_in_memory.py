@@ -197,6 +197,25 @@ def test_every_image_is_resized_once_while_the_same_is_asked(monkeypatch):
     assert split.fitted.images.shape == (10, 4, 4, 1)
 
 
+def test_what_is_kept_serves_no_other_setting(one_by_one):
+    split, size = arrays(10, 9, 12, 3), (8, 8)
+    changes = [{}, {"interpolation": "bilinear"}, {"eval_resize": "shorter"}, {"eval_crop": 0.5}]
+    settings = [{key: v for some in changes[: k + 1] for key, v in some.items()} for k in range(4)]  # one more each
+    found = {}
+    for name in ("train", "eval", "train"):  # by turns, of one split
+        for k, some in enumerate(settings):
+            data = DataSection(**some)
+
+            def batches(name=name, data=data):
+                if name == "train":
+                    return train_batches(split, data, size, 3, batch_size=10, seed=0, epochs=1)
+                return eval_batches(split, data, size, 3, batch_size=10)
+
+            found[name, k] = list(batches())
+            assert same(found[name, k], one_by_one(batches))
+    assert not any(same(found["eval", k], found["eval", k + 1]) for k in range(3))
+
+
 def test_what_would_take_too_much_memory_or_has_other_augmentation_is_made_one_by_one(monkeypatch, tmp_path):
     split, data = arrays(10, 8, 8), DataSection()
     assert train_in_memory(split, data.model_copy(update={"augment": "resized-crop"}), (8, 8), 1, 0) is None
