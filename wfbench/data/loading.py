@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
+from wfbench.data.in_memory import eval_in_memory, train_in_memory
 from wfbench.data.latents import LatentSplit
 from wfbench.data.reading import (
     Bad,
@@ -19,6 +20,7 @@ from wfbench.data.reading import (
     Key,
     OnReplaced,
     Sample,
+    Samples,
     TrainKeys,
     check_shares,
     in_order,
@@ -35,7 +37,7 @@ from wfbench.recipe import DataSection
 
 
 class _Samples(TorchDataset):
-    """Transformed samples by (epoch, index), a batch at a time."""
+    """Transformed samples by (epoch, index), a batch at a time, each on its own: `in_memory` has the same ones at once."""
 
     def __init__(
         self, split: Split, transform: transforms.Compose, in_channels: int, seed: int, *, drawn: bool, replace: bool
@@ -132,7 +134,9 @@ def train_batches(
     """
     check_shares(batch_size, world)
     transform, drawn = train_transform(data, image_size, in_channels)
-    samples = _Samples(split, transform, in_channels, seed, drawn=drawn, replace=data.on_bad_image == "skip")
+    samples: Samples | None = train_in_memory(split, data, image_size, in_channels, seed)
+    if samples is None:
+        samples = _Samples(split, transform, in_channels, seed, drawn=drawn, replace=data.on_bad_image == "skip")
     keys = TrainKeys(len(split), batch_size, seed, epochs, start, positions(batch_size, rank, world))
     return read(samples, keys, data.workers, on_replaced or warn_replaced)
 
@@ -152,8 +156,9 @@ def eval_batches(
     Raises:
         InputError: for settings that do not fit, and when it comes to an image that cannot be read, naming it.
     """
-    transform = eval_transform(data, image_size, in_channels)
-    samples = _Samples(split, transform, in_channels, 0, drawn=False, replace=False)
+    samples: Samples | None = eval_in_memory(split, data, image_size, in_channels)
+    if samples is None:
+        samples = _Samples(split, eval_transform(data, image_size, in_channels), in_channels, 0, drawn=False, replace=False)
     return read(samples, in_order(range(len(split)), batch_size, rank, world), data.workers, warn_replaced)
 
 

@@ -61,12 +61,28 @@ class Dataset:
         return list_data(self.classes, self.train, self.val)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """Images (n, H, W, C) of an `Arrays` made ready for a model: how, and which of them are there."""
+
+    name: tuple[object, ...]
+    images: np.ndarray
+    there: np.ndarray
+
+
 class Arrays:
     """A split in memory: uint8 images (n, H, W) or (n, H, W, 3)."""
 
     def __init__(self, noun: str, images: np.ndarray, classes: np.ndarray) -> None:
         self.noun, self.images = noun, images
         self.targets = tuple(int(c) for c in classes)
+        #: What was last asked for, so that every image is resized once.
+        self.fitted: Fitted | None = None
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3."""
+        return 1 if self.images.ndim == 3 else self.images.shape[3]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -190,6 +206,15 @@ class Subset:
     def entries(self) -> tuple[Entry, ...]:
         """Those of the whole split, and which images of it are taken."""
         return *self.whole.entries(), numbers_entry("(images taken)", self.indices)
+
+
+def stored(split: Split) -> tuple[Arrays, np.ndarray] | None:
+    """The images in memory that a split is of, and which of them it has; None if they are not in memory."""
+    if isinstance(split, Arrays):
+        return split, np.arange(len(split))
+    if isinstance(split, Subset) and (whole := stored(split.whole)) is not None:
+        return whole[0], whole[1][list(split.indices)]
+    return None
 
 
 def take_subset(split: Split, limit: int, seed: int) -> Subset:
