@@ -12,9 +12,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def uniforms(keys: Sequence[Sequence[int]], number: int) -> np.ndarray:
     """Numbers uniform in [0, 1) for each of some keys: (keys, number), float64.
 
-    A key is a few whole numbers from 0, such as (seed, epoch, index); keys of one call have equal lengths. Each number is one output
-    of SplitMix64 whose state follows from the key. NumPy's generators would have to be made anew for every sample, which costs
-    more than the numbers.
+    A key is a few whole numbers from 0, such as (seed, epoch, index); keys of one call have equal lengths. Each number is one
+    output of SplitMix64 whose state follows from the key. NumPy's generators would have to be made anew for every sample, which
+    costs more than the numbers.
 
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014), figure 16.
     """
