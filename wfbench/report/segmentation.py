@@ -39,6 +39,7 @@ def _table(name: str, result: SegmentationResult) -> Table:
         f"{setting.samples:,} held-out images after the last of {plural(setting.epochs, 'epoch')}; decoder {setting.decoder}"
         f"{', on a backbone that was not trained' if setting.frozen else ''}.",
         *interval_notes([line.miou for line in result.lines]),
+        *_no_interval_notes(result),
         *difference_notes([result.family]),
         *_difference_unit(result.family.differences),
         *_absent_notes(result),
@@ -107,6 +108,22 @@ def _shown_share(found: Interval) -> str:
 
 def _difference_unit(differences: object) -> list[str]:
     return ["Differences are in points of mIoU."] if differences else []
+
+
+def _no_interval_notes(result: SegmentationResult) -> list[str]:
+    """Why a mean over several seeds has no interval: a class that no seed of a line found, for one."""
+    lines: dict[str, dict[str, list[str]]] = {}
+    for line in result.lines:
+        named = {f"IoU {found}": value for found, value in line.iou.items() if value is not None}
+        named |= {"pixel accuracy": line.pixel_accuracy, "loss": line.loss, "train (s)": line.train_seconds}
+        for heading, value in named.items():
+            if len(line.runs) > 1 and value.why_none:
+                lines.setdefault(value.why_none, {}).setdefault(line.label, []).append(heading)
+    said = []
+    for why, of_line in lines.items():
+        listed = "; ".join(f"{', '.join(headings)} ({label})" for label, headings in of_line.items())
+        said.append(f"No interval of {listed}: {why}.")
+    return said
 
 
 def _absent_notes(result: SegmentationResult) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from wfbench import models
+from wfbench.errors import InputError
 from wfbench.measure import CountError, count_flops
 from wfbench.tasks.verify.judge import Outcome, check, judged, not_applicable
 from wfbench.tasks.verify.subject import Subject
@@ -33,14 +35,14 @@ def layer_schedule(subject: Subject) -> Outcome:
     return judged(not wrong, wrong[0] if wrong else done, "it works alone and not beside other layers: see what the input is")
 
 
-def _wrong(subject: Subject, name: str, between: str) -> list[str]:
-    """What is wrong with one model, in a list of none or one."""
-    model = models.create(
+def _model(subject: Subject, name: str, every: int | None = None, between: str | None = None) -> nn.Module:
+    """Two layers of the skeleton, with this mixer in both or on a schedule."""
+    return models.create(
         "vit-tiny",
         name,
         subject.grid,
         2,
-        every=2,
+        every=every,
         between=between,
         patch_size=1,
         embed_dim=subject.dim,
@@ -49,10 +51,23 @@ def _wrong(subject: Subject, name: str, between: str) -> list[str]:
         mlp_ratio=2.0,
         pos_embed="none",
     ).eval()
+
+
+def _miscount(subject: Subject, model: nn.Module) -> str | None:
+    """How the counts of a model's MACs disagree, or that one is missing; None where they agree."""
     try:
         count_flops(model, (2, 3, *subject.grid))
-    except CountError as e:
-        return [str(e)]
+    except (CountError, InputError) as e:
+        return str(e)
+    return None
+
+
+def _wrong(subject: Subject, name: str, between: str) -> list[str]:
+    """What is wrong with one model, in a list of none or one; counts that disagree without a schedule too are not."""
+    model = _model(subject, name, every=2, between=between)
+    said, alone = _miscount(subject, model), _miscount(subject, _model(subject, subject.mixer))
+    if said and not alone:
+        return [said]
     model(torch.randn(2, 3, *subject.grid)).square().sum().backward()
     grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     infinite = [key for key, grad in grads.items() if not grad.isfinite().all()]
