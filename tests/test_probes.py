@@ -23,7 +23,7 @@ from wfbench.data.probes.probe import IGNORE
 from wfbench.data.probes.recall import Recall
 from wfbench.records import ProbeRow
 from wfbench.tasks import jobs
-from wfbench.tasks.probe_checks import _check_leak, check_leak, global_layers
+from wfbench.tasks.probe_checks import check_leak, global_layers
 from wfbench.tasks.run_directory import read_result
 from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import Watch
@@ -151,18 +151,18 @@ def test_counts_of_majority_are_exact(level: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_leaks(name: str) -> None:
-    found = check_leak(opened(name), 2)
+    found = check_leak(opened(name).train, 2)
     assert found.gradient == 0
     assert found.readout <= found.bound
     assert found.held
 
 
 def test_a_gap_of_less_than_the_reach_leaks() -> None:
-    narrow = opened("recall", "data.probe.gap=1")
+    narrow = opened("recall", "data.probe.gap=1").train
     assert not check_leak(narrow, 2).held
     assert check_leak(narrow, 2).gradient > 0
-    assert check_leak(opened("recall", "data.probe.gap=5", "data.probe.levels=[1]"), 5).gradient == 0
-    assert check_leak(opened("recall", "data.probe.gap=4", "data.probe.levels=[1]"), 5).gradient > 0
+    assert check_leak(opened("recall", "data.probe.gap=5", "data.probe.levels=[1]").train, 5).gradient == 0
+    assert check_leak(opened("recall", "data.probe.gap=4", "data.probe.levels=[1]").train, 5).gradient > 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Leaky(Recall):
 
 def test_a_generator_that_leaks_on_purpose_is_caught() -> None:
     split = replace(opened("recall").train, probe=Leaky())
-    found = _check_leak(split, 2)
+    found = check_leak(split, 2)
     assert found.gradient == 0
     assert found.readout > found.bound
     assert not found.held

@@ -64,7 +64,7 @@ class MeanPredictions:
     def see(self, place: Place, layer: PredictingLayer, x: Tensor, grid: Grid) -> None:
         """One call of a layer."""
         with without_autocast(x):
-            total = layer.predicted(_full(layer, x), grid).double().sum(dim=0)
+            total = layer.predicted(x.to(weights_dtype(layer, x)), grid).double().sum(dim=0)
         self._sums[place] = total + self._sums[place] if place in self._sums else total
         self._counts[place] = self._counts.get(place, 0) + len(x)
 
@@ -95,7 +95,7 @@ class Strengths:
     def see(self, place: Place, layer: PredictingLayer, x: Tensor, grid: Grid) -> None:
         """One call of a layer."""
         with without_autocast(x):
-            x = _full(layer, x)
+            x = x.to(weights_dtype(layer, x))
             own, without = layer.predicted(x, grid), layer.without_prediction(x, grid)
             whole = layer.with_prediction(x, grid, own)
             common = layer.with_prediction(x, grid, self.means[place].to(own).expand_as(own))
@@ -124,9 +124,9 @@ def strengths(model: nn.Module, run: Callable[[], object]) -> tuple[Strength, ..
     return measured.result()
 
 
-def _full(layer: PredictingLayer, x: Tensor) -> Tensor:
-    """The tokens in the dtype of the layer's weights."""
-    return x.to(next((p.dtype for p in cast(nn.Module, layer).parameters()), x.dtype))
+def weights_dtype(layer: PredictingLayer, x: Tensor) -> torch.dtype:
+    """The dtype of the layer's weights; of a layer without any, that of its tokens."""
+    return next((p.dtype for p in cast(nn.Module, layer).parameters()), x.dtype)
 
 
 def _squared(x: Tensor) -> Tensor:

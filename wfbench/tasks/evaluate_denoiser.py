@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from wfbench import records
-from wfbench.recipe import Recipe
 from wfbench.records import DenoisingRow, DiTRow
-from wfbench.tasks.common import factors_of, writable_dir
+from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import load_model
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
@@ -38,7 +36,7 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     found = job.evaluation(model)
     row = DenoisingRow(
         environment=records.stamp(device.type),
-        **run_fields(run, recipe, job),
+        **job.run_fields(read_result(run).recipe_digest),
         **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         weights_sha256=sha256,
     )
@@ -46,18 +44,3 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     pairs = zip((*row.mse, *row.vb), (*recorded.mse, *recorded.vb), strict=True)
     records.append(writable_dir(out or run / "eval") / "records.jsonl", [row])
     return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))
-
-
-def run_fields(run: Path, recipe: Recipe, job: dit.DiTJob) -> dict[str, Any]:
-    """What rows of evaluations and of scores say of the run."""
-    config = job.model.config
-    return {
-        "mixer_digest": job.identity.mixer_digest,
-        "model_digest": job.identity.model_digest,
-        "data_digest": job.identity.data_digest,
-        "model": recipe.model.name,
-        **factors_of(config),
-        "recipe": recipe.name,
-        "recipe_digest": read_result(run).recipe_digest,
-        "seed": recipe.seed,
-    }

@@ -12,7 +12,7 @@ from wfbench import records
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseEvalRow, DenseRow
-from wfbench.tasks.common import factors_of, other_machine
+from wfbench.tasks.common import other_machine
 from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
@@ -96,19 +96,12 @@ def evaluate_dense_run(
     unchanged = not overrides
     recorded = recorded_row(run, weights, DenseRow) if unchanged else None
     try_directory(out or run / "eval")
-    config, results = job.model.config, []
+    results = []
     for size in sizes:
         found = job.evaluation(job.model, size)
         row = DenseEvalRow(
             environment=records.stamp(device.type),
-            mixer_digest=job.identity.mixer_digest,
-            model_digest=job.identity.model_digest,
-            data_digest=job.identity.data_digest,
-            model=recipe.model.name,
-            **factors_of(config),
-            recipe=recipe.name,
-            recipe_digest=final.recipe_digest,
-            seed=recipe.seed,
+            **job.run_fields(final.recipe_digest),
             weights_sha256=sha256,
             trained_size=job.image_size,
             image_size=size,

@@ -11,7 +11,7 @@ from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.errors import InputError
 from wfbench.records import ProbeEvalRow, ProbeRow
-from wfbench.tasks.common import dtype_name, factors_of, other_machine
+from wfbench.tasks.common import dtype_name, other_machine
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import probe
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
@@ -79,17 +79,10 @@ def evaluate_probe_run(
         check_data(run, job.dataset, "val")
     code = [] if then is None else changes(then, job.identity, ("mixer code", "model code"))
     try_directory(out or run / "eval")
-    figures, config = job.evaluation(job.model), job.model.config
+    figures = job.evaluation(job.model)
     row = ProbeEvalRow(
         environment=records.stamp(device.type),
-        mixer_digest=job.identity.mixer_digest,
-        model_digest=job.identity.model_digest,
-        data_digest=job.identity.data_digest,
-        model=recipe.model.name,
-        **factors_of(config),
-        recipe=recipe.name,
-        recipe_digest=final.recipe_digest,
-        seed=recipe.seed,
+        **job.run_fields(final.recipe_digest),
         weights_sha256=sha256,
         dataset=job.dataset.name,
         trained_size=job.image_size,

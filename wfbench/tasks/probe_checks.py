@@ -10,7 +10,6 @@ from scipy import stats
 from torch import Tensor
 
 from mixers.base import Grid
-from wfbench.data import ProbeDataset
 from wfbench.data.probes.dataset import ProbeSplit, one_hot
 from wfbench.data.probes.probe import IGNORE
 from wfbench.models import DenseModel, create_dense
@@ -25,18 +24,14 @@ _RIDGE = 1.0
 _SURE = 0.999
 
 
-def check_leak(dataset: ProbeDataset, depth: int) -> LeakCheck:
+@functools.lru_cache(maxsize=8)
+def check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     """Whether a model that sees only near tokens can know a probe's answers.
 
     Args:
-        dataset: the probe.
+        split: of training.
         depth: of the model, whose local convolutions reach so many tokens.
     """
-    return _check_leak(dataset.train, depth)
-
-
-@functools.lru_cache(maxsize=8)
-def _check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     readout, floor, number = _local_readout(split, depth)
     bound = float(stats.binom.ppf(_SURE, number, floor)) / number
     return LeakCheck(gradient=local_gradient(split, depth), readout=readout, floor=floor, bound=bound)

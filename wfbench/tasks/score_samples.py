@@ -33,10 +33,9 @@ from wfbench.errors import InputError
 from wfbench.records import ScoreRow
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
-from wfbench.tasks.evaluate_denoiser import run_fields
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
-from wfbench.tasks.run_directory import read_recipe
+from wfbench.tasks.run_directory import read_recipe, read_result
 from wfbench.tasks.weights import WEIGHTS
 
 #: Fewer samples than this are not scored apart.
@@ -91,7 +90,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     job = dit.prepare(recipe)
     check_data(request.run, job.dataset, "train", "val")
     rows, missing = [], []
-    shared = run_fields(request.run, recipe, job) | {
+    shared = job.run_fields(read_result(request.run).recipe_digest) | {
         "environment": records.stamp(device.type),
         "dataset": job.dataset.name,
         "image_size": tuple(images.shape[2:]),

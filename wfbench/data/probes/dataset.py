@@ -57,16 +57,17 @@ class ProbeSplit:
         """Context and queries on a grid."""
         return Layout(grid, self.section.gap, self.section.query_columns)
 
+    def grid_of(self, keys: list[Key]) -> Grid:
+        """The grid of these canvases, which are all of one."""
+        return self.grid if self.kind == _TRAIN else self.conditions[keys[0][1] // self.section.held_out].grid
+
     def canvases(self, keys: list[Key], seed: int = 0) -> Canvases:
         """Those of (epoch, index), all of one grid; held-out ones know neither epoch nor seed."""
-        if self.kind == _TRAIN:
-            words, grid = [(seed, epoch, i, _TRAIN) for epoch, i in keys], self.grid
-        else:
-            words, grid = [(0, 0, i, self.kind) for _, i in keys], self.conditions[keys[0][1] // self.section.held_out].grid
-        layout = self.layout(grid)
+        layout, is_training = self.layout(self.grid_of(keys)), self.kind == _TRAIN
+        words = [(seed, epoch, i, _TRAIN) if is_training else (0, 0, i, self.kind) for epoch, i in keys]
         u = uniforms(words, 1 + self.probe.draws(layout))
-        levels = np.array(self.section.levels, dtype=np.float64)
-        if self.kind == _TRAIN:
+        if is_training:
+            levels = np.array(self.section.levels, dtype=np.float64)
             level = levels[(u[:, 0] * len(levels)).astype(np.int64)]
         else:
             level = np.array([self.conditions[i // self.section.held_out].level for _, i in keys])
@@ -157,13 +158,6 @@ def open_probe(data: DataSection, image_size: int | Grid) -> ProbeDataset:
         raise InputError(
             "the source is no probe", got=f"data.source = {data.source}", expected="probe", remedy="set data.source"
         )
-    if data.limit is not None:
-        raise InputError(
-            "a probe has no stored images to take some of",
-            got=f"data.limit = {data.limit}",
-            expected="no limit",
-            remedy="set data.probe.train",
-        )
     probe, grid = _probe(section), (image_size, image_size) if isinstance(image_size, int) else image_size
     conditions = tuple(Condition(level, grid) for level in section.levels)
     conditions += tuple(Condition(section.levels[-1], (h, w)) for h, w in section.grids if (h, w) != grid)
@@ -210,14 +204,9 @@ class _Inputs:
     def __init__(self, split: ProbeSplit, seed: int) -> None:
         self.split, self.seed = split, seed
 
-    def __len__(self) -> int:
-        return len(self.split)
-
     def __getitems__(self, keys: list[Key]) -> Whole:
         canvases = self.split.canvases(keys, self.seed)
-        held_out = self.split.kind != _TRAIN
-        grid = self.split.conditions[keys[0][1] // self.split.section.held_out].grid if held_out else self.split.grid
-        return Whole(*one_hot(canvases, self.split.probe.planes, grid))
+        return Whole(*one_hot(canvases, self.split.probe.planes, self.split.grid_of(keys)))
 
 
 def probe_train_batches(

@@ -8,6 +8,7 @@ floor.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -133,14 +134,11 @@ def context_and_queries(layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], 
     return ((layout.queries, layout.context),)
 
 
-def largest_share(counts: np.ndarray) -> float:
-    """Of symbols counted on canvases (canvases, symbols), the mean share of the most frequent one."""
-    return float((counts.max(1) / counts.sum(1)).mean())
-
-
+@functools.cache
 def most_frequent_of(symbols: int, number: int, trials: int = 20_000) -> float:
     """The expected share of the most frequent of ``number`` symbols drawn alike from ``symbols``, by simulation (seed 0)."""
-    return largest_share(np.random.default_rng(0).multinomial(number, np.full(symbols, 1 / symbols), size=trials))
+    counts = np.random.default_rng(0).multinomial(number, np.full(symbols, 1 / symbols), size=trials)
+    return float((counts.max(1) / number).mean())
 
 
 def refuse_level(name: str, level: float, expected: str) -> None:

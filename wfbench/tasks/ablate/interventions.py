@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixers.base import Grid, PredictingLayer
-from wfbench.measure.strength import Place, blocks_of, predicting_layers, seen
+from wfbench.measure.strength import Place, blocks_of, predicting_layers, seen, weights_dtype
 from wfbench.records import Slot, What
 
 Forward = Callable[[Tensor, Grid], Tensor]
@@ -101,7 +101,7 @@ def changed(
                 return layer.without_prediction(x, grid)
             if change.what == "mean":
                 assert means is not None
-                mean = means[place].to(next((p.dtype for p in cast(nn.Module, layer).parameters()), x.dtype))
+                mean = means[place].to(weights_dtype(layer, x))
                 return layer.with_prediction(x, grid, mean.expand(len(x), *mean.shape))
             assert donors is not None
             return layer.with_prediction(x, grid, layer.predicted(*donors.take(place, len(x))))

@@ -25,7 +25,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import AblationRow, Metric, Strength
 from wfbench.tasks import jobs
 from wfbench.tasks.ablate.interventions import Change, changed, changes_of, recorded
-from wfbench.tasks.common import dtype_name, factors_of, slug, writable_dir
+from wfbench.tasks.common import dtype_name, slug, writable_dir
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs.base import Job
 from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, try_directory
@@ -220,20 +220,13 @@ def _figures(outcomes: Tensor, unchanged: Tensor, kind: str) -> dict[Metric, tup
 def _rows(
     request: AblateRequest, network: _Network, found: _Found, change: Change, device: torch.device
 ) -> Iterator[AblationRow]:
-    job, result, config = network.job, network.result, network.job.model.config
+    job, result = network.job, network.result
     is_one = change.what != "branch" and change.layer is not None
     place = Place(change.layer, change.slot) if is_one and change.layer is not None else None
     for metric, (value, unchanged, interval) in _figures(found.by_change[change], found.unchanged, result.kind).items():
         yield AblationRow(
             environment=records.stamp(device.type),
-            mixer_digest=job.identity.mixer_digest,
-            model_digest=job.identity.model_digest,
-            data_digest=job.identity.data_digest,
-            model=job.recipe.model.name,
-            **factors_of(config),
-            recipe=job.recipe.name,
-            recipe_digest=result.recipe_digest,
-            seed=job.recipe.seed,
+            **job.run_fields(result.recipe_digest),
             dataset=job.dataset.name,
             image_size=job.image_size,
             dtype=dtype_name(job.recipe),

@@ -248,6 +248,19 @@ class Job(ABC):
             return None
         return Chosen(**chosen.model_dump(), mlp_ratio=config.mlp_ratio, depth=config.depth, lr=self.recipe.optim.lr)
 
+    def run_fields(self, recipe_digest: str) -> dict[str, Any]:
+        """What rows of evaluations, scores and ablations say of the run, whose own row has this digest."""
+        return {
+            "mixer_digest": self.identity.mixer_digest,
+            "model_digest": self.identity.model_digest,
+            "data_digest": self.identity.data_digest,
+            "model": self.recipe.model.name,
+            **factors_of(self.model.config),
+            "recipe": self.recipe.name,
+            "recipe_digest": recipe_digest,
+            "seed": self.recipe.seed,
+        }
+
     def row_fields(self, finished: Finished, prefix: str) -> dict[str, Any]:
         """What the rows of all kinds of training hold; ``prefix`` says of which weights: "" or "ema_"."""
         recipe, progress, config = self.recipe, finished.progress, self.model.config

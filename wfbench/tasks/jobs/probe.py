@@ -104,7 +104,7 @@ class ProbeJob(Job):
         self._leak_check()
 
     def _leak_check(self) -> LeakCheck:
-        found = check_leak(self.dataset, self.model.config.depth)
+        found = check_leak(self.dataset.train, self.model.config.depth)
         if not found.held:
             raise InputError(
                 "the probe gives its answers away",

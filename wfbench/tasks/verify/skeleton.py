@@ -65,8 +65,8 @@ def _miscount(subject: Subject, model: nn.Module) -> str | None:
 def _wrong(subject: Subject, name: str, between: str) -> list[str]:
     """What is wrong with one model, in a list of none or one; counts that disagree without a schedule too are not."""
     model = _model(subject, name, every=2, between=between)
-    said, alone = _miscount(subject, model), _miscount(subject, _model(subject, subject.mixer))
-    if said and not alone:
+    said = _miscount(subject, model)
+    if said and not _miscount(subject, _model(subject, subject.mixer)):
         return [said]
     model(torch.randn(2, 3, *subject.grid)).square().sum().backward()
     grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
