@@ -652,6 +652,24 @@ def test_a_sweep_records_claims_once_and_refuses_another_version_after_runs_bega
     assert records.read(late / "records.jsonl")[0][0].begun == 1
 
 
+def test_claims_about_another_recipe_are_another_file_and_not_another_version(tmp_path: Path) -> None:
+    stated(tmp_path, BETTER)
+    file, out = tmp_path / "claims.yaml", tmp_path / "out"
+    recording.record(file, out)
+    (out / "run").mkdir()
+    (out / "run" / "config.yaml").write_text("name: small\n")
+    other = tmp_path / "other.yaml"
+    other.write_text(file.read_text().replace("recipe: small", "recipe: probe-recall"))
+    assert "before the first run" in recording.record(other, out)
+    other.write_text(other.read_text().replace("beats", "surpasses"))
+    assert "before the first run" in recording.record(other, out), "no run of its recipe has begun"
+    (out / "run2").mkdir()
+    (out / "run2" / "config.yaml").write_text("name: probe-recall\n")
+    other.write_text(other.read_text().replace("surpasses", "equals"))
+    with pytest.raises(InputError, match="changed after runs began"):
+        recording.record(other, out)
+
+
 # --- bad files
 
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from wfbench import records
 from wfbench.analysis.claims import read_claims
+from wfbench.analysis.claims.schema import parse_claims
 from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
@@ -72,12 +75,15 @@ def _unlike(path: Path, wanted: str, has: str) -> InputError:
 def record(path: Path, out: Path) -> str:
     """Add the file, its hash and the time to the sweep's records, unless it stands there; what was done, in words.
 
+    A directory may hold one file of claims for each recipe.
+
     Raises:
-        InputError: if the records hold another version of it, and runs have begun since.
+        InputError: if the records hold another version of it, about the same recipe, and runs of that recipe have begun since.
     """
     found, into = read_claims(path), out / "records.jsonl"
-    begun = _begun(out)
-    known = [row for row in (records.read(into)[0] if into.is_file() else []) if isinstance(row, ClaimsRow)]
+    begun = _begun(out, found.file.recipe)
+    rows = [row for row in (records.read(into)[0] if into.is_file() else []) if isinstance(row, ClaimsRow)]
+    known = [row for row in rows if parse_claims(row.text, f"the claims recorded {row.created}").file.recipe == found.file.recipe]
     same = [row for row in known if row.sha256 == found.sha256]
     if same:
         return f"claims {found.sha256[:12]}, recorded {same[0].created}"
@@ -93,5 +99,15 @@ def record(path: Path, out: Path) -> str:
     return f"claims {found.sha256[:12]} recorded{late}"
 
 
-def _begun(out: Path) -> int:
-    return sum("config.yaml" in names for _, _, names in os.walk(out))
+def _begun(out: Path, recipe: str) -> int:
+    """How many runs of the recipe have begun, and runs that cannot be read."""
+    configs = [Path(place, "config.yaml") for place, _, names in os.walk(out) if "config.yaml" in names]
+    return sum(_recipe_of(config) in (recipe, None) for config in configs)
+
+
+def _recipe_of(config: Path) -> str | None:
+    try:
+        fields = yaml.load(config.read_text("utf-8"), yaml.CSafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return fields.get("name") if isinstance(fields, dict) else None
