@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every table, figure and page in results/ again, from the records alone, and puts the README's tables in place.
+# Makes every table, figure and page in results/ again, from the records alone, then docs/RESULTS.md and the README's tables.
 #   bash results/make.sh                      all folders
 #   bash results/make.sh results/cifar10      one
 # What is generated is deleted first; records, runs and make.sh stay. How the records came to be: each folder's make.sh, or
@@ -16,3 +16,4 @@ for place in "${@:-results/*/}"; do
     done
 done
 python docs/update_readme.py
+python docs/make_results.py

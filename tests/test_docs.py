@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def update():
-    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "docs" / "update_readme.py")
+    return script("update_readme")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -26,6 +30,12 @@ def test_the_tables_in_the_readme_are_the_generated_ones(update):
     readme = (ROOT / "README.md").read_text()
     assert update.SHOWN
     assert update.with_tables(readme) == readme
+
+
+def test_the_page_of_results_is_the_generated_one():
+    text = (ROOT / "docs" / "RESULTS.md").read_text()
+    assert script("make_results").document() == text
+    assert text.count("\n- ") > 20
 
 
 def test_columns_of_a_table_are_chosen_by_their_names(update):

@@ -503,7 +503,7 @@ def test_write_says_where_everything_came_from(tmp_path: Path) -> None:
     names = {path.name for path in paths}
     stems = {"overview", "accuracy", "profile", "speedup", "crossover", "pareto"}
     files = {f"{stem}.{kind}" for stem in stems for kind in ("md", "csv", "tex")}
-    assert names == {"tables.md", "page.html", "accuracy.png", "latency.png", "speedup.png"} | files
+    assert names == {"tables.md", "page.html", "answers.md", "accuracy.png", "latency.png", "speedup.png"} | files
     assert all(path.is_file() for path in paths)
     assert {path.name for path in (tmp_path / "new").iterdir()} == names
     page = (tmp_path / "new" / "tables.md").read_text()

@@ -58,7 +58,7 @@ def write(
     published: bool = False,
     runs: Sequence[Run] = (),
 ) -> list[Path]:
-    """Write every table as Markdown, CSV and LaTeX, the plots, ``tables.md`` with all of it, and ``page.html``.
+    """Write every table as Markdown, CSV and LaTeX, the plots, ``tables.md`` with all of it, ``answers.md``, and ``page.html``.
 
     Files of the report before, as its ``tables.md`` names them, are removed where they are not written again: an old table
     beside new ones would be taken for one of them.
@@ -80,6 +80,8 @@ def write(
         InputError: if a file cannot be written.
     """
     from wfbench.report import figures
+    from wfbench.report.answers import answers
+    from wfbench.report.answers import to_markdown as answers_to_markdown
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
 
@@ -102,9 +104,14 @@ def write(
             sections[table.name] += f"\n![{table.title}]({path.name})\n"
         found = sources(rows)
         written[:0] = [out / "tables.md", out / "page.html"]
+        said = answers(results)
+        (out / "answers.md").unlink(missing_ok=True)
+        if said:
+            written.insert(2, out / "answers.md")
+            written[2].write_text(answers_to_markdown(said), encoding="utf-8")
         text = "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)])
         written[0].write_text(text, encoding="utf-8")
-        written[1].write_text(page(rows, results, made, runs, found, torn), encoding="utf-8")
+        written[1].write_text(page(rows, results, made, runs, found, torn, said), encoding="utf-8")
         for path in before - set(written):
             path.unlink(missing_ok=True)
     except OSError as e:

@@ -38,10 +38,15 @@ def claims_tables(results: Sequence[ClaimsResult]) -> list[Table]:
 
 
 def _table(name: str, result: ClaimsResult) -> Table:
-    file = result.claims.file
-    title = f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}"
+    title = claims_title(result)
     notes = [*_notes(result), *spread_note(result.p_spread)]
     return make_table("claims", name, title, _columns(result), result.answered, notes, order=_ORDER)
+
+
+def claims_title(result: ClaimsResult) -> str:
+    """The title of a file's table."""
+    file = result.claims.file
+    return f"Claims: recipe {file.recipe}, {plural(len(file.seeds), 'seed')}"
 
 
 def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
@@ -53,7 +58,7 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("says", lambda line: line.claim.says, "says", words=True),
         Column("", lambda line: condition(line.claim), "holds if", words=True),
         Column("verdict", lambda line: line.answer.verdict, "verdict", words=True),
-        Column("", lambda line: line, "estimate", _estimate),
+        Column("", lambda line: line, "estimate", estimate_in_words),
         Column("estimate", lambda line: line.answer.estimate),
         Column("low", lambda line: line.answer.low),
         Column("high", lambda line: line.answer.high),
@@ -163,7 +168,7 @@ def region(claim: AnyClaim) -> tuple[float | None, float | None]:
             return None, None
 
 
-def _estimate(line: AnsweredClaim) -> str:
+def estimate_in_words(line: AnsweredClaim) -> str:
     """The estimate with its interval; an end that lies outside what was measured is three dots."""
     answer, digits = line.answer, 0 if isinstance(line.claim, Crossover) else 2
 
@@ -230,7 +235,12 @@ def _why_crossover(claim: Crossover, answer: Answer) -> str:
 
 def _remedies(answer: Answer) -> list[str]:
     """What would decide a claim about a profile, if it is undecidable."""
-    return [f"to decide it: {', '.join(answer.remedies)}"] if answer.remedies else []
+    return [f"to decide it: {remedies_in_words(answer)}"] if answer.remedies else []
+
+
+def remedies_in_words(answer: Answer) -> str:
+    """The remedies of an undecidable claim about a profile."""
+    return ", ".join(answer.remedies)
 
 
 def registration_in_words(found: Registration) -> str:

@@ -28,6 +28,13 @@ def loss_tables(results: Sequence[Losses]) -> list[Table]:
     return [_loss_table(f"denoising{end}", result) for result, end in zip(results, ends, strict=True)]
 
 
+def losses_title(result: Losses) -> str:
+    """The title of a result's table."""
+    setting = result.setting
+    what = f"{setting.dataset}, {setting.model} at {pixels(setting.image_size)} ({setting.space}), {setting.weights} weights"
+    return f"Held-out denoising loss: {what}, recipe {setting.recipe}"
+
+
 def _loss_table(name: str, result: Losses) -> Table:
     setting, runs = result.setting, [(line.label, run) for line in result.lines for run in line.runs]
     notes = [
@@ -41,8 +48,7 @@ def _loss_table(name: str, result: Losses) -> Table:
         *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
         *environment_notes(run.environment for _, run in runs),
     ]
-    what = f"{setting.dataset}, {setting.model} at {pixels(setting.image_size)} ({setting.space}), {setting.weights} weights"
-    title = f"Held-out denoising loss: {what}, recipe {setting.recipe}"
+    title = losses_title(result)
     bins = list(result.lines[0].mse)
     shown = [bins[place] for place in sorted({0, len(bins) // 4, len(bins) // 2}) if place < len(bins)]
     order = ["mixer", "seeds", "parameters (M)", "GMACs", "held-out loss"]

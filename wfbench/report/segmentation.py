@@ -48,10 +48,16 @@ def _table(name: str, result: SegmentationResult) -> Table:
         *(f"{label}, seed {run.seed}: resumed with other code: {run.code_changed}." for label, run in runs if run.code_changed),
         *environment_notes(run.environment for _, run in runs),
     ]
-    title = f"Segmentation: {setting.dataset}, {setting.model} at {pixels(setting.image_size)} px, recipe {setting.recipe}"
+    title = segmentation_title(result)
     order = ["mixer", "params (M)", "GMACs", _MEASURE, "seeds", difference_heading(result.family.baseline), "verdict"]
     order += ["pixel accuracy (%)", *(_class_heading(found) for found in first.classes), "loss", "train (s)"]
     return make_table("segmentation", name, title, _columns(result), result.lines, notes, order=order)
+
+
+def segmentation_title(result: SegmentationResult) -> str:
+    """The title of a result's table."""
+    setting = result.setting
+    return f"Segmentation: {setting.dataset}, {setting.model} at {pixels(setting.image_size)} px, recipe {setting.recipe}"
 
 
 def _columns(result: SegmentationResult) -> list[Column[SegmentationLine]]:

@@ -20,6 +20,7 @@ from wfbench.analysis.scaling import Crossovers
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import AnyRow, DenseRow, ProbeRow, TrainRow
 from wfbench.records.run_directory import Run
+from wfbench.report.answers import Question
 from wfbench.report.columns import Table
 from wfbench.report.figures import mixer_styles
 from wfbench.report.page.accuracy import cost_chart
@@ -72,9 +73,10 @@ class _Section:
     maps: Sequence[Mapping[str, str]] = ()
     left_out: str = ""
     sources: Sequence[Source] = field(default_factory=tuple)
+    answers: Sequence[Question] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.charts or self.tables or self.maps or self.left_out or self.sources)
+        return bool(self.charts or self.tables or self.maps or self.left_out or self.sources or self.answers)
 
 
 def page(
@@ -84,6 +86,7 @@ def page(
     runs: Iterable[Run],
     sources: Sequence[Source],
     torn: Sequence[str] = (),
+    answers: Sequence[Question] = (),
 ) -> str:
     """The page as HTML.
 
@@ -94,6 +97,7 @@ def page(
         runs: whose curves are drawn.
         sources: environments and commands.
         torn: messages about torn lines.
+        answers: what the results say, in sentences.
     """
     import jinja2
 
@@ -110,6 +114,7 @@ def page(
 
     def render(pictured: Mapping[str, Sequence[Picture]], left_out: str) -> str:
         sections = [
+            _Section("answers", "Answers", answers=answers),
             _Section("claims", "Claims", tables=shown.get("claims", ()), maps=answered),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", drawn["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),

@@ -1,0 +1,167 @@
+"""Answers in sentences: each is made from the records, with how sure it is and what more would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from probe_rows import LEAKS, probe_row, stored
+from test_claims import BETTER, paired_runs, recorded, stated
+from test_report import cell, small_report, train
+
+from wfbench import records, report
+from wfbench.analysis.results import analyse
+from wfbench.records import AblationRow, AnyRow, Strength
+from wfbench.report.answers import answers, to_markdown
+
+
+def said(rows: list[AnyRow], title: str) -> list[str]:
+    return [
+        sentence for question in answers(analyse(rows)) if question.title.startswith(title) for sentence in question.sentences
+    ]
+
+
+def recall(mixer: str, **by_step: float) -> list[AnyRow]:
+    """Three seeds that store so many pairs after so many steps, 3 % apart."""
+    steps = {int(name.removeprefix("after_")): pairs for name, pairs in by_step.items()}
+    return [
+        probe_row(
+            mixer=mixer,
+            seed=seed,
+            by_step={step: stored(pairs * (1 + 0.03 * (seed - 1))) for step, pairs in steps.items()},
+            budgets=tuple(steps),
+        )
+        for seed in range(3)
+    ]
+
+
+def test_a_capacity_has_its_interval_its_steps_and_its_seeds() -> None:
+    (sentence,) = said(recall("linear", after_100=4.0), "What can it do")
+    assert sentence.startswith("linear (0.100 M parameters, 12.0 MMACs, 2 of 2 layers global): recall: 4.00 [3.71, 4.31] pairs")
+    assert "after 100 steps (3 seeds)" in sentence
+
+
+@pytest.mark.parametrize(("later", "rises"), [(8.0, True), (4.1, False)])
+def test_a_capacity_that_still_rises_says_that_longer_training_would_find_more(later: float, rises: bool) -> None:
+    (sentence,) = said(recall("linear", after_100=4.0, after_300=later), "What can it do")
+    assert ("still rising, so longer training would find more" in sentence) is rises
+
+
+def test_a_bound_says_what_would_tell_more_and_a_mixer_that_did_not_learn_has_no_capacity() -> None:
+    rows: list[AnyRow] = [probe_row(mixer="softmax", by_step={100: [1.0] * 5}), probe_row(mixer="wf", by_step={100: [0.3] * 5})]
+    softmax, other = said(rows, "What can it do")
+    assert "recall: at least 16 pairs after 100 steps (1 seed; more would need a larger canvas)" in softmax
+    assert "recall: not trained (under 90 % at one pair) after 100 steps (1 seed; one seed says nothing of others)" in other
+
+
+def test_a_probe_whose_leak_check_failed_is_refused_in_words_too() -> None:
+    (sentence,) = said([probe_row(leak_check=LEAKS)], "What can it do")
+    assert "recall: refused, since the leak check failed" in sentence
+    assert "pairs" not in sentence
+
+
+def test_other_probes_say_their_hardest_level_and_their_steps() -> None:
+    rows: list[AnyRow] = [
+        *(probe_row("majority", seed=seed, by_step={100: [1.0, 0.9, 0.5 + 0.01 * seed]}) for seed in range(3)),
+        *(probe_row("shift", seed=seed, by_step={100: [0.2], 200: [0.95]}) for seed in range(3)),
+        *(probe_row("needle", seed=seed, by_step={100: [1.0, 1.0, 1.0, 1.0, 0.5]}) for seed in range(3)),
+    ]
+    (sentence,) = said(rows, "What can it do")
+    assert "majority: 51.00 ± 2.48 % at lead 0.05, where guessing has 3.12 % (3 seeds)" in sentence
+    assert "shift: 95.00 ± " in sentence
+    assert "90 % after 200 steps" in sentence
+    assert "needle: 242 tokens after 100 steps" in sentence
+
+
+def test_an_undecidable_claim_stands_beside_its_price(tmp_path: Path) -> None:
+    found = stated(tmp_path, BETTER)
+    (sentence,) = said([recorded(found), *paired_runs(0.01, pool=0.901, softmax=0.9)], "What was claimed")
+    assert sentence.startswith("“dynamic beats static” Undecidable: pool − softmax > 0 points; found ")
+    assert "To decide it: " in sentence
+    assert sentence.count("seeds (") == 2
+    (sure,) = said([recorded(found), *paired_runs(0.0005, pool=0.95, softmax=0.9)], "What was claimed")
+    assert "Supported" in sure
+    assert "To decide it" not in sure
+
+
+def test_accuracies_say_against_what_and_from_where_a_difference_would_be_found() -> None:
+    spread = {"softmax": (0.0, 0.002, 0.001, 0.0), "pool": (0.05, 0.05, 0.052, 0.051), "linear": (0.0, 0.02, -0.01, 0.004)}
+    rows = [train(mixer, seed, 0.9 + add) for mixer, adds in spread.items() for seed, add in enumerate(adds)]
+    linear, pool, softmax = said(list(rows), "How accurate is it, and")
+    assert "better than softmax: +5.00 [" in pool
+    assert "not distinguishable from softmax: " in linear
+    assert "these seeds find differences from " in linear
+    assert softmax.endswith("(4 seeds).")
+
+
+def test_a_single_seed_ranks_nothing() -> None:
+    (question,) = answers(analyse([train("softmax"), train("pool", accuracy=0.95)]))
+    assert question.about.endswith("A single seed ranks nothing.")
+    assert question.sentences == ("pool: 95.00 % (1 seed).", "softmax: 90.00 % (1 seed).")
+
+
+def test_a_crossover_has_the_speed_up_at_the_largest_side() -> None:
+    sides = (224, 320, 448, 560, 672)
+    rows: list[AnyRow] = [cell("softmax", side, 1e-3 + (side / 224) ** 4 / 1e3) for side in sides]
+    rows += [cell("linear", side, 1e-3 + (side / 224) ** 2 * 4 / 1e3) for side in sides]
+    (sentence,) = said(rows, "From which resolution")
+    assert sentence.startswith("linear against softmax: from 448 px")
+    assert "; at 672 px its speed-up is 2.22×" in sentence
+
+
+def ablated(what: str, difference: float, seed: int = 0, reach: float = 0.002, **more: object) -> AblationRow:
+    fields: dict[str, object] = {
+        "environment": records.stamp("cpu"),
+        "metric": "accuracy",
+        "what": what,
+        "slot": "fc1",
+        "layer": None,
+        "value": 0.44 + difference,
+        "unchanged": 0.44,
+        "low": difference - reach,
+        "high": difference + reach,
+        "model": "vit-tiny",
+        "mixer": "weightformer",
+        "recipe": "cifar10",
+        "recipe_digest": "digest",
+        "dataset": "CIFAR-10",
+        "seed": seed,
+        "image_size": (32, 32),
+        "weights": "raw",
+        "weights_sha256": "weights",
+        "samples": 10_000,
+        "dtype": "float32",
+    }
+    return AblationRow(**(fields | more))  # type: ignore[arg-type]
+
+
+def test_what_does_nothing_says_how_large_an_effect_is_ruled_out() -> None:
+    nothing, something = said([ablated("zero", 0.0005), ablated("other", -0.2)], "What in it does the work")
+    assert "weightformer, with the prediction of the dynamic Linear set to 0: +0.05 [−0.15, +0.25] points" in nothing
+    assert "no effect found, and one of more than 0.25 points is unlikely" in nothing
+    assert "one seed, interval over images" in nothing
+    assert "−20.00 [−20.20, −19.80] points (one seed, interval over images), a real difference" in something
+
+
+def test_the_only_layer_that_predicts_stands_for_all() -> None:
+    strength = Strength(layer=1, slot="fc1", total=0.2, common=0.05, own=0.19)
+    (sentence,) = said([ablated("zero", -0.1, layer=1, strength=strength)], "What in it does the work")
+    assert "its strength |X Ŵ| / |X W₀| is 0.2 (the image's own 0.19)" in sentence
+
+
+def test_answers_are_written_beside_the_tables_and_into_the_page_and_do_not_stay_behind(tmp_path: Path) -> None:
+    rows = small_report()
+    paths = report.write(rows, tmp_path)
+    assert tmp_path / "answers.md" in paths
+    text = (tmp_path / "answers.md").read_text()
+    assert text == to_markdown(answers(analyse(rows)))
+    page = (tmp_path / "page.html").read_text()
+    assert answers(analyse(rows))[0].sentences[0] in page
+    assert page.index('id="answers"') < page.index('id="accuracy"')
+    report.write([], tmp_path)
+    assert not (tmp_path / "answers.md").exists()
+
+
+def test_marks_of_markdown_are_words_in_a_sentence() -> None:
+    found = to_markdown(answers(analyse(recall("a|b*<i>", after_100=4.0))))
+    assert "- a\\|b\\*&lt;i> (" in found

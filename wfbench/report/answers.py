@@ -1,0 +1,321 @@
+"""Answers in sentences: what each mixer can do, what was claimed, how accurate and fast it is, and what in it does the work.
+
+Every sentence is made from results, none is typed: what the tables say in numbers, for a reader who wants the answer first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from wfbench.analysis.ablation import AblationLine, AblationResult
+from wfbench.analysis.capability import CapabilityLine, CapabilityResult, Crossings, ProbeLine, ProbeResult
+from wfbench.analysis.claims import Answer, AnsweredClaim, Capability, ClaimsResult, Crossover, Exponent, Price
+from wfbench.analysis.denoising import Losses
+from wfbench.analysis.differences import Comparison
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import label
+from wfbench.analysis.results import Results
+from wfbench.analysis.scaling import Crossing, Crossovers
+from wfbench.analysis.seeds import AccuracyResult
+from wfbench.analysis.segmentation import SegmentationResult
+from wfbench.report.ablation import FIGURES
+from wfbench.report.accuracy import accuracy_title
+from wfbench.report.capability import UNITS, cell_words, crossings_in_words, share_in_words
+from wfbench.report.cells_in_words import ratio_with_ends
+from wfbench.report.claims import claims_title, condition, estimate_in_words, remedies_in_words
+from wfbench.report.crossover import crossing_in_words
+from wfbench.report.denoising import losses_title
+from wfbench.report.differences import comparison_in_words, signed_points
+from wfbench.report.naming import title_of
+from wfbench.report.segmentation import segmentation_title
+from wfbench.report.words import (
+    number,
+    number_with_half_width,
+    percent,
+    pixels,
+    plural,
+    strength_in_words,
+    with_half_width,
+    with_interval,
+)
+
+
+class Question(NamedTuple):
+    """A question with its answers.
+
+    Attributes:
+        title: the question.
+        about: what was measured, in a line.
+        sentences: the answers.
+    """
+
+    title: str
+    about: str
+    sentences: tuple[str, ...]
+
+
+def answers(results: Results) -> list[Question]:
+    """What the results say, a sentence for each finding; questions without an answer are left out."""
+    found = [
+        *map(_capability, results.capabilities),
+        *map(_claims, results.claims),
+        *map(_accuracy, results.accuracy),
+        *map(_segmentation, results.segmentation),
+        *map(_losses, results.losses),
+        *(_cost(result, results) for result in results.costs.crossovers),
+        *map(_ablation, results.ablations),
+    ]
+    return [question for question in found if question.sentences]
+
+
+def to_markdown(questions: Sequence[Question]) -> str:
+    """The questions as sections of Markdown."""
+    return "\n".join(_section(question) for question in questions)
+
+
+def _section(question: Question) -> str:
+    lines = "".join(f"- {_escaped(sentence)}\n" for sentence in question.sentences)
+    return f"## {question.title}\n\n{_escaped(question.about)}\n\n{lines}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+# --- what can it do?
+
+
+def _capability(result: CapabilityResult) -> Question:
+    names = ", ".join(dict.fromkeys(probe.setting.probe for probe in result.probes))
+    about = f"Probes ({names}) of {result.setting.model} with {plural(result.setting.depth, 'layer')}, trained on each probe."
+    return Question("What can it do?", about, tuple(_can_do(line, result.probes) for line in result.lines))
+
+
+def _can_do(line: CapabilityLine, probes: Sequence[ProbeResult]) -> str:
+    run = line.any.runs[0]
+    layers = "" if run.global_layers is None else f", {run.global_layers} of {run.depth} layers global"
+    cost = f"{number(run.parameters, 1e-6)} M parameters" + ("" if run.macs is None else f", {number(run.macs, 1e-6)} MMACs")
+    parts = [_in_probe(own, probe) for own, probe in zip(line.lines, probes, strict=True) if own is not None]
+    return f"{line.label} ({cost}{layers}): {'; '.join(parts)}."
+
+
+def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
+    name, seeds = probe.setting.probe, plural(len(line.runs), "seed")
+    if line.leaks:
+        return f"{name}: refused, since the leak check failed"
+    if line.capacity:
+        found = line.capacity[line.end]
+        words = crossings_in_words(found, name)
+        unit = f" {UNITS[name]}" if line.is_trained else f" (under 90 % at one {UNITS[name].removesuffix('s')})"
+        return f"{name}: {words}{unit} after {line.end:,} steps ({seeds}{_what_more(line)})"
+    if line.learnt is not None:
+        return f"{name}: {share_in_words(line.mean)} %, 90 % after {crossings_in_words(line.learnt, name)} steps ({seeds})"
+    place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)
+    found_at = line.accuracies[line.end][place]
+    value = "not evaluated" if found_at is None else f"{share_in_words(found_at)} %"
+    chance = percent(probe.cells[place].chance)
+    return f"{name}: {value} at {cell_words(probe, place)}, where guessing has {chance} % ({seeds})"
+
+
+def _what_more(line: ProbeLine) -> str:
+    """What it would take to know more of a capacity."""
+    found = line.capacity[line.end]
+    if found.bound is not None and found.bound.censored == "above":
+        return "; more would need a larger canvas"
+    earlier = [line.capacity[budget] for budget in line.budgets[:-1] if budget in line.capacity]
+    if earlier and _is_above(found, earlier[-1]):
+        return "; still rising, so longer training would find more"
+    return "; one seed says nothing of others" if len(line.runs) == 1 else ""
+
+
+def _is_above(later: Crossings, earlier: Crossings) -> bool:
+    """Whether the interval of a capacity lies above that of an earlier number of steps."""
+    low = None if later.mean is None else later.mean.low
+    high = None if earlier.mean is None else earlier.mean.high
+    return low is not None and high is not None and low > high
+
+
+# --- what was claimed?
+
+
+def _claims(result: ClaimsResult) -> Question:
+    return Question("What was claimed, and does it hold?", f"{claims_title(result)}.", tuple(map(_claim, result.answered)))
+
+
+def _claim(line: AnsweredClaim) -> str:
+    answer = line.answer
+    estimate = estimate_in_words(line)
+    found = f"{condition(line.claim)}; found {estimate}{_unit(line)}" if answer.estimate is not None else condition(line.claim)
+    parts = [plural(answer.seeds, "seed")] if answer.seeds else []
+    parts += [] if line.registration.is_before_the_runs else ["not pre-registered"]
+    sure = f" ({', '.join(parts)})" if parts else ""
+    more = f" {_price(answer)}" if answer.verdict == "undecidable" else ""
+    return f"“{line.claim.says}” {answer.verdict.capitalize()}: {found}{sure}.{more}"
+
+
+def _unit(line: AnsweredClaim) -> str:
+    match line.claim:
+        case Exponent():
+            return ""
+        case Crossover():
+            return " px"
+        case Capability() as claim:
+            return "" if claim.is_factor else " %"
+        case _:
+            return " points"
+
+
+def _price(answer: Answer) -> str:
+    """What would decide a claim."""
+    if answer.if_estimate is not None and answer.if_effect is not None:
+        return (
+            f"To decide it: {_seeds(answer.if_estimate)} if the estimate is true, {_seeds(answer.if_effect)} if the stated "
+            "effect is."
+        )
+    if answer.remedies:
+        return f"To decide it: {remedies_in_words(answer)}."
+    return f"No price: {answer.why_none}." if answer.why_none else "No price is known."
+
+
+def _seeds(price: Price) -> str:
+    needed = price.needed
+    count = f"more than {needed.more_than:,} seeds" if needed.seeds is None else plural(needed.seeds, "seed")
+    if price.seconds is None:
+        return count
+    return f"{count} ({'over ' if needed.seeds is None else ''}{number(price.seconds / 3600, digits=2)} h more)"
+
+
+# --- how accurate?
+
+
+def _accuracy(result: AccuracyResult) -> Question:
+    title = "How accurate is it, and is the difference real?"
+    sentences = []
+    for line in result.lines:
+        words, comparison = f"{line.label}: {with_half_width(line.accuracy, percent)} %", result.comparison(line)
+        words += f" ({plural(len(line.seeds), 'seed')})"
+        sentences.append(f"{words}." if comparison is None else f"{words}, {_against(comparison, result.asked.baseline)}.")
+    alone = " A single seed ranks nothing." if any(len(line.seeds) == 1 for line in result.lines) else ""
+    return Question(title, f"{accuracy_title(result)}.{alone}", tuple(sentences))
+
+
+def _against(comparison: Comparison, baseline: str) -> str:
+    words = f"{comparison_in_words(comparison)}{' than' if comparison.sided != 'not distinguishable' else ' from'} "
+    detectable = ""
+    if comparison.sided == "not distinguishable" and comparison.detectable is not None:
+        detectable = f"; these seeds find differences from {percent(comparison.detectable)} points"
+    return f"{words}{baseline}: {signed_points(comparison.difference)} points{detectable}"
+
+
+def _segmentation(result: SegmentationResult) -> Question:
+    title = "How accurate is it on dense prediction, and is the difference real?"
+    sentences = []
+    for line in result.lines:
+        words = f"{line.label}: mIoU {with_half_width(line.miou, percent)} % ({plural(len(line.runs), 'seed')})"
+        against = result.family.differences.get(line.label)
+        if against is not None:
+            than = "from" if against.finding == "not distinguishable" else "than"
+            words += f", {against.finding} {than} {result.family.baseline}: {signed_points(against.difference)} points"
+        sentences.append(f"{words}.")
+    return Question(title, f"{segmentation_title(result)}.", tuple(sentences))
+
+
+def _losses(result: Losses) -> Question:
+    sentences = []
+    for line in result.lines:
+        words = f"{line.label}: {number_with_half_width(line.loss)} ({plural(len(line.runs), 'seed')})"
+        against = result.family.differences.get(line.label)
+        if against is not None:
+            than = "from" if against.finding == "not distinguishable" else "than"
+            words += f", {against.finding} {than} {result.family.baseline}"
+        sentences.append(f"{words}.")
+    return Question("How well does it denoise, and is the difference real?", f"{losses_title(result)}.", tuple(sentences))
+
+
+# --- how fast, from which resolution?
+
+
+def _cost(result: Crossovers, results: Results) -> Question:
+    title = "From which resolution is it faster, and how much?"
+    sentences = tuple(_crossing(crossing, result, results) for crossing in result.crossings)
+    return Question(title, f"{title_of([result.profile.setting])}.", sentences)
+
+
+def _crossing(crossing: Crossing, result: Crossovers, results: Results) -> str:
+    words = f"{label(crossing.line)} against {label(crossing.baseline)}: {crossing_in_words(crossing)}"
+    cells = [
+        (side, cell)
+        for found in results.costs.speed_ups
+        if found.profile.session == crossing.session
+        for line, by_side in found.lines.items()
+        if line == crossing.line
+        for side, cell in by_side.items()
+        if cell.speedup is not None
+    ]
+    if not cells:
+        return f"{words}."
+    side, cell = max(cells, key=lambda entry: math.prod(entry[0]))
+    assert cell.speedup is not None
+    return f"{words}; at {pixels(side)} px its speed-up is {ratio_with_ends(cell.speedup.ratio)}."
+
+
+# --- what does the work?
+
+
+def _ablation(result: AblationResult) -> Question:
+    setting = result.setting
+    about = (
+        f"Change of {FIGURES[setting.metric][0]} on {setting.dataset}, {setting.model}, recipe {setting.recipe}, in trained "
+        "networks with one part taken away."
+    )
+    whole = _of_all_layers(result.lines)
+    return Question("What in it does the work?", about, tuple(_ablated(line, result) for line in whole))
+
+
+def _of_all_layers(lines: Iterable[AblationLine]) -> list[AblationLine]:
+    """Of each network and part the change of all layers at once, or of the only layer that has it."""
+    found: dict[tuple[str, str, str], AblationLine] = {}
+    for line in lines:  # all layers together come first
+        if line.what != "mean":
+            found.setdefault((line.label, line.slot, line.what), line)
+    return list(found.values())
+
+
+def _ablated(line: AblationLine, result: AblationResult) -> str:
+    is_share = FIGURES[result.setting.metric][1]
+    difference = line.difference
+    change = (
+        f"{signed_points(difference)} points"
+        if is_share
+        else with_interval(difference.estimate, difference.low, difference.high, number)
+    )
+    part = {"fc1": "dynamic Linear", "mixer": "mixer"}[line.slot]
+    taken = {
+        "branch": "without the token mixers",
+        "zero": f"with the prediction of the {part} set to 0",
+        "other": f"with the prediction of the {part} from another image",
+        "mean": "",
+    }[line.what]
+    strength = _strength(line)
+    over = plural(len(line.runs), "seed") if line.is_over_seeds else "one seed, interval over images"
+    return f"{line.label}, {taken}: {change} ({over}){_says(difference, is_share=is_share)}{strength}."
+
+
+def _says(difference: Interval, *, is_share: bool) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    if difference.low > 0 or difference.high < 0:
+        return ", a real difference"
+    largest = max(abs(difference.low), abs(difference.high))
+    bound = f"{percent(largest)} points" if is_share else number(largest)
+    return f", no effect found, and one of more than {bound} is unlikely"
+
+
+def _strength(line: AblationLine) -> str:
+    if line.strength is None or line.what != "zero":
+        return ""
+    before = "" if line.before is None else f", {strength_in_words(line.before.total)} before training"
+    own = strength_in_words(line.strength.own)
+    return f"; its strength |X Ŵ| / |X W₀| is {strength_in_words(line.strength.total)} (the image's own {own}{before})"
