@@ -313,6 +313,19 @@ def test_every_row_of_a_run_has_strengths_before_and_after_and_a_curve(recipe: s
     assert rows[0].strength_samples == {"digits": 64, "scenes": 6, "dit-digits": 10}[recipe]
 
 
+@pytest.mark.parametrize(("recipe", "table"), [("digits", "accuracy"), ("scenes", "segmentation"), ("dit-digits", "denoising")])
+def test_the_tables_of_every_task_have_the_strength(recipe: str, table: str, trained: dict[str, Path]) -> None:
+    rows = records.read(trained[recipe] / "records.jsonl")[0]
+    row = next(row for row in rows if getattr(row, "weights", None) == "raw" and getattr(row, "strength", None))
+    made = next(made for made in report.tables([row]) if made.kind == table)
+    for found in row.strength:
+        column = f"strength_{found.slot}"
+        assert made.data[column].tolist() == [pytest.approx(found.total)]
+        assert made.data[f"strength_own_{found.slot}"].tolist() == [pytest.approx(found.own)]
+        assert f"strength, {found.slot}" in made.to_markdown()
+    assert made.to_markdown().count("Strength is ") == 1
+
+
 def test_training_is_bit_equal_with_and_without_the_measurement(trained: dict[str, Path], tmp_path: Path) -> None:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())

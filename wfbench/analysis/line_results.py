@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.seed_differences import over_seeds
-from wfbench.records import Slot, Strength, TrainRow
+from wfbench.records import TrainRow
 
 
 class LineIdentity(NamedTuple):
@@ -50,10 +49,6 @@ class LineResult:
         images_per_second: of training.
         data_wait_share: the share of the training time spent waiting for data.
         train_seconds: of training, evaluation apart.
-        strength: of predicted parts after training, the mean over the layers of a slot, by slot; empty where there is none, or
-            a run did not record it.
-        strength_before: in the initial weights.
-        strength_own: of what is each image's own, after training.
     """
 
     identity: LineIdentity
@@ -65,9 +60,6 @@ class LineResult:
     images_per_second: Interval
     data_wait_share: Interval
     train_seconds: Interval
-    strength: Mapping[Slot, Interval] = field(default_factory=dict)
-    strength_before: Mapping[Slot, Interval] = field(default_factory=dict)
-    strength_own: Mapping[Slot, Interval] = field(default_factory=dict)
 
     @property
     def last(self) -> TrainRow:
@@ -121,20 +113,4 @@ def line_result(identity: LineIdentity, name: str, seeds: Sequence[TrainRow]) ->
         images_per_second=mean(lambda row: row.images_per_second),
         data_wait_share=mean(lambda row: row.data_wait_share),
         train_seconds=mean(lambda row: row.train_seconds),
-        strength=strength_by_slot([row.strength for row in seeds]),
-        strength_before=strength_by_slot([row.strength_before for row in seeds]),
-        strength_own=strength_by_slot([row.strength for row in seeds], "own"),
     )
-
-
-def strength_by_slot(
-    found: Sequence[Sequence[Strength] | None], part: Literal["total", "common", "own"] = "total"
-) -> dict[Slot, Interval]:
-    """The strength of predicted parts over the seeds, by slot: the mean over its layers; empty where a seed has none."""
-    slots = dict.fromkeys(strength.slot for of_seed in found for strength in of_seed or ())
-
-    def mean(of_seed: Sequence[Strength], slot: Slot) -> float:
-        values = [getattr(strength, part) for strength in of_seed if strength.slot == slot]
-        return math.fsum(values) / len(values)
-
-    return {} if None in found else {slot: over_seeds([mean(of_seed or (), slot) for of_seed in found]) for slot in slots}

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
-from wfbench.records import SCHEDULE, BaselineRow, Chosen, Slot
+from wfbench.records import SCHEDULE, BaselineRow, Chosen
 from wfbench.report.accuracy_notes import accuracy_notes, digits_notes, simple_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table
 from wfbench.report.differences import difference_columns, difference_headings
 from wfbench.report.naming import flat, slug, suffixes, title_of
+from wfbench.report.strength import strength_columns, strength_headings
 from wfbench.report.words import (
     gmacs,
     number,
@@ -24,7 +25,6 @@ from wfbench.report.words import (
     percent,
     plural,
     short_digest,
-    strength_in_words,
     with_half_width,
 )
 
@@ -82,7 +82,16 @@ def accuracy_columns(result: AccuracyResult) -> list[Column[Entry]]:
         Column("samples", _samples, "samples", lambda count: f"{count:,}"),
         *map(_for_runs, _count_columns()),
         Column("accuracy", _accuracy, ACCURACY, _percent, ends=interval_ends("accuracy"), ranks=True),
-        *map(_for_runs, [*_seed_columns(), *_mean_columns(), *_strength_columns(result), *sweep, *differences]),
+        *map(
+            _for_runs,
+            [
+                *_seed_columns(),
+                *_mean_columns(),
+                *strength_columns(result.lines, lambda line: line.seeds),
+                *sweep,
+                *differences,
+            ],
+        ),
         *(simple if result.simple_classifiers else []),
     ]
 
@@ -92,7 +101,7 @@ def _table(name: str, setting: AccuracySetting, result: AccuracyResult) -> Table
         *("model", "mixer", *result.varying_fields, "params (M)", "GMACs"),
         *("MLP ratio", "depth", "off the budget (%)", "rate"),
         *(ACCURACY, "top-5 (%)", "seeds", *difference_headings(result.asked)),
-        *("samples", "loss", *map(_strength_heading, get_args(Slot)), "images/s", "data wait (%)", "train (s)"),
+        *("samples", "loss", *strength_headings(), "images/s", "data wait (%)", "train (s)"),
     ]
     entries: list[Entry] = [*result.lines, *result.simple_classifiers]
     title, notes = accuracy_title(result), accuracy_notes(setting, result)
@@ -228,30 +237,6 @@ def _mean_columns() -> list[Column[LineResult]]:
         mean("train_seconds", "train (s)"),
         Column("train_seconds_ci95", lambda line: line.train_seconds.half_width),
     ]
-
-
-def _strength_columns(result: AccuracyResult) -> list[Column[LineResult]]:
-    """How strong predicted parts are after training; in the CSV also before it, and the image's own; where a line has one."""
-
-    def of(field: str, slot: Slot, heading: str = "") -> Column[LineResult]:
-        key = f"{field}_{slot}"
-        value = lambda line: getattr(line, field).get(slot)  # noqa: E731
-        return Column(key, value, heading, strength_in_words, interval_ends(key), optional=True, files_only=True)
-
-    slots = [slot for slot in get_args(Slot) if any(slot in line.strength for line in result.lines)]
-    return [
-        column
-        for slot in slots
-        for column in (
-            of("strength", slot, _strength_heading(slot)),
-            of("strength_before", slot),
-            of("strength_own", slot),
-        )
-    ]
-
-
-def _strength_heading(slot: Slot) -> str:
-    return f"strength, {slot}"
 
 
 def _sweep_columns() -> list[Column[LineResult]]:

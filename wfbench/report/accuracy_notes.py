@@ -5,6 +5,7 @@ from __future__ import annotations
 from wfbench.analysis.lines import SMALL_SIDE
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting
 from wfbench.report.differences import difference_notes
+from wfbench.report.strength import strength_notes
 from wfbench.report.words import environment_notes, pixels, plural, refused_notes
 
 
@@ -23,7 +24,7 @@ def accuracy_notes(setting: AccuracySetting, result: AccuracyResult) -> list[str
         *difference_notes(result),
         *simple_notes(result),
         *digits_notes(result),
-        *_strength_notes(result),
+        *strength_notes(result.runs),
         *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
         *repeats_notes(result.repeats),
         *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
@@ -52,18 +53,6 @@ def _no_interval_notes(result: AccuracyResult) -> list[str]:
             if len(line.seeds) > 1 and (why := getattr(line, field).why_none):
                 lines.setdefault((heading, why), []).append(line.label)
     return [f"No interval of {heading} ({', '.join(labels)}): {why}." for (heading, why), labels in lines.items()]
-
-
-def _strength_notes(result: AccuracyResult) -> list[str]:
-    """What the strength of a predicted part is."""
-    if not any(line.strength for line in result.lines):
-        return []
-    counts = sorted({row.strength_samples for row in result.runs if row.strength_samples})
-    return [
-        f"Strength is |X Ŵ| / |X W₀| after training, of the predicted part of a slot's layers (mixer, or fc1, the FFN's first "
-        f"Linear) beside the rest of them, the mean over the layers, on {'/'.join(map(str, counts))} held-out samples. Before "
-        "training, and of what is each image's own: see the CSV."
-    ]
 
 
 def repeats_notes(count: int) -> list[str]:

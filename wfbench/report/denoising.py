@@ -15,6 +15,7 @@ from wfbench.report.seed_differences import (
     interval_notes,
     with_half_width,
 )
+from wfbench.report.strength import strength_columns, strength_headings, strength_notes
 from wfbench.report.words import DASH, environment_notes, gmacs, number, pixels, plural, refused_notes
 
 _ONCE = "computed once"  # why a number has no interval
@@ -45,6 +46,7 @@ def _loss_table(name: str, result: Losses) -> Table:
         "The best epoch's loss, the mse by bin and the training time are means over the seeds, for information: they are no "
         "result.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
+        *strength_notes(run for _, run in runs),
         *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
         *environment_notes(run.environment for _, run in runs),
     ]
@@ -53,7 +55,7 @@ def _loss_table(name: str, result: Losses) -> Table:
     shown = [bins[place] for place in sorted({0, len(bins) // 4, len(bins) // 2}) if place < len(bins)]
     order = ["mixer", "seeds", "parameters (M)", "GMACs", "held-out loss"]
     order += [difference_heading(result.family.baseline), "verdict", "best epoch's"]
-    order += [*map(_mse_heading, shown), "training (s)"]
+    order += [*map(_mse_heading, shown), *strength_headings(), "training (s)"]
     return make_table("denoising", name, title, _loss_columns(result, bins), result.lines, notes, order=order)
 
 
@@ -85,6 +87,7 @@ def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]
         ),
         _mean("vb", lambda line: line.mean_vb),
         *by_bin,
+        *strength_columns(result.lines, lambda line: line.runs),
         _mean("train_seconds", lambda line: line.train_seconds, "training (s)"),
     ]
 

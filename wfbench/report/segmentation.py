@@ -12,6 +12,7 @@ from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, schedule_columns
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import difference_columns, difference_heading, difference_notes, interval_notes
+from wfbench.report.strength import strength_columns, strength_headings, strength_notes
 from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, with_half_width
 
 _MEASURE = "mIoU (%)"
@@ -43,6 +44,7 @@ def _table(name: str, result: SegmentationResult) -> Table:
         *difference_notes([result.family]),
         *_difference_unit(result.family.differences),
         *_absent_notes(result),
+        *strength_notes(run for _, run in runs),
         *repeats_notes(result.repeats),
         *refused_notes((label, run.macs, run.macs_error) for label, run in runs),
         *(f"{label}, seed {run.seed}: resumed with other code: {run.code_changed}." for label, run in runs if run.code_changed),
@@ -50,7 +52,13 @@ def _table(name: str, result: SegmentationResult) -> Table:
     ]
     title = segmentation_title(result)
     order = ["mixer", "params (M)", "GMACs", _MEASURE, "seeds", difference_heading(result.family.baseline), "verdict"]
-    order += ["pixel accuracy (%)", *(_class_heading(found) for found in first.classes), "loss", "train (s)"]
+    order += [
+        "pixel accuracy (%)",
+        *(_class_heading(found) for found in first.classes),
+        "loss",
+        *strength_headings(),
+        "train (s)",
+    ]
     return make_table("segmentation", name, title, _columns(result), result.lines, notes, order=order)
 
 
@@ -76,6 +84,7 @@ def _columns(result: SegmentationResult) -> list[Column[SegmentationLine]]:
         _share("pixel_accuracy", "pixel accuracy (%)", lambda line: line.pixel_accuracy),
         *(_class_column(found) for found in result.lines[0].runs[0].classes),
         _mean("loss", "loss", lambda line: line.loss),
+        *strength_columns(result.lines, lambda line: line.runs),
         _mean("train_seconds", "train (s)", lambda line: line.train_seconds),
     ]
 
