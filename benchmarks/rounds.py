@@ -1,6 +1,6 @@
 """How many rounds does a profile need? The half-width of a speed-up's interval by the number of rounds, from committed records.
 
-    python benchmarks/rounds.py results/profile results/cifar10 results/demo --out results/benchmarks
+    python benchmarks/rounds.py results/profile results/cifar10-strategies results/demo --out results/benchmarks
 
 Of every cell that was timed in three rounds or more, the logarithm of its ratio to the baseline's fastest backend at the same
 resolution is taken round by round. Its standard deviation from round to round is what a speed-up's interval is made of:

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS: dict[str, tuple[str, str]] = {
     "probes": ("Probes: what a mixer can do", "probe-recall.png"),
     "cifar10": ("CIFAR-10: accuracy, the paper's claims and the sceptic's", "accuracy.png"),
+    "cifar10-strategies": ("CIFAR-10: all strategies of WeightFormer, by an earlier version", "accuracy.png"),
     "scenes": ("Scenes: dense prediction by resolution", "segmentation-sizes.png"),
     "profile": ("Profile: time by resolution", "latency.png"),
     "profile-train": ("Profile of training steps", "latency.png"),

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: What the README shows between its marks: a file of results, and columns of its table without the notes; None for all.
 SHOWN: dict[str, tuple[str, ...] | None] = {
-    "results/cifar10/claims.md": ("says", "verdict", "estimate", "power", "pre-registered"),
-    "results/cifar10/accuracy.md": (
+    "results/cifar10-strategies/claims.md": ("says", "verdict", "estimate", "power", "pre-registered"),
+    "results/cifar10-strategies/accuracy.md": (
         "mixer",
         "params (M)",
         "GMACs",
@@ -20,7 +20,7 @@ SHOWN: dict[str, tuple[str, ...] | None] = {
         "found in 80% from (points)",
         "train (s)",
     ),
-    "results/cifar10/resolution.md": None,
+    "results/cifar10-strategies/resolution.md": None,
     "results/demo/accuracy.md": None,
     "results/dit-digits/denoising-ema.md": None,
     "results/profile/speedup.md": None,

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Makes everything in this folder and in results/erf, from the project's root: about two hours and a half on two CPU cores.
 # Needs CIFAR-10 at data/cifar10 (docs/DATA.md). Runs that are finished are not trained again; broken ones go on.
-# The tables alone, from the records: bash results/make.sh results/cifar10
+# The tables alone, from the records: bash results/make.sh results/cifar10-strategies
 set -euo pipefail
 export OMP_NUM_THREADS=1
-out=results/cifar10
+out=results/cifar10-strategies
 data=data/cifar10
 
 # The claims are recorded first, then 75 runs that they are about; then rivals and controls.
-wfbench sweep sweeps/cifar10.yaml --data $data --out $out --jobs 2 --threads 1 --device cpu
-wfbench sweep sweeps/cifar10-rivals.yaml --data $data --out $out --jobs 2 --threads 1 --device cpu
+wfbench sweep sweeps/cifar10-strategies.yaml --data $data --out $out --jobs 2 --threads 1 --device cpu
+wfbench sweep sweeps/cifar10-strategies-rivals.yaml --data $data --out $out --jobs 2 --threads 1 --device cpu
 
 # Image sides that the models were not trained at.
 one() {
