@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import importlib.metadata
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from mixers.base import Grid, Linear, MixerError, MixerSpec
+from mixers.outside import entry_points, load_class, load_entry_point
 
 _SPECS: dict[str, MixerSpec] = {}
 _TOKEN_LAYERS: dict[str, type[nn.Module]] = {}
 _FFN_LAYERS: dict[str, type[nn.Module]] = {"linear": Linear}
-_FROM_FILES: dict[str, MixerSpec] = {}
+_OUTSIDE: dict[tuple[str, type[nn.Module]], MixerSpec] = {}
 
-ENTRY_POINTS = "wfbench.mixers"
 _Layer = TypeVar("_Layer", bound=type[nn.Module])
 
 
@@ -70,25 +65,30 @@ def register(spec: MixerSpec) -> Callable[[_Layer], _Layer]:
 
 def names() -> list[str]:
     """The registered mixers, and those of installed entry points, in alphabetical order."""
-    return sorted({*_SPECS, *(point.name for point in _entry_points())})
+    return sorted({*_SPECS, *(point.name for point in entry_points())})
 
 
 def spec(name: str) -> MixerSpec:
-    """The description of a mixer: a registered name, an installed entry point, or ``path/to/file.py:ClassName``.
+    """The description of a mixer: a registered name, an installed entry point, ``path/to/file.py:ClassName``, or
+    ``package.module:ClassName``.
 
     Raises:
-        MixerError: for an unknown name (suggesting near ones and listing all), a missing file or class.
+        MixerError: for an unknown name (suggesting near ones and listing all), a missing file, module or class, and for what
+            does not import.
     """
     if name in _SPECS:
         return _SPECS[name]
     if ":" in name:
-        return _from_file(name)
-    for point in _entry_points():
+        return _outside(name, load_class(name))
+    for point in entry_points():
         if point.name == name:
-            return _outside(name, point.load())
+            return _outside(name, load_entry_point(point))
     near = difflib.get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise MixerError(f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName")
+    raise MixerError(
+        f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName, or "
+        "package.module:ClassName"
+    )
 
 
 def layers(name: str) -> list[type[nn.Module]]:
@@ -262,44 +262,15 @@ def _build(
     return cls(*positional, **taken, **options)
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    return list(importlib.metadata.entry_points(group=ENTRY_POINTS))
-
-
-def _from_file(name: str) -> MixerSpec:
-    """Load ``path/to/file.py:ClassName``; again, if the file was changed since."""
-    file, _, class_name = name.rpartition(":")
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise MixerError(f"mixer file not found: got {file!r}, expected a Python file; check the path (before ':{class_name}')")
-    source = path.read_bytes()
-    key = f"{path}:{class_name}:{hashlib.sha256(source).hexdigest()}"
-    if key in _FROM_FILES:
-        return _FROM_FILES[key]
-    module_name = f"wfbench_user_mixer_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    module_spec = importlib.util.spec_from_file_location(module_name, path)
-    if module_spec is None:
-        raise MixerError(f"mixer file is not Python: got {file!r}, expected a file that ends in .py")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module  # dataclasses, for one, look their module up
-    try:
-        # Not by the loader, whose cache of bytecode takes an edit within a second for the same text.
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except Exception as e:
-        del sys.modules[module_name]
-        raise MixerError(
-            f"mixer file does not import: {file!r} raised {type(e).__name__}: {e}; run it with Python to see where"
-        ) from e
-    cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        classes = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
-        raise MixerError(f"no such mixer in {file!r}: got {class_name!r}, expected a torch.nn.Module class, one of {classes}")
-    _FROM_FILES[key] = _outside(name, cls)
-    return _FROM_FILES[key]
-
-
 def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:
     """The spec of a class from outside the package: its own ``spec`` attribute, or what can be said without one."""
+    key = name, cls
+    if key not in _OUTSIDE:
+        _OUTSIDE[key] = _outside_spec(name, cls)
+    return _OUTSIDE[key]
+
+
+def _outside_spec(name: str, cls: type[nn.Module]) -> MixerSpec:
     own = getattr(cls, "spec", None)
     if isinstance(own, MixerSpec):
         for table, layer in ((_FFN_LAYERS, own.ffn_in), (_FFN_LAYERS, own.off_ffn_in), (_TOKEN_LAYERS, own.off_token)):

@@ -15,7 +15,14 @@ def mixers(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     """List the mixers, with complexity, formula, source and status."""
     import mixers as zoo
 
-    specs = [zoo.spec(name) for name in zoo.names()]
+    specs, broken = [], []
+    for name in zoo.names():
+        try:
+            specs.append(zoo.spec(name))
+        except zoo.MixerError as e:  # of an installed package; the others are listed all the same
+            broken.append(str(e))
+    for message in broken:
+        typer.echo(f"warning: {' '.join(message.split())}", err=True)
     fields = ("name", "complexity", "status", "formula", "source")
     if as_json:
         typer.echo(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -17,13 +18,20 @@ from types import ModuleType
 DIGITS = 12
 
 
-def digest_files(files: Mapping[str, Path]) -> str:
-    """A digest of source files: their names (the keys) and what they hold; line ends of all systems count alike."""
+def digest_files(files: Mapping[str, Path], versions: Mapping[str, str] | None = None) -> str:
+    """A digest of source files: their names (the keys) and what they hold; line ends of all systems count alike.
+
+    Args:
+        files: by names that do not depend on where they lie.
+        versions: of installed packages that belong to it.
+    """
     whole = hashlib.sha256()
     for name in sorted(files):
         content = files[name].read_bytes().replace(b"\r\n", b"\n")
         whole.update(f"{name}\0{len(content)}\0".encode())
         whole.update(content)
+    for package, version in sorted((versions or {}).items()):
+        whole.update(f"package {package}\0{version}\0".encode())
     return whole.hexdigest()[:DIGITS]
 
 
@@ -68,6 +76,26 @@ def class_files(classes: Iterable[type], libraries: Collection[str]) -> dict[str
         else:
             _add_module(found, cls.__module__, {cls.__module__.partition(".")[0], *libraries})
     return found
+
+
+def imported_versions(files: Mapping[str, Path], libraries: Collection[str]) -> dict[str, str]:
+    """The versions of the installed packages that source files import, by distribution.
+
+    Args:
+        files: as `class_files` gives them; those of ``libraries`` are left out, and so is PyTorch, whose version every row
+            names in its environment.
+        libraries: names of top-level packages whose files are followed by `class_files`.
+    """
+    own = {name.partition("/")[0] for name in files}
+    names: set[str] = set()
+    for key, file in files.items():
+        if key.partition("/")[0] not in libraries:
+            names |= {name.partition(".")[0] for name in _imports(file, key.removesuffix(".py").replace("/", "."))}
+    names -= {*own, *libraries, "torch", "wfbench", *sys.stdlib_module_names}
+    if not names:
+        return {}
+    distributions = importlib.metadata.packages_distributions()
+    return {found: importlib.metadata.version(found) for name in names for found in distributions.get(name, ())}
 
 
 def _add_file(found: dict[str, Path], module: ModuleType, file: Path, libraries: Collection[str]) -> None:

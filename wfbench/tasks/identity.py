@@ -17,10 +17,12 @@ import mixers
 from wfbench import models
 from wfbench.data import Dataset, DenseDataset, Latents, Listing, ProbeDataset
 from wfbench.errors import InputError
-from wfbench.records.identity import class_files, digest_files, digest_text, package_files
+from wfbench.records.identity import class_files, digest_files, digest_text, imported_versions, package_files
 from wfbench.records.row import Strict
 from wfbench.training import checkpoint
 
+#: Whose files are followed wherever a mixer is from.
+_LIBRARIES = ("mixers",)
 IDENTITY, LISTING = "identity.json", "data.json.gz"
 
 
@@ -62,7 +64,10 @@ def identify(mixer: str, dataset: Dataset | Latents | DenseDataset | ProbeDatase
 
 
 def mixer_digest(mixer: str, between: str | None = None) -> str | None:
-    """A digest of the source of a mixer's layers and of what they import of their package; None if there is no source.
+    """A digest of a mixer's layers: their source, what that imports of its own, and the versions of packages it imports.
+
+    None if there is no source. Files of the layers' own package, and beside their file, count by what they hold; installed
+    packages that are imported count by their version.
 
     Args:
         mixer: a registered name, an entry point, or ``path/to/file.py:Class``.
@@ -71,8 +76,8 @@ def mixer_digest(mixer: str, between: str | None = None) -> str | None:
     Raises:
         MixerError: for an unknown mixer.
     """
-    found = [class_files(mixers.layers(name), ("mixers",)) for name in (mixer, between) if name is not None]
-    digests = [digest_files(files) for files in found if files is not None]
+    found = [class_files(mixers.layers(name), _LIBRARIES) for name in (mixer, between) if name is not None]
+    digests = [digest_files(files, imported_versions(files, _LIBRARIES)) for files in found if files is not None]
     if len(digests) < len(found):
         return None
     return digests[0] if between is None else digest_text(" ".join(digests))
