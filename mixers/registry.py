@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
 from mixers.base import Grid, Linear, MixerError, MixerSpec
+from mixers.options import Option, split_options, with_options
 from mixers.outside import entry_points, load_class, load_entry_point
 
 _SPECS: dict[str, MixerSpec] = {}
@@ -70,12 +71,17 @@ def names() -> list[str]:
 
 def spec(name: str) -> MixerSpec:
     """The description of a mixer: a registered name, an installed entry point, ``path/to/file.py:ClassName``, or
-    ``package.module:ClassName``.
+    ``package.module:ClassName``; each with options in brackets, if any (see `mixers.options`).
 
     Raises:
-        MixerError: for an unknown name (suggesting near ones and listing all), a missing file, module or class, and for what
-            does not import.
+        MixerError: for an unknown name (suggesting near ones and listing all), a missing file, module or class, for what
+            does not import, and for options that the mixer does not have.
     """
+    mixer, options = split_options(name)
+    return _with_options(_plain_spec(mixer), name, options) if options else _plain_spec(mixer)
+
+
+def _plain_spec(name: str) -> MixerSpec:
     if name in _SPECS:
         return _SPECS[name]
     if ":" in name:
@@ -88,6 +94,35 @@ def spec(name: str) -> MixerSpec:
     raise MixerError(
         f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName, or "
         "package.module:ClassName"
+    )
+
+
+def _with_options(plain: MixerSpec, name: str, options: Mapping[str, Option]) -> MixerSpec:
+    """A spec whose layers have options: those of the token layer, else of the FFN-input layer.
+
+    What it declares of its symmetry holds for the options that it has by itself, or as a set for those it names.
+    """
+    token = _TOKEN_LAYERS[plain.token] if isinstance(plain.token, str) else plain.token
+    by_layer = {layer: _options_of(layer) for layer in (token, _FFN_LAYERS[plain.ffn_in])}
+    token_options, ffn_options = dict(plain.token_options), dict(plain.ffn_options)
+    for key, value in options.items():
+        if key in by_layer[token]:
+            token_options[key] = value
+        elif key in by_layer[_FFN_LAYERS[plain.ffn_in]]:
+            ffn_options[key] = value
+        else:
+            raise _unknown_option(plain.name, key, [own for layer in by_layer.values() for own in layer])
+    is_set = plain.as_set is not None and plain.as_set.items() <= options.items()
+    layout: Literal["set"] | None = "set" if is_set else None
+    doubling = plain.doubling if is_set else None
+    return dataclasses.replace(
+        plain,
+        name=with_options(split_options(name)[0], options),
+        token_options=token_options,
+        ffn_options=ffn_options,
+        layout=layout,
+        as_set=None,
+        doubling=doubling,
     )
 
 
@@ -252,14 +287,24 @@ def _build(
     own = [a for a in accepted if a not in offered]
     unknown = sorted(set(options) - set(own))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], own, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise MixerError(
-            f"unknown option for mixer {name!r}: got {unknown[0]!r}; {hint}"
-            f"expected {'one of ' + ', '.join(own) if own else 'no option, it has none'}"
-        )
+        raise _unknown_option(name, unknown[0], own)
     taken = {key: value for key, value in offered.items() if key in accepted}
     return cls(*positional, **taken, **options)
+
+
+def _options_of(cls: type[nn.Module]) -> list[str]:
+    """What may be chosen of a layer, beside its dimensions and what the skeleton offers."""
+    named = [p.name for p in inspect.signature(cls).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [name for name in named if name not in ("dim", "in_features", "out_features", "num_heads", "grid")]
+
+
+def _unknown_option(name: str, option: str, known: Sequence[str]) -> MixerError:
+    near = difflib.get_close_matches(option, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return MixerError(
+        f"unknown option for mixer {name!r}: got {option!r}; {hint}"
+        f"expected {'one of ' + ', '.join(known) if known else 'no option, it has none'}"
+    )
 
 
 def _outside(name: str, cls: type[nn.Module]) -> MixerSpec:

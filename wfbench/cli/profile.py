@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_set import HELP as MIXER_SET
+from wfbench.cli.mixer_set import with_settings
 
 
 @speaks_plainly
@@ -20,6 +22,7 @@ def profile(
     classes: Annotated[
         int | None, typer.Option(help="With --recipe: the classes of its data, where these are in files.")
     ] = None,
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     resolution: Annotated[
         list[int] | None,
         typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896. DiTs work on latents of 1/8 of it."),
@@ -82,6 +85,9 @@ def profile(
     from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
     from wfbench.tasks.profile.run import profile as measure
 
+    if mixer_set and not mixer:
+        raise InputError("options of which mixers?", got="--mixer-set without --mixer", remedy="add --mixer NAME")
+    mixer = with_settings(mixer or [], mixer_set)
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
     if model is not None and recipe is not None:
         raise InputError(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_set import HELP as MIXER_SET
+from wfbench.cli.mixer_set import with_settings
 
 if TYPE_CHECKING:
     from wfbench.tasks.sweep import Dispatch, SweepRequest
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 def sweep(
     file: Annotated[Path | None, typer.Argument(help="A YAML of the sweep; options replace what it says.")] = None,
     mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it.")] = None,
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A seed; repeat it. Default: 0.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="A recipe; repeat it. Default: digits.")] = None,
     local_conv: Annotated[list[str] | None, typer.Option(help="none or dwc, for every mixer; repeat it.")] = None,
@@ -66,8 +69,10 @@ def sweep(
         raise _needs("--max-seeds", "--until decided")
     if tune is None and trials is not None:
         raise _needs("--trials", "--tune lr")
+    if mixer_set and not mixer:
+        raise _needs("--mixer-set", "--mixer")
     options: dict[str, Any] = {
-        "mixers": mixer,
+        "mixers": with_settings(mixer, mixer_set) if mixer else mixer,
         "seeds": seed,
         "recipes": recipe,
         "local_conv": local_conv,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_set import HELP as MIXER_SET
+from wfbench.cli.mixer_set import with_settings
 
 if TYPE_CHECKING:
     from wfbench.recipe import ModelSection, Recipe
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 @speaks_plainly
 def train(
     mixer: Annotated[str | None, typer.Option(help="A registered mixer, or path/to/file.py:Class.")] = None,
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or a YAML file. Default: digits.")] = None,
     data: Annotated[
         str | None,
@@ -70,6 +73,8 @@ def train(
         resolved = recipes.override(read_recipe(out), overrides)
     else:
         resolved = recipes.load(recipe or "digits", overrides)
+    if mixer_set:
+        resolved = recipes.override(resolved, [f"model.mixer={json.dumps(_with_settings(resolved, mixer_set))}"])
     if data is not None:
         resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
@@ -93,6 +98,19 @@ def train(
 
         trackers = Trackers(tensorboard, wandb)
         _train(resolved, out, resume=resume, device=device, trackers=trackers, allow_changed_code=allow_changed_code)
+
+
+def _with_settings(resolved: Recipe, mixer_set: list[str]) -> str:
+    """The recipe's mixer with options.
+
+    Raises:
+        InputError: for a recipe whose model has a mixer of its own.
+    """
+    from wfbench.errors import InputError
+
+    if resolved.model.mixer is None:
+        raise InputError("options of which mixer?", got="--mixer-set without --mixer", remedy="add --mixer NAME")
+    return with_settings([resolved.model.mixer], mixer_set)[0]
 
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: Trackers, allow_changed_code: bool) -> None:

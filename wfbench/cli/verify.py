@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_set import HELP as MIXER_SET
+from wfbench.cli.mixer_set import with_settings
 
 if TYPE_CHECKING:
     from wfbench.tasks.verify import Report
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 @speaks_plainly
 def verify(
     mixer: Annotated[str, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.")],
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     dim: Annotated[int, typer.Option(help="Channels of the tokens.")] = 48,
     heads: Annotated[int, typer.Option(help="Heads, for a mixer that has them.")] = 3,
@@ -27,7 +30,8 @@ def verify(
     from wfbench.tasks import verify as task
 
     told = Told()
-    report = task.verify(mixer, dim=dim, num_heads=heads, seed=seed, told=(lambda line: None) if as_json else told)
+    (name,) = with_settings([mixer], mixer_set)
+    report = task.verify(name, dim=dim, num_heads=heads, seed=seed, told=(lambda line: None) if as_json else told)
     if as_json:
         typer.echo(as_text(report))
     else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mixers.base import Grid
+from mixers.options import Option, with_options
 from wfbench.errors import InputError
 from wfbench.models.position import Position, check_position, sincos_2d
 from wfbench.models.schedule import check_depth, schedule_of, settled
@@ -40,10 +41,13 @@ class DiTConfig:
     between: str | None = None
     local_conv: LocalConv = "none"
     residual: Residual = "pre-norm"
-    mixer_options: dict[str, object] = field(default_factory=dict)
+    mixer_options: dict[str, Option] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        every, offset, between = settled(self.mixer, self.every, self.offset, self.between)
+        object.__setattr__(self, "mixer", with_options(self.mixer, self.mixer_options))
+        object.__setattr__(self, "mixer_options", {})
+        filler = None if self.between is None else with_options(self.between, {})
+        every, offset, between = settled(self.mixer, self.every, self.offset, filler)
         object.__setattr__(self, "every", every)
         object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "between", between)
@@ -107,7 +111,7 @@ class DiT(nn.Module):
                 residual=config.residual,
                 modulated=True,
                 approximate="tanh",
-                mixer_options=config.mixer_options | rotary,
+                mixer_options={**config.mixer_options, **rotary},
             )
             for layer in range(config.depth)
         )

@@ -69,7 +69,7 @@ class VisionTransformer(nn.Module):
                 drop_path=rates[layer],
                 local_conv=config.local_conv,
                 residual=config.residual,
-                mixer_options=config.mixer_options | rotary,
+                mixer_options={**config.mixer_options, **rotary},
             )
             for layer in range(config.depth)
         )

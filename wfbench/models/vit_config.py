@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import mixers
 from mixers.base import Grid
+from mixers.options import Option, with_options
 from wfbench.errors import InputError
 from wfbench.models.position import Position, check_position
 from wfbench.models.schedule import mixers_of, settled
@@ -18,7 +19,7 @@ class ViTConfig:
     """What a `VisionTransformer` is made of; every preset is one of these.
 
     ``pos_embed`` may be given as a bool: True is "learned", False is "none". ``every``, ``offset`` and ``between`` are as
-    `settled` leaves them. ``drop_rate`` is of dropout before the head.
+    `settled` leaves them. ``mixer_options`` become part of the mixer's name. ``drop_rate`` is of dropout before the head.
     """
 
     mixer: str = "softmax"
@@ -42,10 +43,13 @@ class ViTConfig:
     local_conv: LocalConv = "none"
     init_norm: bool = False
     residual: Residual = "pre-norm"
-    mixer_options: dict[str, object] = field(default_factory=dict)
+    mixer_options: dict[str, Option] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        every, offset, between = settled(self.mixer, self.every, self.offset, self.between)
+        object.__setattr__(self, "mixer", with_options(self.mixer, self.mixer_options))
+        object.__setattr__(self, "mixer_options", {})
+        filler = None if self.between is None else with_options(self.between, {})
+        every, offset, between = settled(self.mixer, self.every, self.offset, filler)
         object.__setattr__(self, "every", every)
         object.__setattr__(self, "offset", offset)
         object.__setattr__(self, "between", between)

@@ -104,5 +104,5 @@ def writable_dir(path: Path) -> Path:
 
 
 def slug(name: str) -> str:
-    """A name for a directory: the class of ``path/to/file.py:Class``, else the name itself."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit(":", 1)[-1])
+    """A name for a directory: the class of ``path/to/file.py:Class``, else the name itself, with its options."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rsplit(":", 1)[-1]).rstrip("-")
