@@ -117,7 +117,7 @@ class DenseDataSection(_Section):
 class ProbeSection(_Section):
     """A probe: canvases of symbols that ask a mixer for one ability. `wfbench.data.probes` has what each one is."""
 
-    name: Literal["majority", "recall", "needle", "shift", "hop"]
+    name: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
     #: Levels of difficulty, the easiest first: each training canvas has one of them at random, and each is evaluated.
     levels: tuple[float, ...] = Field(min_length=1)
     #: Other grids, rows and columns, that the last level is evaluated on.

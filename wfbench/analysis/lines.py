@@ -67,11 +67,11 @@ def scheduled(row: _HasSchedule) -> str:
 def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
     """What was chosen beside mixer and schedule, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
 
-    A position is named where it is not the usual one (of the probe shift and of DiTs sincos, of other probes and of
-    weightformer-* none, else the learned one), and with ``all_positions`` wherever it is not the learned one.
+    A position is named where it is not the usual one (of DiTs and of the probes that have one sincos, of other
+    probes and of weightformer-* none, else the learned one), and with ``all_positions`` wherever it is not the learned one.
     """
     probe = getattr(row, "probe", None)
-    usual = "sincos" if probe == "shift" else "none" if probe else _usual(row.model)
+    usual = "sincos" if probe in ("shift", "flood") else "none" if probe else _usual(row.model)
     named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
     position = "no position" if row.pos_embed == "none" else row.pos_embed
     return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, context_and_queries, most_frequent_of, refuse_level
+from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe, most_frequent_of, refuse_level
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(Probe):
     """The context holds n pairs in tokens drawn at random, key and value in one; a query asks for the value of a stored key.
 
     Keys are distinct; values are drawn independently. The level is n.
@@ -63,5 +63,3 @@ class Recall:
     def floors(self, level: float, layout: Layout) -> Floors:
         """Without the pairs a key says nothing of its value; the set's floor answers the most frequent stored value."""
         return Floors(1 / self.values, 1 / self.values, most_frequent_of(self.values, int(level)))
-
-    sources = staticmethod(context_and_queries)
