@@ -90,7 +90,7 @@ class ProbeSplit:
     def entries(self) -> tuple[Entry, ...]:
         """The settings, and a canvas, which changes with whatever else decides how it is drawn."""
         canvas = self.canvases([(0, 0)])
-        settings = self.section.model_dump(mode="json", exclude={"budgets"})
+        settings = self.section.model_dump(mode="json", exclude={"budgets", *self.section.unsaid})
         return (
             json_entry("(probe)", settings | {"grid": self.grid, "conditions": [str(c) for c in self.conditions]}),
             array_entry("(a canvas)", np.concatenate([canvas.planes[0], canvas.labels])),
@@ -192,7 +192,15 @@ def open_probe(data: DataSection, image_size: int | Grid) -> ProbeDataset:
         for kind in (_TRAIN, _HELD_OUT if data.validation is None else _VALIDATION)
     )
     distances = tuple(Condition(section.levels[-1], grid, distance) for distance in probe.distances(section.levels[-1]))
-    name = f"probe {section.name} at {grid[0]}x{grid[1]} ({len(train):,} an epoch, {section.held_out:,} held out of each level)"
+    if section.name != "recall" and not {"layout", "bind"} <= section.unsaid:
+        raise InputError(
+            "layout and bind are settings of recall alone",
+            got=f"{section.name} with layout {section.layout} and bind {section.bind}",
+            expected="scattered and token",
+            remedy="drop data.probe.layout and data.probe.bind, or set data.probe.name to recall",
+        )
+    what = ", ".join([section.name, *(getattr(section, name) for name in ("layout", "bind") if name not in section.unsaid)])
+    name = f"probe {what} at {grid[0]}x{grid[1]} ({len(train):,} an epoch, {section.held_out:,} held out of each level)"
     return ProbeDataset(name, section, probe, grid, conditions + distances, train, val)
 
 
@@ -201,7 +209,7 @@ def _probe(section: ProbeSection) -> Probe:
         case "majority":
             return Majority(section.colours)
         case "recall":
-            return Recall(section.keys, section.values)
+            return Recall(section.keys, section.values, section.layout, section.bind)
         case "needle":
             return Needle(section.values)
         case "shift":

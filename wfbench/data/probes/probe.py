@@ -154,7 +154,7 @@ def most_frequent_of(symbols: int, number: int, trials: int = 20_000) -> float:
     return float((counts.max(1) / number).mean())
 
 
-def refuse_level(name: str, level: float, expected: str) -> None:
+def refuse_level(name: str, level: float, expected: str, remedy: str = "set data.probe.levels") -> None:
     """Refuse a level.
 
     Raises:
@@ -164,5 +164,5 @@ def refuse_level(name: str, level: float, expected: str) -> None:
         "the probe cannot have such a level",
         got=f"{name} at level {level:g}",
         expected=expected,
-        remedy="set data.probe.levels",
+        remedy=remedy,
     )

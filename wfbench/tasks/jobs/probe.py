@@ -262,4 +262,11 @@ def prepare(recipe: Recipe) -> ProbeJob:
             expected=f"a gap of at least {config.depth} columns",
             remedy=f"set data.probe.gap to {config.depth}",
         )
+    if dataset.section.bind == "neighbour" and config.pos_embed == "none":
+        raise InputError(
+            "a value stands beside its key, and the model does not know what stands where",
+            got="data.probe.bind = neighbour with model.pos_embed = none",
+            expected="a position: a key and the value to its right belong together by nothing else",
+            remedy="set model.pos_embed to sincos",
+        )
     return ProbeJob(recipe, dataset, model, load_initial(recipe, model.backbone, fresh_head=True))
