@@ -20,6 +20,7 @@ from wfbench.data.draws import uniforms
 from wfbench.data.probes import Canvases, Layout, flood
 from wfbench.data.probes.flood import Flood
 from wfbench.data.probes.probe import IGNORE
+from wfbench.errors import InputError
 from wfbench.records import ProbeRow
 from wfbench.tasks import jobs
 from wfbench.tasks.probe_checks import check_leak
@@ -168,6 +169,11 @@ def test_leaks_on_purpose_are_caught() -> None:
     deeper = check_leak(split, 3)  # three layers see a mark that stands three tokens away
     assert deeper.gradient > 0
     assert not deeper.held
+
+
+def test_levels_of_near_questions_alone_are_refused() -> None:
+    with pytest.raises(InputError, match="no question is out of a local model's reach"):
+        check_leak(opened("flood", "data.probe.levels=[2]").train, 2)
 
 
 def test_questions_are_counted_by_their_distance_on_the_canvases_of_the_longest_walks() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mixers.base import Grid
 from wfbench.data.probes.dataset import ProbeSplit, one_hot
 from wfbench.data.probes.probe import IGNORE, Canvases
+from wfbench.errors import InputError
 from wfbench.models import DenseModel, create_dense
 from wfbench.models.skeleton import Block
 from wfbench.records import LeakCheck
@@ -31,6 +32,9 @@ def check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     Args:
         split: of training.
         depth: of the model, whose local convolutions reach so many tokens.
+
+    Raises:
+        InputError: where no question is out of a local model's reach.
     """
     readout, floor, number = _local_readout(split, depth)
     bound = float(stats.binom.ppf(_SURE, number, floor)) / number
@@ -79,6 +83,14 @@ def _local_readout(split: ProbeSplit, depth: int) -> tuple[float, float, int]:
     layout, probe = split.layout(split.grid), split.probe
     canvases = split.canvases([(0, i) for i in range(2 * _CANVASES)], seed=2**31)
     checked = probe.checked(canvases, layout)
+    if not (checked != IGNORE).any():
+        raise InputError(
+            "no question is out of a local model's reach, so nothing can be checked",
+            got=f"{split.section.name} at levels {', '.join(f'{level:g}' for level in split.section.levels)}; local layers see "
+            f"{layout.gap} tokens far",
+            expected="a level with questions farther away",
+            remedy="set data.probe.levels to higher ones too",
+        )
     canvases = Canvases(*(rows[some] for some in [(checked != IGNORE).any(1)] for rows in (canvases.planes, checked)))
     inputs, labels = one_hot(canvases, probe.planes, split.grid)
     asked = np.array([np.flatnonzero(row != IGNORE)[i % (row != IGNORE).sum()] for i, row in enumerate(canvases.labels)])
