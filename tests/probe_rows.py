@@ -62,6 +62,7 @@ def probe_row(
         "model": "vit-tiny",
         "mixer": mixer,
         "pos_embed": "sincos" if probe in ("shift", "flood") else "none",
+        "local_conv": "dwc" if probe == "flood" else "none",
         "recipe": f"probe-{probe}",
         "recipe_digest": f"digest of {probe}",
         "dataset": f"probe {probe}",

@@ -232,6 +232,8 @@ def test_positions_are_named_where_they_are_not_the_probes_own() -> None:
     assert label(probe_row("recall", pos_embed="sincos")) == "linear, sincos"
     assert label(probe_row("shift", pos_embed="none")) == "linear, no position"
     assert label(probe_row("recall", local_conv="dwc")) == "linear + DWC"
+    assert label(probe_row("flood")) == "linear"
+    assert label(probe_row("flood", local_conv="none")) == "linear, no DWC"
 
 
 def test_other_code_of_a_mixer_is_another_line_also_between_probes() -> None:
@@ -530,6 +532,6 @@ def test_bad_input_is_one_message(words: list[str], said: str, tmp_path: Path) -
 
 
 def test_claims_name_lines_as_the_tables_of_probes_do() -> None:
-    for name in ("recall", "shift"):
+    for name in ("recall", "shift", "flood"):
         (draft,) = drafts(SweepRequest(mixers=(Line(mixer="linear"),), recipes=(f"probe-{name}",)))
         assert registration.line_name(draft) == "linear"
