@@ -15,8 +15,11 @@ LEVELS: Mapping[str, Sequence[float]] = {
     "majority": (0.2, 0.1, 0.05),
     "shift": (0,),
     "hop": (1, 2, 3),
+    "flood": (4, 16),
 }
-GRID = {"shift": (8, 8)}
+GRID = {"shift": (8, 8), "flood": (16, 16)}
+#: Of the questions of the last level.
+DISTANCES = {"flood": (1, 4, 15)}
 GRIDS = {"needle": ((12, 18), (16, 24))}
 HELD = LeakCheck(gradient=0.0, readout=0.03, floor=0.03, bound=0.05)
 LEAKS = LeakCheck(gradient=0.1, readout=0.5, floor=0.03, bound=0.05)
@@ -28,12 +31,16 @@ def probe_row(
     seed: int = 0,
     by_step: Mapping[int, Sequence[float | None]] | None = None,
     error: float = 0.004,
+    distances: Sequence[int] | None = None,
     **more: object,
 ) -> ProbeRow:
     """A row with the accuracies of its cells at each evaluation, those of the last one its result."""
-    by_step = by_step or {100: [1.0] * (len(LEVELS[probe]) + len(GRIDS.get(probe, ())))}
+    distances = DISTANCES.get(probe, ()) if distances is None else distances
+    by_step = by_step or {100: [1.0] * (len(LEVELS[probe]) + len(GRIDS.get(probe, ())) + len(distances))}
     grid = GRID.get(probe, (8, 12))
-    places = [(level, grid) for level in LEVELS[probe]] + [(LEVELS[probe][-1], other) for other in GRIDS.get(probe, ())]
+    hardest = LEVELS[probe][-1]
+    places: list[tuple[float, tuple[int, int], int | None]] = [(level, grid, None) for level in LEVELS[probe]]
+    places += [(hardest, other, None) for other in GRIDS.get(probe, ())] + [(hardest, grid, d) for d in distances]
     last = list(by_step.values())[-1]
     cells = tuple(
         ProbeCell(
@@ -44,15 +51,18 @@ def probe_row(
             chance=1 / 32,
             local_floor=1 / 32,
             set_floor=1 / level if probe == "recall" and level > 1 else None,
+            straight_floor=0.6 if probe == "flood" else None,
+            distance=distance,
         )
-        for (level, own), value in zip(places, last, strict=True)
+        for (level, own, distance), value in zip(places, last, strict=True)
     )
     fields = {
         "environment": CPU,
         "created": f"2026-01-01T00:00:{seed:02d}+00:00",
         "model": "vit-tiny",
         "mixer": mixer,
-        "pos_embed": "sincos" if probe == "shift" else "none",
+        "pos_embed": "sincos" if probe in ("shift", "flood") else "none",
+        "local_conv": "dwc" if probe == "flood" else "none",
         "recipe": f"probe-{probe}",
         "recipe_digest": f"digest of {probe}",
         "dataset": f"probe {probe}",

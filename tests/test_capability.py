@@ -180,6 +180,7 @@ def suite() -> list[ProbeRow]:
             rows.append(probe_row("majority", mixer, seed, {400: [1, 0.9, 0.6 + seed / 50]}))
             rows.append(probe_row("shift", mixer, seed, {200: [0.4], 400: [0.95]}))
             rows.append(probe_row("hop", mixer, seed, {6000: [1, 0.95, 0.4]}))
+            rows.append(probe_row("flood", mixer, seed, {400: [1, 0.8, 1, 0.95, 0.6 + seed / 50]}))
     return rows
 
 
@@ -187,7 +188,7 @@ def test_all_probes_of_a_mixer_stand_in_one_line_though_their_positions_differ()
     tables = report.tables(suite())
     assert [table.name for table in tables] == [
         "capability",
-        *(f"probe-{name}" for name in ("recall", "needle", "majority", "shift", "hop")),
+        *(f"probe-{name}" for name in ("recall", "needle", "flood", "majority", "shift", "hop")),
     ]
     assert tables[0].frame["mixer"].tolist() == ["linear", "softmax"]
     assert tables[0].frame["global layers"].tolist() == ["2 of 2"] * 2
@@ -231,6 +232,8 @@ def test_positions_are_named_where_they_are_not_the_probes_own() -> None:
     assert label(probe_row("recall", pos_embed="sincos")) == "linear, sincos"
     assert label(probe_row("shift", pos_embed="none")) == "linear, no position"
     assert label(probe_row("recall", local_conv="dwc")) == "linear + DWC"
+    assert label(probe_row("flood")) == "linear"
+    assert label(probe_row("flood", local_conv="none")) == "linear, no DWC"
 
 
 def test_other_code_of_a_mixer_is_another_line_also_between_probes() -> None:
@@ -259,14 +262,16 @@ def test_a_figure_goes_through_the_cells_and_its_bands_are_the_intervals(tmp_pat
     found = {result.setting.probe: result for result in probe_results(rows)}
     assert [x for x, _ in places(found["recall"])] == [1, 2, 4, 8, 16]
     assert [x for x, _ in places(found["needle"])] == [96, 216, 384]
+    assert [x for x, _ in places(found["flood"])] == [1, 4, 15]
     points = curve(found["shift"], found["shift"].lines[0])
     assert [x for x, _ in points] == [200, 400]
     written = report.write(rows, tmp_path)
-    assert {path.name for path in written} >= {f"probe-{name}.png" for name in ("recall", "needle", "majority", "shift", "hop")}
+    names = ("recall", "needle", "flood", "majority", "shift", "hop")
+    assert {path.name for path in written} >= {f"probe-{name}.png" for name in names}
     page = (tmp_path / "page.html").read_text()
     assert "Probes: what can it do?" in page
     (chart,) = charts(report.tables(rows), [])
-    assert len(chart.x) == 5
+    assert len(chart.x) == 6
     in_chart = [point["accuracy"] for point in chart.points if point["mixer"] == "linear" and "probe_0" in point]
     assert in_chart == pytest.approx([100 * value.estimate for _, value in curve(found["recall"], found["recall"].lines[0])])
     assert all("low" in point for point in chart.points if not point["mixer"].startswith("floor"))
@@ -440,6 +445,7 @@ def test_the_claims_on_accuracies_speak_of_probes_too_and_runs_that_ended_early_
         ("statistic: capacity", "exactly one of at_least, at_most and ratio"),
         ("statistic: capacity, at_least: 1, at_most: 2", "exactly one of"),
         ("statistic: n90, at_least: 1", "n90 is a statistic of needle"),
+        ("statistic: reach, at_least: 1", "reach is a statistic of flood"),
         ("statistic: capacity, level: 2, at_least: 1", "level is of the statistic accuracy"),
         ("statistic: capacity, ratio: {to: linear, at_least: 2}", "compared with itself"),
         ("statistic: capacity, ratio: {to: softmax}", "exactly one of at_least and at_most"),
@@ -505,7 +511,7 @@ def test_what_the_command_asks_the_sweep_for() -> None:
     both = ProbeRequest.of(["majority", "recall"], [], 2, quick=True, tune=False)
     assert [bool(one.settings) for one in both.sweeps] == [False, True]
     assert recipe.load("probe-recall", QUICK).epochs * 100 == 800
-    assert known() == ["hop", "majority", "needle", "recall", "shift"]
+    assert known() == ["flood", "hop", "majority", "needle", "recall", "shift"]
 
 
 @pytest.mark.parametrize(
@@ -526,6 +532,6 @@ def test_bad_input_is_one_message(words: list[str], said: str, tmp_path: Path) -
 
 
 def test_claims_name_lines_as_the_tables_of_probes_do() -> None:
-    for name in ("recall", "shift"):
+    for name in ("recall", "shift", "flood"):
         (draft,) = drafts(SweepRequest(mixers=(Line(mixer="linear"),), recipes=(f"probe-{name}",)))
         assert registration.line_name(draft) == "linear"

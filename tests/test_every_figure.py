@@ -36,7 +36,7 @@ EXACT = {
     *("timing_samples", "seeds_ours", "seeds_theirs", "real_samples", "reference_samples", "only_ours", "only_theirs"),
     *("canvases", "budget", "global_layers", "solved"),
     # what is computed from the generator of a probe
-    *("chance", "local_floor", "set_floor"),
+    *("chance", "local_floor", "set_floor", "straight_floor"),
     # how something spreads, and other parts of intervals
     *("least_seconds", "most_seconds", "p10_seconds", "p25_seconds", "p75_seconds", "p90_seconds", "spread", "freedom"),
     *("loss_sd", "value_sd", "accuracy_ci95", "train_seconds_ci95"),
@@ -75,7 +75,7 @@ def name_of(column: Column[Any]) -> str:
     """A column's name, without what the overview adds to those of other tables."""
     own = re.sub(r"^(accuracy|first|last)\.", "", column.key) or re.sub(r" at \d+ px$", "", column.heading)
     own = re.sub(r"^\w+_(solved)$", r"\1", own)
-    return re.sub(r"^(speedup|mse|vb|chance|local_floor|set_floor)_.*", r"\1", own)
+    return re.sub(r"^(speedup|mse|vb|chance|local_floor|set_floor|straight_floor)_.*", r"\1", own)
 
 
 def faults(table: Table) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 from typer.testing import CliRunner
 
 from wfbench import recipe as recipes
@@ -29,7 +30,15 @@ from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import Watch
 
 CPU = torch.device("cpu")
-NAMES = ("majority", "recall", "needle", "shift", "hop")
+NAMES = ("majority", "recall", "needle", "shift", "hop", "flood")
+#: By probe, of the recipe as it comes, which stand in records: its digest, that of the data, and that of some canvases.
+DIGESTS = {
+    "majority": ("dcab41be6d83", "c956f98fb82b", "7f7f8a8ac926"),
+    "recall": ("953315256f34", "23f81bbcf18a", "964165801c0c"),
+    "needle": ("49862bdfc202", "078c66bc59ca", "d3f09aded4b7"),
+    "shift": ("53c0c15286e1", "62c59fb2d4ab", "f0f9ec2c47e8"),
+    "hop": ("d4269a51cc81", "e32d079a9754", "36dad5ed9764"),
+}
 RUNNER = CliRunner()
 
 
@@ -58,6 +67,8 @@ def answer(name: str, planes: np.ndarray, token: int, layout: Layout) -> int:
             h, w = layout.grid
             row, column = (token // w + h // 2) % h, (token % w + w // 2) % w
             return int(planes[0, row * w + column]) - 1
+        case "flood":
+            return leads_to(planes, token, layout) - 1
         case _:
             arrows = dict(zip(context[0], context[1], strict=True))
             symbol = planes[0, token]
@@ -66,18 +77,35 @@ def answer(name: str, planes: np.ndarray, token: int, layout: Layout) -> int:
             return int(symbol) - 1
 
 
+def leads_to(planes: np.ndarray, token: int, layout: Layout) -> int:
+    """The mark that can be reached from a token by common sides."""
+    regions, _ = ndimage.label(planes[0].reshape(layout.grid))
+    (mark,) = set(planes[1][regions.ravel() == regions.ravel()[token]]) - {0}
+    return int(mark)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_canvases_and_digests_are_those_of_the_records(name: str) -> None:
+    dataset = opened(name)
+    train, val = dataset.train.canvases([(1, i) for i in range(40)], seed=3), dataset.val.canvases([(0, i) for i in range(40)])
+    bits = b"".join(part.tobytes() for canvases in (train, val) for part in (canvases.planes, canvases.labels))
+    canvases = hashlib.sha256(bits).hexdigest()[:12]
+    assert (recipes.digest(recipes.load(f"probe-{name}")), dataset.listing.digest, canvases) == DIGESTS[name]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_are_what_the_canvas_says(name: str) -> None:
     dataset = opened(name)
     for split in (dataset.train, dataset.val):
-        last = len(dataset.conditions) - 1 if split is dataset.val else 0
+        last = dataset.drawn - 1 if split is dataset.val else 0
         for condition in {0, last}:
             keys = [(0, condition * dataset.section.held_out + i) for i in range(6)]
             canvases = split.canvases(keys, seed=3)
             layout = split.layout(dataset.conditions[condition].grid)
             for planes, labels in zip(canvases.planes, canvases.labels, strict=True):
                 asked = np.flatnonzero(labels != IGNORE)
-                assert len(asked) == (layout.tokens if name == "shift" else len(layout.queries))
+                number = {"shift": layout.tokens, "flood": (planes[0] > 0).sum()}
+                assert len(asked) == number.get(name, len(layout.queries))
                 assert [answer(name, planes, t, layout) for t in asked] == labels[asked].tolist()
 
 
@@ -170,7 +198,7 @@ class Leaky(Recall):
     """On purpose: the queries of most canvases hold their answer too."""
 
     def draw(self, u: np.ndarray, levels: np.ndarray, layout: Layout) -> Canvases:
-        planes, labels = super().draw(u, levels, layout)
+        planes, labels, _ = super().draw(u, levels, layout)
         planes[:, 1, layout.queries] = np.where(u[:, :1] < 0.1, 1 + labels[:, layout.queries], 0)
         return Canvases(planes, labels)
 
@@ -211,7 +239,7 @@ def test_a_run_leaves_a_row_with_every_cell_and_look(name: str, tmp_path: Path) 
     assert isinstance(row, ProbeRow)
     assert records.read(tmp_path / "run" / "records.jsonl")[0] == [row]
     dataset = opened(name)
-    assert [(cell.level, cell.grid) for cell in row.cells] == [tuple(c) for c in dataset.conditions]
+    assert [(cell.level, cell.grid, cell.distance) for cell in row.cells] == [tuple(c) for c in dataset.conditions]
     assert [look.step for look in row.curve] == [4, 8]
     assert row.look(4) == row.curve[0]
     assert row.look(6) is None
@@ -295,6 +323,8 @@ def test_a_run_that_was_stopped_and_resumed_is_bit_equal(tmp_path: Path) -> None
         ("majority", ["data.probe.levels=[0]"], "a lead by which one of 8 colours wins"),
         ("needle", ["data.probe.levels=[1.1]"], "a share of the other tokens"),
         ("hop", ["data.probe.levels=[5]"], "steps from 1 to 4"),
+        ("flood", ["data.probe.levels=[8, 2.5]"], "a whole number of cells, at least 2"),
+        ("flood", ["data.probe.levels=[64]"], "two walks that fit into 16x16 tokens"),
         ("shift", ["model.image_size=5"], "half is more than 2"),
         ("recall", ["model.depth=3"], "set data.probe.gap to 3"),
         ("recall", ["model.in_channels=3"], "set model.in_channels to 96"),

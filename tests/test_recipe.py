@@ -83,6 +83,8 @@ EVERY_KEY = {
     "data.probe.values": 16,
     "data.probe.colours": 4,
     "data.probe.symbols": 8,
+    "data.probe.layout": "packed",
+    "data.probe.bind": "neighbour",
     "data.probe.budgets": (10, 20),
     "dense.decoder": "dpt",
     "dense.frozen": True,

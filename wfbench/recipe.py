@@ -117,7 +117,7 @@ class DenseDataSection(_Section):
 class ProbeSection(_Section):
     """A probe: canvases of symbols that ask a mixer for one ability. `wfbench.data.probes` has what each one is."""
 
-    name: Literal["majority", "recall", "needle", "shift", "hop"]
+    name: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
     #: Levels of difficulty, the easiest first: each training canvas has one of them at random, and each is evaluated.
     levels: tuple[float, ...] = Field(min_length=1)
     #: Other grids, rows and columns, that the last level is evaluated on.
@@ -135,6 +135,11 @@ class ProbeSection(_Section):
     values: int = Field(32, ge=2, le=255)
     colours: int = Field(8, ge=2, le=255)
     symbols: int = Field(16, ge=2, le=255)
+    #: Of recall: where pairs stand. "scattered": anywhere; "lattice": one in an aligned square of 2×2 tokens of the context;
+    #: "packed": as many as such a square holds, so that pairs are adjacent.
+    layout: Literal["scattered", "lattice", "packed"] = "scattered"
+    #: Of recall: "token": key and value stand in one token; "neighbour": the value stands in the token to the right of its key.
+    bind: Literal["token", "neighbour"] = "token"
     #: Numbers of steps after which results are reported, beside the last.
     budgets: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
@@ -145,6 +150,11 @@ class ProbeSection(_Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names a value twice")
         return self
+
+    @property
+    def unsaid(self) -> set[str]:
+        """Settings that came after the first records and say what was so before: digests leave them out, and stay."""
+        return {name for name in ("layout", "bind") if not _changed(self, name)}
 
 
 class DataSection(_Section):
@@ -582,7 +592,9 @@ def digest(recipe: Recipe) -> str:
         exclude["data"] |= {"validation"}
     if recipe.data.dense is None:
         exclude["data"] |= {"dense"}
-    exclude["data"] = dict.fromkeys(exclude["data"], True) | {"probe": True if recipe.data.probe is None else {"budgets"}}
+    exclude["data"] = dict.fromkeys(exclude["data"], True) | {
+        "probe": True if recipe.data.probe is None else {"budgets", *recipe.data.probe.unsaid}
+    }
     if recipe.stop_when_solved is None:
         exclude["stop_when_solved"] = True
     else:

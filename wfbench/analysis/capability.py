@@ -22,7 +22,9 @@ PASSED = 0.9
 #: Half-widths of 95% intervals in standard errors, where these are of many canvases.
 _WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 #: The order in which probes are shown.
-PROBES = ("recall", "needle", "majority", "shift", "hop")
+PROBES = ("recall", "needle", "flood", "majority", "shift", "hop")
+#: Those of which a number at 90 % is told: of pairs, tokens, steps along a walk.
+CAPACITIES = ("recall", "needle", "flood")
 
 
 class ProbeSetting(NamedTuple):
@@ -122,7 +124,8 @@ class ProbeLine:
         budgets: the numbers of steps that are reported; the last is the end of training.
         accuracies: by budget, of each of the result's cells; None for a cell that the mixer cannot be evaluated on.
         mean: accuracy at the end, over the levels on the grid of training.
-        capacity: by budget: of recall the pairs, of needle the tokens, up to which the accuracy is 90 %; empty for others.
+        capacity: by budget: of recall the pairs, of needle the tokens, of flood the steps along a walk, up to which the
+            accuracy is 90 %; empty for others.
         learnt: of shift, the steps after which the accuracy was 90 % for the first time; None for others.
         hops: of hop by seed, the largest number of steps up to which all have an accuracy of 90 %; empty for others.
         solved: how many seeds solved every level of their training.
@@ -236,16 +239,19 @@ def falls_through(levels: Sequence[float], accuracies: Sequence[float], threshol
 
 
 def capacity(row: ProbeRow, steps: int) -> Crossing | None:
-    """The pairs that a run of recall stores, or the tokens among which one of needle finds the marked one, after some steps.
+    """What a run can do with an accuracy of 90 %, after some steps of training.
 
-    None where the run was not evaluated then, and for other probes.
+    Of recall: the pairs that it stores; of needle: the tokens among which it finds the marked one; of flood: the steps along a
+    walk that it follows. None where the run was not evaluated then, and for other probes.
     """
     look = row.look(steps)
-    if look is None or row.probe not in ("recall", "needle"):
+    if look is None or row.probe not in CAPACITIES:
         return None
     found = [(cell, value) for cell, value in zip(row.cells, look.accuracies, strict=True) if value is not None]
     if row.probe == "recall":
         by_level = {cell.level: value for cell, value in found if cell.grid == row.image_size}
+    elif row.probe == "flood":
+        by_level = {float(cell.distance): value for cell, value in found if cell.distance is not None}
     else:
         hardest = row.trained[-1].level
         by_level = {float(cell.tokens): value for cell, value in found if cell.level == hardest}
@@ -258,7 +264,7 @@ def accuracy_at(row: ProbeRow, level: float | None, steps: int) -> tuple[float, 
 
     Args:
         row: the run.
-        level: on the grid of training; None: the mean over all of these levels.
+        level: on the grid of training, all its questions; None: the mean over all of these levels.
         steps: after which it was evaluated.
 
     Returns:
@@ -271,7 +277,7 @@ def accuracy_at(row: ProbeRow, level: float | None, steps: int) -> tuple[float, 
     found = [
         (value, canvas_error(value, cell.standard_error if is_end else None, row.canvases))
         for cell, value in zip(row.cells, look.accuracies, strict=True)
-        if value is not None and cell.grid == row.image_size and level in (None, cell.level)
+        if value is not None and cell in row.trained and level in (None, cell.level)
     ]
     if not found:
         return None
@@ -382,7 +388,7 @@ def _line(name: str, runs: Sequence[ProbeRow]) -> ProbeLine:
         budgets,
         accuracies={budget: tuple(_cell(runs, place, budget) for place in range(len(runs[0].cells))) for budget in budgets},
         mean=_mean(runs, budgets[-1]),
-        capacity=_of_all(runs, budgets, capacity) if probe in ("recall", "needle") else {},
+        capacity=_of_all(runs, budgets, capacity) if probe in CAPACITIES else {},
         learnt=Crossings.of({run.seed: _steps_to_passed(run) for run in runs}) if probe == "shift" else None,
         hops={run.seed: _hops(run) for run in runs} if probe == "hop" else {},
         solved=sum(run.is_solved for run in runs),

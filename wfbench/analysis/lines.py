@@ -67,14 +67,17 @@ def scheduled(row: _HasSchedule) -> str:
 def factors(row: _HasFactors, *, all_positions: bool = False) -> str:
     """What was chosen beside mixer and schedule, in words: "", "DWC", "DWC, rope2d"; rows with different ones never mix.
 
-    A position is named where it is not the usual one (of the probe shift and of DiTs sincos, of other probes and of
-    weightformer-* none, else the learned one), and with ``all_positions`` wherever it is not the learned one.
+    A position is named where it is not the usual one (of DiTs and the probes shift and flood sincos, of other probes and
+    of weightformer-* none, else the learned one), and with ``all_positions`` wherever it is not the learned one. The local
+    convolution is named where there is one; of the probe flood, where there is none.
     """
     probe = getattr(row, "probe", None)
-    usual = "sincos" if probe == "shift" else "none" if probe else _usual(row.model)
+    usual = "sincos" if probe in ("shift", "flood") else "none" if probe else _usual(row.model)
     named = row.pos_embed != usual or (all_positions and row.pos_embed != "learned")
     position = "no position" if row.pos_embed == "none" else row.pos_embed
-    return ", ".join([*(["DWC"] if row.local_conv == "dwc" else []), *([position] if named else [])])
+    own = "dwc" if probe == "flood" else "none"
+    local = [] if row.local_conv == own else ["DWC" if row.local_conv == "dwc" else "no DWC"]
+    return ", ".join([*local, *([position] if named else [])])
 
 
 def _usual(model: str) -> str:
@@ -91,7 +94,7 @@ def label(row: _HasFactors, *, all_positions: bool = False) -> str:
     chosen = ", ".join(filter(None, [factors(row, all_positions=all_positions), getattr(row, "variant", "")]))
     backend = getattr(row, "sdpa_backend", CHOSEN_BACKEND)
     forced = "" if backend == CHOSEN_BACKEND else f" [{backend}]"
-    return scheduled(row) + (" + " if row.local_conv == "dwc" else ", " if chosen else "") + chosen + forced
+    return scheduled(row) + (" + " if chosen.startswith("DWC") else ", " if chosen else "") + chosen + forced
 
 
 class Key(Protocol):

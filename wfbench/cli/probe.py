@@ -18,7 +18,7 @@ _QUICK = (
 @speaks_plainly
 def probe(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Probes: majority, recall, needle, shift, hop. Default: all but hop.")
+        list[str] | None, typer.Argument(help="Probes: majority, recall, needle, shift, hop, flood. Default: the first four.")
     ] = None,
     mixer: Annotated[
         list[str] | None, typer.Option(help="A mixer; repeat it. By default softmax, linear, weightformer, static.")

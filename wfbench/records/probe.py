@@ -30,6 +30,10 @@ class ProbeCell(Strict):
     chance: float
     local_floor: float
     set_floor: float | None
+    #: Of knowing how far away the mark is in a straight line (None where nothing is marked).
+    straight_floor: float | None = None
+    #: Of the questions in steps, where only those at one distance are counted; their canvases are those of the level.
+    distance: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -51,7 +55,7 @@ class LeakCheck(Strict):
         gradient: the largest absolute derivative of an asked token's logits by what its answer depends on, of a network of 3×3
             convolutions as deep as the model; exactly 0 where there is no leak.
         readout: the accuracy on canvases of its own of a linear readout, fitted to what stands near an asked token.
-        floor: what it may reach, the local floor of the mixture of levels.
+        floor: what it may reach: guessing, over the mixture of levels.
         bound: the largest accuracy that a binomial of that floor has with a probability of 99.9 %.
     """
 
@@ -70,8 +74,8 @@ class ProbeRow(TrainingRow):
     """One finished training on a probe."""
 
     kind: Literal["probe"] = "probe"
-    probe: Literal["majority", "recall", "needle", "shift", "hop"]
-    #: The levels on the grid of training, the easiest first; then the last level on other grids.
+    probe: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
+    #: The levels on the grid of training, the easiest first; then the last level on other grids; then its distances.
     cells: tuple[ProbeCell, ...] = Field(min_length=1)
     #: Held-out canvases of each cell.
     canvases: int
@@ -98,8 +102,8 @@ class ProbeRow(TrainingRow):
 
     @property
     def trained(self) -> tuple[ProbeCell, ...]:
-        """The cells on the grid of training."""
-        return tuple(cell for cell in self.cells if cell.grid == self.image_size)
+        """The cells of all questions on the grid of training."""
+        return tuple(cell for cell in self.cells if cell.grid == self.image_size and cell.distance is None)
 
     @property
     def is_solved(self) -> bool:

@@ -34,7 +34,7 @@ from wfbench.report.words import (
 )
 
 #: Of a capacity: what is counted, and what stands in the place of a bound below the smallest number.
-UNITS = {"recall": "pairs", "needle": "tokens"}
+UNITS = {"recall": "pairs", "needle": "tokens", "flood": "reach"}
 NOT_TRAINED = "not trained"
 #: Why a floor has no interval.
 COMPUTED = "a floor is computed from the generator, not measured"
@@ -44,6 +44,9 @@ ASKS = {
     "(90 %): how many pairs can be on the canvas until fewer than 90 % of the answers are right.",
     "needle": "Needle: one token of the canvas is marked, and its value is asked for. Tokens (90 %): how many tokens, all "
     "others distractors, the canvas can have until fewer than 90 % of the answers are right; training is on the smallest.",
+    "flood": "Flood: two walks begin at marks of two kinds, and every token of them is asked which mark it leads to. Reach "
+    "(90 %): how many steps along a walk a token can be from its mark until fewer than 90 % of the answers are right, on the "
+    "longest walks. Some steps need no following: see the floors of near tokens and of straight distance.",
     "majority": "Majority: which of the colours on the canvas is the most frequent one; the level is its lead over an equal "
     "share.",
     "shift": "Shift: every token is asked for the symbol half a grid away. Steps to 90 %: the first evaluation in training at "
@@ -65,6 +68,7 @@ FLOORS = (
     _Floor("floor: guessing", lambda cell: cell.chance),
     _Floor("floor: near tokens", lambda cell: cell.local_floor),
     _Floor("floor: set of answers", lambda cell: cell.set_floor),
+    _Floor("floor: straight distance", lambda cell: cell.straight_floor),
 )
 
 
@@ -147,7 +151,7 @@ def _probe_columns(result: CapabilityResult, place: int) -> list[Column[Any]]:
         Column(f"{key}_seeds", lambda line: " ".join(str(run.seed) for run in of(line).runs) if of(line) else None),  # type: ignore[union-attr]
     ]
     match name:
-        case "recall" | "needle":
+        case "recall" | "needle" | "flood":
             for budget in [budget for budget in probe.budgets if any(budget in line.capacity for line in probe.lines)]:
                 several = len(probe.budgets) > 1
                 heading = f"{words}: {UNITS[name]} (90 %){f', {budget:,} steps' if several else ''}"
@@ -277,7 +281,7 @@ def _end_in_words(crossing: Crossing, probe: str) -> str:
 
 
 def cell_words(result: ProbeResult, place: int) -> str:
-    """What a cell is: "n = 4", "lead 0.1", "96 tokens, share 0.25", "1,536 tokens", "k = 2"."""
+    """What a cell is: "n = 4", "lead 0.1", "96 tokens, share 0.25", "1,536 tokens", "k = 2", "L = 32, 8 steps"."""
     cell = result.cells[place]
     match result.setting.probe:
         case "recall":
@@ -286,6 +290,8 @@ def cell_words(result: ProbeResult, place: int) -> str:
             return f"lead {cell.level:g}"
         case "hop":
             return f"k = {cell.level:g}"
+        case "flood":
+            return f"L = {cell.level:g}" + ("" if cell.distance is None else f", {plural(cell.distance, 'step')}")
         case "needle" if cell.grid == result.setting.image_size:
             return f"{cell.tokens:,} tokens, distractors {percent_words(cell.level)}"
         case _:
@@ -405,6 +411,7 @@ def _raw_columns(result: ProbeResult) -> list[Column[_AtBudget]]:
             ),
             *constant_columns(
                 {f"chance_{key}": cell.chance, f"local_floor_{key}": cell.local_floor, f"set_floor_{key}": cell.set_floor}
+                | ({} if cell.straight_floor is None else {f"straight_floor_{key}": cell.straight_floor})
             ),
         ]
 
@@ -430,7 +437,8 @@ def _raw_columns(result: ProbeResult) -> list[Column[_AtBudget]]:
 def _key(result: ProbeResult, cell: ProbeCell) -> str:
     """A cell in the names of the CSV's columns."""
     own = cell.grid == result.setting.image_size
-    return f"{cell.level:g}" if own else f"{cell.level:g}_{cell.grid[0]}x{cell.grid[1]}"
+    far = "" if cell.distance is None else f"_at_{cell.distance}"
+    return f"{cell.level:g}{far}" if own else f"{cell.level:g}_{cell.grid[0]}x{cell.grid[1]}"
 
 
 # --- notes
@@ -439,10 +447,13 @@ def _key(result: ProbeResult, cell: ProbeCell) -> str:
 def _floor_notes(result: ProbeResult) -> list[str]:
     knows = any(cell.set_floor is not None for cell in result.cells)
     which = "set of answers: of knowing which answers the canvas holds, but not which belongs to the question"
+    is_flood = result.setting.probe == "flood"
+    near = "which see a mark where it is near, and else nothing of it" if is_flood else "which see no context"
+    straight = "; straight distance: of answering the mark that is nearer as the crow flies" if is_flood else ""
     return [
         "Floors are accuracies that need no such ability. Guessing: of any answer; near tokens: of what stands within reach of "
-        "the layers' 3×3 convolutions, which see no context, so that local mixers are at this floor by construction"
-        f"{f'; {which}' if knows else ''}. No interval of them: {COMPUTED}."
+        f"the layers' 3×3 convolutions, {near}, so that local mixers are at this floor by construction"
+        f"{f'; {which}' if knows else ''}{straight}. No interval of them: {COMPUTED}."
     ]
 
 

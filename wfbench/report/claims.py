@@ -143,6 +143,7 @@ def _capability_condition(claim: Capability) -> str:
     what = {
         "capacity": "pairs at 90 %",
         "n90": "tokens at 90 %",
+        "reach": "steps along a walk at 90 %",
         "accuracy": "accuracy" if claim.level is None else f"accuracy at level {claim.level:g}",
         "solved": "seeds that solve it",
     }[claim.statistic]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mixers.base import Grid
 from wfbench.data.probes.dataset import ProbeSplit, one_hot
-from wfbench.data.probes.probe import IGNORE
+from wfbench.data.probes.probe import IGNORE, Canvases
+from wfbench.errors import InputError
 from wfbench.models import DenseModel, create_dense
 from wfbench.models.skeleton import Block
 from wfbench.records import LeakCheck
@@ -31,6 +32,9 @@ def check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     Args:
         split: of training.
         depth: of the model, whose local convolutions reach so many tokens.
+
+    Raises:
+        InputError: where no question is out of a local model's reach.
     """
     readout, floor, number = _local_readout(split, depth)
     bound = float(stats.binom.ppf(_SURE, number, floor)) / number
@@ -40,8 +44,8 @@ def check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
 def local_gradient(split: ProbeSplit, depth: int) -> float:
     """The largest derivative of an asked token's logits by what its answer depends on, of a network of convolutions.
 
-    A random network of ``depth`` layers with a 3×3 convolution each, in float64, on one canvas. It is exactly 0 if no answer
-    can be reached.
+    A random network of ``depth`` layers with a 3×3 convolution each, in float64, on the first canvas with a question that is
+    checked. It is exactly 0 if no answer can be reached.
     """
     layout, probe = split.layout(split.grid), split.probe
     model = create_dense(
@@ -58,11 +62,13 @@ def local_gradient(split: ProbeSplit, depth: int) -> float:
         pos_embed="none",
         local_conv="dwc",
     ).double()
-    canvas, _ = one_hot(split.canvases([(0, 0)]), probe.planes, split.grid)
-    x = canvas.double().requires_grad_()
+    drawn = split.canvases([(0, i) for i in range(_CANVASES)])
+    first = int((probe.checked(drawn, layout) != IGNORE).any(1).argmax())
+    canvas = Canvases(drawn.planes[first : first + 1], drawn.labels[first : first + 1])
+    x = one_hot(canvas, probe.planes, split.grid)[0].double().requires_grad_()
     logits = model(x).flatten(2)  # (1, answers, N)
     worst = 0.0
-    for asked, sources in probe.sources(layout):
+    for asked, sources in probe.sources(canvas, layout):
         (gradient,) = torch.autograd.grad(logits[:, :, torch.as_tensor(asked)].square().sum(), x, retain_graph=True)
         worst = max(worst, float(gradient.flatten(2)[:, :, torch.as_tensor(sources)].abs().max()))
     return worst
@@ -71,20 +77,31 @@ def local_gradient(split: ProbeSplit, depth: int) -> float:
 def _local_readout(split: ProbeSplit, depth: int) -> tuple[float, float, int]:
     """A linear readout of the window around an asked token: its accuracy, the local floor, and the canvases it was tried on.
 
-    One asked token of each canvas: those of one canvas are not independent.
+    One asked token of each canvas, of those that are checked: those of one canvas are not independent. Of them a local model
+    can only guess.
     """
     layout, probe = split.layout(split.grid), split.probe
     canvases = split.canvases([(0, i) for i in range(2 * _CANVASES)], seed=2**31)
+    checked = probe.checked(canvases, layout)
+    if not (checked != IGNORE).any():
+        raise InputError(
+            "no question is out of a local model's reach, so nothing can be checked",
+            got=f"{split.section.name} at levels {', '.join(f'{level:g}' for level in split.section.levels)}; local layers see "
+            f"{layout.gap} tokens far",
+            expected="a level with questions farther away",
+            remedy="set data.probe.levels to higher ones too",
+        )
+    canvases = Canvases(*(rows[some] for some in [(checked != IGNORE).any(1)] for rows in (canvases.planes, checked)))
     inputs, labels = one_hot(canvases, probe.planes, split.grid)
     asked = np.array([np.flatnonzero(row != IGNORE)[i % (row != IGNORE).sum()] for i, row in enumerate(canvases.labels)])
     x = _windows(inputs, torch.as_tensor(asked), depth)
     y = labels.flatten(1)[torch.arange(len(asked)), torch.as_tensor(asked)]
-    fit, test = slice(0, _CANVASES), slice(_CANVASES, None)
+    fit, test = slice(0, len(asked) // 2), slice(len(asked) // 2, None)
     ridge = x[fit].T @ x[fit] + _RIDGE * torch.eye(x.shape[1])
     weights = torch.linalg.solve(ridge, x[fit].T @ torch.nn.functional.one_hot(y[fit], probe.answers).float())
     right = (x[test] @ weights).argmax(1) == y[test]
-    floor = float(np.mean([probe.floors(level, layout).local for level in split.section.levels]))
-    return float(right.float().mean()), floor, _CANVASES
+    floor = float(np.mean([probe.floors(level, layout).chance for level in split.section.levels]))
+    return float(right.float().mean()), floor, len(right)
 
 
 def _windows(inputs: Tensor, asked: Tensor, reach: int) -> Tensor:

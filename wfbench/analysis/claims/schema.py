@@ -104,13 +104,13 @@ class Ratio(Section):
 class Capability(_Claim):
     """What a line can do in a probe: at_least or at_most a number, or a ratio to another line's.
 
-    Pairs of recall (``capacity``), tokens of needle (``n90``), accuracy in per cent, or the share of the seeds that solved
-    every level, in per cent.
+    Pairs of recall (``capacity``), tokens of needle (``n90``), steps along a walk of flood (``reach``), accuracy in per cent,
+    or the share of the seeds that solved every level, in per cent.
     """
 
     kind: Literal["capability"]
-    probe: Literal["majority", "recall", "needle", "shift", "hop"]
-    statistic: Literal["capacity", "n90", "accuracy", "solved"]
+    probe: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
+    statistic: Literal["capacity", "n90", "reach", "accuracy", "solved"]
     #: Of accuracy: on the grid of training; None: the mean over all levels.
     level: float | None = None
     #: Steps after which it is looked at; None: at the end.
@@ -128,7 +128,7 @@ class Capability(_Claim):
             raise ValueError("exactly one of at_least, at_most and ratio is needed")
         if self.ratio is not None and (self.ratio.at_least is None) == (self.ratio.at_most is None):
             raise ValueError("ratio: exactly one of at_least and at_most is needed")
-        whose = {"capacity": "recall", "n90": "needle"}.get(self.statistic, self.probe)
+        whose = {"capacity": "recall", "n90": "needle", "reach": "flood"}.get(self.statistic, self.probe)
         if whose != self.probe:
             raise ValueError(f"{self.statistic} is a statistic of {whose}, not of {self.probe}")
         if self.level is not None and self.statistic != "accuracy":
@@ -163,7 +163,7 @@ class Capability(_Claim):
     @property
     def is_factor(self) -> bool:
         """Whether distances from the threshold are factors, and so decided on log2."""
-        return self.ratio is not None or self.statistic in ("capacity", "n90")
+        return self.ratio is not None or self.statistic in ("capacity", "n90", "reach")
 
     @property
     def distance(self) -> float:

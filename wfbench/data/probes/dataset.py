@@ -13,6 +13,7 @@ import torch
 from mixers.base import Grid
 from wfbench.data.draws import uniforms
 from wfbench.data.listing import Entry, Listing, array_entry, json_entry, list_data
+from wfbench.data.probes.flood import Flood
 from wfbench.data.probes.hop import Hop
 from wfbench.data.probes.majority import Majority
 from wfbench.data.probes.needle import Needle
@@ -28,20 +29,29 @@ _TRAIN, _HELD_OUT, _VALIDATION = 1, 2, 3
 
 
 class Condition(NamedTuple):
-    """What canvases are evaluated under."""
+    """What canvases are evaluated under.
+
+    Attributes:
+        level: of the canvases.
+        grid: of the canvases.
+        distance: of the questions; None for all of a canvas.
+    """
 
     level: float
     grid: Grid
+    distance: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.level:g} at {self.grid[0]}x{self.grid[1]}"
+        far = "" if self.distance is None else f", distance {self.distance}"
+        return f"{self.level:g} at {self.grid[0]}x{self.grid[1]}{far}"
 
 
 @dataclass(frozen=True)
 class ProbeSplit:
     """Canvases by their index: of training, others in each epoch, at a level drawn for each; or held out, by condition.
 
-    Held-out canvases are the same for every run and mixer. Those of a trial of tuning are others again.
+    Held-out canvases are the same for every run and mixer. Those of a trial of tuning are others again. The conditions are
+    those with canvases of their own.
     """
 
     probe: Probe
@@ -80,7 +90,7 @@ class ProbeSplit:
     def entries(self) -> tuple[Entry, ...]:
         """The settings, and a canvas, which changes with whatever else decides how it is drawn."""
         canvas = self.canvases([(0, 0)])
-        settings = self.section.model_dump(mode="json", exclude={"budgets"})
+        settings = self.section.model_dump(mode="json", exclude={"budgets", *self.section.unsaid})
         return (
             json_entry("(probe)", settings | {"grid": self.grid, "conditions": [str(c) for c in self.conditions]}),
             array_entry("(a canvas)", np.concatenate([canvas.planes[0], canvas.labels])),
@@ -96,7 +106,8 @@ class ProbeDataset:
         section: the recipe's settings.
         probe: what draws the canvases.
         grid: that of training.
-        conditions: those of evaluation: every level at the grid of training, then the largest level at the other grids.
+        conditions: those of evaluation: every level at the grid of training, then the largest level at the other grids; then
+            the distances of the largest level at the grid of training, whose canvases are that level's.
     """
 
     name: str
@@ -128,21 +139,34 @@ class ProbeDataset:
     @functools.cached_property
     def floors(self) -> tuple[Floors, ...]:
         """Of each condition."""
-        return tuple(self.probe.floors(c.level, self.train.layout(c.grid)) for c in self.conditions)
+        found = [(c.distance, self.probe.floors(c.level, self.train.layout(c.grid))) for c in self.conditions]
+        return tuple(floors if distance is None else floors.by_distance[distance] for distance, floors in found)
 
     @property
     def trained(self) -> int:
         """How many of the conditions are of the trained grid; they come first."""
         return len(self.section.levels)
 
+    @property
+    def drawn(self) -> int:
+        """How many of the conditions have canvases of their own; they come first."""
+        return len(self.val.conditions)
+
     def indices(self, condition: int) -> range:
-        """The held-out canvases of the ``condition``-th of the conditions."""
+        """The held-out canvases of the ``condition``-th of the conditions, one of those with canvases of their own."""
         return range(condition * self.section.held_out, (condition + 1) * self.section.held_out)
 
+    def on_canvases_of(self, condition: int) -> list[int]:
+        """The conditions that the canvases of the ``condition``-th one serve: itself, then those of its distances."""
+        own = self.conditions[condition]
+        return [place for place, other in enumerate(self.conditions) if other[:2] == own[:2]]
+
     @functools.cached_property
-    def asked(self) -> int:
-        """Tokens that are asked on a canvas of training; every canvas of a grid asks as many."""
-        return int((self.train.canvases([(0, 0)]).labels != IGNORE).sum())
+    def asked(self) -> float:
+        """Tokens that are asked on a canvas of training, in the mean over levels; canvases of one level ask as many."""
+        levels, layout = np.array(self.section.levels), self.train.layout(self.grid)
+        u = uniforms([(0, 0, i, _TRAIN) for i in range(len(levels))], self.probe.draws(layout))
+        return float((self.probe.draw(u, levels, layout).labels != IGNORE).sum(1).mean())
 
 
 def open_probe(data: DataSection, image_size: int | Grid) -> ProbeDataset:
@@ -167,8 +191,17 @@ def open_probe(data: DataSection, image_size: int | Grid) -> ProbeDataset:
         ProbeSplit(probe, section, grid, conditions, kind)
         for kind in (_TRAIN, _HELD_OUT if data.validation is None else _VALIDATION)
     )
-    name = f"probe {section.name} at {grid[0]}x{grid[1]} ({len(train):,} an epoch, {section.held_out:,} held out of each level)"
-    return ProbeDataset(name, section, probe, grid, conditions, train, val)
+    distances = tuple(Condition(section.levels[-1], grid, distance) for distance in probe.distances(section.levels[-1]))
+    if section.name != "recall" and not {"layout", "bind"} <= section.unsaid:
+        raise InputError(
+            "layout and bind are settings of recall alone",
+            got=f"{section.name} with layout {section.layout} and bind {section.bind}",
+            expected="scattered and token",
+            remedy="drop data.probe.layout and data.probe.bind, or set data.probe.name to recall",
+        )
+    what = ", ".join([section.name, *(getattr(section, name) for name in ("layout", "bind") if name not in section.unsaid)])
+    name = f"probe {what} at {grid[0]}x{grid[1]} ({len(train):,} an epoch, {section.held_out:,} held out of each level)"
+    return ProbeDataset(name, section, probe, grid, conditions + distances, train, val)
 
 
 def _probe(section: ProbeSection) -> Probe:
@@ -176,13 +209,15 @@ def _probe(section: ProbeSection) -> Probe:
         case "majority":
             return Majority(section.colours)
         case "recall":
-            return Recall(section.keys, section.values)
+            return Recall(section.keys, section.values, section.layout, section.bind)
         case "needle":
             return Needle(section.values)
         case "shift":
             return Shift(section.symbols)
         case "hop":
             return Hop(section.keys)
+        case "flood":
+            return Flood()
 
 
 def one_hot(canvases: Canvases, symbols: tuple[int, ...], grid: Grid) -> Batch:
@@ -197,16 +232,21 @@ def one_hot(canvases: Canvases, symbols: tuple[int, ...], grid: Grid) -> Batch:
 
 
 class _Inputs:
-    """Canvases as a model's inputs, a batch at a time."""
+    """Canvases as a model's inputs, a batch at a time; with distances the labels as of `probe_canvases`."""
 
     replace = False
 
-    def __init__(self, split: ProbeSplit, seed: int) -> None:
-        self.split, self.seed = split, seed
+    def __init__(self, split: ProbeSplit, seed: int, distances: Sequence[int | None] = (None,)) -> None:
+        self.split, self.seed, self.distances = split, seed, distances
 
     def __getitems__(self, keys: list[Key]) -> Whole:
         canvases = self.split.canvases(keys, self.seed)
-        return Whole(*one_hot(canvases, self.split.probe.planes, self.split.grid_of(keys)))
+        inputs, labels = one_hot(canvases, self.split.probe.planes, self.split.grid_of(keys))
+        if canvases.distances is None:
+            return Whole(inputs, labels)
+        far = torch.from_numpy(canvases.distances).view_as(labels)
+        kept = [labels if distance is None else labels.where(far == distance, IGNORE) for distance in self.distances]
+        return Whole(inputs, torch.stack(kept, dim=1).flatten(0, 1))
 
 
 def probe_train_batches(
@@ -233,7 +273,17 @@ def probe_train_batches(
 
 
 def probe_canvases(
-    dataset: ProbeDataset, indices: Sequence[int], *, batch_size: int, rank: int = 0, world: int = 1
+    dataset: ProbeDataset,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    distances: Sequence[int | None] = (None,),
 ) -> Iterator[Batch]:
-    """Held-out canvases of one grid, in order. Of ``world`` processes, ``rank`` gets every world-th batch."""
-    return read(_Inputs(dataset.val, 0), in_order(indices, batch_size, rank, world), 0, warn_replaced)
+    """Held-out canvases of one grid, in order. Of ``world`` processes, ``rank`` gets every world-th batch.
+
+    The labels of a canvas stand once for each of ``distances``, one after another, with the questions at that distance alone;
+    None: all questions. Inputs are then (B, symbols, H, W), and labels (B · distances, H, W).
+    """
+    return read(_Inputs(dataset.val, 0, distances), in_order(indices, batch_size, rank, world), 0, warn_replaced)

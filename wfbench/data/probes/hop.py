@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, context_and_queries, refuse_level
+from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe, refuse_level
 
 
 @dataclass(frozen=True)
-class Hop:
+class Hop(Probe):
     """Tokens a → b of the context form chains of distinct symbols; a query names a symbol and a number k of steps to go.
 
     Its answer is the symbol that k arrows lead to. The level is k; every query of a canvas has the same.
@@ -63,5 +63,3 @@ class Hop:
     def floors(self, level: float, layout: Layout) -> Floors:
         """The set's floor knows the symbols that so many steps can lead to: the ends of the chains."""
         return Floors(1 / self.symbols, 1 / self.symbols, 1 / (self.chains * (self.arrows + 1 - int(level))))
-
-    sources = staticmethod(context_and_queries)

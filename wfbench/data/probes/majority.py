@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, context_and_queries, refuse_level
+from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe, refuse_level
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(Probe):
     """Every token of the context has one of some colours; every query asks for the most frequent one.
 
     The counts are exact: the winner has a share 1/colours + δ, rounded to whole tokens, and the others have the rest in equal
@@ -62,5 +62,3 @@ class Majority:
     def floors(self, level: float, layout: Layout) -> Floors:
         """All colours are on the canvas, so their set says nothing."""
         return Floors(1 / self.colours, 1 / self.colours, None)
-
-    sources = staticmethod(context_and_queries)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, context_and_queries, most_frequent_of, refuse_level
+from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe, most_frequent_of, refuse_level
 
 
 @dataclass(frozen=True)
-class Needle:
+class Needle(Probe):
     """One token of the context is marked; every query asks for its value. A share of the others has values too, without a mark.
 
     The level is that share.
@@ -61,5 +61,3 @@ class Needle:
         """The set's floor answers the most frequent value."""
         number = 1 + self.distractors(level, len(layout.context))
         return Floors(1 / self.values, 1 / self.values, most_frequent_of(self.values, number))
-
-    sources = staticmethod(context_and_queries)

@@ -9,7 +9,9 @@ floor.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,12 +26,13 @@ IGNORE = 255
 class Canvases(NamedTuple):
     """Canvases with their labels.
 
-    Shapes: planes (B, P, N), 0 for nothing and k for the plane's k-th symbol; labels (B, N), answers from 0, or `IGNORE`.
-    Tokens stand row by row.
+    Shapes: planes (B, P, N), 0 for nothing and k for the plane's k-th symbol; labels (B, N), answers from 0, or `IGNORE`;
+    distances (B, N), of each question, or None where they have none. Tokens stand row by row.
     """
 
     planes: np.ndarray
     labels: np.ndarray
+    distances: np.ndarray | None = None
 
 
 class Floors(NamedTuple):
@@ -39,11 +42,15 @@ class Floors(NamedTuple):
         chance: of guessing.
         local: of knowing what stands near the asked token alone.
         set: of knowing which answers are somewhere on the canvas, but not which one is right; None where that says nothing.
+        straight: of knowing how far away the mark is in a straight line; None where there is no mark to be near to.
+        by_distance: those of the questions at a distance alone.
     """
 
     chance: float
     local: float
     set: float | None
+    straight: float | None = None
+    by_distance: Mapping[int, Floors] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -124,14 +131,20 @@ class Probe(Protocol):
         """The floors at a level."""
         ...
 
-    def sources(self, layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """For the leak check: groups of asked tokens, each with the tokens that its answers depend on."""
-        ...
+    def distances(self, level: float) -> tuple[int, ...]:
+        """Rising distances at which the questions of a level are also counted apart; none for most probes."""
+        return ()
 
+    def checked(self, canvases: Canvases, layout: Layout) -> np.ndarray:
+        """For the leak check: labels (B, N) of the questions that a local model can but guess, else `IGNORE`. Mostly all."""
+        return canvases.labels
 
-def context_and_queries(layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """The `Probe.sources` of a probe whose queries depend on the context."""
-    return ((layout.queries, layout.context),)
+    def sources(self, canvas: Canvases, layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """For the leak check: groups of checked tokens of a single canvas, each with the tokens that its answers depend on.
+
+        Mostly the queries with the context.
+        """
+        return ((layout.queries, layout.context),)
 
 
 @functools.cache
@@ -141,7 +154,7 @@ def most_frequent_of(symbols: int, number: int, trials: int = 20_000) -> float:
     return float((counts.max(1) / number).mean())
 
 
-def refuse_level(name: str, level: float, expected: str) -> None:
+def refuse_level(name: str, level: float, expected: str, remedy: str = "set data.probe.levels") -> None:
     """Refuse a level.
 
     Raises:
@@ -151,5 +164,5 @@ def refuse_level(name: str, level: float, expected: str) -> None:
         "the probe cannot have such a level",
         got=f"{name} at level {level:g}",
         expected=expected,
-        remedy="set data.probe.levels",
+        remedy=remedy,
     )

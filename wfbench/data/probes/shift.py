@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wfbench.data.probes.probe import Canvases, Floors, Layout, most_frequent_of, refuse_level
+from wfbench.data.probes.probe import Canvases, Floors, Layout, Probe, most_frequent_of, refuse_level
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(Probe):
     """Every token has a symbol and is asked for the one half a grid away, down and across, wrapped around.
 
     There is no gap: half a grid must be more than a local model sees. The only level is 0.
@@ -54,7 +54,7 @@ class Shift:
         """The set's floor answers the most frequent symbol of the canvas."""
         return Floors(1 / self.symbols, 1 / self.symbols, most_frequent_of(self.symbols, layout.tokens, 2000))
 
-    def sources(self, layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    def sources(self, canvas: Canvases, layout: Layout) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         """Of some tokens each, the one that it is asked for."""
         source = self.source(layout)
         some = range(0, layout.tokens, max(1, layout.tokens // 8))

@@ -39,6 +39,7 @@ SUBJECTS = {
     "needle": Subject(
         "Among how many tokens does it find the marked one?", "tokens on the canvas, all but one of them distractors"
     ),
+    "flood": Subject("How far does it follow a walk?", "steps along the walk to the mark"),
     "majority": Subject(
         "How small a majority does it notice?", "lead of the most frequent colour over an equal share", falls=True
     ),
@@ -61,6 +62,8 @@ def places(result: ProbeResult) -> list[tuple[float, int]]:
             return []
         case "needle":
             found = [(float(cell.tokens), place) for place, cell in enumerate(result.cells) if cell.level == hardest]
+        case "flood":
+            found = [(float(cell.distance), place) for place, cell in enumerate(result.cells) if cell.distance is not None]
         case _:
             found = [(cell.level, place) for place, cell in enumerate(result.cells) if cell.grid == own]
     return sorted(found)
@@ -131,6 +134,11 @@ def _floors(axes: Axes, cells: Sequence[ProbeCell], x: Sequence[float]) -> None:
     axes.plot(x, [100 * cell.chance for cell in cells], linestyle=":", label="floor: guessing", **look)
     if any(abs(cell.local_floor - cell.chance) > 0.002 for cell in cells):
         axes.plot(x, [100 * cell.local_floor for cell in cells], linestyle="--", label="floor: near tokens", **look)
-    known = [(at, 100 * cell.set_floor) for at, cell in zip(x, cells, strict=True) if cell.set_floor is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), linestyle="-.", label="floor: set of answers", **look)
+    ways: list[tuple[str, str | tuple[int, tuple[int, ...]], list[float | None]]] = [
+        ("floor: set of answers", "-.", [cell.set_floor for cell in cells]),
+        ("floor: straight distance", (0, (1, 1)), [cell.straight_floor for cell in cells]),
+    ]
+    for name, dashes, floors in ways:
+        known = [(at, 100 * floor) for at, floor in zip(x, floors, strict=True) if floor is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), linestyle=dashes, label=name, **look)

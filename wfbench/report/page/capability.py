@@ -15,7 +15,7 @@ _GREY = "#888888"
 #: The look of the floors.
 _LOOKS = {
     floor.label: {"color": _GREY, "marker": "o", "linestyle": (0, dashes)}
-    for floor, dashes in zip(FLOORS, ((1, 3), (6, 3), (6, 3, 1, 3)), strict=True)
+    for floor, dashes in zip(FLOORS, ((1, 3), (6, 3), (6, 3, 1, 3), (1, 1)), strict=True)
 }
 
 

@@ -34,15 +34,30 @@ class CellFigures:
     loss: float
 
     @classmethod
-    def of(cls, found: DenseEvaluation) -> CellFigures:
-        """From the counts of each canvas."""
-        shares = shares_of_right(found)
-        return cls(float(shares.mean()), float(shares.std() / len(shares) ** 0.5), found.loss)
+    def all_of(cls, found: DenseEvaluation, times: int = 1) -> list[CellFigures]:
+        """From the counts of canvases, each of which was looked at so many times, one after another: of each time."""
+        shares = shares_of_right(found).unflatten(0, (-1, times))
+        losses, asked = (x.unflatten(0, (-1, times)).sum(0) for x in (found.losses, found.counts[:, 1].sum(1)))
+        return [
+            cls(float(own.mean()), float(own.std() / len(own) ** 0.5), float(loss) / int(number))
+            for own, loss, number in zip(shares.T, losses, asked, strict=True)
+        ]
 
 
 def shares_of_right(found: DenseEvaluation) -> Tensor:
     """Each canvas's share of right answers among its asked tokens: (samples,), float64."""
     return found.counts[:, 0].sum(1).double() / found.counts[:, 1].sum(1)
+
+
+class _Repeated(nn.Module):
+    """A model whose logits of each canvas stand so many times, for as many sets of labels."""
+
+    def __init__(self, model: nn.Module, times: int) -> None:
+        super().__init__()
+        self.model, self.times = model, times
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs).repeat_interleave(self.times, dim=0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class ProbeJob(Job):
 
     @property
     def loss(self) -> Loss | None:
-        """Mean cross-entropy of the asked tokens. Every canvas asks as many, so that of a batch is the mean of its parts'."""
+        """Cross-entropy of the asked tokens, over as many as canvases ask in the mean, so that parts of a batch add up."""
         asked, ignore = self.dataset.asked, self.dataset.ignore_index
 
         def loss(model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,10 +132,13 @@ class ProbeJob(Job):
 
     @property
     def _places(self) -> list[int]:
-        """The conditions that this model can be evaluated under: all, or for a mixer built for one grid those of training."""
+        """The conditions with canvases of their own that this model can be evaluated under.
+
+        All, or for a mixer built for one grid those of training.
+        """
         if any(mixers.spec(name).needs_grid for name in mixers_of(self.model.config)):
             return list(range(self.dataset.trained))
-        return list(range(len(self.dataset.conditions)))
+        return list(range(self.dataset.drawn))
 
     def evaluation(self, model: nn.Module) -> tuple[CellFigures | None, ...]:
         """A model of this run under every condition; None where it cannot be."""
@@ -129,9 +147,18 @@ class ProbeJob(Job):
             grid = self.dataset.conditions[place].grid
             tokens, own = grid[0] * grid[1], self.dataset.grid[0] * self.dataset.grid[1]
             batch = max(1, self.held_out_batch * own // tokens)
-            indices = self.dataset.indices(place)
-            canvases = probe_canvases(self.dataset, indices, batch_size=batch, rank=self.rank, world=self.world)
-            found[place] = CellFigures.of(self._evaluated(model, canvases))
+            served = self.dataset.on_canvases_of(place)
+            canvases = probe_canvases(
+                self.dataset,
+                self.dataset.indices(place),
+                batch_size=batch,
+                rank=self.rank,
+                world=self.world,
+                distances=[self.dataset.conditions[other].distance for other in served],
+            )
+            seen = model if len(served) == 1 else _Repeated(model, len(served))
+            for other, figures in zip(served, CellFigures.all_of(self._evaluated(seen, canvases), len(served)), strict=True):
+                found[other] = figures
         return tuple(found)
 
     def _evaluated(self, model: nn.Module, canvases: Iterable[Batch]) -> DenseEvaluation:
@@ -176,6 +203,8 @@ class ProbeJob(Job):
                 chance=floors.chance,
                 local_floor=floors.local,
                 set_floor=floors.set,
+                straight_floor=floors.straight,
+                distance=condition.distance,
             )
             for condition, cell, floors in zip(self.dataset.conditions, figures, self.dataset.floors, strict=True)
         )
@@ -232,5 +261,12 @@ def prepare(recipe: Recipe) -> ProbeJob:
             got=f"data.probe.gap = {dataset.section.gap} for {config.depth} layers, each of which may see a token further",
             expected=f"a gap of at least {config.depth} columns",
             remedy=f"set data.probe.gap to {config.depth}",
+        )
+    if dataset.section.bind == "neighbour" and config.pos_embed == "none":
+        raise InputError(
+            "a value stands beside its key, and the model does not know what stands where",
+            got="data.probe.bind = neighbour with model.pos_embed = none",
+            expected="a position: a key and the value to its right belong together by nothing else",
+            remedy="set model.pos_embed to sincos",
         )
     return ProbeJob(recipe, dataset, model, load_initial(recipe, model.backbone, fresh_head=True))
