@@ -73,6 +73,15 @@ def test_other_probes_say_their_hardest_level_and_their_steps() -> None:
     assert "needle: 242 tokens after 100 steps" in sentence
 
 
+def test_a_reach_is_in_steps_along_the_walk() -> None:
+    rows: list[AnyRow] = [
+        probe_row("flood", seed=seed, by_step={100: [1.0, 0.8, 1.0, 0.9 + 0.01 * seed, 0.5]}) for seed in range(1, 4)
+    ]
+    (sentence,) = said(rows, "What can it do")
+    assert "flood: " in sentence
+    assert " steps after 100 steps of training (3 seeds)" in sentence
+
+
 def test_an_undecidable_claim_stands_beside_its_price(tmp_path: Path) -> None:
     found = stated(tmp_path, BETTER)
     (sentence,) = said([recorded(found), *paired_runs(0.01, pool=0.901, softmax=0.9)], "What was claimed")

@@ -28,7 +28,7 @@ from wfbench.analysis.lines import label
 from wfbench.analysis.seeds_needed import seeds_for_share
 from wfbench.cli import app
 from wfbench.errors import InputError
-from wfbench.records import AnyRow, ProbeRow
+from wfbench.records import AnyRow, ProbeRow, Strength
 from wfbench.report import Asked
 from wfbench.report.figures.capability import curve, places
 from wfbench.report.page import charts
@@ -535,3 +535,16 @@ def test_claims_name_lines_as_the_tables_of_probes_do() -> None:
     for name in ("recall", "shift", "flood"):
         (draft,) = drafts(SweepRequest(mixers=(Line(mixer="linear"),), recipes=(f"probe-{name}",)))
         assert registration.line_name(draft) == "linear"
+
+
+def test_the_strength_of_predicted_parts_stands_in_a_probes_table() -> None:
+    strength = (Strength(layer=1, slot="fc1", total=0.2, common=0.05, own=0.19),)
+    rows = [
+        probe_row(mixer="wf", seed=seed, strength=strength, strength_before=strength, strength_samples=16) for seed in range(3)
+    ]
+    made = next(table for table in report.tables([*rows, probe_row(mixer="linear")]) if table.kind == "probe")
+    assert made.data["strength_fc1"].dropna().tolist() == pytest.approx([0.2])
+    assert made.data["strength_own_fc1"].dropna().tolist() == pytest.approx([0.19])
+    assert "strength, fc1" in made.to_markdown()
+    assert "on 16 held-out samples" in made.to_markdown()
+    assert "strength" not in report.tables([probe_row(mixer="linear")])[1].to_markdown()

@@ -109,7 +109,8 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
         found = line.capacity[line.end]
         words = crossings_in_words(found, name)
         unit = f" {UNITS[name]}" if line.is_trained else f" (under 90 % at one {UNITS[name].removesuffix('s')})"
-        return f"{name}: {words}{unit} after {line.end:,} steps ({seeds}{_what_more(line)})"
+        after = f"{line.end:,} steps{' of training' if UNITS[name] == 'steps' else ''}"
+        return f"{name}: {words}{unit} after {after} ({seeds}{_what_more(line)})"
     if line.learnt is not None:
         return f"{name}: {share_in_words(line.mean)} %, 90 % after {crossings_in_words(line.learnt, name)} steps ({seeds})"
     place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)

@@ -22,6 +22,7 @@ from wfbench.records import ProbeCell
 from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
+from wfbench.report.strength import strength_columns, strength_notes
 from wfbench.report.words import (
     REFUSED,
     environment_notes,
@@ -360,6 +361,7 @@ def _probe_table(name: str, result: ProbeResult) -> Table:
         *_trained_notes([result]),
         *_interval_notes(lines, accuracies=True),
         *_leak_notes(lines),
+        *strength_notes(run for _, run in runs),
         *repeats_notes(result.repeats),
         *_changed_notes(lines),
         *environment_notes(run.environment for _, run in runs),
@@ -393,6 +395,7 @@ def _shown_columns(result: ProbeResult) -> list[Column[Any]]:
             for place in range(len(result.cells))
         ),
         Column("", of_line(lambda line: REFUSED if line.leaks else f"{line.solved} of {len(line.runs)}"), "solved"),
+        *strength_columns(result.lines, lambda line: line.runs if isinstance(line, ProbeLine) else ()),
         Column("", of_line(lambda line: line.train_seconds), "train (s)", lambda found: with_half_width(found, number)),
         Column("", of_line(lambda line: plural(len(line.runs), "seed")), "seeds"),
     ]
@@ -430,6 +433,7 @@ def _raw_columns(result: ProbeResult) -> list[Column[_AtBudget]]:
         Column("global_layers", lambda at: at.line.runs[0].global_layers),
         Column("parameters", lambda at: at.line.runs[0].parameters),
         Column("macs", lambda at: at.line.runs[0].macs),
+        *strength_columns([_AtBudget(line, line.end) for line in result.lines], lambda at: at.line.runs),
         Column("train_seconds", lambda at: at.line.train_seconds, ends=interval_ends("train_seconds")),
     ]
 

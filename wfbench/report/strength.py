@@ -20,13 +20,14 @@ def strength_columns(lines: Iterable[L], runs: Callable[[L], Sequence[TrainingRo
 
     Args:
         lines: of the table.
-        runs: of a line, the run of each seed.
+        runs: of a line, the run of each seed; none of what is no line, such as a floor.
     """
     known = {slot for line in lines for slot in line_strength(runs(line)).after}
 
     def of(key: str, heading: str, slot: Slot, part: Callable[[LineStrength], Mapping[Slot, Interval]]) -> Column[L]:
         def value(line: L) -> Interval | None:
-            return part(line_strength(runs(line))).get(slot)
+            found = runs(line)
+            return part(line_strength(found)).get(slot) if found else None
 
         name = f"{key}_{slot}"
         return Column(name, value, heading, strength_in_words, interval_ends(name), optional=True, files_only=True)
