@@ -36,7 +36,7 @@ if [ "${TINY:-0}" = 1 ]; then
     mixers=(--mixer softmax --mixer weightformer)
     sides=(--resolution 32 --resolution 64)
     eager=(--rounds 3)
-    compiled=(--recipe "$recipe" --classes 10 --mixer weightformer --resolution 32 --rounds 1 --seconds 0.05)
+    compiled=(--recipe "$recipe" --classes 10 --mixer weightformer --resolution 32 --rounds 1 --seconds 0.05 --budget 600)
     tokens=16
 else
     out=${OUT:-results/gpu} device=${DEVICE:-cuda} jobs=${JOBS:-12}
