@@ -9,7 +9,7 @@
 # command goes on: runs anywhere, from their last epoch; a profile on the same machine alone, since another's times are others.
 #
 # Environment:
-#   DATA     CIFAR-10, the binary version (docs/DATA.md)     data/cifar10
+#   DATA     CIFAR-10, binary or as images (docs/DATA.md)    data/cifar10
 #   OUT      where everything goes                           results/gpu
 #   DEVICE   auto, cpu or cuda                               cuda
 #   JOBS     runs at once, all on one GPU                    12
