@@ -87,8 +87,8 @@ def write_fashion(root: Path, zipped: bool = False):
     return content
 
 
-def write_cifar10(root: Path):
-    content = two_splits(10, (5, 2), 32, 32, 3)
+def write_cifar10(root: Path, each=(5, 2)):
+    content = two_splits(10, each, 32, 32, 3)
     for part, names in (("train", [f"data_batch_{i}" for i in range(1, 6)]), ("val", ["test_batch"])):
         images, classes = content[part]
         planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)

@@ -1,5 +1,6 @@
 """Images in memory, a batch at once: the pixels, draws and order of the path image by image; how draws are spread."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from PIL import Image
 from torchvision import transforms
 
 from wfbench import recipe as recipes
-from wfbench.data import Subset, eval_batches, in_memory, loading, open_dataset, train_batches
+from wfbench.data import Subset, eval_batches, in_memory, loading, open_dataset, splits, train_batches
 from wfbench.data.in_memory import Shift, eval_in_memory, torch_words, train_in_memory
 from wfbench.data.reading import positions, seed_draws
-from wfbench.data.splits import Arrays
+from wfbench.data.splits import Arrays, Files
+from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
 SHAPES = [(11, 8, 8), (11, 7, 9), (11, 9, 12, 3), (11, 12, 12, 3)]
@@ -216,7 +218,7 @@ def test_what_is_kept_serves_no_other_setting(one_by_one):
     assert not any(same(found["eval", k], found["eval", k + 1]) for k in range(3))
 
 
-def test_what_would_take_too_much_memory_or_has_other_augmentation_is_made_one_by_one(monkeypatch, tmp_path):
+def test_what_would_take_too_much_memory_or_has_other_augmentation_is_made_one_by_one(monkeypatch):
     split, data = arrays(10, 8, 8), DataSection()
     assert train_in_memory(split, data.model_copy(update={"augment": "resized-crop"}), (8, 8), 1, 0) is None
     monkeypatch.setattr(in_memory, "LIMIT", 10 * 16 * 16)
@@ -226,12 +228,106 @@ def test_what_would_take_too_much_memory_or_has_other_augmentation_is_made_one_b
         assert train_in_memory(split, data, size, in_channels, 0) is None
     (x, y), *_ = eval_batches(split, data, (17, 17), 1, batch_size=10)
     assert (x.shape, y.tolist()) == ((10, 1, 17, 17), list(split.targets))
-    for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.fromarray(split.images[0]).save(tmp_path / part / "a" / "0.png")
-    folder = open_dataset(DataSection(source="folder", path=str(Path(tmp_path))))
+
+
+# Folders of small images
+
+
+def folder_of(root: Path, split: Arrays):
+    """The same images as files, in the same order: the classes of `arrays` are the folders."""
+    order = np.argsort(split.targets, kind="stable")
+    for k, i in enumerate(order):
+        for part in ("train", "val"):
+            file = root / part / f"class {split.targets[i]}" / f"{k:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i]).save(file)
+    sorted_split = Arrays("noise", split.images[order], np.unique(np.array(split.targets)[order], return_inverse=True)[1])
+    return open_dataset(DataSection(source="folder", path=str(root))), sorted_split
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(8, 8), (9, 12)])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_a_folder_of_small_images_has_the_bits_of_its_files_and_of_the_same_images_in_memory(
+    shape, size, in_channels, one_by_one, tmp_path
+):
+    folder, split = folder_of(tmp_path, arrays(*shape))
+    data = DataSection(crop_padding=2, hflip=0.5, mean=(0.3,), std=(0.7,))
+    entries = folder.train.entries()
+    for some, other in ((folder.train, split), (Subset(folder.train, (7, 2, 3)), Subset(split, (7, 2, 3)))):
+
+        def batches(some=some):
+            return train_batches(some, data, size, in_channels, batch_size=3, seed=5, epochs=2)
+
+        assert train_in_memory(some, data, size, in_channels, 5) is not None
+        found = list(batches())
+        assert same(found, one_by_one(batches))
+        assert same(found, list(batches(other)))
+
+    def evaluated(some=folder.val):
+        return eval_batches(some, data, size, in_channels, batch_size=4)
+
+    assert eval_in_memory(folder.val, data, size, in_channels) is not None
+    assert same(list(evaluated()), one_by_one(evaluated))
+    assert same(list(evaluated()), list(evaluated(split)))
+    assert folder.train.entries() == entries, "the data are what they were"
+
+
+def test_a_file_is_decoded_once_and_only_if_it_is_asked_for(monkeypatch, tmp_path):
+    folder, _ = folder_of(tmp_path, arrays(11, 8, 8))
+    loaded = []
+    load = Files.load
+    monkeypatch.setattr(Files, "load", lambda self, i: loaded.append(int(i)) or load(self, i))
+    data = DataSection()
+    for some in (Subset(folder.train, (5, 2)), folder.train, folder.train):
+        list(train_batches(some, data, (8, 8), 1, batch_size=2, seed=0, epochs=2))
+        assert loaded[:2] == [5, 2]
+    assert sorted(loaded) == list(range(11))
+
+
+def change_size(file):
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(file)
+
+
+def change_mode(file):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file)
+
+
+def make_palette(file):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).convert("P").save(file)
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("spoil", [change_size, change_mode, make_palette, cut_short, None])
+def test_a_folder_that_is_not_of_small_readable_images_alike_is_read_file_by_file(spoil, monkeypatch, tmp_path, one_by_one):
+    folder, _ = folder_of(tmp_path, arrays(11, 8, 8))
+    if spoil:
+        spoil(Path(folder.train.paths[4]))
+    else:
+        monkeypatch.setattr(splits, "DECODED", 11 * 64 - 1)
+    data = DataSection(crop_padding=1, on_bad_image="skip")
     assert train_in_memory(folder.train, data, (8, 8), 1, 0) is None
-    assert eval_in_memory(folder.val, data, (8, 8), 1) is None
+    assert train_in_memory(folder.train, data, (8, 8), 1, 0) is None, "nor when asked again"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+        def batches():
+            return train_batches(folder.train, data, (8, 8), 1, batch_size=11, seed=0, epochs=1)
+
+        assert same(list(batches()), one_by_one(batches))
+    if spoil is cut_short:
+        with pytest.raises(InputError, match="004.png"):
+            list(train_batches(folder.train, DataSection(), (8, 8), 1, batch_size=11, seed=0, epochs=1))
+
+
+def test_a_folder_whose_images_would_be_too_large_when_resized_is_not_decoded(monkeypatch, tmp_path):
+    folder, _ = folder_of(tmp_path, arrays(11, 8, 8))
+    monkeypatch.setattr(in_memory, "LIMIT", 11 * 16 * 16)
+    monkeypatch.setattr(Files, "load", lambda *_: pytest.fail("it was decoded"))
+    assert train_in_memory(folder.train, DataSection(), (16, 17), 1, 0) is None
 
 
 def test_the_images_themselves_and_all_random_states_stay_as_they_were():

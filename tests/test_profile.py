@@ -394,6 +394,38 @@ def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_p
     assert profile(request, tmp_path / "r.jsonl") == []
 
 
+def test_memory_beside_latency_in_one_process_has_processes_of_its_own(in_process, tmp_path):
+    request = replace(SHARED, memory=True)
+    rows = profile(request, tmp_path / "r.jsonl")
+    assert sorted(in_process) == [("memory", mixer, side) for mixer in ("softmax", "static") for side in (32, 64)]
+    cells = [r for r in rows if r.kind == "profile"]
+    assert [(r.protocol, r.status, r.memory_status, len(r.round_medians)) for r in cells] == [
+        ("interleaved-v1", "ok", "ok", 3)
+    ] * 4
+    assert all(r.memory_bytes > 0 for r in cells)
+    budgets = {(r.stage, r.budget) for r in kinds(tmp_path / "r.jsonl", "measurement")}
+    assert budgets == {("latency", None), ("memory", request.budget)}
+    (harness,) = (r for r in rows if r.kind == "harness")
+    assert harness.processes == 4
+    assert profile(request, tmp_path / "r.jsonl") == []
+    assert profile(replace(request, memory=None), tmp_path / "r.jsonl") == [], "it is asked for less"
+    in_process.clear()
+    assert [r.memory_status for r in profile(SHARED, tmp_path / "other.jsonl") if r.kind == "profile"] == ["not measured"] * 4
+    assert in_process == []
+
+
+def test_a_cell_whose_memory_runs_out_is_a_row_and_the_others_go_on(in_process, tmp_path, monkeypatch):
+    def work(self):
+        if self.cell.mixer == "softmax":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96.00 GiB")
+        return {"bytes": {"peak": 1e9, "baseline": 0.0}}
+
+    monkeypatch.setattr(Job, "_memory", work)
+    rows = profile(replace(SHARED, memory=True), tmp_path / "r.jsonl")
+    found = [(r.mixer, r.status, r.memory_status, r.memory_bytes) for r in rows if r.kind == "profile"]
+    assert found == [("softmax", "ok", "oom", None)] * 2 + [("static", "ok", "ok", 1e9)] * 2
+
+
 @pytest.mark.slow
 def test_a_throughput_that_ended_for_want_of_time_or_at_the_limit_is_measured_again_with_more(in_process, tmp_path):
     request = replace(ALONE, mixers=("static",), resolutions=(32,), saturate=True, rounds=1, max_batch=1)

@@ -20,7 +20,7 @@ from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import TrialRow
 from wfbench.report.tuning import tuning_tables
-from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, load_request, status_of, sweep
+from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, dispatch, load_request, status_of, sweep
 from wfbench.tasks.sweep.single_run import is_locked, lock, name_of
 
 SET = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
@@ -339,6 +339,32 @@ def test_a_failing_mixer_is_listed_with_its_message_while_the_others_finish(tmp_
     assert "failed" in listed.output
     assert "ValueError: this mixer is broken" in listed.output
     assert listed.output.count("finished ") == 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [
+        (None, 1, [None, None, None]),
+        ("3", 1, [None, None, None]),
+        (None, 2, ["1", "0", "1"]),
+        ("4,6", 2, ["6", "4", "6"]),
+        (None, 0, [None, None, None]),
+    ],
+    ids=["one", "one of several", "two", "two of several", "none"],
+)
+def test_all_runs_share_one_gpu_and_of_several_each_gets_one(visible, count, expected, tmp_path: Path, monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(dispatch.torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(dispatch.torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(dispatch, "start", lambda run, out, held, *, gpu, **_: given.append(gpu) or os.close(held))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    runs = Sweep.plan(request(mixers=["linear", "pool", "softmax"]), tmp_path).finals(None)[0]
+    launcher = dispatch.Local(tmp_path, slots=3, threads=1, device="auto")
+    for planned in runs:
+        launcher.launch(planned)
+    assert given == expected
 
 
 def test_a_run_is_held_by_the_process_that_trains_it_however_it_ends(tmp_path: Path) -> None:

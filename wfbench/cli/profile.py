@@ -61,7 +61,10 @@ def profile(
     max_batch: Annotated[int, typer.Option(help="The largest batch that --saturate tries.")] = 1024,
     breakdown: Annotated[bool, typer.Option("--breakdown", help="Also list MACs by module and operator.")] = False,
     isolate: Annotated[bool, typer.Option(help="A fresh process for every cell and round, or one for all.")] = True,
-    memory: Annotated[bool, typer.Option(help="Measure peak memory, in fresh processes; not with --no-isolate.")] = True,
+    memory: Annotated[
+        bool | None,
+        typer.Option("--memory/--no-memory", help="Measure peak memory, in fresh processes. Default: not with --no-isolate."),
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="How often the grid is measured. Default: 10; 20 with --no-isolate.")
     ] = None,

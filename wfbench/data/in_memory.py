@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from wfbench.data.reading import Key, Whole
-from wfbench.data.splits import Arrays, Fitted, Split, stored
+from wfbench.data.splits import Arrays, Files, Fitted, Split, whole_of
 from wfbench.data.transforms import channel_statistics, eval_transform, to_channels
 from wfbench.recipe import DataSection
 
@@ -124,11 +124,12 @@ def _fitted(
     ``fit`` makes them, by Pillow, once for each image, unless they are so already. With ``plain`` it leaves an image of the
     model's size as it is.
     """
-    found = stored(split)
-    if found is None:
-        return None
-    whole, places = found
+    whole, places = whole_of(split)
     shape = *image_size, in_channels
+    if isinstance(whole, Files) and len(whole) * int(np.prod(shape)) <= LIMIT:
+        whole = whole.decoded(places) or whole
+    if not isinstance(whole, Arrays):
+        return None
     if plain and (*whole.images.shape[1:3], whole.channels) == shape:
         return whole.images.reshape(-1, *shape), places
     if len(whole) * int(np.prod(shape)) > LIMIT:

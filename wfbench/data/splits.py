@@ -18,6 +18,8 @@ from PIL import Image
 from wfbench.data.listing import Entry, Listing, array_entry, hash_entries, image_entries, list_data, numbers_entry
 from wfbench.errors import InputError
 
+#: Bytes of decoded images that a folder may keep in memory: CIFAR-10's training images take 154 million.
+DECODED = 2**28
 #: What reading a damaged image raises.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -134,6 +136,36 @@ class Files(Encoded):
     def __init__(self, paths: Sequence[str], targets: Sequence[int], folder: Path) -> None:
         super().__init__(targets)
         self.paths, self.folder = list(paths), folder
+        self._decoded: Arrays | None = None
+        self._there = np.zeros(len(self), dtype=bool)
+        self._alike = True
+
+    def decoded(self, places: np.ndarray) -> Arrays | None:
+        """The same images in memory, of which those at ``places`` are there, and stay for whoever asks next.
+
+        None where together they would take more than `DECODED` bytes, one cannot be read, or they are not all grey or all RGB
+        and of one size.
+        """
+        for i in places[~self._there[places]]:
+            if not (self._alike and self._keep(i)):
+                self._alike, self._decoded = False, None
+                return None
+        return self._decoded if self._alike else None
+
+    def _keep(self, i: int) -> bool:
+        try:
+            image = self.load(i)
+        except UNREADABLE:
+            return False
+        pixels = np.asarray(image)
+        if image.mode not in ("L", "RGB") or len(self) * pixels.size > DECODED:
+            return False
+        if self._decoded is None:
+            self._decoded = Arrays("image", np.empty((len(self), *pixels.shape), np.uint8), np.array(self.targets))
+        if pixels.shape != self._decoded.images.shape[1:]:
+            return False
+        self._decoded.images[i], self._there[i] = pixels, True
+        return True
 
     def read(self, i: int) -> bytes:
         """The i-th image as it is stored."""
@@ -208,13 +240,12 @@ class Subset:
         return *self.whole.entries(), numbers_entry("(images taken)", self.indices)
 
 
-def stored(split: Split) -> tuple[Arrays, np.ndarray] | None:
-    """The images in memory that a split is of, and which of them it has; None if they are not in memory."""
-    if isinstance(split, Arrays):
-        return split, np.arange(len(split))
-    if isinstance(split, Subset) and (whole := stored(split.whole)) is not None:
-        return whole[0], whole[1][list(split.indices)]
-    return None
+def whole_of(split: Split) -> tuple[Split, np.ndarray]:
+    """The split that a split is of, and which of its images it has."""
+    places = np.arange(len(split))
+    while isinstance(split, Subset):
+        places, split = np.array(split.indices, dtype=np.int64)[places], split.whole
+    return split, places
 
 
 def take_subset(split: Split, limit: int, seed: int) -> Subset:

@@ -57,8 +57,8 @@ class ProfileRequest:
         attention: "best" times the baseline with every backend of its attention, forced; "auto" leaves it to PyTorch.
         alternatives: also what else one can buy: the baseline with patches twice as large, and with half the layers.
         isolate: a fresh process for every cell and round.
-        memory, saturate, breakdown: measure peak memory (isolated cells only); find the batch that saturates; list MACs by
-            module and operator.
+        memory: measure peak memory, in processes of its own; None does so where latency has its own too.
+        saturate, breakdown: find the batch that saturates; list MACs by module and operator.
         max_batch: the largest batch that ``saturate`` tries.
         rounds: how often the whole grid is measured; also the rounds of each batch that ``saturate`` tries, which are
             `LEAST_THROUGHPUT_ROUNDS` at least.
@@ -89,7 +89,7 @@ class ProfileRequest:
     attention: Literal["best", "auto"] = "best"
     alternatives: bool = False
     isolate: bool = True
-    memory: bool = True
+    memory: bool | None = None
     saturate: bool = False
     breakdown: bool = False
     max_batch: int = 1024
@@ -135,6 +135,11 @@ class ProfileRequest:
         """Pixels of an image along a side for one of the model's input."""
         latent = isinstance(models.PRESETS.get(self.model), DiTConfig) and not self.pixel_space
         return LATENT if latent else 1
+
+    @property
+    def measures_memory(self) -> bool:
+        """Whether peak memory is measured."""
+        return self.isolate if self.memory is None else self.memory
 
     @property
     def protocol(self) -> str:

@@ -201,8 +201,11 @@ class _Run:
 
     def stages(self) -> list[str]:
         """Stages beside latency that are asked for."""
-        isolated = self.request.isolate
-        return ["memory"] * (self.request.memory and isolated) + ["throughput"] * (self.request.saturate and isolated)
+        return ["memory"] * self.request.measures_memory + ["throughput"] * self.request.saturate
+
+    def _has_process(self, stage: str) -> bool:
+        """Whether a measurement of this stage has a process of its own."""
+        return self.request.isolate or stage != "latency"
 
     def lacking(self) -> bool:
         """Whether anything is missing."""
@@ -254,6 +257,11 @@ class _Run:
             self._isolated()
         else:
             self._interleaved()
+            if self.request.device == "cuda":
+                torch.cuda.empty_cache()  # the processes that follow use the same device
+        for cell in self.cells:
+            for stage in self.stages_lacking(cell):
+                self._one(cell, stage, 0)
         self.timing_seconds = time.perf_counter() - began
 
     def _isolated(self) -> None:
@@ -263,9 +271,6 @@ class _Run:
             for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get):
                 if k in self.rounds_lacking(waiting[key]):
                     self._one(waiting[key], "latency", k)
-        for cell in self.cells:
-            for stage in self.stages_lacking(cell):
-                self._one(cell, stage, 0)
 
     def _one(self, cell: Cell, stage: str, k: int) -> None:
         self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")
@@ -317,7 +322,7 @@ class _Run:
             stage=stage,
             round=k,
             order_seed=self.request.order_seed,
-            budget=self.request.budget if self.request.isolate else None,
+            budget=self.request.budget if self._has_process(stage) else None,
             wall_seconds=wall,
             **{"call_seconds": 0.0, **found},
         )
@@ -420,7 +425,7 @@ class _Run:
             wall_seconds=self.timing_seconds,
             call_seconds=sum(row.call_seconds for row in self.new),
             count_seconds=self.count_seconds,
-            processes=len(self.new) if self.request.isolate else 0,
+            processes=sum(self._has_process(row.stage) for row in self.new),
             fixed_seconds=statistics.median(fixed) if fixed and self.request.isolate else None,
             load=(self.load, os.getloadavg()[0]),
         )
