@@ -38,7 +38,7 @@ def recall(mixer: str, **by_step: float) -> list[AnyRow]:
 def test_a_capacity_has_its_interval_its_steps_and_its_seeds() -> None:
     (sentence,) = said(recall("linear", after_100=4.0), "What can it do")
     assert sentence.startswith("linear (0.100 M parameters, 12.0 MMACs, 2 of 2 layers global): recall: 4.00 [3.71, 4.31] pairs")
-    assert "after 100 steps (3 seeds)" in sentence
+    assert "after 100 steps of training (3 seeds)" in sentence
 
 
 @pytest.mark.parametrize(("later", "rises"), [(8.0, True), (4.1, False)])
@@ -50,8 +50,11 @@ def test_a_capacity_that_still_rises_says_that_longer_training_would_find_more(l
 def test_a_bound_says_what_would_tell_more_and_a_mixer_that_did_not_learn_has_no_capacity() -> None:
     rows: list[AnyRow] = [probe_row(mixer="softmax", by_step={100: [1.0] * 5}), probe_row(mixer="wf", by_step={100: [0.3] * 5})]
     softmax, other = said(rows, "What can it do")
-    assert "recall: at least 16 pairs after 100 steps (1 seed; more would need a larger canvas)" in softmax
-    assert "recall: not trained (under 90 % at one pair) after 100 steps (1 seed; one seed says nothing of others)" in other
+    assert "recall: at least 16 pairs after 100 steps of training (1 seed; more would need a larger canvas)" in softmax
+    assert (
+        "recall: not trained (under 90 % at one pair) after 100 steps of training (1 seed; one seed says nothing of others)"
+        in other
+    )
 
 
 def test_a_probe_whose_leak_check_failed_is_refused_in_words_too() -> None:
@@ -70,7 +73,7 @@ def test_other_probes_say_their_hardest_level_and_their_steps() -> None:
     assert "majority: 51.00 ± 2.48 % at lead 0.05, where guessing has 3.12 % (3 seeds)" in sentence
     assert "shift: 95.00 ± " in sentence
     assert "90 % after 200 steps" in sentence
-    assert "needle: 242 tokens after 100 steps" in sentence
+    assert "needle: 242 tokens after 100 steps of training" in sentence
 
 
 def test_a_reach_is_in_steps_along_the_walk() -> None:
@@ -79,7 +82,7 @@ def test_a_reach_is_in_steps_along_the_walk() -> None:
     ]
     (sentence,) = said(rows, "What can it do")
     assert "flood: " in sentence
-    assert " steps after 100 steps of training (3 seeds)" in sentence
+    assert "] steps along a walk after 100 steps of training (3 seeds)" in sentence
 
 
 def test_an_undecidable_claim_stands_beside_its_price(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
 from wfbench.report.accuracy import accuracy_title
-from wfbench.report.capability import UNITS, cell_words, crossings_in_words, share_in_words
+from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
 from wfbench.report.cells_in_words import ratio_with_ends
 from wfbench.report.claims import claims_title, condition, estimate_in_words, remedies_in_words
 from wfbench.report.crossover import crossing_in_words
@@ -40,6 +40,9 @@ from wfbench.report.words import (
     with_half_width,
     with_interval,
 )
+
+#: What a capacity counts, by probe.
+_COUNTED = {"recall": "pairs", "needle": "tokens", "flood": "steps along a walk"}
 
 
 class Question(NamedTuple):
@@ -108,9 +111,8 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
     if line.capacity:
         found = line.capacity[line.end]
         words = crossings_in_words(found, name)
-        unit = f" {UNITS[name]}" if line.is_trained else f" (under 90 % at one {UNITS[name].removesuffix('s')})"
-        after = f"{line.end:,} steps{' of training' if UNITS[name] == 'steps' else ''}"
-        return f"{name}: {words}{unit} after {after} ({seeds}{_what_more(line)})"
+        unit = f" {_COUNTED[name]}" if line.is_trained else " (under 90 % at one pair)"
+        return f"{name}: {words}{unit} after {line.end:,} steps of training ({seeds}{_what_more(line)})"
     if line.learnt is not None:
         return f"{name}: {share_in_words(line.mean)} %, 90 % after {crossings_in_words(line.learnt, name)} steps ({seeds})"
     place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)
