@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import wfbench.models as models
+from wfbench import records
 from wfbench.cli import app
 from wfbench.measure import count_flops
 
@@ -45,11 +46,10 @@ def test_columns_of_a_table_are_chosen_by_their_names(update):
         update.with_columns(table, ("a", "d"))
 
 
-def test_the_readme_shows_the_contributors_mixer_and_it_is_counted(tmp_path):
-    name = example(tmp_path)
-    assert (tmp_path / "my_mixer.py").read_text() in (ROOT / "README.md").read_text()
-    count = count_flops(models.create("vit-tiny", name), (1, 3, 224, 224))
-    assert len(count.counts) == 3
+def test_the_mixer_of_the_readme_is_counted_by_two_counters_that_agree(tmp_path):
+    count = count_flops(models.create("vit-tiny", example(tmp_path)), (1, 3, 224, 224))
+    assert set(count.counts) == {"flop_counter", "fvcore"}
+    assert len(set(count.counts.values())) == 1
     assert count.macs > 5e8
 
 
@@ -60,14 +60,15 @@ def test_files_that_the_readme_points_to_exist():
 
 
 def example(tmp_path):
-    """The mixer that CONTRIBUTING shows, in a file."""
-    source = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.S)[0]
-    assert len([line for line in source.splitlines() if line.strip()]) <= 25
+    """The mixer that the README shows, in a file."""
+    source = re.findall(r"```python\n(from mixers.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[0]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 12
+    assert source in (ROOT / "docs" / "ADD_A_MIXER.md").read_text()
     (tmp_path / "my_mixer.py").write_text(source)
     return f"{tmp_path}/my_mixer.py:MeanGate"
 
 
-def test_the_contributors_mixer_is_verified_trained_profiled_and_reported(tmp_path):
+def test_the_mixer_of_the_readme_stands_in_every_table(tmp_path):
     name = example(tmp_path)
     judged = CliRunner().invoke(app, ["verify", name])
     assert judged.exit_code == 0, judged.output
@@ -82,10 +83,21 @@ def test_the_contributors_mixer_is_verified_trained_profiled_and_reported(tmp_pa
     assert profiled.exit_code == 0, profiled.output
     reported = CliRunner().invoke(app, ["report", str(out)])
     assert reported.exit_code == 0, reported.output
-    assert "MeanGate" in (out / "tables.md").read_text()
+    accuracy, profile = ((out / f"{name}.md").read_text() for name in ("accuracy", "profile"))
+    for table in (accuracy, profile):
+        assert "MeanGate" in table
+    (cell,) = (
+        r
+        for r in records.read(out / "profile" / "records.jsonl")[0]
+        if r.kind == "profile" and r.mixer == name and r.resolution == (64, 64)
+    )
+    assert (cell.status, cell.macs_error) == ("ok", None)
+    assert cell.macs > 0
+    exponents = [r for r in records.read(out / "profile" / "records.jsonl")[0] if r.kind == "scaling" and r.mixer == name]
+    assert exponents
 
 
-def test_the_contributors_mixer_is_refuted_once_a_line_is_wrong(tmp_path):
+def test_the_mixer_of_the_readme_is_refuted_once_a_line_is_wrong(tmp_path):
     name = example(tmp_path)
     file = tmp_path / "my_mixer.py"
     file.write_text(file.read_text().replace("x.mean(dim=1, keepdim=True)", "x.mean(dim=(0, 1), keepdim=True)"))
