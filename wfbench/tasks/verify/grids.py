@@ -136,16 +136,11 @@ def uses_the_grid(subject: Subject) -> Outcome:
 
 
 def _by_shape(subject: Subject) -> dict[Grid, Tensor]:
-    """Outputs for the same tokens under the shapes at which it works: each of a new layer, built for one of them."""
+    """Outputs for the same tokens under the shapes at which it works: each of a new layer."""
     x = subject.tokens(1, SAME_N[0])
     outputs: dict[Grid, Tensor] = {}
-    for grid in subject.working(SAME_N):
-        layer = subject.build(grid if subject.spec.needs_grid else SAME_N[0], torch.float64)
-        try:
-            outputs[grid] = run(layer, x, grid)
-        except ValueError as e:
-            if not names_grid(e, grid):
-                raise
+    for grid in subject.working_from_home(SAME_N):
+        outputs[grid] = run(subject.build(subject.built_for(grid), torch.float64), x, grid)
     return outputs
 
 

@@ -97,7 +97,7 @@ class Subject:
         self.out_dim = dim if slot == "token" else 2 * dim
         self._works: list[tuple[int, Work]] | Exception | None = None
         #: Of grids that were tried, whether the layer works there, and whether the mixer refuses them by name.
-        self._working: dict[Grid, bool] = {}
+        self._working: dict[tuple[Grid, Grid], bool] = {}
         self._refused: dict[Grid, bool] = {}
 
     def check_arguments(self) -> None:
@@ -235,14 +235,23 @@ class Subject:
         """Those of the grids at which the layer works: the check of grids tries every one, and speaks of the others."""
         return [grid for grid in grids if self._works_at(grid)]
 
-    def _works_at(self, grid: Grid) -> bool:
-        if grid not in self._working:
+    def built_for(self, grid: Grid) -> Grid:
+        """The grid that a layer is built for which is to see this one: the home, unless it declares that it needs its own."""
+        return grid if self.spec.needs_grid else self.grid
+
+    def working_from_home(self, grids: Iterable[Grid]) -> list[Grid]:
+        """Those of the grids at which a new layer `built_for` them works: the check of grids makes the same trial."""
+        return [grid for grid in self.working(grids) if self._works_at(grid, self.built_for(grid))]
+
+    def _works_at(self, grid: Grid, built: Grid | None = None) -> bool:
+        key = (grid, built or grid)
+        if key not in self._working:
             try:
-                y = run(self.build(grid), self.tokens(2, grid, torch.float32), grid)
-                self._working[grid] = y.shape[:2] == (2, grid[0] * grid[1])
-            except Exception:
-                self._working[grid] = False
-        return self._working[grid]
+                y = run(self.build(key[1]), self.tokens(2, grid, torch.float32), grid)
+                self._working[key] = y.shape[:2] == (2, grid[0] * grid[1])
+            except Exception:  # the check of grids makes this very trial, and fails
+                self._working[key] = False
+        return self._working[key]
 
     def work(self, grid: Grid, batch: int = 1, prefix: int = 0, path: str = "auto") -> Work:
         """The counted work of one forward pass: on the meta device, or for real where the mixer does not run there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixers.base import Grid
 from wfbench.measure import local_exponents
 from wfbench.measure.meter import UNKNOWN_TO_PYTORCH, Meter
-from wfbench.tasks.verify.judge import Outcome, check, fails, judged, not_applicable, said
+from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable, said
 from wfbench.tasks.verify.subject import (
     EXPONENTS,
+    GROWTH_SECONDS,
     NO_GRIDS,
     REAL_MOST,
     TOLERANCE,
@@ -31,7 +33,6 @@ from wfbench.tasks.verify.subject import (
     gradients,
     in_double,
     in_training,
-    names_grid,
     run,
     run_in_half,
     shown,
@@ -56,11 +57,10 @@ CALLS, WARM_CALLS = 50, 10
 def used_layer(subject: Subject) -> Outcome:
     """What is kept between calls must not show: tables, masks, grids, graphs."""
     cases = _cases(subject)
-    fresh: dict[tuple[Grid, int], Tensor] = {}
-    for grid, batch in cases:
-        y = _fresh(subject, grid, batch)
-        if y is not None:
-            fresh[grid, batch] = y
+    fresh = {
+        (grid, batch): run(subject.build(subject.built_for(grid), torch.float64), subject.tokens(batch, grid), grid)
+        for grid, batch in cases
+    }
     served = list(fresh)
     worst, where = 0.0, ""
     for order in (served, served[::-1]):
@@ -70,7 +70,7 @@ def used_layer(subject: Subject) -> Outcome:
             place = f"{batch} images at {shown(grid)}{f', after {last}' if last else ''}"
             key = grid if subject.spec.needs_grid else None
             if key not in layers:
-                layers[key] = subject.build(key or subject.grid, torch.float64)
+                layers[key] = subject.build(subject.built_for(grid), torch.float64)
             try:
                 off = gap(run(layers[key], subject.tokens(batch, grid), grid), fresh[grid, batch])
             except Exception as e:
@@ -98,23 +98,12 @@ _REMEDY = (
 
 def _cases(subject: Subject) -> list[tuple[Grid, int]]:
     """(grid, batch) in the order of use: grids of several windows come first."""
-    grids = subject.working(WINDOWED)
+    grids = subject.working_from_home(WINDOWED)
     if len(grids) < 2:
-        grids += subject.working(WINDOWED_BY_EIGHT)
-    grids += subject.working(SMALL)
+        grids += subject.working_from_home(WINDOWED_BY_EIGHT)
+    grids += subject.working_from_home(SMALL)
     grids = grids or [subject.grid]
     return [(grid, BATCHES[i % len(BATCHES)]) for i, grid in enumerate(grids)] + [(grids[0], 1), (grids[0], BATCHES[-1])]
-
-
-def _fresh(subject: Subject, grid: Grid, batch: int) -> Tensor | None:
-    """What a new layer gives, built as the used one is; None where it refuses the grid, of which the check of grids speaks."""
-    try:
-        layer = subject.build(grid if subject.spec.needs_grid else subject.grid, torch.float64)
-        return run(layer, subject.tokens(batch, grid), grid)
-    except ValueError as e:
-        if names_grid(e, grid):
-            return None
-        raise
 
 
 def _reweighted(subject: Subject) -> float:
@@ -194,20 +183,23 @@ def large_weights(subject: Subject) -> Outcome:
             told.append(f"{name}: the CPU has no such operator")
             continue
         wrong = int((~y.isfinite()).sum())
-        if wrong:
+        if wrong and not run(_enlarged(subject, 1.0).to(dtype), x, grid).isfinite().all():
+            told.append(f"{name}: not finite with the initial weights either: see half precision")
+        elif wrong:
             of = f"{wrong:,} of {y.numel():,} are not finite in {name}"
             return fails(f"{of}, and the largest in float64 is {largest:.3g}", remedy)
-        told.append(f"{name}: finite, up to {largest:.3g}")
-    return judged(True, "; ".join(told))
+        else:
+            told.append(f"{name}: finite, up to {largest:.3g}")
+    return holds("; ".join(told))
 
 
-def _enlarged(subject: Subject) -> nn.Module:
-    """A layer as it is initialised, its matrices and kernels times `LARGER`."""
+def _enlarged(subject: Subject, factor: float = LARGER) -> nn.Module:
+    """A layer as it is initialised, its matrices and kernels larger."""
     layer = subject.build(subject.grid, noise=0.0)
     with torch.no_grad():
         for p in layer.parameters():
             if p.ndim > 1:
-                p.mul_(LARGER)
+                p.mul_(factor)
     return layer
 
 
@@ -282,10 +274,9 @@ def backward_growth(subject: Subject) -> Outcome:
     if len(sides) < 2:
         return not_applicable(NO_GRIDS)
     try:
-        found = [(side * side, _passes(subject, "meta", side)) for side in sides[-2:]]
+        found = _both_passes(subject, "meta", sides[-3:])
     except Exception:  # it does not run on the meta device: what it raises on the CPU as well is this check's failure
-        small = [side for side in sides if side <= REAL_MOST // 2][:2]
-        found = [(side * side, _passes(subject, "cpu", side)) for side in small or sides[:2]]
+        found = _both_passes(subject, "cpu", [side for side in sides if side <= REAL_MOST // 2][:2] or sides[:2])
     tokens = [n for n, _ in found]
     forward, backward = ({name: _exponent(tokens, [both[i][name] for _, both in found]) for name in _COSTS} for i in (0, 1))
     name = max(backward, key=lambda name: backward[name])
@@ -302,6 +293,19 @@ _COSTS: tuple[str, ...] = ("multiply-adds", "bytes moved", "live memory")
 
 def _exponent(tokens: Sequence[int], values: Sequence[int]) -> float:
     return local_exponents(list(tokens), list(values))[0] if all(values) else -math.inf if not values[-1] else math.inf
+
+
+def _both_passes(
+    subject: Subject, device: str, sides: Sequence[int]
+) -> list[tuple[int, tuple[dict[str, int], dict[str, int]]]]:
+    """(N, the costs of both passes) at the two largest of growing square grids; at smaller ones where counting is slow."""
+    found = []
+    for side in sides:
+        began = time.process_time()
+        found.append((side * side, _passes(subject, device, side)))
+        if len(found) > 1 and time.process_time() - began > GROWTH_SECONDS / 8:
+            break
+    return found[-2:]
 
 
 def _passes(subject: Subject, device: str, side: int) -> tuple[dict[str, int], dict[str, int]]:
