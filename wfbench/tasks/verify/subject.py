@@ -179,8 +179,10 @@ class Subject:
     @cached_property
     def narrows(self) -> bool:
         """Whether, given float64, it computes in float32 inside: then its numbers are no better than that."""
+        grid = self.grid
+        layer, x = self.build(grid, torch.float64), self.tokens(1, grid)
         with Narrowed() as seen:
-            run(self.build(self.grid, torch.float64), self.tokens(1, self.grid), self.grid)
+            run(layer, x, grid)
         return seen.to_float32
 
     @property
