@@ -29,6 +29,7 @@ from wfbench.tasks.verify.subject import (
     WINDOWED_BY_EIGHT,
     Subject,
     batch_norms,
+    cast_to,
     gap,
     gradients,
     in_double,
@@ -158,8 +159,8 @@ def training(subject: Subject) -> Outcome:
 
 @check(
     "large weights",
-    meaning=f"With weight matrices {LARGER:.0f} and {3 * LARGER:.0f} times as large as they are initialised, as long training may"
-    " leave some of them, nothing overflows in bfloat16, whose range is float32's; what float16 does is shown.",
+    meaning=f"With weight matrices {LARGER:.0f} and {3 * LARGER:.0f} times as large as they are initialised, as long training"
+    " may leave some of them, nothing overflows in bfloat16, whose range is float32's; what float16 does is shown.",
     expected="every output finite",
 )
 def large_weights(subject: Subject) -> Outcome:
@@ -168,11 +169,11 @@ def large_weights(subject: Subject) -> Outcome:
     remedy = "subtract the maximum before an exponential (torch.softmax does), and take no powers that grow with the weights"
     for dtype, factor in ((torch.bfloat16, LARGER), (torch.bfloat16, 3 * LARGER), (torch.float16, LARGER)):
         name = f"{str(dtype).removeprefix('torch.')}, {factor:.0f} times"
-        layer, x = _enlarged(subject, factor).to(dtype), subject.tokens(2, grid, dtype)
+        layer, x = cast_to(_enlarged(subject, factor), dtype), subject.tokens(2, grid, dtype)
         exact = run(in_double(layer), x.double(), grid)
         if not exact.isfinite().all():
-            wrong = f"{int((~exact.isfinite()).sum()):,} of {exact.numel():,}"
-            return fails(f"{factor:.0f} times: {wrong} are not finite, in float64 already", remedy)
+            infinite = f"{int((~exact.isfinite()).sum()):,} of {exact.numel():,} are not finite"
+            return fails(f"{factor:.0f} times: {infinite}, in float64 already", remedy)
         largest = exact.abs().max().item()
         if subject.half_error:
             return not_applicable(f"float64: finite, up to {largest:.3g}; it raises in half precision: see half precision")
@@ -185,12 +186,11 @@ def large_weights(subject: Subject) -> Outcome:
             told.append(f"{name}: finite, up to {largest:.3g}")
         elif dtype == torch.float16:  # 65,504 is soon passed by products of weights, by no fault of theirs
             told.append(f"{name}: out of its range")
-        elif not run(_enlarged(subject, 1.0).to(dtype), x, grid).isfinite().all():
+        elif not run(cast_to(_enlarged(subject, 1.0), dtype), x, grid).isfinite().all():
             told.append(f"{name}: not finite with the initial weights either: see half precision")
         else:
-            return fails(
-                f"{wrong:,} of {y.numel():,} are not finite in {name}; in float64 they are up to {largest:.3g}", remedy
-            )
+            infinite = f"{wrong:,} of {y.numel():,} are not finite in {name}"
+            return fails(f"{infinite}; in float64 they are up to {largest:.3g}", remedy)
     return holds("; ".join(told))
 
 
