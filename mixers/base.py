@@ -132,6 +132,7 @@ class MixerSpec:
     - ``doubling``: what becomes of that function of a set when every token comes twice: "invariant" (weights that sum to
       one do not notice) or "sensitive" (a sum does).
     - ``rotary``: has q and k, and takes ``rope=True`` to turn them by their place on the grid.
+    - ``trains_otherwise``: in training it computes something else than in evaluation, beyond dropout and BatchNorm.
     """
 
     name: str
@@ -153,6 +154,7 @@ class MixerSpec:
     as_set: Mapping[str, object] | None = field(default=None, hash=False)
     doubling: Literal["invariant", "sensitive"] | None = None
     rotary: bool = False
+    trains_otherwise: bool = False
 
     def __post_init__(self) -> None:
         for field_name, known in _DECLARED.items():

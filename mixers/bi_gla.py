@@ -54,9 +54,11 @@ def gated_scan(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, chunk: int) -> Ten
     q, k, v, y = (t.unflatten(2, (-1, chunk)) for t in (q, k, v, y))  # (B, h, T, c, d)
     if q.shape[2] > 1:
         added = k[:, :, :-1].mT @ v[:, :, :-1]  # (B, h, T-1, d, d)
-        states = [added[:, :, 0]]
-        for t in range(1, added.shape[2]):
-            states.append(states[-1] * gate[:, :, t].unsqueeze(-1) + added[:, :, t])
+        # By unbind: the gradient of every index would be a tensor of zeros of the size of all, T of them, O(T²).
+        first_state, *rest = added.unbind(2)
+        states = [first_state]
+        for decay, new in zip(gate.unbind(2)[1:], rest, strict=False):  # the last chunk's gate is not needed
+            states.append(states[-1] * decay.unsqueeze(-1) + new)
         read = q[:, :, 1:] @ torch.stack(states, dim=2)
         y = torch.cat([y[:, :, :1], y[:, :, 1:] + read], dim=2)
     return y.flatten(2, 3)[:, :, :n]

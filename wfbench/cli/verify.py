@@ -1,9 +1,11 @@
-"""``wfbench verify``: what holds for a mixer."""
+"""``wfbench verify``: what holds for a mixer, or for each of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 @speaks_plainly
 def verify(
-    mixer: Annotated[str, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.")],
+    mixer: Annotated[str | None, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.")] = None,
     mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every registered mixer: a line for each, and the time.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     dim: Annotated[int, typer.Option(help="Channels of the tokens.")] = 48,
     heads: Annotated[int, typer.Option(help="Heads, for a mixer that has them.")] = 3,
@@ -27,18 +30,54 @@ def verify(
 ) -> None:
     """Hold a mixer to the oracles that hold for every mixer, and print what holds. Exit code 1 if a required one fails."""
     from wfbench.cli.progress import Told
+    from wfbench.errors import InputError
     from wfbench.tasks import verify as task
 
+    if mixer_set and mixer is None:
+        raise InputError(
+            "options of which mixer?", got="--mixer-set without a mixer", remedy="wfbench verify MIXER --mixer-set ..."
+        )
+    if everything == (mixer is not None):
+        raise InputError("one mixer or all of them", got=mixer or "neither", expected="wfbench verify MIXER, or --all alone")
     told = Told()
-    (name,) = with_settings([mixer], mixer_set)
-    report = task.verify(name, dim=dim, num_heads=heads, seed=seed, told=(lambda line: None) if as_json else told)
-    if as_json:
-        typer.echo(as_text(report))
+    news: Callable[[str], None] = (lambda line: None) if as_json else told
+    if mixer is not None:
+        (name,) = with_settings([mixer], mixer_set)
+        report = task.verify(name, dim=dim, num_heads=heads, seed=seed, told=news)
+        if as_json:
+            typer.echo(as_text(report))
+        else:
+            told.end()
+            show(report)
+        refuted = bool(report.refuted)
     else:
-        told.end()
-        show(report)
-    if report.refuted:
+        refuted = verify_all(dim, heads, seed, news, told.end, as_json)
+    if refuted:
         raise typer.Exit(1)
+
+
+def verify_all(dim: int, heads: int, seed: int, news: Callable[[str], None], clear: Callable[[], None], as_json: bool) -> bool:
+    """Every registered mixer, a line for each as soon as it is judged, then the total time; whether any is refuted."""
+    import mixers
+    from wfbench.tasks import verify as task
+
+    reports, began = [], time.monotonic()
+    for name in mixers.names():
+        since = time.monotonic()
+        reports.append(task.verify(name, dim=dim, num_heads=heads, seed=seed, told=news))
+        if not as_json:
+            clear()
+            failed = "".join(f"\n  {f.name} ({f.slot}): {f.measured}" for f in reports[-1].refuted)
+            typer.echo(f"{totals(reports[-1])}, {time.monotonic() - since:.1f} s{failed}")
+    seconds, refuted = time.monotonic() - began, [report.mixer for report in reports if report.refuted]
+    if as_json:
+        each = [json.loads(as_text(report)) for report in reports]
+        found = {"verdict": "FAILS" if refuted else "holds", "seconds": round(seconds, 1), "mixers": each}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        which = f"{len(refuted)} of them FAIL: {', '.join(refuted)}" if refuted else "none fails"
+        typer.echo(f"{len(reports)} mixers in {seconds:.0f} s, {which}")
+    return bool(refuted)
 
 
 def as_text(report: Report) -> str:

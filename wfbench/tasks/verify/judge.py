@@ -51,7 +51,7 @@ class Check:
     """One oracle.
 
     ``required``: a mixer that fails it fails as a whole; the others are reported. ``compares``: it compares outputs, which
-    says nothing about a mixer that is random.
+    says nothing about a mixer that is random. ``slow``: it takes a second or so, and comes after the others.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Check:
     required: bool
     compares: bool
     run: Callable[[Subject], Outcome]
+    slow: bool = False
 
 
 #: Every check, in the order of the table.
@@ -67,12 +68,12 @@ CHECKS: list[Check] = []
 
 
 def check(
-    name: str, *, meaning: str, expected: str, required: bool = True, compares: bool = False
+    name: str, *, meaning: str, expected: str, required: bool = True, compares: bool = False, slow: bool = False
 ) -> Callable[[Callable[[Subject], Outcome]], Callable[[Subject], Outcome]]:
     """Decorator: enter a function as a check."""
 
     def enter(run: Callable[[Subject], Outcome]) -> Callable[[Subject], Outcome]:
-        CHECKS.append(Check(name, meaning, expected, required, compares, run))
+        CHECKS.append(Check(name, meaning, expected, required, compares, run, slow))
         return run
 
     return enter
@@ -143,8 +144,8 @@ def verify(
         for slot in slots(mixer):
             subject = Subject(mixer, slot, dim, num_heads, seed, sizes)
             subject.check_arguments()
-            for each in CHECKS:
-                told(f"{slot}: {each.name}")
+            for number, each in enumerate(CHECKS, start=1):
+                told(f"{mixer}, {slot}: check {number} of {len(CHECKS)}, {each.name}")
                 findings.append(_find(each, subject))
     return Report(mixer, dim, num_heads, seed, tuple(findings))
 
@@ -168,7 +169,7 @@ def _outcome(each: Check, subject: Subject) -> Outcome:
         return not_applicable("it does not run: see contract")
     try:
         if each.compares and not subject.steady:
-            return not_applicable("two calls differ: see determinism")
+            return not_applicable(f"{subject.unsteady}: see determinism")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(subject.seed)
             return each.run(subject)

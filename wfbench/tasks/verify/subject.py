@@ -6,12 +6,17 @@ import copy
 import inspect
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mixers
 from mixers import MixerError, MixerSpec
@@ -24,7 +29,7 @@ class Tolerance:
     """Largest difference allowed, relative to the scale of the output where that is above 1."""
 
     exact: float = 1e-9  # float64 against float64
-    float32: float = 1e-4  # against float64
+    float32: float = 1e-4  # against float64, and within a mixer that computes in float32 whatever it gets
     bfloat16: float = 3e-2  # norm of the error by norm of the output
     float16: float = 5e-3
     float16_range: float = 5e-2  # at many tokens, where rounding adds up
@@ -67,6 +72,9 @@ MOST_BYTES = 2**30
 GROWTH_SECONDS = 4.0
 #: Grids at which a mixer may be at home: square, even, so that all but the strangest mixers work there.
 HOMES: tuple[Grid, ...] = ((6, 6), (4, 6), (8, 8), (14, 14))
+#: Grids of several windows, of the same number of tokens and of the same number of windows; then some without.
+WINDOWED: tuple[Grid, ...] = ((14, 14), (14, 21), (21, 14), (13, 14))
+WINDOWED_BY_EIGHT: tuple[Grid, ...] = ((16, 16), (16, 24), (24, 16))
 #: Said of a mixer that has too few `Subject.sides`.
 NO_GRIDS = "it refuses the square grids that were tried, by name"
 
@@ -89,7 +97,7 @@ class Subject:
         self.out_dim = dim if slot == "token" else 2 * dim
         self._works: list[tuple[int, Work]] | Exception | None = None
         #: Of grids that were tried, whether the layer works there, and whether the mixer refuses them by name.
-        self._working: dict[Grid, bool] = {}
+        self._working: dict[tuple[Grid, Grid], bool] = {}
         self._refused: dict[Grid, bool] = {}
 
     def check_arguments(self) -> None:
@@ -157,11 +165,44 @@ class Subject:
     @cached_property
     def steady(self) -> bool:
         """Whether two calls give the same bits: what is random cannot be compared."""
+        return not self.unsteady
+
+    @cached_property
+    def unsteady(self) -> str:
+        """What keeps its outputs from being compared, in words; the check of determinism makes the same calls, and fails."""
+        layer, x = self.build(self.grid), self.tokens(2, self.grid, torch.float32)
         try:
-            layer, x = self.build(self.grid), self.tokens(2, self.grid, torch.float32)
-            return torch.equal(run(layer, x, self.grid), run(layer, x, self.grid))
-        except Exception:  # a second call that raises is judged by the check of determinism
-            return False
+            return "" if torch.equal(run(layer, x, self.grid), run(layer, x, self.grid)) else "two calls differ"
+        except Exception:
+            return "a second call raises"
+
+    @cached_property
+    def narrows(self) -> bool:
+        """Whether, given float64, it computes in float32 inside: then its numbers are no better than that."""
+        grid = self.grid
+        layer, x = self.build(grid, torch.float64), self.tokens(1, grid)
+        with Narrowed() as seen:
+            run(layer, x, grid)
+        return seen.to_float32
+
+    @property
+    def exact(self) -> float:
+        """The largest difference between two ways to compute the same in float64."""
+        return TOLERANCE.float32 if self.narrows else TOLERANCE.exact
+
+    @property
+    def within(self) -> str:
+        """What is expected of two ways to compute the same, where it is not what the table says."""
+        return f"differences up to {self.exact:.0e}: it computes in float32 inside" if self.narrows else ""
+
+    @cached_property
+    def half_error(self) -> str:
+        """What it raises in half precision, if that is not PyTorch's lack of an operator: judged by half precision alone."""
+        try:
+            run_in_half(self.build(self.grid, torch.float16, noise=0.02), self.tokens(2, self.grid, torch.float16), self.grid)
+        except Exception as e:
+            return type(e).__name__
+        return ""
 
     def at(self, dim: int) -> Subject:
         """The same mixer and the same number of heads, at another width."""
@@ -193,17 +234,26 @@ class Subject:
         return self.spec.prefix_tokens and self.slot == "token"
 
     def working(self, grids: Iterable[Grid]) -> list[Grid]:
-        """Those of the grids at which the layer works: the check of grids speaks of the others."""
+        """Those of the grids at which the layer works: the check of grids tries every one, and speaks of the others."""
         return [grid for grid in grids if self._works_at(grid)]
 
-    def _works_at(self, grid: Grid) -> bool:
-        if grid not in self._working:
+    def built_for(self, grid: Grid) -> Grid:
+        """The grid that a layer is built for which is to see this one: the home, unless it declares that it needs its own."""
+        return grid if self.spec.needs_grid else self.grid
+
+    def working_from_home(self, grids: Iterable[Grid]) -> list[Grid]:
+        """Those of the grids at which a new layer `built_for` them works: the check of grids makes the same trial."""
+        return [grid for grid in self.working(grids) if self._works_at(grid, self.built_for(grid))]
+
+    def _works_at(self, grid: Grid, built: Grid | None = None) -> bool:
+        key = (grid, built or grid)
+        if key not in self._working:
             try:
-                y = run(self.build(grid), self.tokens(2, grid, torch.float32), grid)
-                self._working[grid] = y.shape[:2] == (2, grid[0] * grid[1])
-            except Exception:
-                self._working[grid] = False
-        return self._working[grid]
+                y = run(self.build(key[1]), self.tokens(2, grid, torch.float32), grid)
+                self._working[key] = y.shape[:2] == (2, grid[0] * grid[1])
+            except Exception:  # the check of grids makes this very trial, and fails
+                self._working[key] = False
+        return self._working[key]
 
     def work(self, grid: Grid, batch: int = 1, prefix: int = 0, path: str = "auto") -> Work:
         """The counted work of one forward pass: on the meta device, or for real where the mixer does not run there."""
@@ -212,10 +262,13 @@ class Subject:
         except Exception:
             return self._work("cpu", grid, batch, prefix, path)
 
-    def _work(self, device: str, grid: Grid, batch: int, prefix: int = 0, path: str = "auto") -> Work:
+    def bare(self, device: str, grid: Grid, batch: int = 1, prefix: int = 0) -> tuple[nn.Module, Tensor]:
+        """The layer as it is made, and tokens of zeros, on a device where it may be that nothing is computed."""
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            layer = self._make(grid, {}).eval()
-            x = torch.zeros(batch, grid[0] * grid[1] + prefix, self.dim)
+            return self._make(grid, {}).eval(), torch.zeros(batch, grid[0] * grid[1] + prefix, self.dim)
+
+    def _work(self, device: str, grid: Grid, batch: int, prefix: int = 0, path: str = "auto") -> Work:
+        layer, x = self.bare(device, grid, batch, prefix)
         with evaluated_by(layer, path):
             return work_of(lambda: layer(x, grid), [x, *layer.parameters(), *layer.buffers()])
 
@@ -254,10 +307,83 @@ class Subject:
         return found
 
 
+class Narrowed(TorchDispatchMode):
+    """Notes whether anything in float64 is cast to float32."""
+
+    to_float32 = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket is torch.ops.aten._to_copy and args[0].dtype == torch.float64:
+            self.to_float32 = self.to_float32 or out.dtype == torch.float32
+        return out
+
+
+class NoDropout(TorchFunctionMode):
+    """Lets everything through that dropout would drop, whether a module or a function asks for it."""
+
+    WAYS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self.WAYS:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = (
+                args[:4] + ((0.0,) if len(args) > 4 else ()) + args[5:],
+                kwargs | ({"dropout_p": 0.0} if "dropout_p" in kwargs else {}),
+            )
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_dropout(layer: nn.Module) -> Iterator[None]:
+    """Dropout and dropped paths are off in the layer, in training too."""
+    before: list[tuple[nn.Module, str, float]] = []
+    for module in layer.modules():
+        if any(word in type(module).__name__.lower() for word in ("drop", "stochasticdepth")):
+            for name in ("p", "drop_prob"):
+                if isinstance(value := getattr(module, name, None), float):
+                    before.append((module, name, value))
+                    setattr(module, name, 0.0)
+    try:
+        with NoDropout():
+            yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def batch_norms(layer: nn.Module) -> dict[str, nn.Module]:
+    """Modules whose output depends on the batch in training, by design, by name."""
+    return {name or "itself": m for name, m in layer.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
+def in_training(layer: nn.Module, *, statistics: bool = False) -> nn.Module:
+    """The layer in training; with ``statistics``, BatchNorm takes those of the batch, as it does there."""
+    layer.train()
+    if not statistics:
+        for norm in batch_norms(layer).values():
+            norm.eval()
+    return layer
+
+
 def run(layer: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     """The output, without gradients, for a copy of the input: a layer that writes into its input spoils no other check."""
     with torch.no_grad():
         return layer(x.clone(), grid)
+
+
+def run_in_half(layer: nn.Module, x: Tensor, grid: Grid) -> Tensor | RuntimeError:
+    """The output, or the error where an operator does not exist for half precision here, which is no fault of the mixer."""
+    # PyTorch's own words, and no others: what a mixer raises by itself is a failure.
+    words = ("not implemented for '", "unsupported dtype", "expected both inputs to be half", "could not run 'aten::")
+    try:
+        return run(layer, x, grid)
+    except RuntimeError as e:
+        if any(word in str(e).lower() for word in words):
+            return e
+        raise
 
 
 def paths_of(layer: nn.Module) -> tuple[str, ...]:
