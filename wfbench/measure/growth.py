@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from wfbench.measure.meter import UNKNOWN_TO_PYTORCH, Meter
+from wfbench.measure.meter import Meter, as_written, formulas
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def work_of(call: Callable[[], object], held: Iterable[Tensor] = ()) -> Work:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_PYTORCH) as counter,
+        as_written(),
+        FlopCounterMode(display=False, custom_mapping=formulas()) as counter,
         meter,
     ):
         meter.watch(held)
