@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import DiffAttention
+from timm.models import maxxvit, pvt_v2
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.efficientvit_mit import LiteMLA
+from timm.models.mlp_mixer import SpatialGatingUnit
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention, window_partition, window_reverse
+from timm.models.volo import OutlookAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -16,10 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mixers
 from mixers import MixerError, counting
-from mixers.base import to_tokens
+from mixers.base import Grid, to_map, to_tokens
 from wfbench import models
 from wfbench.measure import CountError, FlopCount, count_flops
 from wfbench.measure.prices import einsum_macs
+from wfbench.tasks.common import counted_fields, try_count
+from wfbench.tasks.profile import summary
+from wfbench.tasks.verify.cost import measured_complexity
 
 B, N, C, GRID = 2, 15, 4, (3, 5)
 Forward = Callable[["Layer", Tensor], Tensor]
@@ -446,6 +456,30 @@ def test_a_declared_mixer_is_proved_and_another_counted(tmp_path: Path) -> None:
     assert found[0].by_module == found[1].by_module
 
 
+def test_a_row_never_has_a_bound_in_the_field_of_a_number(tmp_path: Path) -> None:
+    sizes = (1, 3, 64, 64)
+    proved, counted, bound = (
+        models.create("vit-tiny", mixer=mine(tmp_path, mix, methods), **SMALL)
+        for mix, methods in (("self.a(x)", DECLARED.format(more="")), ("self.a(x)", ""), ("self.a(x).erfinv()", ""))
+    )
+    rows = [summary.counted(*try_count(model, sizes), 1) for model in (proved, counted, bound)]
+    assert [row["macs_sure"] for row in rows] == ["proved", "counted", "at least"]
+    assert [row["macs"] for row in rows] == [KNOWN, KNOWN, None]
+    assert [row["macs_at_least"] for row in rows] == [None, None, KNOWN]
+    assert [row["macs_error"] for row in rows] == [
+        None,
+        None,
+        "unknown operator: aten::erfinv in blocks.0.mixer (and 1 modules more)",
+    ]
+    assert rows[2]["activations"] is None
+    assert "elementwise" not in rows[2]
+    assert rows[2]["elementwise_at_least"] == rows[1]["elementwise"]
+    wrong = models.create("vit-tiny", mixer=mine(tmp_path, "self.a(x)", DECLARED.format(more=" + 1")), **SMALL)
+    row = counted_fields(*try_count(wrong, sizes))
+    assert (row["macs"], row.get("macs_at_least"), row.get("macs_sure")) == (None, None, None)
+    assert "disagree" in row["macs_error"]
+
+
 def test_an_unknown_operator_lets_a_declaration_be_more_but_not_less(tmp_path: Path) -> None:
     model = models.create("vit-tiny", mixer=mine(tmp_path, "self.a(x).erfinv()", DECLARED.format(more=" + 1000")), **SMALL)
     count = count_flops(model, (1, 3, 64, 64))
@@ -462,3 +496,110 @@ def test_a_wrong_declaration_elsewhere_is_seen_beside_an_unknown_operator(tmp_pa
     model.declared_macs = lambda *a: right(*a) | {"head": 481}
     with pytest.raises(CountError, match=r"disagree: head"):
         count_flops(model, (1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        ("self.a(x)", "N^1.00 (measured)"),
+        ("(lambda r: ((r @ r.mT) @ r).flatten(1, 2))(x.unflatten(1, grid))", "N^1.50 (measured)"),
+        ("(x @ x.mT) @ x", "N^2.00 (measured)"),
+        ("x.missing", "undeclared"),
+    ],
+)
+def test_a_complexity_that_is_not_declared_is_measured(tmp_path: Path, mix: str, said: str) -> None:
+    assert measured_complexity(mine(tmp_path, mix)) == said
+
+
+# --- layers of others, as a user would plug them in
+
+
+class Swin(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.block = SwinTransformerBlock(dim, (8, 8), 3, window_size=4, shift_size=2, dynamic_mask=True)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.block(x.unflatten(1, grid)).flatten(1, 2)
+
+
+class OnMaps(nn.Module):
+    """A layer of feature maps (B, C, H, W)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return to_tokens(self.layer(to_map(x, grid)))
+
+
+class OnGrids(OnMaps):
+    """A layer of maps with the channels last (B, H, W, C)."""
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.layer(x.unflatten(1, grid)).flatten(1, 2)
+
+
+class OnTokens(OnMaps):
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.layer(x)
+
+
+class Windows(OnMaps):
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        windows = window_partition(x.unflatten(1, grid), (4, 4)).flatten(1, 2)
+        return window_reverse(self.layer(windows).unflatten(1, (4, 4)), (4, 4), *grid).flatten(1, 2)
+
+
+class Reduced(OnMaps):
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.layer(x, grid)
+
+
+CFG = maxxvit.MaxxVitTransformerCfg(dim_head=16, window_size=(4, 4), grid_size=(4, 4))
+D, TOKENS = 48, 64
+PROJECTIONS = 4 * TOKENS * D * D
+#: name: the layer, its MACs by hand where a line says them.
+ZOO: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
+    "Swin, one window": (lambda: Windows(WindowAttention(D, 3, window_size=4)), PROJECTIONS + 2 * TOKENS * 16 * D),
+    "Swin, shifted block": (lambda: Swin(D), PROJECTIONS + 2 * TOKENS * 16 * D + 8 * TOKENS * D * D),
+    "ConvNeXt": (lambda: OnMaps(ConvNeXtBlock(D)), TOKENS * D * 49 + 8 * TOKENS * D * D),
+    "gMLP": (
+        lambda: OnTokens(nn.Sequential(nn.Linear(D, 2 * D), SpatialGatingUnit(2 * D, TOKENS))),
+        2 * TOKENS * D * D + TOKENS**2 * D,
+    ),
+    "PVTv2": (lambda: Reduced(pvt_v2.Attention(D, 3, sr_ratio=2)), 2 * TOKENS * D * D + 6 * 16 * D * D + 2 * TOKENS * 16 * D),
+    "PVTv2, linear": (lambda: Reduced(pvt_v2.Attention(D, 3, linear_attn=True)), None),
+    "LiteMLA": (lambda: OnMaps(LiteMLA(D, D, dim=16)), None),
+    "VOLO": (lambda: OnGrids(OutlookAttention(D, 3)), None),
+    "DiffAttention": (lambda: OnTokens(DiffAttention(D, 3)), PROJECTIONS + 3 * TOKENS**2 * D),
+    "CoAtNet": (
+        lambda: OnMaps(maxxvit.TransformerBlock2d(D, D, cfg=CFG)),
+        PROJECTIONS + 2 * TOKENS**2 * D + 8 * TOKENS * D * D,
+    ),
+    "MaxViT": (
+        lambda: OnGrids(maxxvit.PartitionAttentionCl(D, cfg=CFG)),
+        PROJECTIONS + 2 * TOKENS * 16 * D + 8 * TOKENS * D * D,
+    ),
+}
+
+
+class Alone(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(to_tokens(x), (x.shape[2], x.shape[3]))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_public_layer_is_counted_as_it_is(name: str) -> None:
+    make, macs = ZOO[name]
+    layer = Alone(make()).eval()
+    count = count_flops(layer, (2, D, 8, 8))
+    assert (count.sure, count.elementwise_unknown) == ("counted", ())
+    assert count.counts == {"flop_counter": count.macs, "fvcore": count.macs}
+    assert macs is None or count.macs == macs
+    assert layer(torch.randn(1, D, 8, 8)).isfinite().all()

@@ -144,11 +144,11 @@ def _untraced(make: Callable[..., Any]) -> Callable[..., Any]:
 
     def made(*args: Any, **kwargs: Any) -> Any:
         state = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
         try:
             return make(*args, **kwargs)
         finally:
-            torch._C._set_tracing_state(state)
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
     return made
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from wfbench.analysis.interval import Interval
-from wfbench.records import Environment
+from wfbench.records import Environment, ProfileRow
+from wfbench.records.training import TrainingRow
 
 DASH = "–"
 REFUSED = "refused"
@@ -24,13 +24,8 @@ def gmacs(count: float | None, missing: str = REFUSED) -> str:
     return missing if count is None else number(count, 1e-9, digits=4)
 
 
-class _Counted(Protocol):
-    """What a row says of its MACs."""
-
-    macs: float | None
-    macs_error: str | None
-    macs_sure: str | None
-    macs_at_least: float | None
+#: The rows that say what one forward pass costs.
+_Counted = TrainingRow | ProfileRow
 
 
 def macs_of(row: _Counted, scale: float = 1e-9, missing: str = REFUSED) -> str:
