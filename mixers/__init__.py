@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 
 from mixers.base import MixerError, MixerSpec, TokenMixer
+from mixers.counting import counts
 from mixers.registry import create, create_ffn_in, from_reference, layers, names, spec, to_reference
 
 # Every module of this package registers its mixers when it is imported: a new file needs no other edit.
@@ -20,6 +21,7 @@ __all__ = [
     "MixerError",
     "MixerSpec",
     "TokenMixer",
+    "counts",
     "create",
     "create_ffn_in",
     "from_reference",

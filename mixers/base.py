@@ -1,12 +1,14 @@
 """What a mixer is: the contract, its description, and the few pieces that all mixers share.
 
-A **MAC** is one multiply-add inside a matmul, bmm, einsum contraction, SDPA or convolution. Everything else is
-**elementwise work**, counted as
+A **MAC** is one multiply-add inside a matmul, bmm, einsum contraction, SDPA, convolution, or a solve or factorisation of
+`torch.linalg`; a complex one is four. Everything else is **elementwise work**, counted as
 
 - 1 per output element of a pointwise operation (an addition, an exponential, an activation, a bias),
-- 1 per input element of a sum or mean, 2 per input element of a 2-norm,
+- 1 per input element of a sum, a mean, a maximum, a running sum and the like, 2 per input element of a 2-norm,
+  4 of a log-sum-exp,
 - 5 per element of a normalisation or a softmax,
-- 1 per element inside each window of a pooling,
+- 1 per element inside each window of a pooling, an interpolation or a sampling, and per element that is added somewhere,
+- n log₂ n for a sort of n elements, rounded to an integer,
 - 5 n log₂ n for a Fourier transform of n elements, rounded to an integer.
 
 Reshapes, copies and indexing are free in both. Standard symbols: B batch, N tokens, C channels, H×W grid, h heads,
@@ -15,6 +17,7 @@ d = C/h head dimension, D output features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -39,7 +42,10 @@ class MixerError(ValueError):
 
 @runtime_checkable
 class TokenMixer(Protocol):
-    """The contract of a token mixer; ``torch.nn.Module`` supplies ``__call__``."""
+    """The contract of a token mixer of this package; ``torch.nn.Module`` supplies ``__call__``.
+
+    A mixer from elsewhere needs `forward` alone: what it does not declare is counted.
+    """
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix the tokens ``x: (B, N, C)`` of a grid H×W (N = H·W, row by row) into ``(B, N, C)``."""
@@ -80,6 +86,13 @@ def has_prediction(layer: object) -> bool:
     """Whether part of a layer's weights is predicted from its input, and it has the methods of `PredictingLayer`."""
     methods = ("predicted", "with_prediction", "without_prediction")
     return all(callable(getattr(layer, name, None)) for name in methods) and bool(getattr(layer, "has_prediction", True))
+
+
+def exponent_of(complexity: str) -> float | None:
+    """k of a declared complexity N^k, which "linear" and "quadratic" are too; None for another, or none."""
+    named = {"linear": 1.0, "quadratic": 2.0}.get(complexity)
+    power = re.fullmatch(r"N\^(\d+(?:\.\d+)?)", complexity)
+    return float(power[1]) if power else named
 
 
 #: What a spec may declare; "undeclared" is for a class that carries no spec.
@@ -124,7 +137,8 @@ class MixerSpec:
 
     What the checks hold a mixer to:
 
-    - ``complexity``: "linear", "N log N" or "quadratic" in the number of tokens; no cost may grow faster.
+    - ``complexity``: "linear", "N log N", "quadratic" or a power, as "N^1.5", in the number of tokens; no cost may grow
+      faster. "undeclared" leaves it to be measured.
     - ``layout``: what the tokens are to the token layer, with its default options. "set": their order does not matter
       (permuted tokens give the permuted output). "sequence": their order does, the shape of the grid does not. "grid":
       their place on the grid does.
@@ -159,10 +173,10 @@ class MixerSpec:
     def __post_init__(self) -> None:
         for field_name, known in _DECLARED.items():
             value = getattr(self, field_name)
-            if value is not None and value not in known:
-                raise MixerError(
-                    f"mixer {self.name!r} declares an unknown {field_name}: got {value!r}, expected one of {', '.join(known)}"
-                )
+            if value is None or value in known or (field_name == "complexity" and exponent_of(str(value)) is not None):
+                continue
+            allowed = ", ".join(known) + (", or a power, as N^1.5" if field_name == "complexity" else "")
+            raise MixerError(f"mixer {self.name!r} declares an unknown {field_name}: got {value!r}, expected one of {allowed}")
 
     @property
     def schedule(self) -> Schedule:

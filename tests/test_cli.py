@@ -352,14 +352,22 @@ def test_a_mixer_of_ones_own_trains_and_profiles(tmp_path, monkeypatch):
     assert all(r["status"] == "ok" and r["macs"] for r in rows if r["kind"] == "profile")
 
 
-def test_a_mixer_that_cannot_be_counted_still_trains_and_its_row_says_why(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "counted"),
+    [("float(x.sum().item())", True), ("assert not __import__('torch')._C._len_torch_dispatch_stack()", False)],
+    ids=["reads a value", "refuses to be watched"],
+)
+def test_a_mixer_that_cannot_be_counted_still_trains_and_its_row_says_why(tmp_path, monkeypatch, line, counted):
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(MINE.replace("return self.proj(", "float(x.sum().item())\n        return self.proj("))
+    Path("mine.py").write_text(MINE.replace("return self.proj(", f"{line}\n        return self.proj("))
     result = run("train", "--mixer", "mine.py:Mean", *SMALL, "--out", "run")
     assert result.exit_code == 0, result.output
     row = json.loads(Path("run/result.json").read_text())
-    assert row["macs"] is None
-    assert "cannot be counted" in row["macs_error"]
+    if counted:
+        assert (row["macs"] > 0, row["macs_sure"]) == (True, "proved")
+    else:
+        assert row["macs"] is None
+        assert "cannot be counted" in row["macs_error"]
 
 
 @pytest.mark.slow

@@ -130,11 +130,12 @@ def test_plain_fvcore_misses_fused_attention() -> None:
     assert "aten::scaled_dot_product_attention" in plain.unsupported_ops()
 
 
-def test_without_the_attention_handler_the_count_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_attention_handler_the_count_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FVCORE_HANDLERS, "aten::scaled_dot_product_attention")
-    with pytest.raises(CountError, match=r"unknown operator: aten::scaled_dot_product_attention in blocks\.\d\.mixer"):
-        count_flops(models.create("vit-tiny", **SMALL), (1, 3, 64, 64))
-    assert count_flops(models.create("vit-tiny", mixer="linear", **SMALL), (1, 3, 64, 64)).macs > 0
+    count = count_flops(models.create("vit-tiny", **SMALL), (1, 3, 64, 64))
+    assert (count.sure, count.number) == ("at least", None)
+    assert count.unknown == ("aten::scaled_dot_product_attention in blocks.0.mixer (and 1 modules more)",)
+    assert count_flops(models.create("vit-tiny", mixer="linear", **SMALL), (1, 3, 64, 64)).sure == "proved"
 
 
 @torch.library.custom_op("wfbench_tests::mystery", mutates_args=(), schema="(Tensor x) -> Tensor")
@@ -176,17 +177,19 @@ def test_a_users_mixer_is_counted_like_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mix", "operator"),
     [
-        ("x.cumsum(dim=1)", "aten.cumsum"),
-        ("torch.ops.wfbench_tests.mystery(x)", "wfbench_tests.mystery"),
-        ("x.erfinv()", "aten.erfinv"),
-        ("torch.scatter(x, 1, torch.zeros_like(x, dtype=torch.long), x, reduce='add')", "aten.scatter"),
-        ("(torch.complex(x, x) @ torch.complex(self.weight, self.weight)).real", "aten.(mm|bmm)"),
+        ("torch.ops.wfbench_tests.mystery(x)", "wfbench_tests::mystery"),
+        ("x.erfinv()", "aten::erfinv"),
+        ("torch.cdist(x, x)[..., :48] + x", "aten::cdist"),
     ],
 )
-def test_an_operator_that_nobody_knows_fails_by_name(tmp_path: Path, mix: str, operator: str) -> None:
-    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, mix), **SMALL)
-    with pytest.raises(CountError, match=rf"unknown operator: {operator} in blocks\.0\.mixer"):
-        count_flops(model, (1, 3, 64, 64))
+def test_an_operator_that_nobody_knows_leaves_a_bound_that_names_it(tmp_path: Path, mix: str, operator: str) -> None:
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, mix), **(SMALL | {"image_size": (96, 128)}))
+    count = count_flops(model, (1, 3, 96, 128))
+    assert (count.sure, count.number) == ("at least", None)
+    assert f"{operator} in blocks.0.mixer (and 1 modules more)" in count.unknown
+    assert count.macs == sum(macs for name, macs in count.by_module.items() if name.count(".") == 2) + sum(
+        count.by_module[name] for name in ("patch_embed", "head")
+    )
 
 
 @pytest.mark.parametrize("macs", ["0", "n * 48 * 48 + 1", "2 * n * 48 * 48"])
@@ -236,7 +239,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 
 def test_the_training_flags_come_back_after_a_count_that_failed(tmp_path: Path) -> None:
-    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x.cumsum(1)"), **SMALL).train()
+    model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x.cumsum(1)", "7"), **SMALL).train()
     with pytest.raises(CountError):
         count_flops(model, (1, 3, 64, 64))
     assert all(module.training for module in model.modules())
@@ -276,15 +279,11 @@ def test_a_batch_beyond_fvcores_pixels_still_has_three_counts() -> None:
     assert len(set(count.counts.values())) == 1
 
 
-def test_a_mixer_without_macs_is_refused_by_class(tmp_path: Path) -> None:
+def test_a_mixer_or_a_model_that_declares_nothing_is_counted(tmp_path: Path) -> None:
     model = models.create("vit-tiny", mixer=user_mixer(tmp_path, "x", macs=None), **SMALL)
-    with pytest.raises(InputError, match="a mixer declares no MACs\n.*Mine without a method macs"):
-        count_flops(model, (1, 3, 64, 64))
-
-
-def test_a_model_without_declared_macs_is_refused_by_class() -> None:
-    with pytest.raises(InputError, match="the model declares no MACs\n.*Conv2d"):
-        count_flops(nn.Conv2d(3, 8, 3), (1, 3, 64, 64))
+    assert count_flops(model, (1, 3, 64, 64)).sure == "counted"
+    count = count_flops(nn.Conv2d(3, 8, 3), (1, 3, 64, 64))
+    assert (count.sure, count.macs) == ("counted", 62 * 62 * 27 * 8)
 
 
 def test_local_convolution_and_class_token_go_together_and_are_counted() -> None:

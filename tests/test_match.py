@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -112,3 +114,28 @@ def test_a_mixer_without_closed_form_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="declares no MACs"):
         match(mine, "macs", of("softmax"), CLASSES)
     assert abs(match(mine, "params", of("softmax"), CLASSES).residual) <= 0.02
+
+
+def stranger(folder: Path, mix: str) -> str:
+    """A mixer that declares nothing."""
+    (folder / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Mine(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+        f"        self.a = nn.Linear(dim, dim)\n\n    def forward(self, x, grid):\n        return {mix}\n"
+    )
+    return f"{folder}/mine.py:Mine"
+
+
+def test_a_mixer_that_declares_nothing_is_matched_by_its_counted_macs(tmp_path: Path) -> None:
+    own = of(stranger(tmp_path, "self.a(x)"), "model.depth=1")
+    found = match(own, "macs", of("softmax", "model.depth=1"), CLASSES)
+    assert abs(found.residual) <= RESIDUAL
+    assert found.reached == built(recipe.override(own, found.settings("softmax")), "macs")
+
+
+def test_a_lower_bound_is_no_budget(tmp_path: Path) -> None:
+    own = of(stranger(tmp_path, "self.a(x).erfinv()"), "model.depth=1")
+    with pytest.raises(
+        InputError, match=r"cannot be matched\n.*Mine: at least [\d,]+; unknown operator: aten::erfinv in blocks"
+    ):
+        match(own, "macs", of("softmax", "model.depth=1"), CLASSES)
+    assert abs(match(own, "params", of("softmax", "model.depth=1"), CLASSES).residual) <= RESIDUAL

@@ -311,6 +311,33 @@ def test_refused_macs_are_said_with_the_reason() -> None:
     assert r"1 \| 2" in table.to_markdown()
 
 
+def test_a_bound_is_marked_in_its_cell_and_is_no_number_elsewhere() -> None:
+    bound = {"macs": None, "macs_error": "unknown operator: a::b in layer", "macs_sure": "at least", "macs_at_least": 1.23e9}
+    table = only([train("pool", **bound), train("softmax")])
+    assert table.frame["GMACs"][0] == "≥ 1.230"
+    said = "GMACs with ≥ (pool) are a lower bound, and no number to compare: unknown operator: a::b in layer."
+    assert said in table.notes
+    assert "refused" not in notes(table)
+    work = {"elementwise": None, "elementwise_at_least": 2e7}
+    table = only([cell("pool", counted_by=("flop_counter", "fvcore"), **bound, **work), cell("linear")])
+    assert lines(table, "GMACs") == ["1.254", "≥ 1.230"]
+    assert lines(table, "GFLOPs") == ["2.507", "≥ 2.460"]
+    assert lines(table, "elementwise (G)") == ["0.0250", "≥ 0.0200"]
+    assert said in table.notes
+    assert list(table.data["macs"].isna()) == [False, True]
+    assert table.data["macs_sure"].iloc[1] == "at least"
+    assert table.data["macs_at_least"].iloc[1] == 1.23e9
+
+
+def test_macs_that_are_counted_and_not_declared_have_a_note_and_no_dagger() -> None:
+    said = "GMACs counted, not declared (pool): two counts agree, without a closed form."
+    assert said in only([train("pool", macs_sure="counted"), train("softmax", macs_sure="proved")]).notes
+    table = only([cell("pool", counted_by=("flop_counter", "fvcore"), macs_sure="counted"), cell("linear", macs_sure="proved")])
+    assert lines(table, "GMACs") == ["1.254", "1.254"]
+    assert said in table.notes
+    assert "counted, not declared" not in notes(only([cell("linear", macs_sure="proved"), cell("softmax")]))
+
+
 def test_a_failed_cell_is_a_line_with_its_status_and_message() -> None:
     table = only([cell("softmax"), failed("softmax", 448, "oom", "wanted\n3 GiB"), failed("pool", 224, "error", "odd <op>")])
     assert list(zip(lines(table), lines(table, "px"), lines(table, "status"), strict=True)) == [

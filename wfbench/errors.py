@@ -23,6 +23,10 @@ class InputError(ValueError):
         super().__init__("\n".join(lines))
 
 
+class UndeclaredError(InputError):
+    """Something declares no MACs: where a number is counted instead, this is no error."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest known ones, or all of them."""
     known = sorted(known)

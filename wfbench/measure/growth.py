@@ -7,14 +7,14 @@ meta device none of them needs memory or arithmetic, whatever the number of toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from wfbench.measure.meter import UNKNOWN_TO_PYTORCH, Meter
+from wfbench.measure.meter import Meter, as_written, formulas
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Work:
         live: the most bytes that were alive at the same time between two operators. What a kernel allocates for itself
             is not seen.
         unknown: operators that the table of elementwise work lacks, or that no MAC counter knows.
+        by_operator: elementwise operations by PyTorch operator, the most first.
     """
 
     macs: int
@@ -35,6 +36,7 @@ class Work:
     moved: int
     live: int
     unknown: tuple[str, ...] = ()
+    by_operator: Mapping[str, int] = field(default_factory=dict)
 
 
 def work_of(call: Callable[[], object], held: Iterable[Tensor] = ()) -> Work:
@@ -48,9 +50,12 @@ def work_of(call: Callable[[], object], held: Iterable[Tensor] = ()) -> Work:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_PYTORCH) as counter,
+        as_written(),
+        FlopCounterMode(display=False, custom_mapping=formulas()) as counter,
         meter,
     ):
         meter.watch(held)
         call()
-    return Work(counter.get_total_flops() // 2, meter.elementwise, meter.moved, meter.peak, tuple(sorted(meter.unknown)))
+    by_operator = dict(meter.by_operator.most_common())
+    unknown = tuple(sorted(meter.unknown))
+    return Work(counter.get_total_flops() // 2, meter.elementwise, meter.moved, meter.peak, unknown, by_operator)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mixers
 from mixers.base import Grid, Schedule, init_linear_
-from wfbench.errors import InputError
+from wfbench.errors import InputError, UndeclaredError
 
 #: How a block normalises. "pre-norm": x + mix(norm1(x)). "overwrite": the release of WeightFormer, where norm1 replaces
 #: the residual stream and the mixer branch has no drop-path. There the classifier's inactive layers have no norm1; those of
@@ -112,14 +112,14 @@ class Block(nn.Module):
         """MACs of each part for the whole batch, by the parts' own closed forms.
 
         Raises:
-            InputError: if the mixer declares none.
+            UndeclaredError: if the mixer declares none.
         """
         n = grid[0] * grid[1] + prefix_tokens
         extra = {"prefix_tokens": prefix_tokens} if prefix_tokens else {}
         parts = {"mixer": self.mixer, "fc1": self.fc1}
         for part in parts.values():
             if not hasattr(part, "macs"):
-                raise InputError(
+                raise UndeclaredError(
                     "a mixer declares no MACs",
                     got=f"{type(part).__qualname__} without a method macs(grid, batch=1, path='released')",
                     expected="the closed form of its multiply-adds, as an int",

@@ -58,6 +58,13 @@ class ProfileRow(CellRow):
     bytes_alive: float | None = None
     counted_by: tuple[str, ...] = ()
     macs_error: str | None = None
+    #: How sure the MACs are: "proved" where two counters and the declared closed form agree, "counted" where nothing is
+    #: declared and the two counters do, "at least" where an operator is unknown. None in older rows: proved, as all were.
+    macs_sure: Literal["proved", "counted", "at least"] | None = None
+    #: Where they are "at least": the MACs of the operators that are known. Then macs is None, and macs_error names the others.
+    macs_at_least: float | None = None
+    #: Where an operator's elementwise work is unknown: that of the others. ``elementwise`` is None then.
+    elementwise_at_least: float | None = None
     #: Raw timing samples, in seconds per call on the whole batch, round after round.
     samples: tuple[float, ...] = ()
     #: The median of each round's samples; of two cells of a session, those of one round were taken soon after one another.

@@ -59,6 +59,11 @@ class TrainingRow(TracedRow):
     #: MACs of one image's forward pass; None where the counts did not agree, and then macs_error says why.
     macs: float | None
     macs_error: str | None = None
+    #: How sure the MACs are: "proved" where two counters and the declared closed form agree, "counted" where nothing is
+    #: declared and the two counters do, "at least" where an operator is unknown. None in older rows: proved, as all were.
+    macs_sure: Literal["proved", "counted", "at least"] | None = None
+    #: Where they are "at least": the MACs of the operators that are known. Then macs is None, and macs_error names the others.
+    macs_at_least: float | None = None
     weights: Literal["raw", "ema"] = "raw"
     #: What the weights began from: "none", or a file and the start of its SHA-256.
     pretraining: str = "none"

@@ -14,12 +14,12 @@ from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
 from wfbench.records import SCHEDULE, BaselineRow, Chosen
 from wfbench.report.accuracy_notes import accuracy_notes, digits_notes, simple_notes
-from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.columns import Column, Table, interval_ends, make_table, sureness_columns
 from wfbench.report.differences import difference_columns, difference_headings
 from wfbench.report.naming import flat, slug, suffixes, title_of
 from wfbench.report.strength import strength_columns, strength_headings
 from wfbench.report.words import (
-    gmacs,
+    macs_of,
     number,
     number_with_half_width,
     percent,
@@ -185,9 +185,10 @@ def _samples(entry: Entry) -> int:
 def _count_columns() -> list[Column[LineResult]]:
     return [
         Column("rate", lambda line: line.identity.rate, "rate", lambda rate: f"{rate:.3g}", optional=True),
-        Column("", lambda line: gmacs(line.last.macs), "GMACs"),
+        Column("", lambda line: macs_of(line.last), "GMACs"),
         Column("macs", lambda line: line.last.macs),
         Column("macs_error", lambda line: line.last.macs_error),
+        *sureness_columns(lambda line: line.last),
     ]
 
 

@@ -6,7 +6,7 @@ from wfbench.analysis.lines import SMALL_SIDE
 from wfbench.analysis.seeds import AccuracyResult, AccuracySetting
 from wfbench.report.differences import difference_notes
 from wfbench.report.strength import strength_notes
-from wfbench.report.words import environment_notes, pixels, plural, refused_notes
+from wfbench.report.words import environment_notes, macs_notes, pixels, plural
 
 
 def accuracy_notes(setting: AccuracySetting, result: AccuracyResult) -> list[str]:
@@ -25,7 +25,7 @@ def accuracy_notes(setting: AccuracySetting, result: AccuracyResult) -> list[str
         *simple_notes(result),
         *digits_notes(result),
         *strength_notes(result.runs),
-        *refused_notes((label, row.macs, row.macs_error) for label, row in runs),
+        *macs_notes(runs),
         *repeats_notes(result.repeats),
         *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
         *environment_notes(row.environment for _, row in runs),

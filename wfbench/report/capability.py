@@ -18,18 +18,18 @@ from wfbench.analysis.capability import (
 )
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group
-from wfbench.records import ProbeCell
+from wfbench.records import ProbeCell, ProbeRow
 from wfbench.report.accuracy_notes import repeats_notes
-from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
+from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, sureness_columns
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.strength import strength_columns, strength_notes
 from wfbench.report.words import (
     REFUSED,
     environment_notes,
+    macs_notes,
     number,
     percent,
     plural,
-    refused_notes,
     with_half_width,
     with_interval,
 )
@@ -106,11 +106,18 @@ def _capability_table(name: str, result: CapabilityResult) -> Table:
         *_partly_solved_notes(result.probes),
         *_leak_notes(lines),
         *repeats_notes(sum(found.repeats for found in result.probes)),
-        *refused_notes((label, run.macs, run.macs_error) for label, run in runs),
+        *macs_notes(runs),
         *_changed_notes(lines),
         *environment_notes(run.environment for _, run in runs),
     ]
     return replace(make_table("capability", name, title, _capability_columns(result), result.lines, notes), result=result)
+
+
+def _mmacs(row: ProbeRow) -> str | None:
+    """A row's MACs in millions; None where there are neither they nor a bound."""
+    if row.macs is None and row.macs_at_least is not None:
+        return f"≥ {number(row.macs_at_least / 1e6)}"
+    return None if row.macs is None else number(row.macs / 1e6)
 
 
 def _capability_columns(result: CapabilityResult) -> list[Column[CapabilityLine]]:
@@ -125,7 +132,9 @@ def _capability_columns(result: CapabilityResult) -> list[Column[CapabilityLine]
         Column("global_layers", lambda line: line.any.runs[0].global_layers),
         Column("", lambda line: f"{line.any.runs[0].global_layers} of {line.any.runs[0].depth}", "global layers"),
         Column("parameters", lambda line: line.any.runs[0].parameters, "params (M)", lambda count: number(count / 1e6)),
-        Column("macs", lambda line: line.any.runs[0].macs, "MMACs", lambda count: number(count / 1e6)),
+        Column("macs", lambda line: line.any.runs[0].macs),
+        Column("", lambda line: _mmacs(line.any.runs[0]), "MMACs"),
+        *sureness_columns(lambda line: line.any.runs[0]),
         Column(
             "train_seconds",
             lambda line: line.any.train_seconds,

@@ -92,6 +92,19 @@ def schedule_columns(of: Callable[[L], Any]) -> list[Column[L]]:
     return [column(field) for field in SCHEDULE]
 
 
+def sureness_columns(of: Callable[[L], Any]) -> list[Column[L]]:
+    """The columns of the CSV that say of a line's MACs what is less than proved.
+
+    Args:
+        of: from a line to the row that has its MACs.
+    """
+
+    def sure(line: L) -> str | None:
+        return None if of(line).macs_sure == "proved" else of(line).macs_sure
+
+    return [Column("macs_sure", sure, sparse=True), Column("macs_at_least", lambda line: of(line).macs_at_least, sparse=True)]
+
+
 def interval_ends(key: str) -> tuple[str, str]:
     """The usual names of an interval's ends in the CSV: x_low and x_high."""
     return f"{key}_low", f"{key}_high"

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 from wfbench.analysis.denoising import SHARES_OF_SAMPLES, Bin, Losses, LossLine, ScoreLine, Scores
 from wfbench.analysis.interval import Interval
-from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, schedule_columns
+from wfbench.report.columns import (
+    Column,
+    Table,
+    constant_columns,
+    interval_ends,
+    make_table,
+    schedule_columns,
+    sureness_columns,
+)
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import (
     difference_columns,
@@ -16,7 +24,7 @@ from wfbench.report.seed_differences import (
     with_half_width,
 )
 from wfbench.report.strength import strength_columns, strength_headings, strength_notes
-from wfbench.report.words import DASH, environment_notes, gmacs, number, pixels, plural, refused_notes
+from wfbench.report.words import DASH, environment_notes, macs_notes, macs_of, number, pixels, plural
 
 _ONCE = "computed once"  # why a number has no interval
 #: Scores that are shown per cent.
@@ -47,7 +55,7 @@ def _loss_table(name: str, result: Losses) -> Table:
         "result.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
         *strength_notes(run for _, run in runs),
-        *refused_notes((name, run.macs, run.macs_error) for name, run in runs),
+        *macs_notes(runs),
         *environment_notes(run.environment for _, run in runs),
     ]
     title = losses_title(result)
@@ -73,7 +81,8 @@ def _loss_columns(result: Losses, bins: Sequence[Bin]) -> list[Column[LossLine]]
         Column("seed_count", lambda line: len(line.runs), "seeds"),
         Column("parameters", lambda line: line.runs[0].parameters, "parameters (M)", lambda count: number(count, 1e-6)),
         Column("macs", lambda line: line.runs[0].macs),
-        Column("", lambda line: gmacs(line.runs[0].macs), "GMACs"),
+        *sureness_columns(lambda line: line.runs[0]),
+        Column("", lambda line: macs_of(line.runs[0]), "GMACs"),
         _mean("loss", lambda line: line.loss, "held-out loss", 4, ranks=True),
         Column("loss_sd", lambda line: line.loss_deviation),
         *difference_columns(result.family.baseline, lambda line: result.family, lambda line: line.label),

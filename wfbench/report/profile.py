@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.records import ProfileRow
 from wfbench.report.cells_in_words import (
     exponent,
     line_columns,
@@ -16,11 +17,11 @@ from wfbench.report.cells_in_words import (
     whole,
     with_ends,
 )
-from wfbench.report.columns import Column, Table, interval_ends, make_table
+from wfbench.report.columns import Column, Table, interval_ends, make_table, sureness_columns
 from wfbench.report.interval_notes import ONCE
 from wfbench.report.naming import suffixes, title_of
 from wfbench.report.profile_notes import DAGGER, is_in_doubt, needs_macs, profile_notes
-from wfbench.report.words import DASH, REFUSED, gmacs, number
+from wfbench.report.words import DASH, REFUSED, macs_of, number
 
 #: Why numbers have no intervals.
 _BOUND = "the rates of the machine behind it are the best that were measured, and have none"
@@ -106,7 +107,10 @@ def _count_columns() -> list[Column[CellCost]]:
         Column("", lambda cell: _count(cell, 2), "GFLOPs", files_only=True),
         Column("counted_by", lambda cell: " ".join(cell.row.counted_by)),
         Column("macs_error", lambda cell: cell.row.macs_error),
-        Column("elementwise", lambda cell: cell.row.elementwise, "elementwise (G)", _billions, files_only=True),
+        *sureness_columns(lambda cell: cell.row),
+        Column("elementwise", lambda cell: cell.row.elementwise),
+        Column("", lambda cell: _elementwise(cell.row), "elementwise (G)", files_only=True),
+        Column("elementwise_at_least", lambda cell: cell.row.elementwise_at_least, sparse=True),
         _optional("activations", "activations (M)", files_only=True),
         _optional("bytes_least", "bytes at least (MB)"),
         _optional("bytes_moved", "bytes moved (MB)", files_only=True),
@@ -191,10 +195,16 @@ def _ratio_columns() -> list[Column[CellCost]]:
 
 
 def _count(cell: CellCost, operations: int) -> str:
-    """MACs times ``operations`` in words: with a dagger in doubt, "refused" where counts disagreed."""
-    macs = cell.row.macs
+    """MACs times ``operations`` in words: with a dagger in doubt, "≥" for a bound, "refused" where counts disagreed."""
     missing = REFUSED if needs_macs(cell.row) else DASH
-    return gmacs(None if macs is None else operations * macs, missing) + (DAGGER if is_in_doubt(cell.row) else "")
+    return macs_of(cell.row, operations * 1e-9, missing) + (DAGGER if is_in_doubt(cell.row) else "")
+
+
+def _elementwise(row: ProfileRow) -> str | None:
+    """Elementwise work in units of 10⁹; a lower bound where an operator is unknown."""
+    if row.elementwise is None and row.elementwise_at_least is not None:
+        return f"≥ {_billions(row.elementwise_at_least)}"
+    return None if row.elementwise is None else _billions(row.elementwise)
 
 
 def _spread(cell: CellCost) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.records import HarnessRow, ProfileRow
 from wfbench.report.cells_in_words import failure_notes, in_backend, session_notes
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
-from wfbench.report.words import environment_notes, number, pixels, refused_notes
+from wfbench.report.words import environment_notes, macs_notes, number, pixels
 
 DAGGER = "†"
 _FULL_COUNTS = 3  # so many counts of MACs have to agree before a number stands without a dagger
@@ -43,7 +43,7 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
         *failure_notes((cell.line, cell.row.resolution, cell.row.status, cell.row.message) for cell in cells),
         *_memory_notes(cells),
         *_bound_notes(cells),
-        *refused_notes((label(cell.line), cell.row.macs, cell.row.macs_error) for cell in cells if needs_macs(cell.row)),
+        *macs_notes((label(cell.line), cell.row) for cell in cells if needs_macs(cell.row)),
         *_dagger_notes(rows),
         *_machine_notes(result),
         *_harness_notes(result.calls),
@@ -59,7 +59,7 @@ def needs_macs(row: ProfileRow) -> bool:
 
 def is_in_doubt(row: ProfileRow) -> bool:
     """Whether fewer counts of MACs agree than a number without a dagger needs."""
-    return row.macs is not None and len(row.counted_by) < _FULL_COUNTS
+    return row.macs is not None and row.macs_sure != "counted" and len(row.counted_by) < _FULL_COUNTS
 
 
 def _unit_note(profile: Profile) -> str:

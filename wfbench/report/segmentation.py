@@ -9,11 +9,19 @@ from wfbench.analysis.cells import Size
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.segmentation import SegmentationLine, SegmentationResult, SizesLine, SizesResult
 from wfbench.report.accuracy_notes import repeats_notes
-from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table, schedule_columns
+from wfbench.report.columns import (
+    Column,
+    Table,
+    constant_columns,
+    interval_ends,
+    make_table,
+    schedule_columns,
+    sureness_columns,
+)
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import difference_columns, difference_heading, difference_notes, interval_notes
 from wfbench.report.strength import strength_columns, strength_headings, strength_notes
-from wfbench.report.words import environment_notes, gmacs, number, percent, pixels, plural, refused_notes, with_half_width
+from wfbench.report.words import environment_notes, macs_notes, macs_of, number, percent, pixels, plural, with_half_width
 
 _MEASURE = "mIoU (%)"
 _PERCENT = 100.0
@@ -46,7 +54,7 @@ def _table(name: str, result: SegmentationResult) -> Table:
         *_absent_notes(result),
         *strength_notes(run for _, run in runs),
         *repeats_notes(result.repeats),
-        *refused_notes((label, run.macs, run.macs_error) for label, run in runs),
+        *macs_notes(runs),
         *(f"{label}, seed {run.seed}: resumed with other code: {run.code_changed}." for label, run in runs if run.code_changed),
         *environment_notes(run.environment for _, run in runs),
     ]
@@ -75,7 +83,8 @@ def _columns(result: SegmentationResult) -> list[Column[SegmentationLine]]:
         *_line_columns(),
         Column("parameters", lambda line: line.runs[0].parameters, "params (M)", lambda count: number(count / 1e6)),
         Column("macs", lambda line: line.runs[0].macs),
-        Column("", lambda line: gmacs(line.runs[0].macs), "GMACs"),
+        *sureness_columns(lambda line: line.runs[0]),
+        Column("", lambda line: macs_of(line.runs[0]), "GMACs"),
         _share("miou", _MEASURE, lambda line: line.miou),
         *difference_columns(result.family.baseline, lambda line: result.family, lambda line: line.label, lambda line: _PERCENT),
         Column("seed_count", lambda line: len(line.runs), "seeds", lambda count: plural(count, "seed")),

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from wfbench.analysis.interval import Interval
-from wfbench.records import Environment
+from wfbench.records import Environment, ProfileRow
+from wfbench.records.training import TrainingRow
 
 DASH = "–"
 REFUSED = "refused"
@@ -21,6 +22,17 @@ def pixels(size: tuple[int, int]) -> str:
 def gmacs(count: float | None, missing: str = REFUSED) -> str:
     """MACs (or FLOPs) in units of 10⁹."""
     return missing if count is None else number(count, 1e-9, digits=4)
+
+
+#: The rows that say what one forward pass costs.
+_Counted = TrainingRow | ProfileRow
+
+
+def macs_of(row: _Counted, scale: float = 1e-9, missing: str = REFUSED) -> str:
+    """A row's MACs, times a scale: a number, "≥ 1.23" for a lower bound, or what to say where there is neither."""
+    if row.macs is None and row.macs_at_least is not None:
+        return f"≥ {number(row.macs_at_least, scale, digits=4)}"
+    return missing if row.macs is None else number(row.macs, scale, digits=4)
 
 
 def percent(fraction: float) -> str:
@@ -82,13 +94,25 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def refused_notes(counts: Iterable[tuple[str, float | None, str | None]]) -> list[str]:
-    """Why there are no MACs, from (line, MACs, reason): one note per reason."""
-    reasons: dict[str, dict[str, None]] = {}
-    for mixer, count, error in counts:
-        if count is None:
-            reasons.setdefault(error or "no reason was recorded", {})[mixer] = None
-    return [f"GMACs {REFUSED} ({', '.join(mixers)}): {reason}" for reason, mixers in reasons.items()]
+def macs_notes(counts: Iterable[tuple[str, _Counted]]) -> list[str]:
+    """How sure the MACs are, from (line, row): why there are none, or a bound, one note per reason; which are not declared."""
+    refused: dict[str, dict[str, None]] = {}
+    bounds: dict[str, dict[str, None]] = {}
+    counted: dict[str, None] = {}
+    for line, row in counts:
+        if row.macs is None:
+            reasons = refused if row.macs_at_least is None else bounds
+            reasons.setdefault(row.macs_error or "no reason was recorded", {})[line] = None
+        elif row.macs_sure == "counted":
+            counted[line] = None
+    return [
+        *(f"GMACs {REFUSED} ({', '.join(lines)}): {reason}" for reason, lines in refused.items()),
+        *(
+            f"GMACs with ≥ ({', '.join(lines)}) are a lower bound, and no number to compare: {reason}."
+            for reason, lines in bounds.items()
+        ),
+        *([f"GMACs counted, not declared ({', '.join(counted)}): two counts agree, without a closed form."] if counted else []),
+    ]
 
 
 def environment_notes(environments: Iterable[Environment]) -> list[str]:

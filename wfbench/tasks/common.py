@@ -67,6 +67,14 @@ def try_count(
         return None, f"it cannot be counted: {type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
 
+def counted_fields(count: FlopCount | None, error: str | None) -> dict[str, Any]:
+    """What a row says of its MACs; a lower bound is never in the field of the number."""
+    if count is None:
+        return {"macs": None, "macs_error": error}
+    bound = count.macs if count.number is None else None
+    return {"macs": count.number, "macs_error": count.why_bound, "macs_sure": count.sure, "macs_at_least": bound}
+
+
 def dtype_name(recipe: Recipe) -> str:
     """The recipe's precision, as rows name it."""
     name = recipe.compute.precision

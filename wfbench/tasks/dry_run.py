@@ -33,7 +33,7 @@ class DryRun:
         groups: for each of the optimiser's groups, weight decay, tensors and parameters.
         parameters: of the model.
         gmacs: of one image's forward pass, on the order of evaluation that is quoted; None, and then why_no_macs says why.
-        why_no_macs: the counts' disagreement.
+        why_no_macs: the counts' disagreement, or what makes them a lower bound, and that bound.
         step_bytes: most bytes alive at once in a step of one process, in float32, by the shapes alone.
         checkpoint_bytes: of one checkpoint.
         disk_bytes: that the run's checkpoints take at the most.
@@ -95,8 +95,8 @@ def dry_run(
         rates=_rates(state),
         groups=_groups(state.optimizer),
         parameters=sum(p.numel() for p in run.model.parameters()),
-        gmacs=None if count is None else count.macs / 1e9,
-        why_no_macs=why,
+        gmacs=None if count is None or count.number is None else count.number / 1e9,
+        why_no_macs=f"at least {count.macs / 1e9:.4g} GMACs: {count.why_bound}" if count and count.why_bound else why,
         step_bytes=bytes_of_training(run.model, (part, run.in_channels, *run.image_size)),
         checkpoint_bytes=checkpoint.size(run.model, ema=recipe.ema is not None),
         disk_bytes=disk_bytes,

@@ -35,7 +35,7 @@ from wfbench.measure.strength import predicting_layers, strengths
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import Chosen, Environment, Row, Strength
-from wfbench.tasks.common import dtype_name, factors_of, try_count
+from wfbench.tasks.common import counted_fields, dtype_name, factors_of, try_count
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.weights import read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
@@ -282,8 +282,7 @@ class Job(ABC):
             "batch": recipe.batch_size,
             "dtype": dtype_name(recipe),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "macs": None if count is None else count.macs,
-            "macs_error": error,
+            **counted_fields(count, error),
             "weights": WEIGHTS_OF[prefix],
             "pretraining": self.pretraining,
             "bad_images": len(self.bad_images),

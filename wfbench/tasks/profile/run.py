@@ -411,7 +411,7 @@ class _Run:
     def _breakdown(self) -> Iterable[AnyRow]:
         for cell in self.cells:
             count = self.counts.get(cell.key, (None,))[0]
-            if self.request.breakdown and count is not None:
+            if self.request.breakdown and count is not None and count.number is not None:
                 by = {"by_module": dict(count.by_module), "by_operator": dict(count.by_operator)}
                 yield BreakdownRow(**self.shared(cell), **by)
 
@@ -437,7 +437,8 @@ class _Run:
         figures: dict[str, str] = {}
         if cell.key in self.counts:
             count = self.counts[cell.key][0]
-            figures["GMACs"] = "refused" if count is None else f"{count.macs / 1e9:.4g}"
+            at_least = "≥ " if count is not None and count.number is None else ""
+            figures["GMACs"] = "refused" if count is None else f"{at_least}{count.macs / 1e9:.4g}"
         if self.of(cell, "latency"):
             figures["rounds"] = f"{len(self.of(cell, 'latency'))}/{self.request.rounds}"
             median = timing.get("median")

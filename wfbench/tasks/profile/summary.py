@@ -21,11 +21,13 @@ from wfbench.records import (
     ProfileRow,
     ThroughputRow,
 )
+from wfbench.tasks.common import counted_fields
 
 Key = tuple[str, str, str, int, int]
 
 _BYTES = ("bytes_least", "bytes_moved", "bytes_alive")
-_COUNTS = ("parameters", "macs", "elementwise", "activations", *_BYTES, "counted_by", "macs_error")
+_MACS = ("macs", "macs_error", "macs_sure", "macs_at_least")
+_COUNTS = ("parameters", "elementwise", "elementwise_at_least", "activations", *_BYTES, "counted_by", *_MACS)
 #: What a row of throughput takes over from its measurement.
 _OF_THROUGHPUT = (set(ThroughputRow.model_fields) & set(MeasurementRow.model_fields)) - {"kind", "schema_version"}
 
@@ -45,10 +47,13 @@ def faster(one: MachineRow | None, other: MachineRow) -> MachineRow:
 
 def counted(count: FlopCount | None, error: str | None, parameters: int | None) -> dict[str, Any]:
     """A cell's counts, or why there are none."""
+    fields = {"parameters": parameters, **counted_fields(count, error)}
     if count is None:
-        return {"parameters": parameters, "macs_error": error}
-    fields = {name: getattr(count, name) for name in _COUNTS if hasattr(count, name)}
-    return {**fields, "parameters": parameters, "counted_by": tuple(sorted(count.counts))}
+        return fields
+    fields |= {name: getattr(count, name) for name in _BYTES} | {"counted_by": tuple(sorted(count.counts))}
+    work = "elementwise_at_least" if count.elementwise_unknown else "elementwise"
+    # The elements that operators with MACs put out are as little known as the MACs.
+    return fields | {work: count.elementwise, "activations": None if count.number is None else count.activations}
 
 
 def recalled(row: ProfileRow | None) -> dict[str, Any]:

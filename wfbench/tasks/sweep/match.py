@@ -14,7 +14,7 @@ import torch
 import mixers
 from wfbench import models
 from wfbench.analysis.lines import scheduled
-from wfbench.errors import InputError
+from wfbench.errors import InputError, UndeclaredError
 from wfbench.models.schedule import mixers_of
 from wfbench.recipe import Recipe
 
@@ -65,10 +65,10 @@ def match(recipe: Recipe, what: What, baseline: Recipe, classes: int) -> Match:
 
     The MLP ratio is the knob. For a mixer that lives in the FFN, which the ratio changes as well, other depths are tried
     where no ratio does it, the nearest first. Nothing is trained or timed: parameters are counted on the meta device,
-    MACs by the closed forms that the modules declare.
+    MACs by the closed forms that the modules declare, or, of a mixer that declares none, by two counters that agree.
 
     Raises:
-        InputError: if no ratio and no depth comes within 2 %, naming the nearest; or a mixer declares no MACs.
+        InputError: if no ratio and no depth comes within 2 %, naming the nearest; or MACs are a lower bound only.
     """
     budget, own = count(baseline, what, classes), count(recipe, what, classes)
     if own == budget:
@@ -96,13 +96,31 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
     """Parameters of a recipe's model, or MACs of one image's forward pass on the order of evaluation that is quoted.
 
     Raises:
-        InputError, MixerError: if the model cannot be, or declares no MACs.
+        InputError, MixerError: if the model cannot be, or its MACs are a lower bound only.
     """
     with torch.device("meta"):  # shapes alone; the global generator is not drawn from
         model = _build(recipe, classes, changed)
     if what == "params":
         return sum(parameter.numel() for parameter in model.parameters())
-    return sum(model.declared_macs(model.config.image_size).values())
+    try:
+        return sum(model.declared_macs(model.config.image_size).values())
+    except UndeclaredError:
+        return _counted(model, scheduled(model.config))
+
+
+def _counted(model: models.AnyModel, name: str) -> int:
+    """MACs of a model of which a mixer declares none, by the two counters."""
+    from wfbench.measure import count_flops  # its libraries take a second, and most mixers declare their MACs
+
+    counted = count_flops(model, (1, model.config.in_channels, *model.config.image_size))
+    if counted.number is None:
+        raise InputError(
+            "MACs that are a lower bound cannot be matched",
+            got=f"{name}: at least {counted.macs:,}; {counted.why_bound}",
+            expected="a number: declared, or counted by two counters that agree",
+            remedy="say what the operator costs, by @mixers.counts, or match the parameters",
+        )
+    return int(counted.number)
 
 
 def _build(recipe: Recipe, classes: int, changed: Mapping[str, object]) -> models.AnyModel:
