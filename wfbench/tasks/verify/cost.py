@@ -9,25 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mixers.base import PATHS, Grid, exponent_of, to_tokens
+from mixers.base import PATHS, Grid, to_tokens
 from wfbench.errors import UndeclaredError
 from wfbench.measure import CountError, FlopCount, count_flops, local_exponents
 from wfbench.measure.allocator import kept_memory
 from wfbench.measure.growth import Work
 from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable
-from wfbench.tasks.verify.subject import EXPONENTS, NO_GRIDS, QUICK, TOLERANCE, Subject, paths_of, run, shown, takes
+from wfbench.tasks.verify.subject import NO_GRIDS, QUICK, TOLERANCE, Subject, allowed_exponent, paths_of, run, shown, takes
 
 COUNT_GRIDS: tuple[Grid, ...] = ((4, 4), (5, 7), (2, 3))
-#: How much faster than N^k what is declared as N^k may grow between two grids.
-SLACK = 0.05
 NOTHING_DECLARED = "no complexity is declared"
 PRICE_IT = 'say what the operator costs: @mixers.counts("namespace::name") on a function of (args, out)'
-
-
-def allowed_exponent(complexity: str) -> float | None:
-    """The greatest exponent that a declared complexity allows to a counted cost; None where none is declared."""
-    power = exponent_of(complexity)
-    return EXPONENTS.get(complexity) if power is None or complexity in EXPONENTS else power + SLACK
 
 
 class _AsModel(nn.Module):

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mixers
 from mixers import MixerError, MixerSpec
-from mixers.base import PATHS, Grid, evaluated_by
+from mixers.base import PATHS, Grid, evaluated_by, exponent_of
 from wfbench.measure.growth import Work, work_of
 
 
@@ -38,7 +38,15 @@ class Tolerance:
 
 #: The greatest exponent that each complexity allows to a counted cost.
 EXPONENTS: dict[str, float] = {"linear": 1.05, "N log N": 1.15, "quadratic": 2.05}
+#: How much faster than N^k what is declared as N^k may grow between two grids.
+SLACK = 0.05
 TOLERANCE = Tolerance()
+
+
+def allowed_exponent(complexity: str) -> float | None:
+    """The greatest exponent that a declared complexity allows to a counted cost; None where none is declared."""
+    power = exponent_of(complexity)
+    return EXPONENTS.get(complexity) if power is None or complexity in EXPONENTS else power + SLACK
 
 
 def cast_to(layer: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -20,7 +20,6 @@ from wfbench.measure import local_exponents
 from wfbench.measure.meter import UNKNOWN_TO_PYTORCH, Meter
 from wfbench.tasks.verify.judge import Outcome, check, fails, holds, judged, not_applicable, said
 from wfbench.tasks.verify.subject import (
-    EXPONENTS,
     GROWTH_SECONDS,
     NO_GRIDS,
     REAL_MOST,
@@ -28,6 +27,7 @@ from wfbench.tasks.verify.subject import (
     WINDOWED,
     WINDOWED_BY_EIGHT,
     Subject,
+    allowed_exponent,
     batch_norms,
     cast_to,
     gap,
@@ -283,7 +283,7 @@ def backward_growth(subject: Subject) -> Outcome:
     name = max(backward, key=lambda name: backward[name])
     if math.isinf(-backward[name]):
         return not_applicable("there is no backward pass: see gradients")
-    allowed = max(EXPONENTS.get(subject.spec.complexity, 0.0), max(forward.values()) + 0.05)
+    allowed = max(allowed_exponent(subject.spec.complexity) or 0.0, max(forward.values()) + 0.05)
     measured = f"N^{backward[name]:.3f} ({name}) from {tokens[0]:,} to {tokens[1]:,} tokens"
     remedy = "its backward pass costs more than its forward pass: look at custom gradients, and at what is saved for them"
     return judged(backward[name] <= allowed, measured, remedy, f"N^{allowed:.2f} at most")
