@@ -96,6 +96,11 @@ class FlopCount:
         """The MACs, where that is a number and not a bound."""
         return None if self.sure == "at least" else self.macs
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the MACs: two each."""
+        return 2 * self.macs
+
 
 def count_flops(
     model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...], path: str = "released", *, fused_attention: bool = True
