@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats
 
 from wfbench.measure.crossing import sure_ends
 
@@ -155,6 +154,8 @@ def fit(tokens: Sequence[float], seconds: Sequence[float]) -> Curve | None:
     weights = 1 / np.clip(powers @ free, measured / 2, measured * 2)
     free, left = _least_squares(powers, measured, weights)
     scale = (powers * weights[:, None]).max(axis=0)
+    from scipy import optimize  # here: who asks for an exponent alone need not wait for it
+
     coefficients, _ = optimize.nnls(powers * weights[:, None] / scale, measured * weights)
     # The spread is that of the curve without the constraint: a coefficient that is held at 0 is no freedom gained.
     freedom = len(tokens) - 3
@@ -309,4 +310,6 @@ def _powers(tokens: np.ndarray) -> np.ndarray:
 
 
 def _student(freedom: float | np.ndarray) -> np.ndarray:
+    from scipy import stats
+
     return np.asarray(stats.t.ppf((1 + _LEVEL) / 2, freedom))
