@@ -161,11 +161,12 @@ def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch, tmp_path):
     assert rows["softmax", 64].status == "ok"
 
 
-def test_a_mixer_without_macs_is_refused_a_number_not_given_zero(tmp_path):
+def test_a_mixer_without_macs_is_counted_and_its_row_says_so(tmp_path):
     (tmp_path / "m.py").write_text(SILENT)
     rows = profile(replace(SHARED, mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,)), tmp_path / "r.jsonl")
-    assert rows[0].macs is None
-    assert "declares no MACs" in rows[0].macs_error
+    assert rows[0].macs > 0
+    assert (rows[0].macs_sure, rows[0].macs_error, rows[0].macs_at_least) == ("counted", None, None)
+    assert rows[0].counted_by == ("flop_counter", "fvcore")
     assert rows[0].median > 0
 
 
