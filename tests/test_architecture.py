@@ -80,11 +80,12 @@ def trespasses(source: str, module: str) -> list[str]:
 def acquaintances(source: str, module: str) -> list[str]:
     """Imports of one mixer by another."""
     own = module.split(".")[1]
+    core = ("base", "registry", *(("options", "outside") if own == "registry" else ()))
     name = module.removesuffix(".__init__")
     return [
         f"{module} imports {other}"
         for other in imported(source, name, name != module)
-        if (other.split(".") + [""])[1] not in ("base", "registry", own)
+        if (other.split(".") + [""])[1] not in (*core, own)
     ]
 
 

@@ -711,7 +711,10 @@ def test_the_claims_on_cifar10_speak_of_the_lines_seeds_and_epochs_of_their_swee
     wanted = load_request(root / "sweeps" / "cifar10.yaml", {})
     assert wanted.claims is not None
     file = read_claims(root / wanted.claims).file
-    made = {line.mixer + (" + DWC" if line.local_conv == "dwc" else "") for line in wanted.mixers}
+    made = set()
+    for line in wanted.mixers:
+        name = line.mixer if line.every is None else f"{line.mixer} / {line.every} + {line.between}"
+        made.add(f"{name} + DWC" if line.local_conv == "dwc" else name)
     named = {claim.line for claim in file.claims}
     for claim in file.claims:
         named |= {getattr(claim, "than", claim.line), getattr(claim, "of", claim.line), *getattr(claim, "among", ())}

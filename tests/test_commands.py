@@ -57,7 +57,8 @@ def commands_of(script: Path, place: Path, **environment: str) -> list[list[str]
     """What a script would run of ``wfbench``, in an empty directory with the project's recipes and sweeps: each one's words."""
     (place / "bin").mkdir()
     stub, said = place / "bin" / "wfbench", place / "commands.txt"
-    stub.write_text(f"#!/bin/bash\nprintf '%s\\0' \"$@\" $'\\n' >> {shlex.quote(str(said))}\n")
+    into, lock = shlex.quote(str(said)), shlex.quote(f"{said}.lock")  # scripts may call several at once
+    stub.write_text(f"#!/bin/bash\nexec 9>> {lock}\nflock 9\nprintf '%s\\0' \"$@\" $'\\n' >> {into}\n")
     stub.chmod(0o755)
     for name in ("recipes", "sweeps"):
         (place / name).symlink_to(ROOT / name)

@@ -147,7 +147,7 @@ def test_modules_beside_a_mixers_file_count(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_of_a_registered_mixer_its_layers_and_what_they_import_count() -> None:
-    core = {f"mixers/{name}.py" for name in ("base", "registry", "outside")}
+    core = {f"mixers/{name}.py" for name in ("base", "registry", "outside", "options")}
     softmax = set(class_files(mixers.layers("softmax"), ("mixers",)))
     assert softmax == {"mixers/softmax.py", *core}
     found = set(class_files(mixers.layers("weightformer"), ("mixers",)))
@@ -577,7 +577,7 @@ def test_a_sweep_does_not_take_runs_of_other_data_for_its_own(tmp_path: Path) ->
 
 
 def test_rows_of_earlier_schemas_are_read_as_not_recorded() -> None:
-    files = sorted((ROOT / "results" / "cifar10").rglob("records.jsonl"))
+    files = sorted((ROOT / "results" / "cifar10-strategies").rglob("records.jsonl"))
     rows = [row for file in files for row in records.read(file)[0] if isinstance(row, TrainRow)]
     assert len(rows) > 10
     old = [row for row in rows if row.schema_version < 6]

@@ -262,7 +262,7 @@ def test_a_users_class_may_carry_its_own_spec(tmp_path: Path) -> None:
     [
         (None, "absent.py:Halver", "mixer file not found: got .*absent.py"),
         (USER_MIXER, "mine.py:Havler", r"got 'Havler', expected .*\['Halver'\]"),
-        (USER_MIXER, "mine.py:NotAMixer", r"got 'NotAMixer', expected a torch.nn.Module class"),
+        (USER_MIXER, "mine.py:NotAMixer", r"got 'NotAMixer', which is the class NotAMixer, expected a torch.nn.Module"),
         ("import no_such_package_here", "mine.py:Halver", "raised ModuleNotFoundError: No module named 'no_such_package_here'"),
         ("def broken(", "mine.py:Halver", "does not import: .* raised SyntaxError"),
         (USER_MIXER, "mine.txt:Halver", "mixer file is not Python"),
