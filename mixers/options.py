@@ -23,7 +23,7 @@ def split_options(name: str) -> tuple[str, dict[str, Option]]:
     """
     if not name.endswith(")") or "(" not in name:
         return name, {}
-    mixer, _, inside = name[:-1].partition("(") if name.count("(") == 1 else name[:-1].rpartition("(")
+    mixer, _, inside = name[:-1].rpartition("(")
     return mixer.strip(), parse_options(re.split(r"\s*,\s*", inside.strip())) if inside.strip() else {}
 
 

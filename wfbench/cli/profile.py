@@ -88,8 +88,6 @@ def profile(
     from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
     from wfbench.tasks.profile.run import profile as measure
 
-    if mixer_set and not mixer:
-        raise InputError("options of which mixers?", got="--mixer-set without --mixer", remedy="add --mixer NAME")
     mixer = with_settings(mixer or [], mixer_set)
     given = {key: tuple(value) for key, value in (("mixers", mixer), ("resolutions", resolution)) if value}
     if model is not None and recipe is not None:

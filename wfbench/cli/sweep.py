@@ -69,10 +69,8 @@ def sweep(
         raise _needs("--max-seeds", "--until decided")
     if tune is None and trials is not None:
         raise _needs("--trials", "--tune lr")
-    if mixer_set and not mixer:
-        raise _needs("--mixer-set", "--mixer")
     options: dict[str, Any] = {
-        "mixers": with_settings(mixer, mixer_set) if mixer else mixer,
+        "mixers": with_settings(mixer or [], mixer_set) or None,
         "seeds": seed,
         "recipes": recipe,
         "local_conv": local_conv,

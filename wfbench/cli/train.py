@@ -74,7 +74,8 @@ def train(
     else:
         resolved = recipes.load(recipe or "digits", overrides)
     if mixer_set:
-        resolved = recipes.override(resolved, [f"model.mixer={json.dumps(_with_settings(resolved, mixer_set))}"])
+        (name,) = with_settings([resolved.model.mixer] if resolved.model.mixer else [], mixer_set)
+        resolved = recipes.override(resolved, [f"model.mixer={json.dumps(name)}"])
     if data is not None:
         resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
     out = out or _run_directory(resolved)
@@ -98,19 +99,6 @@ def train(
 
         trackers = Trackers(tensorboard, wandb)
         _train(resolved, out, resume=resume, device=device, trackers=trackers, allow_changed_code=allow_changed_code)
-
-
-def _with_settings(resolved: Recipe, mixer_set: list[str]) -> str:
-    """The recipe's mixer with options.
-
-    Raises:
-        InputError: for a recipe whose model has a mixer of its own.
-    """
-    from wfbench.errors import InputError
-
-    if resolved.model.mixer is None:
-        raise InputError("options of which mixer?", got="--mixer-set without --mixer", remedy="add --mixer NAME")
-    return with_settings([resolved.model.mixer], mixer_set)[0]
 
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: Trackers, allow_changed_code: bool) -> None:

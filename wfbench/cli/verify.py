@@ -33,17 +33,13 @@ def verify(
     from wfbench.errors import InputError
     from wfbench.tasks import verify as task
 
-    if mixer_set and mixer is None:
-        raise InputError(
-            "options of which mixer?", got="--mixer-set without a mixer", remedy="wfbench verify MIXER --mixer-set ..."
-        )
+    chosen = with_settings([] if mixer is None else [mixer], mixer_set, "wfbench verify MIXER --mixer-set ...")
     if everything == (mixer is not None):
         raise InputError("one mixer or all of them", got=mixer or "neither", expected="wfbench verify MIXER, or --all alone")
     told = Told()
     news: Callable[[str], None] = (lambda line: None) if as_json else told
     if mixer is not None:
-        (name,) = with_settings([mixer], mixer_set)
-        report = task.verify(name, dim=dim, num_heads=heads, seed=seed, told=news)
+        report = task.verify(chosen[0], dim=dim, num_heads=heads, seed=seed, told=news)
         if as_json:
             typer.echo(as_text(report))
         else:

@@ -226,12 +226,8 @@ def _inverse(args: Sequence[Any], out: Any) -> int:
     return _divisions(args[0]) + _numel(args[0])
 
 
-def _cholesky(args: Sequence[Any], out: Any) -> int:
-    count, n = _matrices(args[0])
-    return _divisions(args[0]) + count * n
-
-
-def _determinant(args: Sequence[Any], out: Any) -> int:
+def _diagonal(args: Sequence[Any], out: Any) -> int:
+    """Of Cholesky's factor and of a determinant: beside the divisions one root or product for each row."""
     count, n = _matrices(args[0])
     return _divisions(args[0]) + count * n
 
@@ -291,15 +287,15 @@ SPECIAL: dict[str, Callable[[Sequence[Any], Any], int]] = {
     "_scaled_dot_product_cudnn_attention": _attention,
     "_linalg_solve_ex": _solve,
     "linalg_inv_ex": _inverse,
-    "linalg_cholesky_ex": _cholesky,
+    "linalg_cholesky_ex": _diagonal,
     "linalg_solve_triangular": lambda args, out: 0 if _keyword(args, 4) else _numel(out),
     "triangular_solve": lambda args, out: 0 if _keyword(args, 4) else _numel(_first(out)),
     "cholesky_solve": lambda args, out: 2 * _numel(out),
     "linalg_lu_factor_ex": lambda args, out: _divisions(args[0]),
     "linalg_lu": lambda args, out: _divisions(args[0]),
     "linalg_lu_solve": lambda args, out: _numel(out),
-    "_linalg_det": _determinant,
-    "_linalg_slogdet": lambda args, out: _determinant(args, out) + args[0].shape[:-1].numel(),  # a logarithm of each factor
+    "_linalg_det": _diagonal,
+    "_linalg_slogdet": lambda args, out: _diagonal(args, out) + args[0].shape[:-1].numel(),  # a logarithm of each factor
 }
 
 

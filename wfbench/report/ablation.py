@@ -133,10 +133,6 @@ def _columns(result: AblationResult) -> list[Column[AblationLine]]:
     ]
 
 
-def _over(line: AblationLine) -> str:
-    return "seeds" if line.is_over_seeds else "images"
-
-
 def _strength(key: str, heading: str, part: Callable[[AblationLine], Part | None], field: str) -> Column[AblationLine]:
     def value(line: AblationLine) -> Interval | None:
         found = part(line)

@@ -6,7 +6,7 @@ Every sentence is made from results, none is typed: what the tables say in numbe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wfbench.analysis.ablation import AblationLine, AblationResult
@@ -18,6 +18,7 @@ from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label
 from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossing, Crossovers
+from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
@@ -214,27 +215,35 @@ def _against(comparison: Comparison, baseline: str) -> str:
 
 def _segmentation(result: SegmentationResult) -> Question:
     title = "How accurate is it on dense prediction, and is the difference real?"
-    sentences = []
-    for line in result.lines:
-        words = f"{line.label}: mIoU {with_half_width(line.miou, percent)} % ({plural(len(line.runs), 'seed')})"
-        against = result.family.differences.get(line.label)
-        if against is not None:
-            than = "from" if against.finding == "not distinguishable" else "than"
-            words += f", {against.finding} {than} {result.family.baseline}: {signed_points(against.difference)} points"
-        sentences.append(f"{words}.")
-    return Question(title, f"{segmentation_title(result)}.", tuple(sentences))
+    values = {line.label: f"mIoU {with_half_width(line.miou, percent)} % ({_seeds_of(line.runs)})" for line in result.lines}
+    return Question(title, f"{segmentation_title(result)}.", _held_against(values, result.family, _in_points))
 
 
 def _losses(result: Losses) -> Question:
+    title = "How well does it denoise, and is the difference real?"
+    values = {line.label: f"{number_with_half_width(line.loss)} ({_seeds_of(line.runs)})" for line in result.lines}
+    return Question(title, f"{losses_title(result)}.", _held_against(values, result.family, lambda difference: ""))
+
+
+def _seeds_of(runs: Sequence[object]) -> str:
+    return plural(len(runs), "seed")
+
+
+def _in_points(difference: Interval) -> str:
+    return f": {signed_points(difference)} points"
+
+
+def _held_against(values: Mapping[str, str], family: SeedFamily, show: Callable[[Interval], str]) -> tuple[str, ...]:
+    """A sentence for each line: its value, what the test against the baseline says, and the difference as ``show`` has it."""
     sentences = []
-    for line in result.lines:
-        words = f"{line.label}: {number_with_half_width(line.loss)} ({plural(len(line.runs), 'seed')})"
-        against = result.family.differences.get(line.label)
-        if against is not None:
+    for name, value in values.items():
+        against = family.differences.get(name)
+        if against is None:
+            sentences.append(f"{name}: {value}.")
+        else:
             than = "from" if against.finding == "not distinguishable" else "than"
-            words += f", {against.finding} {than} {result.family.baseline}"
-        sentences.append(f"{words}.")
-    return Question("How well does it denoise, and is the difference real?", f"{losses_title(result)}.", tuple(sentences))
+            sentences.append(f"{name}: {value}, {against.finding} {than} {family.baseline}{show(against.difference)}.")
+    return tuple(sentences)
 
 
 # --- how fast, from which resolution?
