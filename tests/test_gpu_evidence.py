@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,12 @@ def value(words: list[str], option: str) -> str:
 
 
 def make(place: Path, *parts: str, stub: dict[str, str] | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """Run the script, in the project, with some commands replaced."""
+    """Run the script, in the project, with some commands replaced, and `wfbench` that of this Python's environment."""
     for name, text in (stub or {}).items():
         place.mkdir(exist_ok=True)
         (place / name).write_text(f"#!/bin/bash\n{text}\n")
         (place / name).chmod(0o755)
-    path = f"{place}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(place), str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         ["bash", str(SCRIPT), *parts],
         cwd=ROOT,
