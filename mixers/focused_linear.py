@@ -27,6 +27,7 @@ from mixers.base import (
     to_map,
     turn_for,
 )
+from mixers.options import AuthorOptions
 from mixers.registry import register
 
 #: Added to the features and to the denominator.
@@ -133,6 +134,12 @@ class FocusedLinearAttention(nn.Module):
             # The authors' layer has both: weights with one but not the other are incomplete.
             "pos": local or "positional_encoding" in state,
         }
+
+    @classmethod
+    def reference_options(cls, options: AuthorOptions) -> dict[str, object]:
+        """Constructor arguments from the authors' options."""
+        options.expect(focusing_factor=FOCUS, dwc_kernel=5)
+        return {}
 
     def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
         check_tokens(x, grid)

@@ -25,6 +25,7 @@ from mixers.base import (
     shifted_depthwise_conv,
     split_heads,
 )
+from mixers.options import AuthorOptions
 from mixers.registry import register
 
 #: Added to the denominator.
@@ -86,6 +87,12 @@ class MILALinearAttention(nn.Module):
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
         """Constructor arguments that fit a state dict under the authors' names."""
         return {"dim": state["qk.weight"].shape[1], "local": "lepe.weight" in state or "lepe.bias" in state}
+
+    @classmethod
+    def reference_options(cls, options: AuthorOptions) -> dict[str, object]:
+        """Constructor arguments from the authors' options."""
+        options.expect(rope_base=10000)
+        return {}
 
     def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
         check_tokens(x, grid)

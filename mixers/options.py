@@ -52,6 +52,47 @@ def with_options(mixer: str, options: Mapping[str, Option]) -> str:
     return f"{name}({inside})" if inside else name
 
 
+class AuthorOptions:
+    """What the authors' constructor of a mixer was called with, under the authors' names.
+
+    A layer's ``reference_options`` reads from it what it knows; what it has not read is refused in the end.
+    """
+
+    def __init__(self, mixer: str, options: Mapping[str, object]) -> None:
+        self.mixer = mixer
+        self._given = {key: _value(value) if isinstance(value, str) else value for key, value in options.items()}
+        self._known: set[str] = set()
+
+    def read(self, name: str, default: object = None) -> object:
+        """An option's value, or the default where it is not given."""
+        self._known.add(name)
+        return self._given.get(name, default)
+
+    def expect(self, **values: object) -> None:
+        """Read options of which this package has one value only.
+
+        Raises:
+            MixerError: for another value.
+        """
+        for name, value in values.items():
+            if self.read(name, value) != value:
+                raise MixerError(
+                    f"an option that mixer {self.mixer!r} does not have: got {name} = {self._given[name]!r}, "
+                    f"expected {value!r}; leave it out, or load weights that were made with {value!r}"
+                )
+
+    def check_all_read(self) -> None:
+        """Refuse what no layer has read.
+
+        Raises:
+            MixerError: for the first such option, with the known ones.
+        """
+        unknown = sorted(self._given.keys() - self._known)
+        if unknown:
+            known = ", ".join(sorted(self._known)) or "none, its weights tell everything"
+            raise MixerError(f"unknown option of the authors of {self.mixer!r}: got {unknown[0]!r}, expected one of {known}")
+
+
 def _value(text: str) -> Option:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]

@@ -11,13 +11,16 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 from mixers.base import Grid, Linear, MixerError, MixerSpec
-from mixers.options import Option, split_options, with_options
+from mixers.options import AuthorOptions, Option, split_options, with_options
 from mixers.outside import entry_points, load_class, load_entry_point
 
 _SPECS: dict[str, MixerSpec] = {}
 _TOKEN_LAYERS: dict[str, type[nn.Module]] = {}
 _FFN_LAYERS: dict[str, type[nn.Module]] = {"linear": Linear}
 _OUTSIDE: dict[tuple[str, type[nn.Module]], MixerSpec] = {}
+
+#: Arguments of a layer that the skeleton gives it.
+_NOT_OPTIONS = ("dim", "in_features", "out_features", "num_heads", "grid", "layer")
 
 _Layer = TypeVar("_Layer", bound=type[nn.Module])
 
@@ -141,7 +144,14 @@ def layers(name: str) -> list[type[nn.Module]]:
 
 
 def create(
-    name: str, dim: int, *, num_heads: int | None = None, grid: Grid | None = None, active: bool = True, **options: object
+    name: str,
+    dim: int,
+    *,
+    num_heads: int | None = None,
+    grid: Grid | None = None,
+    active: bool = True,
+    layer: int = 0,
+    **options: object,
 ) -> nn.Module:
     """The token mixer of an active layer (or, with ``active=False``, what stands in for it in the other layers).
 
@@ -151,6 +161,8 @@ def create(
         num_heads: heads, for a mixer that has them; others ignore the number.
         grid: (H, W) of the tokens, for a mixer whose parameters depend on it; others ignore it.
         active: whether the layer is one that carries the mixer (see `MixerSpec.active`).
+        layer: how many layers of the model before this one hold the same, for a mixer that differs from layer to layer (a
+            window that is shifted in every second one); others ignore it.
         options: the mixer's own typed options.
 
     Returns:
@@ -160,12 +172,12 @@ def create(
         MixerError: for an unknown mixer or option, or heads that do not divide ``dim``.
     """
     chosen = spec(name)
-    layer = chosen.token if active else chosen.off_token
-    if layer is None:
+    token = chosen.token if active else chosen.off_token
+    if token is None:
         raise MixerError(f"mixer {name!r} is active in every layer: it has no layer for the others")
-    cls = _TOKEN_LAYERS[layer] if isinstance(layer, str) else layer
+    cls = _TOKEN_LAYERS[token] if isinstance(token, str) else token
     own = chosen.token_options if active else {}
-    return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid}, {**own, **options})
+    return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid, "layer": layer}, {**own, **options})
 
 
 def create_ffn_in(
@@ -208,6 +220,7 @@ def from_reference(
     slot: str = "token",
     num_heads: int | None = None,
     grid: Grid | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> nn.Module:
     """The module that `create` (slot "token") or `create_ffn_in` (slot "ffn_in") makes, with its authors' weights.
 
@@ -217,9 +230,12 @@ def from_reference(
         slot: "token" or "ffn_in".
         num_heads: heads, which no weight tells.
         grid: (H, W), which no weight tells.
+        options: what the authors' constructor was called with and no weight tells, under the authors' names; the values may
+            be strings, as the metadata of a safetensors file has them.
 
     Raises:
-        MixerError: for a slot or a mixer without reference names, and for missing or unexpected weights.
+        MixerError: for a slot or a mixer without reference names, for missing or unexpected weights, and for an option that
+            the layer does not know, or cannot have.
     """
     chosen = spec(name)
     if slot not in ("token", "ffn_in"):
@@ -237,10 +253,16 @@ def from_reference(
         arguments = dict(cls.reference_arguments(state_dict))  # type: ignore[attr-defined]
     except KeyError as e:
         raise MixerError(f"weights do not fit {name!r}: missing {e}, got {sorted(state_dict)}") from e
-    options = chosen.token_options if slot == "token" else chosen.ffn_options
-    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid}, {**options, **arguments})
+    arguments |= _of_the_authors(name, cls, options or {})
+    chosen_options = chosen.token_options if slot == "token" else chosen.ffn_options
+    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid, "layer": 0}, {**chosen_options, **arguments})
     if getattr(module, "reference_names", None) is None:
-        raise MixerError(f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(options)}")
+        raise MixerError(
+            f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(chosen_options)}"
+        )
+    surplus = sorted(ref for ref in state_dict if known[ref] not in dict(module.named_parameters()))
+    if surplus:
+        raise MixerError(f"weights do not fit {name!r}: unexpected {surplus} with {arguments | dict(options or {})}")
     missing = sorted(ref for ref, own in known.items() if own in dict(module.named_parameters()) and ref not in state_dict)
     if missing:
         raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")
@@ -255,6 +277,14 @@ def from_reference(
         raise MixerError(f"weights do not fit {name!r}: got {', '.join(misshapen)}")
     module.load_state_dict({known[ref]: tensor for ref, tensor in state_dict.items()})
     return module
+
+
+def _of_the_authors(name: str, cls: type[nn.Module], options: Mapping[str, object]) -> dict[str, object]:
+    """Constructor arguments from the authors' options."""
+    given = AuthorOptions(name, options)
+    arguments: dict[str, object] = cls.reference_options(given) if hasattr(cls, "reference_options") else {}
+    given.check_all_read()
+    return arguments
 
 
 def to_reference(module: nn.Module, grads: bool = False) -> dict[str, Tensor]:
@@ -295,7 +325,7 @@ def _build(
 def _options_of(cls: type[nn.Module]) -> list[str]:
     """What may be chosen of a layer, beside its dimensions and what the skeleton offers."""
     named = [p.name for p in inspect.signature(cls).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return [name for name in named if name not in ("dim", "in_features", "out_features", "num_heads", "grid")]
+    return [name for name in named if name not in _NOT_OPTIONS]
 
 
 def _unknown_option(name: str, option: str, known: Sequence[str]) -> MixerError:

@@ -25,6 +25,7 @@ from mixers.base import (
     to_map,
     turn_for,
 )
+from mixers.options import AuthorOptions
 from mixers.registry import register
 
 #: The factor of the inner losses, 1/√9 for the nine entries of a kernel, which the authors use in both branches.
@@ -142,6 +143,11 @@ class TTT(nn.Module):
         """Constructor arguments that fit a state dict under the authors' names."""
         dim, width = state["proj.weight"].shape
         return {"dim": dim, "qkv_bias": "qkv.bias" in state, "local": width != dim}
+
+    @classmethod
+    def reference_options(cls, options: AuthorOptions) -> dict[str, object]:
+        """Constructor arguments from the authors' options."""
+        return {"inner_lr": options.read("inner_lr", 1.0)}
 
     def _project(self, x: Tensor, grid: Grid, naive: bool) -> tuple[Tensor, ...]:
         """Q, K, V, (B, h, N, d) each, with Q and K turned; then Q₂, K₂, V₂, (B, N, d) each."""

@@ -81,7 +81,7 @@ def make_layer(
 ) -> nn.Module:
     """The layer of a slot, with weights away from the zeros that an initialisation would hide errors behind."""
     if slot == "token":
-        layer = mixers.create(name, dim, num_heads=heads, grid=grid)
+        layer = mixers.create(name, dim, num_heads=heads, grid=grid, layer=1)
     else:
         layer = mixers.create_ffn_in(name, dim, 2 * dim, grid=grid)
     return scrambled(layer.to(dtype))

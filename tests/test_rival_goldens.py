@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixers
+import wfbench.models as models
 from mixers import focused_linear, inline, mila_linear, ttt
 from mixers.base import Grid, rotary_2d, shifted_depthwise_conv
 from mixers.xca import CrossCovarianceAttention
@@ -284,3 +286,35 @@ def test_a_wrong_fast_path_is_seen_red(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(layer, "forward", lambda x, grid: right(x.detach(), grid) + 0 * x)
     with pytest.raises(AssertionError, match="gradient of input: differs"):
         assert_equals_naive(layer, tokens(2, (4, 6)), (4, 6))
+
+
+def test_what_no_weight_tells_comes_under_the_authors_option_names_and_nothing_else_does() -> None:
+    layer = made("ttt", (4, 6), inner_lr=0.5)
+    state = mixers.to_reference(layer)
+    for value in (0.5, "0.5"):  # a file's metadata are strings
+        again = mixers.from_reference("ttt", state, num_heads=3, grid=(4, 6), options={"inner_lr": value})
+        assert torch.equal(again(x := tokens(2, (4, 6)), (4, 6)), layer(x, (4, 6)))
+    with pytest.raises(mixers.MixerError, match=r"unknown option .*'inner_rl', expected one of inner_lr"):
+        mixers.from_reference("ttt", state, num_heads=3, grid=(4, 6), options={"inner_rl": 0.5})
+    with pytest.raises(mixers.MixerError, match=r"got 'scale', expected one of none"):
+        mixers.from_reference("xca", mixers.to_reference(made("xca", (4, 6))), num_heads=3, options={"scale": 1})
+    focused = mixers.to_reference(made("focused-linear", (4, 6)))
+    with pytest.raises(mixers.MixerError, match=r"got focusing_factor = 4, expected 3"):
+        mixers.from_reference("focused-linear", focused, num_heads=3, grid=(4, 6), options={"focusing_factor": "4"})
+
+
+def test_a_layer_knows_how_many_like_it_came_before(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\n\n\nclass Own(torch.nn.Module):\n"
+        "    def __init__(self, dim, *, layer=0):\n        super().__init__()\n        self.layer = layer\n\n"
+        "    def forward(self, x, grid):\n        return x\n"
+    )
+    own = f"{tmp_path / 'own.py'}:Own"
+
+    def places(mixer: str = own, **options: object) -> list[int | None]:
+        model = models.create("vit-tiny", mixer=mixer, image_size=32, patch_size=8, depth=6, **options)
+        return [getattr(block.mixer, "layer", None) for block in model.blocks]
+
+    assert places() == [0, 1, 2, 3, 4, 5]
+    assert places(every=2, offset=1, between="static") == [None, 0, None, 1, None, 2]
+    assert places(mixer="softmax", every=3, offset=0, between=own) == [None, 0, 1, None, 2, 3]

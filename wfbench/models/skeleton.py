@@ -75,7 +75,8 @@ class Block(nn.Module):
         self.overwrite = residual == "overwrite"
         has_norm1 = active or modulated or not self.overwrite
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not modulated) if has_norm1 else nn.Identity()
-        self.mixer = mixers.create(filler, dim, num_heads=num_heads, grid=grid, active=as_active, **options)
+        same = sum(schedule.filler(mixer, i) == (filler, as_active) for i in range(layer))
+        self.mixer = mixers.create(filler, dim, num_heads=num_heads, grid=grid, active=as_active, layer=same, **options)
         self.local = mixers.create("static", dim) if local_conv == "dwc" else None
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not modulated)
         self.fc1 = mixers.create_ffn_in(filler, dim, hidden, grid=grid, active=as_active)

@@ -124,7 +124,8 @@ class Subject:
 
     def _make(self, grid: Grid, options: Mapping[str, object]) -> nn.Module:
         if self.slot == "token":
-            return mixers.create(self.mixer, self.dim, num_heads=self.heads, grid=grid, active=True, **options)
+            # The second of its layers: one that differs from the first (a shifted window) does more.
+            return mixers.create(self.mixer, self.dim, num_heads=self.heads, grid=grid, active=True, layer=1, **options)
         return mixers.create_ffn_in(self.mixer, self.dim, self.out_dim, num_heads=None, grid=grid, active=True, **options)
 
     def build(
