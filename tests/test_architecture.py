@@ -80,7 +80,7 @@ def trespasses(source: str, module: str) -> list[str]:
 def acquaintances(source: str, module: str) -> list[str]:
     """Imports of one mixer by another."""
     own = module.split(".")[1]
-    core = ("base", "registry", *(("options", "outside") if own == "registry" else ()))
+    core = ("base", "options", "registry", *(("outside",) if own == "registry" else ()))
     name = module.removesuffix(".__init__")
     return [
         f"{module} imports {other}"
