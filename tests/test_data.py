@@ -590,23 +590,6 @@ def test_the_resized_side_is_the_release_s_at_every_resolution():
 # Images that are damaged or unusual
 
 
-@pytest.mark.parametrize("in_channels", [1, 3])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P", "1", "LA", "I;16"])
-def test_images_of_every_mode_are_read(mode, in_channels, tmp_path):
-    write_folder(tmp_path)
-    grey = noise(1, 6, 6)[0]
-    image = Image.fromarray(grey.astype(np.uint16) << 8) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    for part in ("train", "val"):
-        image.save(tmp_path / part / "dark" / f"0{'.tif' if mode == 'CMYK' else '.png'}")
-    data = DataSection(source="folder", path=str(tmp_path), mean=(0.0,), std=(1.0,), eval_crop=1.0)
-    split = open_dataset(data).val
-    assert split.load(0).mode == mode
-    (x, _), *_ = eval_batches(split, data, (6, 6), in_channels, batch_size=1)
-    assert x.shape == (1, in_channels, 6, 6)
-    wanted = grey if mode != "1" else np.asarray(image) * 255
-    assert (x[0] - torch.tensor(wanted) / 255).abs().max() < 0.01
-
-
 def damage(root: Path) -> dict[str, str]:
     """Every kind of damage, in the training images of one class: what each file's reason says."""
     kinds = {

@@ -214,7 +214,8 @@ def test_an_image_that_cannot_be_read_has_a_size(tmp_path: Path) -> None:
     """A pipe would let the reader wait for ever; whether such an image may be is for training to say."""
     root = folder(tmp_path / "pets")
     os.mkfifo(root / "train" / "cat" / "pipe.png")
-    entries = dict(listing.image_entries((root / "train").rglob("*.png"), root))
+    names = [path.relative_to(root) for path in (root / "train").rglob("*.png")]
+    entries = dict(listing.image_entries(names, root))
     assert entries["train/cat/pipe.png"] == "0 bytes, SHA-256 no file"
 
 

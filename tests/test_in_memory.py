@@ -305,7 +305,7 @@ def cut_short(file):
 def test_a_folder_that_is_not_of_small_readable_images_alike_is_read_file_by_file(spoil, monkeypatch, tmp_path, one_by_one):
     folder, _ = folder_of(tmp_path, arrays(11, 8, 8))
     if spoil:
-        spoil(Path(folder.train.paths[4]))
+        spoil(Path(folder.train.label(4)))
     else:
         monkeypatch.setattr(splits, "DECODED", 11 * 64 - 1)
     data = DataSection(crop_padding=1, on_bad_image="skip")

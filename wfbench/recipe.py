@@ -179,6 +179,11 @@ class DataSection(_Section):
     #: For tuning: hold out this share of the training images, stratified and drawn by ``split_seed``, and evaluate on it; the
     #: held-out images are then not looked at.
     validation: float | None = Field(None, gt=0, lt=1)
+    #: Whether files that look like samples, and are not read, are passed over (and counted) or refused.
+    pass_over: bool = False
+    #: Of pictures of more than 8 bits, the values that become black and white. None: of 16 bits the upper eight; those of
+    #: 32 bits or floats are refused.
+    range: tuple[float, float] | None = None
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     #: "shift": resize to the model's size, then ``crop_padding`` and ``hflip``. "resized-crop": timm's training transform,
@@ -227,6 +232,8 @@ class DataSection(_Section):
             raise ValueError(f"source: {self.source} {'needs' if self.source == 'probe' else 'has no'} section probe")
         if self.probe is not None:
             _check_probe_data(self)
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError("range needs low < high")
         if self.augment == "shift" and (self.auto_augment or self.color_jitter or self.erase):
             raise ValueError("auto_augment, color_jitter and erase need augment: resized-crop")
         if self.dense is not None:
@@ -592,6 +599,9 @@ def digest(recipe: Recipe) -> str:
         exclude["data"] |= {"validation"}
     if recipe.data.dense is None:
         exclude["data"] |= {"dense"}
+    exclude["data"] |= {"pass_over"}  # what is read stands in the data's digest
+    if recipe.data.range is None:
+        exclude["data"] |= {"range"}
     exclude["data"] = dict.fromkeys(exclude["data"], True) | {
         "probe": True if recipe.data.probe is None else {"budgets", *recipe.data.probe.unsaid}
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def cifar10(root: Path) -> Dataset:
 def as_cifar10(folder: Dataset, where: str) -> Dataset:
     """An image folder of CIFAR-10 under that name."""
     check_cifar10_classes(folder.classes, where)
-    return Dataset(_name("CIFAR-10", folder.train, folder.val, (50_000, 10_000)), folder.classes, folder.train, folder.val)
+    return replace(folder, name=_name("CIFAR-10", folder.train, folder.val, (50_000, 10_000)))
 
 
 def check_cifar10_classes(classes: tuple[str, ...], where: str) -> None:

@@ -1,51 +1,92 @@
-"""Sources of encoded images, read when asked for: image folders, tar archives, WebDataset shards, Hugging Face data sets."""
+"""Sources of encoded images, read when asked for: image folders, tar archives, WebDataset shards, Hugging Face data sets.
+
+What counts as data is said in `wfbench.data.what_counts`. A class is known by its name: where two splits have the same classes
+in another order, the training split's order counts.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wfbench.data.listing import Entry, hash_entries, image_entries, numbers_entry
-from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split, Subset
+from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split, Subset, in_order_of
+from wfbench.data.what_counts import READ, check_passed_over, in_few_words, is_hidden, is_picture, looks_like_a_picture
 from wfbench.errors import InputError
 
-#: Endings of images inside shards.
-_IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"}
+
+@dataclass(frozen=True)
+class _Found:
+    """A split, the names of its classes in the order of its targets, and what was passed over."""
+
+    split: Split
+    classes: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
 
-def folder(root: Path) -> Dataset:
+def folder(root: Path, pass_over: bool = False) -> Dataset:
     """train/ and val/, each with a folder of images for each class."""
-    return _two("folder", root, lambda part: _image_folder(root / part, part))
+    return _two("folder", root, lambda part: _image_folder(root / part, part), pass_over)
 
 
-def held_out_folder(root: Path) -> Dataset:
+def held_out_folder(root: Path, pass_over: bool = False) -> Dataset:
     """Images to evaluate on alone: val/, or the folder itself, with a folder of images for each class."""
     part = root / "val" if (root / "val").is_dir() else root
-    val, classes = _image_folder(part, "held-out")
-    return Dataset(f"folder {root.name} ({len(val):,} held out)", classes, Subset(val, ()), val)
+    found = _image_folder(part, "held-out")
+    passed_over = check_passed_over(found.passed_over, pass_over)
+    name = f"folder {root.name} ({len(found.split):,} held out)"
+    return Dataset(name, found.classes, Subset(found.split, ()), found.split, passed_over)
 
 
-def _image_folder(where: Path, part: str) -> tuple[Split, tuple[str, ...]]:
-    from torchvision.datasets import ImageFolder
-
+def _image_folder(where: Path, part: str) -> _Found:
+    """Images in folders of their classes, at any depth, in the order of torchvision's `ImageFolder`."""
+    expected = f"{part}/<class>/<image>.png (or jpeg, ...) for every class"
+    remedy = "check --data; every class folder needs an image"
     try:
-        found = ImageFolder(str(where))
-    except FileNotFoundError as e:
+        with os.scandir(where) as entries:
+            inside = sorted((entry.name, entry.is_dir()) for entry in entries if not is_hidden(entry.name))
+    except OSError as e:
+        got = f"{where}: {e.strerror}"
+        raise InputError(f"no images for the {part} split", got=got, expected=expected, remedy=remedy) from e
+    classes = [name for name, is_folder in inside if is_folder]
+    over = [str(where / name) for name, is_folder in inside if not is_folder and looks_like_a_picture(name)]
+    names: list[str] = []
+    targets: list[int] = []
+    for c, name in enumerate(classes):
+        files = list(_files_below(where, name))
+        images = [file for file in files if is_picture(file)]
+        over += [str(where / file) for file in files if not is_picture(file) and looks_like_a_picture(file)]
+        names += images
+        targets += [c] * len(images)
+    empty = sorted(set(range(len(classes))) - set(targets))
+    if empty or not classes:
+        lacking = f"no image in {', '.join(classes[c] for c in empty[:6])}" if empty else "no folder of a class"
         raise InputError(
             f"no images for the {part} split",
-            got=f"{where}: {' '.join(str(e).split())[:300]}",
-            expected=f"{part}/<class>/<image>.png (or jpeg, ...) for every class",
-            remedy="check --data; every class folder needs an image",
-        ) from e
-    paths, targets = zip(*found.samples, strict=True)
-    return Files(paths, targets, where), tuple(found.classes)
+            got=f"{where}: {lacking}{f' ({len(empty)} of {len(classes)} classes)' if empty else ''}",
+            expected=expected,
+            remedy=remedy,
+        )
+    return _Found(Files(names, targets, where), tuple(classes), tuple(over))
 
 
-def tar(root: Path) -> Dataset:
+def _files_below(root: Path, folder: str) -> Iterator[str]:
+    """Names from ``root`` of all files below a folder that count, folder by folder."""
+    for below, folders, files in sorted(os.walk(root / folder, followlinks=True)):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        relative = os.path.relpath(below, root)
+        if not is_hidden(relative):
+            yield from (os.path.join(relative, name) for name in sorted(files) if not is_hidden(name))
+
+
+def tar(root: Path, pass_over: bool = False) -> Dataset:
     """train.tar and val.tar, each with a folder (or an inner tar) of images for each class.
 
     timm's reader makes the index, by reading through the archive once at each start. What is kept is where each image's bytes
@@ -53,7 +94,7 @@ def tar(root: Path) -> Dataset:
     """
     from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-    def split(part: str) -> tuple[Split, tuple[str, ...]]:
+    def split(part: str) -> _Found:
         archive = root / f"{part}.tar"
         expected = f"{part}.tar with <class>/<image>.jpg (or jpeg, png) for every class"
         if not archive.is_file():
@@ -63,19 +104,39 @@ def tar(root: Path) -> Dataset:
             reader = ReaderImageInTar(str(archive), cache_tarfiles=False, cache_tarinfo=False)
         except (tarfile.TarError, ValueError) as e:  # ValueError: no image at all
             raise InputError("cannot read the archive", got=f"{archive}: {e}", expected=expected) from e
-        classes = tuple(reader.class_name_to_idx)
-        if not {"", "."}.isdisjoint(classes):
-            raise InputError("images without a class", got=f"{archive}: images outside any folder", expected=expected)
-        members = [
-            Member(str(archive), info.path, info.offset_data + (inner.offset_data if inner else 0), info.size)
-            for info, _, inner in reader.samples
+        labels = list(reader.class_name_to_idx)
+        kept = [
+            (Member(str(archive), info.path, info.offset_data + (inner.offset_data if inner else 0), info.size), labels[c])
+            for (info, _, inner), c in zip(reader.samples, reader.targets, strict=True)
+            if not is_hidden(info.path)
         ]
-        return Members(members, reader.targets), classes
+        if not {"", "."}.isdisjoint(label for _, label in kept):
+            raise InputError("images without a class", got=f"{archive}: images outside any folder", expected=expected)
+        classes = [label for label in labels if label in {label for _, label in kept}]
+        index = {label: c for c, label in enumerate(classes)}
+        members = Members([member for member, _ in kept], [index[label] for _, label in kept])
+        return _Found(members, tuple(classes), tuple(_not_taken(archive, {member.name for member, _ in kept})))
 
-    return _two("tar", root, split)
+    return _two("tar", root, split, pass_over)
 
 
-def webdataset(root: Path) -> Dataset:
+def _not_taken(archive: Path, taken: set[str]) -> Iterator[str]:
+    """Pictures of a tar, and of archives inside it, that are not among its images."""
+    with tarfile.open(archive, "r:") as outer:
+        for info in outer:
+            if info.isfile() and info.name.endswith(".tar"):
+                with tarfile.open(fileobj=outer.extractfile(info)) as inner:
+                    found = [below.name for below in inner if below.isfile()]
+            else:
+                found = [info.name] if info.isfile() else []
+            yield from (
+                f"{archive.name}: {name}"
+                for name in found
+                if looks_like_a_picture(name) and not is_hidden(name) and name not in taken
+            )
+
+
+def webdataset(root: Path, pass_over: bool = False) -> Dataset:
     """Shards train-*.tar and val-*.tar of KEY.jpg (or png, ...) and KEY.cls, an integer; classes.txt may name the classes.
 
     timm's reader of shards is an iterator over a shuffle buffer: it cannot give the i-th image, so neither an order that
@@ -86,12 +147,17 @@ def webdataset(root: Path) -> Dataset:
     listed = tuple(names.read_text().split("\n")) if names.is_file() else ()
     listed = tuple(name.strip() for name in listed if name.strip())
     found = {part: _shards(root, part) for part in ("train", "val")}
-    number = len(listed) or max(max(targets) for _, targets in found.values()) + 1
+    number = len(listed) or max(max(targets) for _, targets, _ in found.values()) + 1
     classes = listed or tuple(str(c) for c in range(number))
-    return _two("webdataset", root, lambda part: (Members(*found[part]), classes))
+
+    def split(part: str) -> _Found:
+        members, targets, over = found[part]
+        return _Found(Members(members, targets), classes, tuple(over))
+
+    return _two("webdataset", root, split, pass_over)
 
 
-def huggingface(root: Path) -> Dataset:
+def huggingface(root: Path, pass_over: bool = False) -> Dataset:
     """A directory that `datasets.load_dataset` reads, with a column "image" and a column "label" of classes.
 
     The held-out split is "validation" or, where there is none, "test". It is read through timm's reader with the hub's
@@ -107,7 +173,7 @@ def huggingface(root: Path) -> Dataset:
     import datasets
     from timm.data.readers.reader_hfds import ReaderHfds
 
-    def split(part: str) -> tuple[Split, tuple[str, ...]]:
+    def split(part: str) -> _Found:
         wanted = {"train": ("train",), "val": ("validation", "test")}[part]
         name = next((name for name in wanted if name in names), None)
         if name is None:
@@ -117,12 +183,14 @@ def huggingface(root: Path) -> Dataset:
         reader = ReaderHfds(str(root), split=name)
         if not reader.class_to_idx:
             raise KeyError("the column 'label' does not name its classes (it is no ClassLabel)")
-        return _Rows(reader, f"{root}: {name} row", root), tuple(reader.class_to_idx)
+        stored = _stored_classes([str(file) for file in builder.config.data_files.get(name, ())], "label")
+        return _Found(_Rows(reader, f"{root}: {name} row", root), stored or tuple(reader.class_to_idx))
 
     try:
         with _offline():
             names = datasets.get_dataset_split_names(str(root))
-            return _two("huggingface", root, split)
+            builder = datasets.load_dataset_builder(str(root))
+            return _two("huggingface", root, split, pass_over)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as e:
@@ -132,6 +200,32 @@ def huggingface(root: Path) -> Dataset:
             expected="a directory that datasets.load_dataset reads, with the columns 'image' and 'label' (of classes)",
             remedy="for one written by save_to_disk: load it with load_from_disk and write each split with to_parquet",
         ) from e
+
+
+def _stored_classes(files: Sequence[str], column: str) -> tuple[str, ...] | None:
+    """The names of a column's classes as a split's own Parquet files have them; None where they do not say.
+
+    `datasets` gives the names of the first split to all, and leaves the numbers as they are.
+    """
+    import pyarrow.parquet as parquet
+
+    found: dict[tuple[str, ...], str] = {}
+    for file in files:
+        if not file.endswith(".parquet"):
+            return None
+        about = (parquet.read_schema(file).metadata or {}).get(b"huggingface")
+        names = json.loads(about)["info"]["features"][column].get("names") if about else None
+        if names is None:
+            return None
+        found[tuple(names)] = file
+    if len(found) > 1:
+        raise InputError(
+            "the files of a split number the classes differently",
+            got="; ".join(f"{Path(file).name}: {in_few_words(names)}" for names, file in found.items()),
+            expected="one ClassLabel, with its names in one order, in all files of a split",
+            remedy="write the split again by datasets.Dataset.to_parquet",
+        )
+    return next(iter(found), None)
 
 
 class _Rows(Encoded):
@@ -155,28 +249,35 @@ class _Rows(Encoded):
     def entries(self) -> tuple[Entry, ...]:
         """The labels, and all files of the data set: tables and archives by their hashes, images as in a folder."""
         relative = {file: file.relative_to(self.root) for file in self.root.rglob("*") if file.is_file()}
-        found = [file for file, name in relative.items() if not any(part.startswith(".") for part in name.parts)]
-        images = [file for file in found if file.suffix.lower().removeprefix(".") in _IMAGES]
+        found = [file for file, name in relative.items() if not is_hidden(name.as_posix())]
+        images = [file for file in found if is_picture(file.name)]
         tables = sorted(set(found) - set(images))
         labels = numbers_entry("(labels)", self.targets)
-        return labels, *hash_entries(tables, self.root), *image_entries(images, self.root)
+        return (
+            labels,
+            *hash_entries(tables, self.root),
+            *image_entries((file.relative_to(self.root) for file in images), self.root),
+        )
 
 
-def _two(source: str, root: Path, split: Callable[[str], tuple[Split, tuple[str, ...]]]) -> Dataset:
+def _two(source: str, root: Path, split: Callable[[str], _Found], pass_over: bool) -> Dataset:
     """A data set of train and val, once it is sure that both have the same classes."""
-    (train, classes), (val, others) = split("train"), split("val")
-    if classes != others:
+    train, val = split("train"), split("val")
+    classes, others = train.classes, val.classes
+    if set(classes) != set(others):
         only = sorted(set(classes) ^ set(others))
         raise InputError(
             "the splits have different classes",
-            got=f"{len(classes)} in train, {len(others)} in val; in one only: {', '.join(only[:6]) or 'none (another order)'}",
+            got=f"{len(classes)} in train, {len(others)} in val; in one only: {', '.join(only[:6])}",
             expected="the same classes in train and val",
         )
-    return Dataset(f"{source} {root.name} ({len(train):,} train, {len(val):,} held out)", classes, train, val)
+    passed_over = check_passed_over(train.passed_over + val.passed_over, pass_over)
+    name = f"{source} {root.name} ({len(train.split):,} train, {len(val.split):,} held out)"
+    return Dataset(name, classes, train.split, in_order_of(classes, others, val.split), passed_over)
 
 
-def _shards(root: Path, part: str) -> tuple[list[Member], list[int]]:
-    """Every image of a split and its class, in the order of the shards."""
+def _shards(root: Path, part: str) -> tuple[list[Member], list[int], list[str]]:
+    """Every image of a split and its class, in the order of the shards; and what is passed over."""
     paths = sorted(root.glob(f"{part}-*.tar"))
     if not paths:
         raise InputError(
@@ -187,36 +288,51 @@ def _shards(root: Path, part: str) -> tuple[list[Member], list[int]]:
         )
     images: list[Member] = []
     targets: list[int] = []
+    over: list[str] = []
     for path in paths:
-        pictures, labels = _index(path)
+        pictures, labels, others = _index(path)
+        over += others
         if pictures.keys() != labels.keys() or not pictures:
             odd = sorted(pictures.keys() ^ labels.keys())
             raise InputError(
                 "images and labels do not fit together",
                 got=f"{path}: {len(pictures):,} images and {len(labels):,} labels; unpaired: {', '.join(odd[:6]) or 'none'}",
-                expected=f"KEY.cls for each KEY.jpg (or {', '.join(sorted(_IMAGES - {'jpg'}))})",
+                expected=f"KEY.cls for each KEY.jpg (or {', '.join(sorted(READ - {'jpg'}))})",
             )
         images += pictures.values()
         targets += [_class(labels[key]) for key in pictures]
-    return images, targets
+    return images, targets, over
 
 
-def _index(path: Path) -> tuple[dict[str, Member], dict[str, Member]]:
-    """The images and the labels of a shard, by key."""
+def _index(path: Path) -> tuple[dict[str, Member], dict[str, Member], Sequence[str]]:
+    """The images and the labels of a shard, by key; and what looks like one of them and is none."""
     _check_whole(path)
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
+    over: list[str] = []
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
                 directory, slash, base = info.name.rpartition("/")
                 stem, _, ending = base.partition(".")  # as WebDataset reads names: the key ends at the first point
-                kind = labels if ending == "cls" else images if ending.lower() in _IMAGES else None
-                if info.isfile() and kind is not None:
-                    kind[directory + slash + stem] = Member(str(path), info.name, info.offset_data, info.size)
+                if not info.isfile() or is_hidden(info.name):
+                    continue
+                kind = labels if ending == "cls" else images if ending.lower() in READ else None
+                key = directory + slash + stem
+                if kind is None:
+                    over += [f"{path.name}: {info.name}"] if looks_like_a_picture(base) or base.endswith(".cls") else []
+                elif key in kind:
+                    raise InputError(
+                        f"two {'labels' if kind is labels else 'images'} of one sample",
+                        got=f"{path}: {kind[key].name} and {info.name}",
+                        expected="one of each for each key, which ends at the first point of the name",
+                        remedy="rename one of them",
+                    )
+                else:
+                    kind[key] = Member(str(path), info.name, info.offset_data, info.size)
     except tarfile.TarError as e:
         raise InputError("cannot read the shard", got=f"{path}: {e}", expected="an intact tar, not compressed") from e
-    return images, labels
+    return images, labels, over
 
 
 def _class(label: Member) -> int:

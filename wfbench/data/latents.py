@@ -32,7 +32,8 @@ from wfbench import files
 from wfbench.data.codecs import Codec
 from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
-from wfbench.errors import InputError, writing
+from wfbench.data.transforms import to_channels
+from wfbench.errors import InputError, check_finite, writing
 
 #: Raised when the layout changes.
 FORMAT = 1
@@ -130,6 +131,9 @@ class Extraction:
             images = torch.stack([self._picture(i) for i in chosen])  # (B, 3, S, S)
             ways = [self.codec.encode(way) for way in (images, images.flip(3))]
             mean, std = (torch.stack(parts, dim=1).half().cpu() for parts in zip(*ways, strict=True))  # (B, 2, c, h, w)
+            check_finite(
+                torch.cat([mean, std]), "latents in float16 are", f"{self.split.label(chosen.start)} and what follows it"
+            )
             means.append(mean)
             stds.append(std)
             done(len(chosen))
@@ -138,7 +142,9 @@ class Extraction:
 
     def _picture(self, i: int) -> Tensor:
         try:
-            image = self.split.load(i).convert("RGB")
+            image = to_channels(self.split.load(i), 3)
+        except InputError:
+            raise
         except UNREADABLE as e:
             raise InputError(
                 "an image cannot be read",

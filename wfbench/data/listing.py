@@ -12,6 +12,7 @@ import functools
 import hashlib
 import heapq
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,12 +145,11 @@ def json_entry(name: str, content: Any) -> Entry:
     return name, f"SHA-256 {hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]}"
 
 
-def image_entries(paths: Iterable[str | Path], root: Path) -> tuple[Entry, ...]:
+def image_entries(names: Iterable[str | Path], root: Path) -> tuple[Entry, ...]:
     """Images by their names from ``root`` and their sizes, some of them also by their hashes."""
-    named = {Path(path).relative_to(root).as_posix(): Path(path) for path in paths}
-    found = {name: f"{path.stat().st_size} bytes" for name, path in named.items()}
-    for name in heapq.nsmallest(SAMPLE, named, key=lambda name: (zlib.crc32(name.encode(errors="surrogatepass")), name)):
-        found[name] += f"{_WITH_HASH}{_hash_image(named[name])}"
+    found = {str(name): f"{os.stat(os.path.join(root, name)).st_size} bytes" for name in names}
+    for name in heapq.nsmallest(SAMPLE, found, key=lambda name: (zlib.crc32(name.encode(errors="surrogatepass")), name)):
+        found[name] += f"{_WITH_HASH}{_hash_image(root / name)}"
     return tuple(sorted(found.items()))
 
 

@@ -57,6 +57,8 @@ class _Samples(TorchDataset):
         for i in self._candidates(index):
             try:
                 image = to_channels(self.split.load(i), self.in_channels)
+            except InputError as e:  # a ValueError, but no damage: a picture without an agreed meaning
+                return e
             except UNREADABLE as e:
                 bad.append((self.split.label(i), f"{type(e).__name__}: {e}"))
                 continue

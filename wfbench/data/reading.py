@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from wfbench import signals
 from wfbench.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
@@ -33,7 +34,7 @@ Bad = tuple[str, str]
 #: instead: what was read is not what it should be.
 Sample = tuple[Tensor | None, int | Tensor, list[Bad]] | InputError
 #: Ctrl-C and pre-emption are for the training process, which finishes its step and saves.
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_NOT_FOR_WORKERS = signals.STOP
 
 
 class Whole(NamedTuple):

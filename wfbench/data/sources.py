@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wfbench.data import arrays, image_files
-from wfbench.data.splits import Dataset, hold_out, take_subset
+from wfbench.data.splits import Dataset, Encoded, Split, hold_out, in_order_of, take_subset
+from wfbench.data.what_counts import in_few_words
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
@@ -23,14 +25,18 @@ _LAYOUT = {
 }
 
 
-def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
+def open_dataset(data: DataSection, *, train: bool = True, classes: Sequence[str] | None = None) -> Dataset:
     """The data set of a recipe. Labels and places are read; images are not, unless they are held in memory.
 
-    Without ``train``, an image folder may hold images to evaluate on alone; it then has no training images.
+    Args:
+        data: the recipe's section.
+        train: without, an image folder may hold images to evaluate on alone; it then has no training images.
+        classes: names in the order of a model's outputs. Targets are then places in it, whatever order the source has.
 
     Raises:
         InputError: for a path that does not exist, a missing split, class or file, a file that is not what it should be, a
-            label out of range, splits that do not fit together, or a limit beyond the data.
+            label out of range, splits that do not fit together, a limit beyond the data, a class that is none of ``classes``,
+            or files that look like samples and are not read (see `wfbench.data.what_counts`).
     """
     if data.source == "latents":
         raise InputError("latents are no images", got="data.source = latents", expected="the images that they are of")
@@ -42,10 +48,9 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
             remedy="set task: dense, or another data.source",
         )
     if not train and data.source == "folder" and data.path and not (Path(data.path) / "train").is_dir():
-        return image_files.held_out_folder(dataset_directory(data))
-    whole = _open(data)
-    _check_labels(whole)
-    found = whole
+        held_out = image_files.held_out_folder(dataset_directory(data), data.pass_over)
+        return _prepared(held_out, data, classes, both=False)
+    whole = found = _prepared(_open(data), data, classes)
     if data.limit is not None:
         some = take_subset(whole.train, data.limit, data.split_seed)
         name = f"{whole.name}, {len(some):,} of {len(whole.train):,} for training"
@@ -56,6 +61,29 @@ def open_dataset(data: DataSection, *, train: bool = True) -> Dataset:
     return found
 
 
+def _prepared(dataset: Dataset, data: DataSection, classes: Sequence[str] | None, *, both: bool = True) -> Dataset:
+    """A data set just opened, with its labels checked and in the order of ``classes``."""
+    parts = {"train": dataset.train, "val": dataset.val} if both else {"val": dataset.val}
+    for part, split in parts.items():
+        if isinstance(split, Encoded):
+            split.value_range = data.range
+        _check_labels(split, part, dataset)
+    if classes is None or tuple(classes) == dataset.classes:
+        return dataset
+    unknown = [name for name in dataset.classes if name not in set(classes)]
+    if unknown:
+        raise InputError(
+            "the data have other classes than the weights",
+            got=f"{dataset.name}: {in_few_words(dataset.classes)}; of these, unknown to the weights {in_few_words(unknown)}",
+            expected=f"classes of these names, in any order: {in_few_words(classes)}",
+            remedy="give data with such classes (folders, ClassLabels, or names in classes.txt), or a --mapping from these "
+            "classes to the model's",
+        )
+    for split in parts.values():
+        in_order_of(classes, dataset.classes, split)
+    return replace(dataset, classes=tuple(classes))
+
+
 def _open(data: DataSection) -> Dataset:
     if data.source == "digits":
         return arrays.digits(data.holdout, data.split_seed)
@@ -64,15 +92,17 @@ def _open(data: DataSection) -> Dataset:
         case "fashion":
             return arrays.fashion(root)
         case "cifar10":
-            return arrays.as_cifar10(image_files.folder(root), str(root)) if (root / "train").is_dir() else arrays.cifar10(root)
+            if (root / "train").is_dir():
+                return arrays.as_cifar10(image_files.folder(root, data.pass_over), str(root))
+            return arrays.cifar10(root)
         case "folder":
-            return image_files.folder(root)
+            return image_files.folder(root, data.pass_over)
         case "tar":
-            return image_files.tar(root)
+            return image_files.tar(root, data.pass_over)
         case "webdataset":
-            return image_files.webdataset(root)
+            return image_files.webdataset(root, data.pass_over)
         case _:
-            return image_files.huggingface(root)
+            return image_files.huggingface(root, data.pass_over)
 
 
 def dataset_directory(data: DataSection) -> Path:
@@ -96,22 +126,20 @@ def dataset_directory(data: DataSection) -> Path:
     return root
 
 
-def _check_labels(dataset: Dataset) -> None:
-    """Fail unless both splits hold images of every class, and of no other."""
-    classes = dataset.classes
-    for part, images in (("train", dataset.train), ("val", dataset.val)):
-        targets = np.array(images.targets)
-        wrong = np.flatnonzero((targets < 0) | (targets >= len(classes)))
-        if len(wrong):
-            raise InputError(
-                "a label is out of range",
-                got=f"{targets[wrong[0]]} of {images.label(int(wrong[0]))} (and {len(wrong) - 1} more)",
-                expected=f"0 to {len(classes) - 1}, for {len(classes)} classes",
-            )
-        empty = np.flatnonzero(np.bincount(targets, minlength=len(classes)) == 0)
-        if len(empty):
-            raise InputError(
-                f"a class has no images in the {part} split",
-                got=f"{dataset.name}: {', '.join(classes[c] for c in empty[:6])} ({len(empty)} of {len(classes)} classes)",
-                expected="images of every class in both splits",
-            )
+def _check_labels(images: Split, part: str, dataset: Dataset) -> None:
+    """Fail unless a split holds images of every class, and of no other."""
+    classes, targets = dataset.classes, np.array(images.targets, dtype=np.int64)
+    wrong = np.flatnonzero((targets < 0) | (targets >= len(classes)))
+    if len(wrong):
+        raise InputError(
+            "a label is out of range",
+            got=f"{targets[wrong[0]]} of {images.label(int(wrong[0]))} (and {len(wrong) - 1} more)",
+            expected=f"0 to {len(classes) - 1}, for {len(classes)} classes",
+        )
+    empty = np.flatnonzero(np.bincount(targets, minlength=len(classes)) == 0)
+    if len(empty):
+        raise InputError(
+            f"a class has no images in the {part} split",
+            got=f"{dataset.name}: {', '.join(classes[c] for c in empty[:6])} ({len(empty)} of {len(classes)} classes)",
+            expected="images of every class in both splits",
+        )

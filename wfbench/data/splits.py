@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
-import io
+import operator
+import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 from PIL import Image
 
 from wfbench.data.listing import Entry, Listing, array_entry, hash_entries, image_entries, list_data, numbers_entry
+from wfbench.data.pixels import decode
 from wfbench.errors import InputError
+from wfbench.files import read_file
 
 #: Bytes of decoded images that a folder may keep in memory: CIFAR-10's training images take 154 million.
 DECODED = 2**28
@@ -32,7 +35,7 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, i: int) -> Image.Image:
-        """The i-th image, decoded, whose class is ``targets[i]``."""
+        """The i-th image, decoded, of mode "L" or "RGB", whose class is ``targets[i]``."""
         ...
 
     def label(self, i: int) -> str:
@@ -46,12 +49,16 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set in two splits."""
+    """A named data set in two splits.
+
+    ``passed_over`` names the files that look like samples and are not read (see `wfbench.data.what_counts`).
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     val: Split
+    passed_over: tuple[str, ...] = ()
 
     @functools.cached_property
     def listing(self) -> Listing:
@@ -105,8 +112,12 @@ class Arrays:
 class Encoded(ABC):
     """A split of encoded images (JPEG, PNG, ...)."""
 
+    #: Of pictures of more than 8 bits, the values that become black and white (see `wfbench.data.pixels`).
+    value_range: tuple[float, float] | None = None
+
     def __init__(self, targets: Sequence[int]) -> None:
-        self.targets = tuple(int(c) for c in targets)
+        numbers = [*range(max(targets, default=-1) + 1)]  # one object for each class, not for each image
+        self.targets = tuple(numbers[c] if c >= 0 else c for c in targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -124,18 +135,42 @@ class Encoded(ABC):
         """What it consists of, for a `Listing`."""
 
     def load(self, i: int) -> Image.Image:
-        """The i-th image, decoded."""
-        image = Image.open(io.BytesIO(self.read(i)))
-        image.load()
-        return image
+        """The i-th image, decoded: 8 bits, grey or RGB."""
+        return decode(self.read(i), self.label(i), self.value_range)
+
+
+class Names(Sequence[str]):
+    """Many names in one array of bytes: a list of them would be copied into every worker process, object by object."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> Names: ...
+    def __getitem__(self, i: int | slice) -> str | Names:
+        """The i-th name, or some of them."""
+        if isinstance(i, slice):
+            return Names(self[k] for k in range(*i.indices(len(self))))
+        i = operator.index(i)
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        start, end = self._ends[i % len(self)], self._ends[i % len(self) + 1]
+        return os.fsdecode(self._bytes[start:end])
 
 
 class Files(Encoded):
-    """A split of image files under a folder, which names in a `Listing` are relative to."""
+    """A split of image files, named from a folder, as a `Listing` names them."""
 
-    def __init__(self, paths: Sequence[str], targets: Sequence[int], folder: Path) -> None:
+    def __init__(self, names: Iterable[str], targets: Sequence[int], folder: Path) -> None:
         super().__init__(targets)
-        self.paths, self.folder = list(paths), folder
+        self.names, self.folder = Names(names), folder
         self._decoded: Arrays | None = None
         self._there = np.zeros(len(self), dtype=bool)
         self._alike = True
@@ -158,7 +193,7 @@ class Files(Encoded):
         except UNREADABLE:
             return False
         pixels = np.asarray(image)
-        if image.mode not in ("L", "RGB") or len(self) * pixels.size > DECODED:
+        if len(self) * pixels.size > DECODED:
             return False
         if self._decoded is None:
             self._decoded = Arrays("image", np.empty((len(self), *pixels.shape), np.uint8), np.array(self.targets))
@@ -169,15 +204,15 @@ class Files(Encoded):
 
     def read(self, i: int) -> bytes:
         """The i-th image as it is stored."""
-        return Path(self.paths[i]).read_bytes()
+        return read_file(self.label(i))
 
     def label(self, i: int) -> str:
-        """What to call the i-th image."""
-        return self.paths[i]
+        """What to call the i-th image: its path."""
+        return os.path.join(self.folder, self.names[i])
 
     def entries(self) -> tuple[Entry, ...]:
         """Every file's name, which begins with its class, and size; of some also a hash."""
-        return image_entries(self.paths, self.folder)
+        return image_entries(self.names, self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +273,20 @@ class Subset:
     def entries(self) -> tuple[Entry, ...]:
         """Those of the whole split, and which images of it are taken."""
         return *self.whole.entries(), numbers_entry("(images taken)", self.indices)
+
+
+S = TypeVar("S", bound=Split)
+
+
+def in_order_of(classes: Sequence[str], own: Sequence[str], split: S) -> S:
+    """The split with its targets as places in ``classes``, whose names it has in the order ``own``; it is changed itself.
+
+    ``own`` may lack some of them, and have no other.
+    """
+    if tuple(own) != tuple(classes):
+        place = [classes.index(name) for name in own]
+        split.targets = tuple(place[c] if 0 <= c < len(place) else c for c in split.targets)
+    return split
 
 
 def whole_of(split: Split) -> tuple[Split, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import PIL
 from PIL import Image
 from timm.data import create_transform
@@ -14,9 +13,7 @@ from wfbench.recipe import DataSection
 
 
 def to_channels(image: Image.Image, in_channels: int) -> Image.Image:
-    """The image with 8 bits in each of 1 or 3 channels; transparency is dropped."""
-    if image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    """A grey or RGB image of 8 bits, as a split has it, with 1 or 3 channels."""
     return image.convert("L" if in_channels == 1 else "RGB")
 
 

@@ -5,6 +5,7 @@ from wfbench.models.dense import DenseModel, create_dense
 from wfbench.models.dit import DiT, DiTConfig
 from wfbench.models.draws import draw_by_name, key_of
 from wfbench.models.presets import PRESETS, Config, configure, create
+from wfbench.models.skeleton import patch_grid
 from wfbench.models.vit import VisionTransformer
 from wfbench.models.vit_config import ViTConfig
 
@@ -27,6 +28,7 @@ __all__ = [
     "key_of",
     "load_initial",
     "load_released",
+    "patch_grid",
     "released_names",
     "to_released",
 ]

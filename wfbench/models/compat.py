@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+import mixers
+from mixers.base import Grid
 from wfbench.errors import InputError
 from wfbench.models.dit import DiT
-from wfbench.models.skeleton import Block
+from wfbench.models.schedule import mixers_of
+from wfbench.models.skeleton import Block, patch_grid
 from wfbench.models.vit import VisionTransformer
 
 #: Mixers whose models have been released under names of their own.
@@ -19,25 +22,38 @@ _RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
 _TIMM = {"mixer": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
-def load_released(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor]) -> None:
+def load_released(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor], *, grid: Grid | None = None) -> None:
     """Load weights under the names of the WeightFormer or DiT release, or of timm's DeiT, into a model.
 
-    A learned position embedding of another resolution is interpolated as timm does it (bicubic, antialiased); of a fixed one
+    A learned position embedding of another grid is interpolated as timm does it (bicubic, antialiased); of a fixed one
     the model keeps its own. Everything else must fit exactly; nothing is loaded unless all of it does.
 
+    Args:
+        model: whose weights are replaced.
+        state_dict: the weights.
+        grid: rows and columns of tokens that they were made for. None: a square, where their number is one.
+
     Raises:
-        InputError: naming the missing, unexpected or misshapen weights.
+        InputError: naming the missing, unexpected or misshapen weights; for weights that depend on the grid, if theirs
+            cannot be told, or is another and they cannot be interpolated.
     """
-    _load(model, released_names(model), dict(state_dict))
+    _load(model, released_names(model), dict(state_dict), grid)
 
 
-def load_initial(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor], *, fresh_head: bool = False) -> None:
+def load_initial(
+    model: VisionTransformer | DiT,
+    state_dict: Mapping[str, Tensor],
+    *,
+    fresh_head: bool = False,
+    grid: Grid | None = None,
+) -> None:
     """Load weights to begin from: under our own names, or those of `load_released`, told by the names themselves.
 
     Args:
         model: whose weights are replaced.
         state_dict: of a run of this package, of the WeightFormer release, or of timm's DeiT.
         fresh_head: leave the model's head as it is, whatever the weights have.
+        grid: as of `load_released`.
 
     Raises:
         InputError: as `load_released`.
@@ -51,10 +67,10 @@ def load_initial(model: VisionTransformer | DiT, state_dict: Mapping[str, Tensor
     if set(state) != set(own) and model.config.mixer in _RELEASED and model.config.between is None:
         released = released_names(model)
         names = max(own, released, key=lambda known: len(set(state) & set(known.values())))
-    _load(model, names, state)
+    _load(model, names, state, grid)
 
 
-def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mapping[str, Tensor], grid: Grid | None) -> None:
     """Load weights that ``names`` calls by other names."""
     own = model.state_dict()
     missing = sorted(theirs for theirs in names.values() if theirs not in state)
@@ -67,9 +83,25 @@ def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mappi
             remedy="create the model these weights were trained with (preset, mixer, every, depth, class_token, pos_embed)",
         )
     loaded = {ours: state[theirs] for ours, theirs in names.items()}
-    if model.pos_embed is not None and loaded["pos_embed"].shape[1] != model.pos_embed.shape[1]:
-        fixed = model.config.pos_embed == "sincos"
-        loaded["pos_embed"] = own["pos_embed"] if fixed else _resampled(model, loaded["pos_embed"])
+    built = patch_grid(model.config.image_size, model.config.patch_size)
+    if model.pos_embed is not None and model.config.pos_embed == "sincos":
+        same = built[0] == built[1] if grid is None else tuple(grid) == built
+        if not same or loaded["pos_embed"].shape != model.pos_embed.shape:
+            loaded["pos_embed"] = own["pos_embed"]
+    elif model.pos_embed is not None:
+        theirs = grid or _square(model, loaded["pos_embed"].shape[1])
+        loaded["pos_embed"] = resample_abs_pos_embed(
+            loaded["pos_embed"], list(built), list(theirs), num_prefix_tokens=model.num_prefix_tokens
+        )
+    bound = [name for name in mixers_of(model.config) if mixers.spec(name).needs_grid]
+    if bound and (built[0] != built[1] if grid is None else tuple(grid) != built):
+        raise InputError(
+            "weights of a mixer that is made for one grid",
+            got=f"mixer {bound[0]!r} with weights for {'a grid that they do not tell' if grid is None else _grid(grid)}",
+            expected=f"weights for {_grid(built)}",
+            remedy="create the model at the image_size that the weights were trained at"
+            + ("; to say their grid: load_initial(..., grid=(rows, columns))" if grid is None else ""),
+        )
     misshapen = [
         f"{names[key]} {tuple(tensor.shape)} for {tuple(own[key].shape)}"
         for key, tensor in loaded.items()
@@ -141,19 +173,23 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
     return next(theirs for theirs, ours in known.items() if ours == own)
 
 
-def _resampled(model: VisionTransformer | DiT, pos_embed: Tensor) -> Tensor:
-    """Interpolate a position embedding of a square grid; the weights do not tell any other grid."""
-    tokens = pos_embed.shape[1] - model.num_prefix_tokens
+def _square(model: VisionTransformer | DiT, positions: int) -> Grid:
+    """The square grid of a position embedding that does not tell its own; 4x4 and 2x8 have as many positions."""
+    tokens, built = positions - model.num_prefix_tokens, patch_grid(model.config.image_size, model.config.patch_size)
     side = math.isqrt(max(tokens, 0))
-    if not tokens > 0 or side * side != tokens:
+    as_many = tokens == built[0] * built[1]
+    if tokens <= 0 or side * side != tokens or (as_many and built[0] != built[1]):
         raise InputError(
             "cannot tell the grid of the position embedding",
-            got=f"pos_embed with {tokens} positions, which no square grid has",
-            expected="the positions of a square grid, or of the model's own",
-            remedy="create the model at the image_size the weights were trained at",
+            got=f"pos_embed with {tokens} positions for a model of {_grid(built)}",
+            expected="the positions of a square grid for a model of a square, or a grid beside the weights",
+            remedy="files that `wfbench train` writes say their grid; for others, load_initial(..., grid=(rows, columns))",
         )
-    grid = [side // model.config.patch_size for side in model.config.image_size]
-    return resample_abs_pos_embed(pos_embed, grid, num_prefix_tokens=model.num_prefix_tokens)
+    return side, side
+
+
+def _grid(grid: Grid) -> str:
+    return f"a grid of {grid[0]}x{grid[1]}"
 
 
 def _some(items: list[str], most: int = 6) -> str:

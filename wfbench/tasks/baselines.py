@@ -6,6 +6,7 @@ import numpy as np
 
 from wfbench import records
 from wfbench.data import Split, open_dataset
+from wfbench.data.transforms import to_channels
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import BaselineRow
@@ -21,7 +22,8 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     from sklearn.neighbors import KNeighborsClassifier
 
     dataset = open_dataset(recipe.data)
-    (train_x, train_y), (val_x, val_y) = _pixels(dataset.train), _pixels(dataset.val)
+    channels = max(_channels(split) for split in (dataset.train, dataset.val))
+    (train_x, train_y), (val_x, val_y) = _pixels(dataset.train, channels), _pixels(dataset.val, channels)
     classifiers = {
         "logistic regression on pixels": LogisticRegression(max_iter=5000),
         "nearest neighbour on pixels": KNeighborsClassifier(n_neighbors=1),
@@ -39,9 +41,14 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     ]
 
 
-def _pixels(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def _channels(split: Split) -> int:
+    """1 if all images are grey, else 3."""
+    return 1 if all(split.load(i).mode == "L" for i in range(len(split))) else 3
+
+
+def _pixels(split: Split, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """A split as (images × pixels in 0..1, classes)."""
-    images = [np.asarray(split.load(i)).reshape(-1) for i in range(len(split))]
+    images = [np.asarray(to_channels(split.load(i), channels)).reshape(-1) for i in range(len(split))]
     if len({len(image) for image in images}) > 1:
         raise InputError(
             "no baselines for images of several sizes", got=split.label(0), expected="images that are all of one size"

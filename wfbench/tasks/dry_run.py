@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wfbench import recipe as recipes
+from wfbench.data.what_counts import in_few_words
 from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
 from wfbench.tasks import run_directory
@@ -87,6 +88,7 @@ def dry_run(
             "training images": f"{len(run.dataset.train):,}",
             "held-out images": f"{len(run.dataset.val):,}",
             "classes": f"{len(run.dataset.classes):,}",
+            "passed over": in_few_words(getattr(run.dataset, "passed_over", ())),
             "weights begin": f"from {run.pretraining if recipe.model.init_weights else f'seed {recipe.seed}'}",
         },
         steps_per_epoch=run.steps_per_epoch,

@@ -9,6 +9,7 @@ import torch
 
 from wfbench import recipe as recipes
 from wfbench import records
+from wfbench.data.what_counts import in_few_words
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseEvalRow, DenseRow
@@ -17,7 +18,7 @@ from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, read_weights
+from wfbench.tasks.weights import WEIGHTS, read_metadata, read_weights
 from wfbench.training import checkpoint
 
 #: Settings of `data.dense` by which the images and masks are the same.
@@ -138,6 +139,13 @@ def _compare(run: Path, job: dense.DenseJob, overrides: tuple[str, ...]) -> tupl
         return ()
     if not _are_others_asked_for(read_recipe(run), job.recipe, overrides):
         check_data(run, job.dataset, "val")
+    elif (about := read_metadata(run / WEIGHTS["raw"])) is not None and about.classes != job.dataset.classes:
+        raise InputError(
+            "the data have other classes than the weights, or in another order",
+            got=f"{job.dataset.name}: {in_few_words(job.dataset.classes)}",
+            expected=f"{in_few_words(about.classes)}, in this order, by which masks number them",
+            remedy="list and number the classes as the training data did",
+        )
     return tuple(
         f"evaluated with other code than the run's: {line}"
         for line in changes(then, job.identity, ("mixer code", "model code"))

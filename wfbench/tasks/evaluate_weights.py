@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +26,15 @@ from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, read_weights
+from wfbench.tasks.weights import WEIGHTS, read_metadata, read_weights
 from wfbench.training import Evaluation
 
 #: Settings by which other data are asked for than those of the run.
 OTHER_DATA = ("data.source", "data.path", "data.limit", "data.validation", "data.holdout", "data.split_seed")
+
+
+#: Of weights without class names: foreign ones, or of an earlier version.
+_UNNAMED = "the weights do not name their classes: the data's classes are taken to be in the same order"
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     recipe = _recipe(request, of_run)
     name = WEIGHTS[request.weights] if of_run else ""
     tensors, sha256 = read_weights(request.path / name if of_run else request.path)
-    run, labels = _open_job(recipe, tensors, request)
-    notes = _compare(request, run) if of_run else ()
+    run, labels, notes = _open_job(recipe, tensors, request, request.path / name if of_run else request.path)
+    notes += _compare(request, run) if of_run else ()
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
     check_sizes(sizes, run.model.config.patch_size)
     run.model.to(device).eval()
@@ -154,8 +159,13 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
     return recipes.override(recipe, request.overrides)
 
 
-def _open_job(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) -> tuple[ClassifyJob, Labels | None]:
-    dataset = open_dataset(recipe.data, train=False)
+def _open_job(
+    recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest, file: Path
+) -> tuple[ClassifyJob, Labels | None, tuple[str, ...]]:
+    """The job, a mapping's labels, and what is not sure of the labels, in words."""
+    about = read_metadata(file)
+    names = None if about is None or request.mapping is not None else about.classes
+    dataset = open_dataset(recipe.data, train=False, classes=names)
     head = next((t for key, t in tensors.items() if key in ("head.weight", "head.bias")), None)
     classes = len(dataset.classes) if head is None else head.shape[0]
     labels = relabel(request.mapping, dataset, classes) if request.mapping is not None else None
@@ -168,9 +178,13 @@ def _open_job(recipe: Recipe, tensors: dict[str, Tensor], request: EvalRequest) 
         )
     section = recipe.model
     model = models.create(section.name, section.mixer, section.image_size, classes, **section.overrides())
-    models.load_initial(model, tensors)
+    grid = None if about is None else about.grid
+    if grid is None and request.path.is_dir():  # the run's recipe says it
+        grid = models.patch_grid(model.config.image_size, model.config.patch_size)
+    models.load_initial(model, tensors, grid=grid)
+    unsure = () if names is not None or labels is not None else (_UNNAMED,)
     dataset = dataset if labels is None else replace(dataset, val=labels.split)
-    return ClassifyJob(recipe, dataset, model), labels
+    return ClassifyJob(recipe, dataset, model), labels, unsure
 
 
 def _compare(request: EvalRequest, run: ClassifyJob) -> tuple[str, ...]:
@@ -294,6 +308,13 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
             got=f"no label for {unknown[0]} ({len(unknown)} of {len(keys)} images)",
             expected="a key for each class folder, or for each file name",
         )
+    twice = [] if by_class else [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise InputError(
+            "the mapping names files, and several files have one name",
+            got=f"{twice[0]}: {' and '.join(split.label(i) for i, key in enumerate(keys) if key == twice[0])}",
+            expected="file names that occur once, or a key for each class folder",
+        )
     kept = [i for i, key in enumerate(keys) if table[key]]
     every = tuple(table[keys[i]] for i in kept)
     if not kept:
@@ -335,6 +356,7 @@ def _row(
         mixer_digest=run.identity.mixer_digest,
         model_digest=run.identity.model_digest,
         data_digest=run.identity.data_digest,
+        passed_over=run.passed_over,
         dataset=run.dataset.name,
         trained_size=run.image_size,
         image_size=size,

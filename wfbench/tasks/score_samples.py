@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wfbench import files, records
 from wfbench.data import Dataset, Split, eval_batches
 from wfbench.data.latents import centre_crop
+from wfbench.data.pixels import decode
 from wfbench.data.splits import UNREADABLE
+from wfbench.data.transforms import to_channels
+from wfbench.data.what_counts import is_hidden, is_picture
 from wfbench.diffusion import frozen
 from wfbench.diffusion.scores import (
     Inception,
@@ -29,7 +31,8 @@ from wfbench.diffusion.scores import (
     moments,
     read_moments,
 )
-from wfbench.errors import InputError
+from wfbench.errors import InputError, check_finite
+from wfbench.files import read_file
 from wfbench.records import ScoreRow
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
@@ -98,6 +101,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     }
 
     def add(metric: str, value: float, count: int = len(images), **more: Any) -> None:
+        check_finite(value, f"the score {metric} is", request.samples)
         rows.append(ScoreRow(**shared, metric=metric, value=value, samples=count, **more))
 
     real = _real(job) if isinstance(job.dataset, Dataset) else None
@@ -273,13 +277,15 @@ def _reference(
 
 def _folder(path: Path, side: int) -> Iterable[Tensor]:
     """Every image under a folder, cropped as ADM does it: (3, side, side), uint8."""
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+    files = sorted(f for f in path.rglob("*") if is_picture(f.name) and not is_hidden(f.relative_to(path).as_posix()))
     if not files:
         raise InputError("no images in the reference", got=str(path), expected="png, jpg, webp or bmp files")
     for file in files:
         try:
-            with Image.open(file) as image:
-                yield torch.from_numpy(np.array(centre_crop(image.convert("RGB"), side))).permute(2, 0, 1)
+            image = to_channels(decode(read_file(file), str(file)), 3)
+            yield torch.from_numpy(np.array(centre_crop(image, side))).permute(2, 0, 1)
+        except InputError:
+            raise
         except UNREADABLE as e:
             raise InputError("an image cannot be read", got=f"{file} ({e})", expected="an intact image file") from e
 

@@ -33,6 +33,7 @@ class WeightsMetadata(Strict):
         mixer: as in rows.
         mixer_digest, model_digest, data_digest: as in `wfbench.records.TracedRow`.
         recipe, recipe_digest, seed: as in rows.
+        grid: rows and columns of tokens that they were trained on; None in files of earlier versions.
     """
 
     classes: tuple[str, ...]
@@ -43,9 +44,12 @@ class WeightsMetadata(Strict):
     recipe: str
     recipe_digest: str
     seed: int
+    grid: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, mixer: str, classes: tuple[str, ...], identity: Identity | None) -> WeightsMetadata:
+    def of(
+        cls, recipe: Recipe, mixer: str, classes: tuple[str, ...], identity: Identity | None, grid: tuple[int, int]
+    ) -> WeightsMetadata:
         """Of a run's final weights."""
         return cls(
             classes=classes,
@@ -56,6 +60,7 @@ class WeightsMetadata(Strict):
             recipe=recipe.name,
             recipe_digest=recipes.digest(recipe),
             seed=recipe.seed,
+            grid=grid,
         )
 
     def dump(self) -> dict[str, str]:

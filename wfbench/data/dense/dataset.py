@@ -52,6 +52,7 @@ class DenseDataset:
         name: for the records.
         classes: their names; the number of a class is its place.
         ignore_index: the number of a pixel without a label.
+        passed_over: files that look like samples and are not read (see `wfbench.data.what_counts`).
     """
 
     name: str
@@ -59,6 +60,7 @@ class DenseDataset:
     train: DenseSplit
     val: DenseSplit
     ignore_index: int
+    passed_over: tuple[str, ...] = ()
 
     @functools.cached_property
     def listing(self) -> Listing:
@@ -140,10 +142,10 @@ def _crops(split: Split) -> Crops:
 
 def _folder(data: DataSection, dense: DenseDataSection) -> DenseDataset:
     root = dataset_directory(data)
-    classes, train, val = open_folder(root, dense)
+    classes, train, val, over = open_folder(root, dense, pass_over=data.pass_over, value_range=data.range)
     name = f"folder-seg {root.name} ({len(train):,} train, {len(val):,} held out)"
     if data.limit is None and data.validation is None:
-        return DenseDataset(name, classes, train, val, dense.ignore_index)
+        return DenseDataset(name, classes, train, val, dense.ignore_index, over)
     if data.limit is not None and data.limit > len(train):
         raise InputError(
             "so many training images cannot be taken",
@@ -156,7 +158,7 @@ def _folder(data: DataSection, dense: DenseDataSection) -> DenseDataset:
         name += f", {data.limit:,} of {len(train):,} for training"
         order = order[: data.limit]
     if data.validation is None:
-        return DenseDataset(name, classes, DenseSubset(train, np.sort(order).tolist()), val, dense.ignore_index)
+        return DenseDataset(name, classes, DenseSubset(train, np.sort(order).tolist()), val, dense.ignore_index, over)
     held = round(data.validation * len(order))
     if not 0 < held < len(order):
         raise InputError(
@@ -166,4 +168,4 @@ def _folder(data: DataSection, dense: DenseDataSection) -> DenseDataset:
             remedy="change data.validation (of a sweep: tune.validation)",
         )
     rest, part = (DenseSubset(train, np.sort(some).tolist()) for some in (order[held:], order[:held]))
-    return DenseDataset(name, classes, rest, part, dense.ignore_index)
+    return DenseDataset(name, classes, rest, part, dense.ignore_index, over)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,9 @@ from PIL import Image
 
 from wfbench.data.listing import Entry, image_entries, json_entry
 from wfbench.data.splits import Files
+from wfbench.data.what_counts import READ, check_passed_over, is_hidden, looks_like_a_picture
 from wfbench.errors import InputError
 from wfbench.recipe import DenseDataSection
-
-#: Endings of images.
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class MaskedFiles:
         ignore_index: int,
         reduce_zero_label: bool,
     ) -> None:
-        self.images = Files([str(path) for path in images], [0] * len(images), root)
-        self.masks = Files([str(path) for path in masks], [0] * len(masks), root)
+        self.images, self.masks = (
+            Files([path.relative_to(root).as_posix() for path in paths], [0] * len(paths), root) for paths in (images, masks)
+        )
         self.root, self.classes, self.ignore_index, self.reduce_zero_label = root, classes, ignore_index, reduce_zero_label
 
     def __len__(self) -> int:
@@ -85,8 +84,8 @@ class MaskedFiles:
     def entries(self) -> tuple[Entry, ...]:
         """Images and masks by name and size, some of each also by hash; and how indices are read."""
         return (
-            *image_entries(self.images.paths, self.root),
-            *image_entries(self.masks.paths, self.root),
+            *image_entries(self.images.names, self.root),
+            *image_entries(self.masks.names, self.root),
             json_entry("(labels)", {"ignore_index": self.ignore_index, "reduce_zero_label": self.reduce_zero_label}),
         )
 
@@ -121,8 +120,10 @@ class MaskedFiles:
         return np.where(unlabelled, self.ignore_index, indices - np.uint8(first)).astype(np.uint8)
 
 
-def open_folder(root: Path, dense: DenseDataSection) -> tuple[tuple[str, ...], MaskedFiles, MaskedFiles]:
-    """Classes, training and held-out split. Names are read; images and masks are not.
+def open_folder(
+    root: Path, dense: DenseDataSection, *, pass_over: bool = False, value_range: tuple[float, float] | None = None
+) -> tuple[tuple[str, ...], MaskedFiles, MaskedFiles, tuple[str, ...]]:
+    """Classes, training and held-out split, and what was passed over. Names are read; images and masks are not.
 
     Raises:
         InputError: for a missing folder or list of classes, fewer than two classes, one that is named twice, an
@@ -138,17 +139,22 @@ def open_folder(root: Path, dense: DenseDataSection) -> tuple[tuple[str, ...], M
             expected=f"{len(names) + 1} to 255; 0 is no label anyway",
             remedy="set data.dense.ignore_index; of more than 254 classes, none can be ignored but by 0",
         )
+    folders = [(root / "images" / part, root / layout.masks / part) for part in (layout.parts["train"], layout.parts["val"])]
+    pairs = [_pairs(*both) for both in folders]
+    over = check_passed_over((name for _, _, others in pairs for name in others), pass_over)
     train, val = (
         MaskedFiles(
-            *_pairs(root / "images" / folder, root / layout.masks / folder),
+            images,
+            masks,
             root,
             classes=len(names),
             ignore_index=dense.ignore_index,
             reduce_zero_label=reduce,
         )
-        for folder in (layout.parts["train"], layout.parts["val"])
+        for images, masks, _ in pairs
     )
-    return names, train, val
+    train.images.value_range = val.images.value_range = value_range
+    return names, train, val, over
 
 
 def _class_names(path: Path, layout: str) -> tuple[str, ...]:
@@ -181,9 +187,10 @@ def _class_names(path: Path, layout: str) -> tuple[str, ...]:
     return found
 
 
-def _pairs(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
-    """Images and masks with the same stem, in the order of their names."""
-    found = _by_stem(images, _IMAGES), _by_stem(masks, {".png"})
+def _pairs(images: Path, masks: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Images and masks with the same stem, in the order of their names; and pictures that are neither."""
+    (pictures, no_pictures), (drawn, no_masks) = _by_stem(images, READ), _by_stem(masks, {"png"})
+    found = pictures, drawn
     odd = sorted(found[0].keys() ^ found[1].keys())
     if odd or not found[0]:
         named = [f"{stem} (no {'mask' if stem in found[0] else 'image'})" for stem in odd[:6]]
@@ -195,13 +202,17 @@ def _pairs(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
             remedy="check --data and data.dense.layout",
         )
     stems = sorted(found[0])
-    return [found[0][stem] for stem in stems], [found[1][stem] for stem in stems]
+    return [found[0][stem] for stem in stems], [found[1][stem] for stem in stems], no_pictures + no_masks
 
 
-def _by_stem(folder: Path, endings: set[str]) -> dict[str, Path]:
+def _by_stem(folder: Path, endings: Collection[str]) -> tuple[dict[str, Path], list[str]]:
     found: dict[str, Path] = {}
+    over: list[str] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in endings or path.name.startswith("."):
+        if is_hidden(path.name) or not looks_like_a_picture(path.name):
+            continue
+        if path.suffix.lower().removeprefix(".") not in endings:
+            over.append(str(path))
             continue
         if path.stem in found:
             raise InputError(
@@ -210,4 +221,4 @@ def _by_stem(folder: Path, endings: set[str]) -> dict[str, Path]:
                 expected="names that differ before the ending",
             )
         found[path.stem] = path
-    return found
+    return found, over

@@ -31,13 +31,15 @@ from wfbench.data import (
     steps_per_epoch,
     train_batches,
 )
+from wfbench.data.what_counts import in_few_words
+from wfbench.errors import InputError
 from wfbench.measure.strength import predicting_layers, strengths
 from wfbench.models import DiT, VisionTransformer
 from wfbench.recipe import Recipe
 from wfbench.records import Chosen, Environment, Row, Strength
 from wfbench.tasks.common import counted_fields, dtype_name, factors_of, try_count
 from wfbench.tasks.identity import Identity, identify
-from wfbench.tasks.weights import read_weights
+from wfbench.tasks.weights import read_metadata, read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
 
 #: Names of the weights in rows, by the prefix of their figures in metrics.jsonl.
@@ -89,6 +91,16 @@ class Job(ABC):
     def in_channels(self) -> int:
         """Channels of the model's input."""
         return self.model.config.in_channels
+
+    @property
+    def passed_over(self) -> int:
+        """How many files of the data look like samples and are not read."""
+        return len(getattr(self.dataset, "passed_over", ()))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the model's tokens."""
+        return models.patch_grid(self.image_size, self.model.config.patch_size)
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -254,6 +266,7 @@ class Job(ABC):
             "mixer_digest": self.identity.mixer_digest,
             "model_digest": self.identity.model_digest,
             "data_digest": self.identity.data_digest,
+            "passed_over": self.passed_over,
             "model": self.recipe.model.name,
             **factors_of(self.model.config),
             "recipe": self.recipe.name,
@@ -286,6 +299,7 @@ class Job(ABC):
             "weights": WEIGHTS_OF[prefix],
             "pretraining": self.pretraining,
             "bad_images": len(self.bad_images),
+            "passed_over": self.passed_over,
             "processes": distributed.world(),
             "compiled": recipe.compute.compile,
             "channels_last": recipe.compute.channels_last,
@@ -315,8 +329,12 @@ def _curves(prefix: str, found: Iterable[Strength]) -> dict[str, float]:
     return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
-def load_initial(recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: bool = False) -> str:
+def load_initial(
+    recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: bool = False, classes: Sequence[str] | None = None
+) -> str:
     """Load the weights that the recipe begins from, if it names any; without their head if ``fresh_head``, or the recipe asks.
+
+    A head is loaded with its rows in the order of ``classes``, where the weights name their own; they must be the same.
 
     Returns:
         For the record, what they are: a file's name and the start of its SHA-256, or "none".
@@ -328,6 +346,24 @@ def load_initial(recipe: Recipe, model: VisionTransformer | DiT, *, fresh_head: 
     if section.init_weights is None:
         return "none"
     path = Path(section.init_weights)
-    tensors, sha256 = read_weights(path)
-    models.load_initial(model, tensors, fresh_head=fresh_head or section.init_head == "fresh")
+    (tensors, sha256), about = read_weights(path), read_metadata(path)
+    fresh = fresh_head or section.init_head == "fresh"
+    if about is not None and classes is not None and not fresh:
+        tensors |= _head_in_order(tensors, about.classes, tuple(classes), path)
+    models.load_initial(model, tensors, fresh_head=fresh, grid=None if about is None else about.grid)
     return f"{path.name} {sha256[:12]}"
+
+
+def _head_in_order(tensors: Mapping[str, Tensor], then: tuple[str, ...], now: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """A head's tensors with their rows in the order of the classes now."""
+    if then == now:
+        return {}
+    if set(then) != set(now):
+        raise InputError(
+            "the initial weights have other classes than the data",
+            got=f"{path}: {in_few_words(then)}",
+            expected=f"the classes of the data, in any order: {in_few_words(now)}",
+            remedy="model.init_head=fresh to train a new head",
+        )
+    rows = [then.index(name) for name in now]
+    return {key: tensor[rows] for key, tensor in tensors.items() if key in ("head.weight", "head.bias")}

@@ -105,7 +105,7 @@ def prepare(recipe: Recipe) -> ClassifyJob:
     model = models.create(
         section.name, section.mixer, section.image_size, len(dataset.classes), seed=recipe.seed, **section.overrides()
     )
-    return ClassifyJob(recipe, dataset, model, load_initial(recipe, model))
+    return ClassifyJob(recipe, dataset, model, load_initial(recipe, model, classes=dataset.classes))
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:

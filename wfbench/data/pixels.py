@@ -1,0 +1,67 @@
+"""From a file's bytes to pixels: the one way that every command takes, whatever it wants them for."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from wfbench.errors import InputError
+
+#: Modes of one channel, and of three, that Pillow converts to grey and to RGB of 8 bits, transparency dropped.
+_GREY, _COLOUR = {"1", "L", "LA", "La"}, {"P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"}
+#: Formats whose mode "I" has 16 bits.
+_SIXTEEN_BITS = {"PNG", "PPM", "JPEG2000"}
+
+
+def decode(content: bytes, name: str, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """The picture that a file holds, as `to_pixels`; of several frames the first.
+
+    Raises:
+        InputError: as `to_pixels`.
+        Whatever Pillow raises for a damaged file (`splits.UNREADABLE`).
+    """
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return to_pixels(image, name, value_range)
+
+
+def to_pixels(image: Image.Image, name: str, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """A decoded picture with 8 bits in each channel: mode "L" if it is grey, else "RGB".
+
+    Palettes are looked up and transparency is dropped. Of 16 bits the upper eight are kept. A picture of 32-bit integers or
+    floats has no agreed range, and needs one.
+
+    Args:
+        image: as Pillow decodes it.
+        name: of the file, for an error.
+        value_range: for pictures of more than 8 bits, the values that become black and white.
+
+    Raises:
+        InputError: for a mode that has no agreed meaning in 8 bits.
+    """
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in _GREY:
+        return image.convert("LA").convert("L") if image.mode == "La" else image.convert("L")
+    if image.mode in _COLOUR:
+        through = image.mode == "RGBa" or (image.mode in ("P", "PA") and "transparency" in image.info)
+        return (image.convert("RGBA") if through else image).convert("RGB")
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
+    values = np.asarray(image) if sixteen or image.mode in ("I", "F") else None
+    if values is not None and value_range is not None:
+        low, high = value_range
+        shares = (values.astype(np.float64) - low) / (high - low)
+        if np.isfinite(shares).all():
+            return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
+    elif values is not None and sixteen:
+        return Image.fromarray((values.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    raise InputError(
+        "a picture whose values have no agreed meaning in 8 bits" if values is None or value_range is None
+        else "a picture with values that are not finite",
+        got=f"{name}: {image.format or 'a picture'} of mode {image.mode}",
+        expected="grey, a palette, RGB, CMYK, YCbCr or HSV of 8 bits, with or without transparency, or grey of 16 bits",
+        remedy="convert it" if values is None or value_range is not None
+        else "say which values are black and white: data.range=[0,1]",
+    )  # fmt: skip
