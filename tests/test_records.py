@@ -96,14 +96,26 @@ def test_round_trip_of_a_message_with_odd_characters(tmp_path: Path, message: st
     assert len(rows) == 2
 
 
-def test_round_trip_of_numbers_that_are_not_finite(tmp_path: Path) -> None:
-    row = one_of_each()[0].model_copy(update={"loss": math.nan, "train_seconds": math.inf})
-    records.append(tmp_path / "records.jsonl", [row])
-    (back,), torn = records.read(tmp_path / "records.jsonl")
-    assert isinstance(back, TrainRow)
-    assert math.isnan(back.loss)
-    assert back.train_seconds == math.inf
-    assert not torn
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("accuracy", math.nan),
+        ("accuracy", 3e9),
+        ("accuracy", -0.1),
+        ("top5", 1.5),
+        ("samples", -4),
+        ("samples", 0),
+        ("loss", math.inf),
+        ("train_seconds", math.nan),
+        ("train_seconds", -1.0),
+        ("data_wait_share", 2.0),
+    ],
+)
+def test_a_figure_that_cannot_be_is_no_record(field: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records.append(path, [one_of_each()[0].model_copy(update={field: value})])  # not validated: as another program may write
+    with pytest.raises(InputError, match=rf"not a record(.|\n)*records.jsonl:1: .*{field}"):
+        records.read(path)
 
 
 def test_append_only_adds(tmp_path: Path) -> None:

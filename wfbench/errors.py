@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
@@ -21,6 +23,39 @@ class InputError(ValueError):
             if value is not None:
                 lines.append(f"  {word + ':':<9} {value}")
         super().__init__("\n".join(lines))
+
+
+class NotFiniteError(ArithmeticError):
+    """A number or a picture would have come from NaN or infinity. The command line prints it and exits with code 1."""
+
+
+class _Values(Protocol):
+    def isfinite(self) -> Any: ...
+
+
+def check_finite(values: float | _Values, what: str, where: object) -> None:
+    """Refuse values that are not finite: a number, or a tensor.
+
+    Args:
+        values: where a tensor becomes a number or a picture.
+        what: they are, for the message.
+        where: they are from: images, weights, a step.
+
+    Raises:
+        NotFiniteError: naming both.
+    """
+    if isinstance(values, (int, float)):
+        bad = 0 if math.isfinite(values) else 1
+        number = 1
+    else:
+        is_finite = values.isfinite()
+        number, bad = is_finite.numel(), int((~is_finite).sum())
+    if bad:
+        raise NotFiniteError(
+            f"{what} not finite\n  got:      {bad:,} of {number:,} values NaN or infinite: {where}\n"
+            "  expected: finite numbers\n"
+            "  remedy:   look at the weights; in 16 bits, activations may have left the range: evaluate in float32"
+        )
 
 
 class UndeclaredError(InputError):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from wfbench.records.row import TracedRow
+from wfbench.records.row import Count, Share, TracedRow
 from wfbench.records.training import Chosen, TrainingRow
 
 
@@ -28,13 +28,13 @@ class HeldOutSegmentation(TracedRow):
     frozen: bool = False
     classes: tuple[str, ...]
     #: Intersection over union by class; None for a class that is neither in the masks nor predicted. Their mean is miou.
-    iou: tuple[float | None, ...]
-    miou: float
+    iou: tuple[Share | None, ...]
+    miou: Share
     #: The share of labelled pixels whose class is right.
-    pixel_accuracy: float
+    pixel_accuracy: Share
     #: Mean cross-entropy over labelled pixels.
     loss: float
-    samples: int
+    samples: Count
     #: Labelled pixels of all samples.
     pixels: int
 
@@ -52,7 +52,7 @@ class DenseRow(HeldOutSegmentation, TrainingRow):
 
     kind: Literal["dense"] = "dense"
     #: The best epoch's miou, for information: it is not a result.
-    best_miou: float
+    best_miou: Share
     chosen: Chosen | None = None
     #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
     validation: float | None = None

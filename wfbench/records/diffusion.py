@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wfbench.records.row import TracedRow
+from wfbench.records.row import Count, TracedRow
 from wfbench.records.training import TrainingRow
 
 
@@ -23,7 +23,7 @@ class HeldOutDenoising(TracedRow):
     edges: tuple[int, ...]
     mse: tuple[float, ...]
     vb: tuple[float, ...]
-    samples: int
+    samples: Count
     #: Of steps and noise, and of a latent's draw from its posterior: losses of another seed are not comparable.
     noise_seed: int
 
@@ -73,7 +73,7 @@ class ScoreRow(TracedRow):
     image_size: tuple[int, int]
     samples_sha256: str
     #: What was scored: the first so many of them.
-    samples: int
+    samples: Count
     metric: Literal[
         "FID",
         "IS",

@@ -6,7 +6,7 @@ import datetime
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,7 +18,12 @@ class Strict(BaseModel):
     """Frozen settings and rows: an unknown field is an error."""
 
     # "strings": by default pydantic writes NaN and infinity as null, which the reader would then refuse.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+
+
+#: A fraction of something, and how many of something there are.
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Environment(Strict):
@@ -84,6 +89,8 @@ class TracedRow(ModelRow):
     model_digest: str | None = None
     #: Of the data's classes, files and split.
     data_digest: str | None = None
+    #: Files of the data that look like samples and were not read (see docs/DATA.md).
+    passed_over: int = Field(0, ge=0)
 
 
 def now() -> str:

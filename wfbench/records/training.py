@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wfbench.records.row import Row, Strict, TracedRow
+from pydantic import Field
+
+from wfbench.records.row import Count, Row, Share, Strict, TracedRow
 
 
 class Chosen(Strict):
@@ -76,10 +78,10 @@ class TrainingRow(TracedRow):
     grad_checkpointing: bool = False
     micro_batch: int | None = None
     #: Wall seconds of training, evaluation apart; summed over the sessions of a resumed run.
-    train_seconds: float
-    images_per_second: float
+    train_seconds: float = Field(ge=0)
+    images_per_second: float = Field(ge=0)
     #: The share of train_seconds spent waiting for data.
-    data_wait_share: float
+    data_wait_share: Share
     #: Whether it was resumed with other code: which, with both digests.
     code_changed: str | None = None
     #: Of each layer with a predicted part, its strength after training and in the initial weights, on so many held-out samples;
@@ -94,12 +96,12 @@ class TrainRow(TrainingRow):
 
     kind: Literal["train"] = "train"
     #: Top-1 and top-5, as fractions of samples, over exactly this many held-out samples. Top-5 needs more classes than five.
-    accuracy: float
-    top5: float | None = None
-    samples: int
+    accuracy: Share
+    top5: Share | None = None
+    samples: Count
     loss: float
     #: The best epoch's accuracy, for information: it is not a result.
-    best_accuracy: float
+    best_accuracy: Share
     chosen: Chosen | None = None
     #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
     validation: float | None = None
@@ -139,9 +141,9 @@ class EvalRow(TracedRow):
     #: The file of other labels, and the samples that it has none for, which were left out.
     mapping: str | None = None
     unlabelled: int = 0
-    accuracy: float
-    top5: float | None = None
-    samples: int
+    accuracy: Share
+    top5: Share | None = None
+    samples: Count
     #: None where a sample may have several labels.
     loss: float | None
 
@@ -154,8 +156,8 @@ class BaselineRow(Row):
     dataset: str
     #: As in `TracedRow`.
     data_digest: str | None = None
-    accuracy: float
-    samples: int
+    accuracy: Share
+    samples: Count
 
 
 class TrialRow(TracedRow):
@@ -177,7 +179,7 @@ class TrialRow(TracedRow):
     status: Literal["ok", "diverged"]
     message: str | None = None
     #: On the images held out of the training images, so many of them; of a trial that is ok. Of segmentations it is the mIoU.
-    accuracy: float | None = None
+    accuracy: Share | None = None
     measure: Literal["accuracy", "mIoU"] = "accuracy"
     loss: float | None = None
     samples: int | None = None

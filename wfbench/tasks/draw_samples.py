@@ -27,7 +27,7 @@ from wfbench import files, records
 from wfbench import recipe as recipes
 from wfbench.data.codecs import Codec, PixelCodec, VAECodec
 from wfbench.diffusion import Sampler, sample
-from wfbench.errors import InputError, writing
+from wfbench.errors import InputError, check_finite, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
@@ -200,7 +200,10 @@ def _pictures(
         labels = torch.tensor([i % model.num_classes for i in chosen])
         with precision_of(recipe, device):
             x = sample(model, labels, request.sampler, seed=request.seed, indices=chosen)
-        found.append(to_uint8(codec.decode(x)))
+        check_finite(x, "samples are", f"samples {chosen.start} to {chosen.stop - 1} of the {recipe.name} denoiser")
+        pictures = codec.decode(x)
+        check_finite(pictures, "decoded samples are", f"samples {chosen.start} to {chosen.stop - 1}")
+        found.append(to_uint8(pictures))
         done(len(chosen))
     return np.concatenate(found)
 

@@ -87,6 +87,39 @@ def save(
     distributed.on_main(write)
 
 
+def amend(directory: Path, state: TrainState, progress: dict[str, Any], *, best: bool = False, keep: str | None = None) -> None:
+    """Say more of the checkpoint that ``state`` was just saved in: its evaluation, and the names that it earned by it.
+
+    Every process calls this; the first one writes. The arguments are those of `save`.
+
+    Raises:
+        InputError: in every process, if it cannot be written; the checkpoint is then as it was.
+    """
+    names = ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else [])
+
+    def write() -> None:
+        saved = directory / f"step-{state.step_count:08d}"
+        remedy = "make room, then --resume: what is trained is saved, and is evaluated again"
+        try:
+            with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
+                _remove_parts(directory)
+                before = json.loads((saved / "progress.json").read_text())
+                text = json.dumps(progress | {key: before[key] for key in ("processes", "format")})
+                for name in names:
+                    part = _link(saved, directory / f".{name}.part")
+                    files.write_whole(part / "progress.json", text)  # a new file: the saved one stays as it is
+                    _publish(part, directory / name)
+                files.write_whole(saved / "progress.json", text)
+                _flush(saved / "progress.json")
+                _flush(saved)
+        except InputError:
+            _remove_parts(directory)
+            raise
+        tidy(directory)
+
+    distributed.on_main(write)
+
+
 def _write(
     directory: Path,
     state: TrainState,

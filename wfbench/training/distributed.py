@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
 import torch
-from timm.utils.distributed import init_distributed_device_so
 from torch import Tensor
 from torch import distributed as dist
 
 T = TypeVar("T")
+
+#: Seconds after which a process that does not answer (stopped, or on a node that hangs) fails the others.
+TIMEOUT = "WFBENCH_TIMEOUT"
 
 
 def is_launched() -> bool:
@@ -30,7 +33,12 @@ def join(device: torch.device) -> torch.device:
     if not is_launched() or dist.is_initialized():
         return device
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    return torch.device(init_distributed_device_so(device=device.type, dist_backend=backend)["device"])
+    dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get(TIMEOUT, "1800"))))
+    if device.type != "cuda":
+        return device
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(own)
+    return own
 
 
 def leave() -> None:
@@ -66,6 +74,24 @@ def gather(value: T) -> list[T]:
     values: list[T | None] = [None] * world()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
+
+
+def gather_from(work: Callable[[], T]) -> list[T]:
+    """What every process makes of ``work``, in every process; where it fails in one, its error is raised in all.
+
+    ``work`` does nothing together with other processes.
+    """
+    result: T | None = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as e:
+        error = e
+    found = gather((result, error))
+    for _, failed in found:
+        if failed is not None:
+            raise failed
+    return [value for value, _ in found]  # type: ignore[misc]
 
 
 def from_main(value: T) -> T:

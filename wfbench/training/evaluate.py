@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wfbench.errors import check_finite
 from wfbench.training import distributed
 
 
@@ -75,25 +76,37 @@ def evaluate(
         device: where the model is.
         autocast: the precision of the forward pass; None: the model's.
         classes: the classes to choose among (their indices); None: all.
+
+    Raises:
+        NotFiniteError: for outputs that are NaN or infinite.
     """
     training = model.training
     model.eval()
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    try:
+
+    def own() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        seen = 0
         for x, y in batches:
             with autocast or nullcontext():
                 logits = model(x.to(device))
             logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
             logits = logits.cpu()
+            check_finite(
+                logits, "the classifier's outputs are", f"the {len(y)} held-out images from {seen} on, of this process"
+            )
+            seen += len(y)
             if classes is not None:
                 logits = _only(logits, classes)
             choices = logits.shape[1] if classes is None else len(classes)
             top = logits.topk(min(5, choices - 1), dim=1).indices if choices > 1 else logits.argmax(1, True)
             confidence = logits.double().softmax(dim=1).gather(1, top[:, :1]).squeeze(1)
             found.append((top, confidence, F.cross_entropy(logits.double(), y, reduction="none"), y))
+        return found
+
+    try:
+        by_rank = distributed.gather_from(own)
     finally:
         model.train(training)
-    by_rank = distributed.gather(found)
     ordered = [by_rank[k % len(by_rank)][k // len(by_rank)] for k in range(sum(map(len, by_rank)))]
     return Evaluation(*(torch.cat(parts) for parts in zip(*ordered, strict=True)))
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from wfbench import signals
+from wfbench.errors import NotFiniteError
 from wfbench.records.training import Strength
+from wfbench.signals import Interrupted
 from wfbench.training import checkpoint, distributed
 from wfbench.training.state import StepMetrics, TrainState
 
@@ -37,14 +39,6 @@ class Mix(Protocol):
 
 class RunError(RuntimeError):
     """The run itself failed (exit code 1), as opposed to its input."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C (exit code 130), SIGTERM or SIGUSR1 (75): the step was finished and the state saved."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 130 if signal_number == signal.SIGINT else 75
 
 
 class Watch(Protocol):
@@ -79,12 +73,14 @@ class Progress:
     """Where a run is, and what it has cost, over all its sessions. All of it is in every checkpoint."""
 
     epoch: int = 0
-    step: int = 0  # within the epoch
+    step: int = 0  # within the epoch; at its last one, the epoch is trained and not evaluated
     train_seconds: float = 0.0
     wait_seconds: float = 0.0
     images: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+    lr: float = 0.0  # of the last step that was looked at, and the norm of its gradient
+    grad_norm: float = 0.0
     losses: list[float] = field(default_factory=list)  # of the epoch's steps so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
     solved: int = 0  # the last evaluations in a row that found the task solved
@@ -119,6 +115,7 @@ def fit(
         while progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
             state.model.train()
             recent: list[Tensor] = []
+            is_trained_now = progress.step < steps
             while progress.step < steps:
                 start = time.perf_counter()
                 inputs, targets = next(batches)
@@ -137,6 +134,7 @@ def fit(
                 if look:
                     progress.losses += _finite(recent, state.step_count)
                     _check_gradient(metrics, state)  # a loss of the next step would say it, but this one may be saved
+                    progress.lr, progress.grad_norm = metrics.lr, float(metrics.grad_norm)
                     recent = []
                 progress.train_seconds += time.perf_counter() - start
                 watch.step(progress.epoch, progress.step, steps, progress.losses[-1] if look else None)
@@ -145,9 +143,13 @@ def fit(
                 if stop:
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}", stop)
             last = progress.epoch + 1 == recipe.epochs
-            scores = evaluate() if last or _is_turn(progress.epoch + 1, recipe.eval_every) else None
-            if scores is not None and not all(math.isfinite(value) for value in scores.metrics.values()):
-                raise RunError(f"the held-out loss is not finite after step {state.step_count}; the last checkpoint is kept")
+            is_evaluated = last or _is_turn(progress.epoch + 1, recipe.eval_every)
+            if is_evaluated and is_trained_now:  # saved first: what can fail comes after it, and a resume repeats it alone
+                checkpoint.save(save_to, state, asdict(progress), metadata=metadata)
+                stop = distributed.largest(interrupted[0] if interrupted else 0)
+                if stop:
+                    raise Interrupted(f"stopped after epoch {progress.epoch + 1}, before its evaluation", stop)
+            scores = _evaluated(evaluate, state.step_count) if is_evaluated else None
             if scores is not None:
                 progress.solved = progress.solved + 1 if scores.is_solved else 0
             best = False
@@ -157,8 +159,8 @@ def fit(
                 "epoch": progress.epoch + 1,
                 "step": state.step_count,
                 "train_loss": sum(progress.losses) / len(progress.losses),
-                "lr": metrics.lr,
-                "grad_norm": float(metrics.grad_norm),
+                "lr": progress.lr,
+                "grad_norm": progress.grad_norm,
                 **(scores.metrics if scores is not None else {}),
                 "train_seconds": round(progress.train_seconds, 3),
                 "images_per_second": round(progress.images / progress.train_seconds, 1),
@@ -168,12 +170,27 @@ def fit(
             lines = "".join(json.dumps(past) + "\n" for past in progress.rows)
             distributed.on_main(functools.partial(checkpoint.write_whole, run_dir / "metrics.jsonl", lines))
             name = f"epoch-{progress.epoch:04d}" if _is_turn(progress.epoch, recipe.keep_every) else None
-            checkpoint.save(save_to, state, asdict(progress), best=best, keep=name, metadata=metadata)
+            if is_evaluated:
+                checkpoint.amend(save_to, state, asdict(progress), best=best, keep=name)
+            else:
+                checkpoint.save(save_to, state, asdict(progress), keep=name, metadata=metadata)
             watch.epoch(row)
             stop = distributed.largest(interrupted[0] if interrupted else 0)
             if stop and progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
                 raise Interrupted(f"stopped after epoch {progress.epoch} of {recipe.epochs}", stop)
     return scores or evaluate()  # a run that was stopped when only its result was missing
+
+
+def _evaluated(evaluate: Callable[[], Scores], step: int) -> Scores:
+    """The evaluation after a step that is saved; what is not finite fails the run."""
+    try:
+        scores = evaluate()
+    except NotFiniteError as e:
+        raise RunError(f"after step {step}, whose checkpoint is kept, {e}") from e
+    bad = [name for name, value in scores.metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise RunError(f"the held-out {bad[0]} is not finite after step {step}, whose checkpoint is kept")
+    return scores
 
 
 def _is_done(progress: Progress, evaluations: int | None) -> bool:
@@ -215,6 +232,4 @@ def _check_gradient(metrics: StepMetrics, state: TrainState) -> None:
 
 def _interrupts() -> AbstractContextManager[list[int]]:
     """A list that is filled at the first signal to stop; the second Ctrl-C stops at once."""
-    return signals.noted(
-        (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    return signals.noted(signals.STOP, lambda _: signal.signal(signal.SIGINT, signal.default_int_handler))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wfbench.errors import InputError
+from wfbench.errors import InputError, check_finite
 from wfbench.training import distributed
 
 
@@ -191,24 +191,32 @@ def evaluate_dense(
 
     Raises:
         InputError: for a window larger than an image, a stride that leaves places out, or a label out of range.
+        NotFiniteError: for outputs that are NaN or infinite.
     """
     training = model.training
     model.eval()
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    is_cut = False
-    try:
+
+    def own() -> tuple[list[tuple[Tensor, Tensor, Tensor]], bool]:
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        is_cut, seen = False, 0
         for x, y in batches:
             is_cut |= _is_cut(x, window)
             with autocast or nullcontext():
                 logits = logits_at(model, x.to(device), (int(y.shape[1]), int(y.shape[2])), window, stride)
+            check_finite(logits, "the model's outputs are", f"the {len(y)} held-out images from {seen} on, of this process")
+            seen += len(y)
             y = y.to(device)
             counts = confusion(logits.argmax(1), y, classes, ignore_index)
             losses = F.cross_entropy(logits, y, ignore_index=ignore_index, reduction="none").double().sum((1, 2))
             by_class = torch.stack([counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)], dim=1)
             found.append((counts.sum(0).cpu(), by_class.cpu(), losses.cpu()))
+        return found, is_cut
+
+    try:
+        everywhere = distributed.gather_from(own)
     finally:
         model.train(training)
-    by_rank, is_cut = distributed.gather(found), distributed.largest(int(is_cut)) > 0
+    by_rank, is_cut = [found for found, _ in everywhere], any(cut for _, cut in everywhere)
     ordered = [by_rank[k % len(by_rank)][k // len(by_rank)] for k in range(sum(map(len, by_rank)))]
     matrices, by_class_all, losses_all = zip(*ordered, strict=True)
     return DenseEvaluation(Confusion(torch.stack(matrices).sum(0)), torch.cat(by_class_all), torch.cat(losses_all), is_cut)

@@ -7,10 +7,12 @@ session.py   one session of a run, from its directory to its result
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from wfbench.locks import locked
 from wfbench.recipe import Recipe
 from wfbench.tasks.jobs import classify, dense, dit, probe
 from wfbench.tasks.jobs.session import identity_of, run_session
@@ -55,9 +57,12 @@ def train(
         InputError, RunError, Interrupted: as `run_session`.
     """
     distributed.on_main(lambda: check_directory(recipe, out, resume))  # before data are read
-    if resume and (out / "result.json").is_file():
-        return read_result(out)
-    job = prepare(recipe)
-    identity = distributed.on_main(lambda: identity_of(job, out, resume=resume, allow_changed_code=allow_changed_code))
-    distributed.on_main(job.try_data)
-    return run_session(job, identity, out, watch, device=device, resume=resume, trackers=trackers)
+    with ExitStack() as held:
+        distributed.on_main(lambda: held.enter_context(locked(out)))
+        distributed.on_main(lambda: check_directory(recipe, out, resume))  # as the process that had it before left it
+        if resume and (out / "result.json").is_file():
+            return read_result(out)
+        job = prepare(recipe)
+        identity = distributed.on_main(lambda: identity_of(job, out, resume=resume, allow_changed_code=allow_changed_code))
+        distributed.on_main(job.try_data)
+        return run_session(job, identity, out, watch, device=device, resume=resume, trackers=trackers)

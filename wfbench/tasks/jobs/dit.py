@@ -25,7 +25,7 @@ from wfbench.data import (
     positions,
 )
 from wfbench.diffusion import HeldOut, Noising, held_out_terms, noised_loss
-from wfbench.errors import InputError
+from wfbench.errors import InputError, check_finite
 from wfbench.models import DiT
 from wfbench.recipe import DataSection, DiffusionSection, Recipe
 from wfbench.records import DiTRow
@@ -99,8 +99,8 @@ class DiTJob(Job):
         """
         size = self.held_out_batch
         batches = enumerate(self.held_out(batch_size=size))
-        own = self._terms(model, (((k * self.world + self.rank) * size, batch) for k, batch in batches))
-        by_rank = distributed.gather(own)
+        places = (((k * self.world + self.rank) * size, batch) for k, batch in batches)
+        by_rank = distributed.gather_from(lambda: self._terms(model, places))
         ordered = [by_rank[k % len(by_rank)][k // len(by_rank)] for k in range(sum(map(len, by_rank)))]
         return HeldOut.of(torch.cat(ordered, dim=2))
 
@@ -114,6 +114,7 @@ class DiTJob(Job):
             for first, (x, y) in batches:
                 with precision_of(self.recipe, device):
                     own.append(held_out_terms(model, x, y, first, bins=bins, device=device))
+                check_finite(own[-1], "the held-out loss is", f"the {len(x)} samples from {first} on")
         finally:
             model.train(training)
         return own

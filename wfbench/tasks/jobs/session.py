@@ -75,7 +75,7 @@ def run_session(
         if state.ema is not None:
             checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
         state.load(saved.state, saved.random_states, progress.epoch * job.steps_per_epoch + progress.step)
-    about = WeightsMetadata.of(job.recipe, job.model.config.mixer, job.dataset.classes, identity).dump()
+    about = WeightsMetadata.of(job.recipe, job.model.config.mixer, job.dataset.classes, identity, job.grid).dump()
     batches = job.batches((progress.epoch, progress.step))
     own = trackers if trackers is not None and distributed.is_main() else Trackers()
     with own.beside(watch, out, job.recipe, after=state.step_count) as all_watch:
