@@ -18,10 +18,11 @@ from wfbench import recipe, records
 from wfbench.analysis.tuning import tunings
 from wfbench.cli import app
 from wfbench.errors import InputError
+from wfbench.locks import acquire, is_locked
 from wfbench.records import TrialRow
 from wfbench.report.tuning import tuning_tables
 from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, dispatch, load_request, status_of, sweep
-from wfbench.tasks.sweep.single_run import is_locked, lock, name_of
+from wfbench.tasks.sweep.single_run import name_of
 
 SET = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
 BROKEN = """
@@ -368,9 +369,9 @@ def test_all_runs_share_one_gpu_and_of_several_each_gets_one(visible, count, exp
 
 
 def test_a_run_is_held_by_the_process_that_trains_it_however_it_ends(tmp_path: Path) -> None:
-    held = lock(tmp_path / "run")
+    held = acquire(tmp_path / "run")
     assert held is not None
-    assert lock(tmp_path / "run") is None, "a second one does not get it"
+    assert acquire(tmp_path / "run") is None, "a second one does not get it"
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[held])
     os.close(held)
     assert is_locked(tmp_path / "run"), "the child holds it on"

@@ -1,15 +1,18 @@
-"""Exit codes: 0; 1 a run failed; 2 bad input; 130 interrupted (75: by SIGTERM or SIGUSR1), with the state saved."""
+"""Exit codes: 0; 1 a run failed; 2 bad input; 130 interrupted (75: by SIGTERM, SIGUSR1 or SIGHUP), with the state saved."""
 
 from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import typer
 
-from wfbench.errors import InputError
+from wfbench.cli.launch import note_failure
+from wfbench.errors import InputError, NotFiniteError
+from wfbench.signals import Interrupted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,11 +25,15 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as e:
+        except (Exception, KeyboardInterrupt, Interrupted) as e:
             word, code = _verdict(e)
             if code is None:
+                if note_failure(traceback.format_exc(), 1, is_expected=False):
+                    raise typer.Exit(1) from e
                 raise
-            typer.echo(f"{word}: {e}" if str(e) else word, err=True)
+            text = f"{word}: {e}" if str(e) else word
+            if not note_failure(text, code, is_expected=True):
+                typer.echo(text, err=True)
             raise typer.Exit(code) from e
 
     return run
@@ -37,11 +44,11 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
 
     Looking must not load torch: an error of a module that is not loaded cannot have been raised.
     """
-    if isinstance(error, (KeyboardInterrupt, _named("wfbench.training", "Interrupted"))):
+    if isinstance(error, (KeyboardInterrupt, Interrupted)):
         return "interrupted", getattr(error, "exit_code", 130)
     if isinstance(error, (InputError, _named("mixers.base", "MixerError"))):
         return "error", 2
-    if isinstance(error, _named("wfbench.training", "RunError")):
+    if isinstance(error, (NotFiniteError, _named("wfbench.training", "RunError"))):
         return "failed", 1
     return "", None
 

@@ -10,6 +10,7 @@ import typer
 from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
+from wfbench.locks import locked
 
 
 @speaks_plainly
@@ -133,6 +134,7 @@ def profile(
     )
     request.cells()  # bad input is refused before anything is written
     writable_dir(out)
-    with cell_table() as watch:
-        measure(request, out / "records.jsonl", watch)
-    write_and_show([out], out)
+    with locked(out):
+        with cell_table() as watch:
+            measure(request, out / "records.jsonl", watch)
+        write_and_show([out], out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.locks import locked
 
 if TYPE_CHECKING:
     from wfbench.report import Asked, Table
@@ -44,7 +45,8 @@ def report(
     stated = None if claims is None else read_claims(claims)
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
-    write_and_show(sources, place, asked, published=published)
+    with locked(place):
+        write_and_show(sources, place, asked, published=published)
 
 
 def _written_by_default() -> Path:

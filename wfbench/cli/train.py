@@ -11,6 +11,7 @@ import typer
 from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
+from wfbench.signals import stopping
 
 if TYPE_CHECKING:
     from wfbench.recipe import ModelSection, Recipe
@@ -56,8 +57,8 @@ def train(
 ) -> None:
     """Train one mixer; without more, softmax attention on the embedded digits.
 
-    SIGTERM and SIGUSR1 finish the step, save, and exit with code 75, so that a scheduler can queue the same command again
-    with --resume; Ctrl-C does the same with code 130.
+    SIGTERM, SIGUSR1 and SIGHUP finish the step, save, and exit with code 75, so that a scheduler can queue the same command
+    again with --resume; Ctrl-C does the same with code 130.
     """
     from wfbench import recipe as recipes
     from wfbench.cli.launch import is_launcher, launch
@@ -93,12 +94,13 @@ def train(
 
         if not (resume and (out / "result.json").is_file()):  # bad input is said once, not by every process
             check_run(resolved, out, resume=resume, processes=nproc, allow_changed_code=allow_changed_code)
-        launch(nproc or 1)
+        launch(nproc or 1, out)
     else:
         from wfbench.training import Trackers
 
         trackers = Trackers(tensorboard, wandb)
-        _train(resolved, out, resume=resume, device=device, trackers=trackers, allow_changed_code=allow_changed_code)
+        with stopping("stopped outside its training steps; what is saved is whole, and the same command with --resume goes on"):
+            _train(resolved, out, resume=resume, device=device, trackers=trackers, allow_changed_code=allow_changed_code)
 
 
 def _train(resolved: Recipe, out: Path, *, resume: bool, device: str, trackers: Trackers, allow_changed_code: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -79,49 +80,58 @@ def write(
     Raises:
         InputError: if a file cannot be written.
     """
-    from wfbench.report import figures
-    from wfbench.report.answers import answers
-    from wfbench.report.answers import to_markdown as answers_to_markdown
-    from wfbench.report.page import page
-    from wfbench.report.sources import sources, to_markdown
-
-    rows, asked = list(rows), asked or Asked()
-    results = analyse(rows, asked, runs)
-    made = tables_of(results, published=published)
-    written: list[Path] = []
-    sections = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        before = _linked(out / "tables.md")
-        for table in made:
-            written += [out / f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
-            written[-3].write_text(table.to_markdown(), encoding="utf-8")
-            table.data.to_csv(written[-2], index=False)
-            written[-1].write_text(table.to_latex(), encoding="utf-8")
-            sections[table.name] = f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n"
-        for path, table in figures.draw(results, made, out):
-            written.append(path)
-            sections[table.name] += f"\n![{table.title}]({path.name})\n"
-        found = sources(rows)
-        written[:0] = [out / "tables.md", out / "page.html"]
-        said = answers(results)
-        (out / "answers.md").unlink(missing_ok=True)
-        if said:
-            written.insert(2, out / "answers.md")
-            written[2].write_text(answers_to_markdown(said), encoding="utf-8")
-        text = "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)])
-        written[0].write_text(text, encoding="utf-8")
-        written[1].write_text(page(rows, results, made, runs, found, torn, said), encoding="utf-8")
+        before = _linked(out / "tables.md") | {out / "answers.md"}
+        # Beside its place, so that a full disk leaves the report before as it was.
+        with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as part:
+            names = _write_all(list(rows), Path(part), torn, asked or Asked(), published, runs)
+            for name in names:
+                os.replace(Path(part) / name, out / name)
+        written = [out / name for name in names]
         for path in before - set(written):
             path.unlink(missing_ok=True)
     except OSError as e:
         raise InputError(
             "cannot write the report",
             got=f"{e.filename or out}: {e.strerror}",
-            expected="a writable directory",
-            remedy="choose another --out",
+            expected="a writable directory with room; the report before is as it was",
+            remedy="make room, or choose another --out",
         ) from e
     return written
+
+
+def _write_all(
+    rows: Sequence[AnyRow], out: Path, torn: Sequence[str], asked: Asked, published: bool, runs: Sequence[Run]
+) -> list[str]:
+    """Write all files of a report into a new directory; their names."""
+    from wfbench.report import figures
+    from wfbench.report.answers import answers
+    from wfbench.report.answers import to_markdown as answers_to_markdown
+    from wfbench.report.page import page
+    from wfbench.report.sources import sources, to_markdown
+
+    results = analyse(rows, asked, runs)
+    made, found, said = tables_of(results, published=published), sources(rows), answers(results)
+    names: list[str] = []
+    sections = {}
+    for table in made:
+        (out / f"{table.name}.md").write_text(table.to_markdown(), encoding="utf-8")
+        table.data.to_csv(out / f"{table.name}.csv", index=False)
+        (out / f"{table.name}.tex").write_text(table.to_latex(), encoding="utf-8")
+        names += [f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
+        sections[table.name] = f"{table.to_markdown()}\nRaw numbers: [{table.name}.csv]({table.name}.csv)\n"
+    for path, table in figures.draw(results, made, out):
+        names.append(path.name)
+        sections[table.name] += f"\n![{table.title}]({path.name})\n"
+    first = {
+        "tables.md": "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)]),
+        "page.html": page(rows, results, made, runs, found, torn, said),
+        **({"answers.md": answers_to_markdown(said)} if said else {}),
+    }
+    for name, text in first.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [*first, *names]
 
 
 def _linked(tables: Path) -> set[Path]:

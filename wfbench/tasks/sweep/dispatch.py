@@ -17,12 +17,13 @@ import torch
 from wfbench import signals
 from wfbench.analysis.claims import ClaimsFile, read_claims
 from wfbench.errors import InputError
+from wfbench.locks import is_locked
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.sweep import registration
 from wfbench.tasks.sweep.combinations import Draft, drafts, match_lines
 from wfbench.tasks.sweep.request import SweepRequest
 from wfbench.tasks.sweep.sequential import planned_looks, run_until_decided
-from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, failure, is_locked, start, status_of, take
+from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, failure, start, status_of, take
 from wfbench.tasks.sweep.slurm import Slurm, SlurmJob, SlurmOptions
 from wfbench.tasks.sweep.tuning import Tuning
 from wfbench.training import Interrupted
@@ -286,7 +287,7 @@ def _stop(running: Sequence[Process | SlurmJob], watch: Watch) -> None:
 def _stops() -> AbstractContextManager[list[int]]:
     """SIGTERM and a closed terminal stop the sweep as Ctrl-C does; the list holds the signal."""
 
-    def stop() -> None:
+    def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     return signals.noted((signal.SIGTERM, signal.SIGHUP), stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,11 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from wfbench.errors import InputError, writing
+from wfbench import files
+from wfbench.errors import InputError
+from wfbench.locks import INHERITED, acquire, is_locked
 from wfbench.recipe import Recipe
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
@@ -25,8 +27,8 @@ from wfbench.tasks.run_directory import RunRow, in_words
 #: told to stop, with its state saved.
 State = Literal["new", "broken", "queued", "running", "elsewhere", "stopped", "failed", "finished"]
 
-_LOG, _LOCK, _FAILED = "log.txt", ".lock", "failed.json"
-_STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM)
+_LOG, _FAILED = "log.txt", "failed.json"
+_STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -138,40 +140,17 @@ def _figure(run: PlannedRun, result: RunRow, place: Path) -> str:
 # --- locks
 
 
-def lock(place: Path) -> int | None:
-    """Take the run: an open file that holds it, or None if another process does.
+def take(run: PlannedRun, out: Path) -> int | None:
+    """The lock of a run that is still to be made; None if another process has it, or finished it a moment ago.
 
     The lock belongs to the open file, which the process that trains inherits: it is held until that process ends, however it
     ends, and whether or not the sweep is still there.
     """
-    with writing("the run", place, expected="a writable directory", remedy="choose another --out"):
-        place.mkdir(parents=True, exist_ok=True)
-        file = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
-
-
-def take(run: PlannedRun, out: Path) -> int | None:
-    """The lock of a run that is still to be made; None if another process has it, or finished it a moment ago."""
-    held = lock(run.place(out))
+    held = acquire(run.place(out))
     if held is not None and (run.place(out) / "result.json").is_file():
         os.close(held)
         return None
     return held
-
-
-def is_locked(place: Path) -> bool:
-    """Whether a process has the run."""
-    if not (place / _LOCK).exists():
-        return False
-    file = lock(place)
-    if file is not None:
-        os.close(file)
-    return file is None
 
 
 # --- processes
@@ -217,7 +196,8 @@ class Process:
         message = self._message(code)
         diverged = message.startswith("failed: ") and "not finite" in message
         found = Status("failed", epochs_done(self.place), message=message.removeprefix("failed: "), diverged=diverged)
-        (self.place / _FAILED).write_text(json.dumps(asdict(found)))
+        with suppress(OSError):  # without the note, on a full disk, the run counts as broken and is tried again
+            files.write_whole(self.place / _FAILED, json.dumps(asdict(found)))
         return found
 
     def _message(self, code: int) -> str:
@@ -241,7 +221,11 @@ def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, g
     (place / _FAILED).unlink(missing_ok=True)
     resume = ["--resume"] if (place / "config.yaml").is_file() else []
     words = ["train", *run.words, "--out", str(place), "--device", device, *resume]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    environment = (
+        os.environ
+        | {"OMP_NUM_THREADS": str(threads), INHERITED: str(place.resolve())}
+        | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    )
     with (place / _LOG).open("ab") as log:
         begin = log.tell()
         popen = subprocess.Popen(
@@ -258,11 +242,7 @@ def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, g
 
 
 def failure(place: Path, since: float = 0.0) -> Status:
-    """What a failed run left; a fresh state if it did not fail since then.
-
-    Raises:
-        InputError: if its note cannot be read.
-    """
+    """What a failed run left; a fresh state if it did not fail since then. A torn note says no more than a broken run."""
     note = place / _FAILED
     try:
         if note.stat().st_mtime < since:
@@ -270,5 +250,5 @@ def failure(place: Path, since: float = 0.0) -> Status:
         return Status(**json.loads(note.read_text()))
     except FileNotFoundError:
         return Status("new")
-    except (OSError, ValueError, TypeError) as e:
-        raise InputError("cannot read why a run failed", got=f"{note}: {e}", remedy="remove that file") from e
+    except (OSError, ValueError, TypeError):
+        return Status("broken", epochs_done(place))
