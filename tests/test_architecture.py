@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "locks": {"errors"},
     "signals": set(),
-    "strict": {"errors"},
+    "strict": {"errors", "files"},
     "recipe": {"errors", "strict"},
     "records": {"errors"},
     "analysis": {"errors", "records", "strict", "measure"},

@@ -265,7 +265,8 @@ def keep(place: Path, mixer: str, seed: int, right: np.ndarray, truth: np.ndarra
     """A run directory with predictions."""
     place.mkdir(parents=True)
     (place / "config.yaml").write_text("")
-    (place / "result.json").write_text(train(mixer, seed, float(right.mean()), **changes).model_dump_json())
+    row = train(mixer, seed, float(right.mean()), **({"samples": len(truth)} | changes))
+    (place / "result.json").write_text(row.model_dump_json())
     top1 = np.where(right, truth, (truth + 1) % 10)
     index = np.random.default_rng(seed).permutation(len(truth))  # in any order
     table = pd.DataFrame({"index": np.arange(len(truth)), "label": truth, "top1": top1, "confidence": 0.5})

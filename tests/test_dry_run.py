@@ -252,10 +252,6 @@ REFUSED = {
         a_run("--resume", *sets("optim.lr=1e-4", "data.workers=1")),
         ["another recipe", "got:      optim.lr: 0.002 / 0.0001 (run"],
     ),
-    "another number of processes": (
-        a_run("--resume", change=progress({"processes": 8})),
-        ["another number of processes", "--nproc 8"],
-    ),
     "another version's checkpoint": (
         a_run("--resume", change=progress({"format": 99})),
         ["the checkpoint is of another version", "format 99", "format 2"],

@@ -146,18 +146,32 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tm
 
 
 @pytest.mark.slow
-def test_resuming_is_refused_for_another_recipe_and_another_number_of_processes(uninterrupted, tmp_path):
+def test_resuming_is_refused_for_another_recipe(uninterrupted):
     text = finish(start(uninterrupted, "--resume", *settings("optim.lr=1e-4")), 2)
     assert "another recipe" in text
     assert "optim.lr: 0.002 / 0.0001" in text
+
+
+@pytest.mark.slow
+def test_what_changes_no_result_may_change_on_a_resume_and_the_record_says_it(uninterrupted, tmp_path):
+    """Other processes, parts of a batch and evaluation batches: the same weights within rounding."""
     out = tmp_path / "run"
     process = start(out, *settings())
     wait_for(process, out, 7)
     process.send_signal(signal.SIGTERM)
     finish(process, 75)
-    text = finish(start(out, "--resume", "--nproc", "2"), 2)
-    assert "another number of processes" in text
-    assert "--nproc 1" in text
+    finish(start(out, "--resume", "--nproc", "2", *settings("compute.micro_batch=16", "compute.eval_batch=50")))
+    ours, theirs = (load_file(run / "model.safetensors") for run in (out, uninterrupted))
+    assert max((ours[key] - theirs[key]).abs().max() for key in ours) < 1e-3
+    assert any((ours[key] != theirs[key]).any() for key in ours), "not the same sums"
+    row = json.loads((out / "result.json").read_text())
+    first, second = row["ways"]
+    assert first.startswith("from step 0: cpu, 1 process, whole batches")
+    assert second.endswith(": cpu, 2 processes, micro-batches of 16, evaluation by 50")
+    assert (
+        "ways" not in json.loads((uninterrupted / "result.json").read_text())
+        or not json.loads((uninterrupted / "result.json").read_text())["ways"]
+    )
 
 
 @pytest.mark.slow

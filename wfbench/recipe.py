@@ -298,7 +298,7 @@ class SamplingSection(_Section):
     sampler: Literal["ddpm", "ddim", "dpm-solver"] = "ddpm"
     steps: int = Field(250, ge=1, le=1000)
     #: Scale of classifier-free guidance; 1 is none.
-    cfg: float = Field(1.0, ge=0)
+    cfg: float = Field(1.0, ge=0, le=100)
     #: What guidance changes: the first three channels, as DiT's release does, or all.
     cfg_channels: Literal["released", "all"] = "released"
 
@@ -365,6 +365,14 @@ class OptimSection(_Section):
     scale_lr: bool = False
     reference_batch: int = Field(512, ge=1)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimSection:
+        if self.schedule == "cosine" and self.min_lr > self.lr:
+            raise ValueError(f"optim.min_lr {self.min_lr:g} is above optim.lr {self.lr:g}: the rate would climb")
+        if self.warmup_epochs and self.warmup_lr > self.lr:
+            raise ValueError(f"optim.warmup_lr {self.warmup_lr:g} is above optim.lr {self.lr:g}: the rate would fall")
+        return self
+
 
 class EmaSection(_Section):
     """An exponential moving average of the weights, evaluated beside them under its own name."""
@@ -385,6 +393,9 @@ class ComputeSection(_Section):
     grad_checkpointing: bool = False
     #: The most images of one forward pass in each process: a larger batch is split, and the gradients add up.
     micro_batch: int | None = Field(None, ge=1)
+    #: The most samples of one forward pass in evaluation; None: as many as a micro-batch, or where there is none a number
+    #: that suits the task.
+    eval_batch: int | None = Field(None, ge=1)
 
 
 class ChosenSection(_Section):
@@ -584,7 +595,13 @@ def digest(recipe: Recipe) -> str:
         "seed": True,
         "model": {"mixer", "local_conv", "pos_embed", "every", "offset", "between"},
         "data": {"workers", "path"},  # the data set's name stands beside it
-        "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch"},  # the same sums, in another way
+        "compute": {
+            "channels_last",
+            "compile",
+            "grad_checkpointing",
+            "micro_batch",
+            "eval_batch",
+        },  # the same sums, in another way
         "eval_every": True,
         "keep_every": True,
         "save_steps": True,

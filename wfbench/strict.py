@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wfbench.errors import InputError, did_you_mean
+from wfbench.files import read_file
 
 
 class Section(BaseModel):
@@ -22,6 +23,9 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=Section)
 
+#: Values that a file of settings may hold.
+_MOST = 100_000
+
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a YAML file; ``what`` names it in errors.
@@ -29,10 +33,33 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         InputError: for a file that cannot be read, or holds something else.
     """
+    return parse_yaml(read_text(path, what, "a YAML file of settings"), what, str(path))
+
+
+def read_text(path: Path, what: str, expected: str) -> str:
+    """A text file; ``what`` names it in errors.
+
+    Raises:
+        InputError: for a file that cannot be read, or is no UTF-8.
+    """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), what, str(path))
+        return read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected="a YAML file of settings") from e
+        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected=f"{expected}, in UTF-8") from e
+
+
+def read_json(path: Path, what: str, expected: str) -> Any:
+    """What a JSON file holds; ``what`` names it in errors.
+
+    Raises:
+        InputError: for a file that cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path, what, expected))
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected=expected) from e
 
 
 def parse_yaml(text: str, what: str, where: str) -> dict[str, Any]:
@@ -42,7 +69,7 @@ def parse_yaml(text: str, what: str, where: str) -> dict[str, Any]:
         InputError: as `read_yaml`.
     """
     try:
-        data = yaml.load(text, _Loader)
+        data = parse_value(text)
     except yaml.YAMLError as e:
         raise InputError(f"cannot read the {what}", got=f"{where}: {one_line(e)}", expected="a YAML file of settings") from e
     if not isinstance(data, dict):
@@ -54,9 +81,29 @@ def parse_value(text: str) -> Any:
     """A YAML value, such as stands behind ``key=`` on the command line.
 
     Raises:
-        yaml.YAMLError: if it is none.
+        yaml.YAMLError: if it is none, or one that settings cannot hold: too deep, too large, or part of itself.
     """
-    return yaml.load(text, _Loader)
+    try:
+        node = yaml.compose(text, _Loader)
+        _count(node, (), [_MOST])
+        return yaml.load(text, _Loader)
+    except (ValueError, OverflowError) as e:  # a number of too many digits, a date that is none
+        raise yaml.YAMLError(one_line(e)) from e
+    except RecursionError as e:
+        raise yaml.YAMLError("nested too deeply") from e
+
+
+def _count(node: yaml.Node | None, inside: tuple[int, ...], left: list[int]) -> None:
+    """Refuse a document that its anchors make endless or huge."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise yaml.YAMLError(f"more than {_MOST:,} values, counting what its anchors repeat")
+    if isinstance(node, yaml.CollectionNode):
+        if id(node) in inside:
+            raise yaml.YAMLError("an anchor that stands inside of itself")
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                _count(part, (*inside, id(node)), left)
 
 
 def validated(kind: type[S], data: dict[str, Any], what: str, where: str) -> S:

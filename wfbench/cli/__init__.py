@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from wfbench.cli.sample import sample
 from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
+from wfbench.errors import InputError
 
 app = typer.Typer(
     name="wfbench",
@@ -67,4 +69,10 @@ def main() -> None:
     # timm and fvcore use parts of PyTorch that newer versions announce to retire; a user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="(timm|fvcore|iopath).*")
+    empty = [i for i, word in enumerate(sys.argv) if i and not word.strip()]
+    if empty:
+        got = f"'' after {sys.argv[empty[0] - 1] if empty[0] > 1 else 'wfbench'}"
+        error = InputError("an empty word", got=got, expected="a value", remedy="leave the option out, or give it one")
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2)
     app()

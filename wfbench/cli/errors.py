@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import traceback
@@ -13,6 +14,12 @@ import typer
 from wfbench.cli.launch import note_failure
 from wfbench.errors import InputError, NotFiniteError
 from wfbench.signals import Interrupted
+
+#: What a file system says to a path, a right or a room that it does not have: no fault of the bench.
+_REFUSED = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "ESTALE", "EIO")
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +55,8 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
         return "interrupted", getattr(error, "exit_code", 130)
     if isinstance(error, (InputError, _named("mixers.base", "MixerError"))):
         return "error", 2
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return "error: the system refused a file", 2
     if isinstance(error, (NotFiniteError, _named("wfbench.training", "RunError"))):
         return "failed", 1
     return "", None

@@ -50,7 +50,9 @@ def profile(
     compiled: Annotated[bool, typer.Option("--compile", help="Run the models through torch.compile.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights and images in channels-last order.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of one operator; by default PyTorch's number.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one operator; by default PyTorch's number.", min=1, max=1024)
+    ] = None,
     baseline: Annotated[str, typer.Option(help="The mixer that crossovers are found against.")] = "softmax",
     attention: Annotated[
         str, typer.Option(help="best: softmax with each backend of its attention, forced and named. auto: PyTorch's choice.")

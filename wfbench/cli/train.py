@@ -73,7 +73,7 @@ def train(
 
         resolved = recipes.override(read_recipe(out), overrides)
     else:
-        resolved = recipes.load(recipe or "digits", overrides)
+        resolved = recipes.load("digits" if recipe is None else recipe, overrides)
     if mixer_set:
         (name,) = with_settings([resolved.model.mixer] if resolved.model.mixer else [], mixer_set)
         resolved = recipes.override(resolved, [f"model.mixer={json.dumps(name)}"])

@@ -34,6 +34,7 @@ from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.data.transforms import to_channels
 from wfbench.errors import InputError, check_finite, writing
+from wfbench.strict import read_json
 
 #: Raised when the layout changes.
 FORMAT = 1
@@ -111,7 +112,7 @@ class Extraction:
         for k in range(rank, self.shards, processes):
             indices = range(k * self.shard_size, min((k + 1) * self.shard_size, len(self.split)))
             if notes[k].is_file():
-                _check_shard(out, json.loads(notes[k].read_text()))
+                _check_shard(out, _note(notes[k]))
                 done(len(indices))
             else:
                 tensors = self._encode(indices, done)
@@ -119,7 +120,7 @@ class Extraction:
                     _save(notes[k], tensors)
         if not all(note.is_file() for note in notes):
             return None
-        manifest = settings | {"shards": [json.loads(note.read_text()) for note in notes]}
+        manifest = settings | {"shards": [_note(note) for note in notes]}
         with _writing(out):
             files.write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n", f".{rank}")
         return out / MANIFEST
@@ -320,12 +321,16 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
     files.write_whole(note, json.dumps(content))
 
 
+def _note(path: Path) -> Any:
+    return read_json(path, "note of a shard", "the JSON that an extraction wrote; remove it, and its shard is made anew")
+
+
 def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings down before any shard, or find the same there."""
     path = out / "settings.json"
     if not path.is_file():
         files.write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
-    found = json.loads(path.read_text())
+    found = read_json(path, "latents' settings", "the JSON that an extraction wrote")
     wrong = [f"{key}: {found.get(key)!r} there, {now!r} now" for key, now in settings.items() if found.get(key) != now]
     if wrong:
         raise InputError(

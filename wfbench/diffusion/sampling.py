@@ -43,6 +43,8 @@ class Sampler:
         if not 1 <= self.steps <= STEPS or (self.name == "ddim" and STEPS % self.steps):
             expected = f"a divisor of {STEPS}" if self.name == "ddim" else f"1 to {STEPS}"
             raise InputError(f"steps that {self.name} cannot take", got=self.steps, expected=expected)
+        if not 0 <= self.cfg <= 100:
+            raise InputError("guidance of no such scale", got=f"cfg {self.cfg:g}", expected="0 to 100; 1 is none")
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise InputError("no channel to guide", got=self.cfg_channels, expected="1 or more, or None for all")
 

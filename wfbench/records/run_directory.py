@@ -65,7 +65,21 @@ class Run:
             raise InputError("cannot read predictions", got=f"{path}: {e}", expected=f"columns {', '.join(_COLUMNS)}") from e
         if table["index"].duplicated().any():
             raise InputError("a sample has two predictions", got=path, expected="each index once")
+        self._check_agreement(table, path)
         return table
+
+    def _check_agreement(self, table: pd.DataFrame, path: Path) -> None:
+        """Refuse predictions that are not those of the record: what is compared image by image would be another run's."""
+        if not isinstance(self.row, TrainRow):
+            return
+        right = float((table["label"] == table["top1"]).mean())
+        if len(table) != self.row.samples or not math.isclose(right, self.row.accuracy, abs_tol=1e-9):
+            raise InputError(
+                "predictions are not those of their record",
+                got=f"{path}: {len(table):,} samples, {100 * right:.4f} % right",
+                expected=f"{self.row.samples:,} samples, {100 * self.row.accuracy:.4f} % right, as its result.json says",
+                remedy="put the run's own files back, or remove the predictions: then images are not compared",
+            )
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -101,5 +115,6 @@ def _result(path: Path) -> TrainRow | DenseRow | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise InputError("cannot read a run", got=f"{path}: {e.strerror}", expected="a readable file") from e
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        raise InputError("cannot read a run", got=f"{path}: {why}", expected="a readable file of UTF-8") from e

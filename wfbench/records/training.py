@@ -82,6 +82,9 @@ class TrainingRow(TracedRow):
     images_per_second: float = Field(ge=0)
     #: The share of train_seconds spent waiting for data.
     data_wait_share: Share
+    #: Where sessions differed in device, processes or the sizes of parts of a batch, which changes sums by rounding: how each
+    #: such session worked, and from which step on.
+    ways: tuple[str, ...] = ()
     #: Whether it was resumed with other code: which, with both digests.
     code_changed: str | None = None
     #: Of each layer with a predicted part, its strength after training and in the initial weights, on so many held-out samples;

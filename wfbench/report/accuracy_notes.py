@@ -28,6 +28,7 @@ def accuracy_notes(setting: AccuracySetting, result: AccuracyResult) -> list[str
         *macs_notes(runs),
         *repeats_notes(result.repeats),
         *(f"{label}, seed {row.seed}: resumed with other code: {row.code_changed}." for label, row in runs if row.code_changed),
+        *(f"{label}, seed {row.seed}: resumed in another way: {'; '.join(row.ways)}." for label, row in runs if row.ways),
         *environment_notes(row.environment for _, row in runs),
     ]
 

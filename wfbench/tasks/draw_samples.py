@@ -31,6 +31,7 @@ from wfbench.errors import InputError, check_finite, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
+from wfbench.strict import read_json
 from wfbench.tasks.common import dtype_name, factors_of, precision_of, writable_dir
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import read_recipe, read_result
@@ -69,6 +70,10 @@ class SampleRequest:
     out: Path | None = None
     rank: int = 0
     processes: int = 1
+
+
+#: For an error about a file beside samples.
+_WRITTEN = "the JSON that `wfbench sample` wrote"
 
 
 def sampler_of(
@@ -170,7 +175,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
                 done(len(indices))
             else:
                 _save(path, _pictures(request, model, recipe, codec, indices, device, done))
-    elif wrong := _differences(json.loads((out / PROTOCOL).read_text()), protocol):
+    elif wrong := _differences(read_json(out / PROTOCOL, "samples' protocol", _WRITTEN), protocol):
         raise _other(out, wrong)
     config = model.config
     picture = PictureRow(
@@ -270,7 +275,7 @@ def _agree(out: Path, protocol: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         _write_json(path, protocol)
-    if wrong := _differences(json.loads(path.read_text()), protocol):
+    if wrong := _differences(read_json(path, "samples' settings", _WRITTEN), protocol):
         raise _other(out, wrong)
 
 

@@ -70,7 +70,6 @@ def dry_run(
     """
     run_directory.check_directory(recipe, out, resume)
     world = processes or distributed.world()
-    checkpoint.check_processes(out / "checkpoint", world)
     run = prepare(recipe)
     if resume:
         identity_of(run, out, resume=True, allow_changed_code=allow_changed_code)

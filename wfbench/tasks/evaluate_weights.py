@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import EvalRow, TrainRow
+from wfbench.strict import read_json
 from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
@@ -284,7 +284,7 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
         InputError: for a file that is no such mapping, or does not name every class or image.
     """
     try:
-        mapping = json.loads(path.read_text())
+        mapping = read_json(path, "mapping", "a JSON object")
         table = {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
     except (OSError, ValueError, AttributeError) as e:
         raise InputError(

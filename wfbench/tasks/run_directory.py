@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from wfbench import recipe as recipes
-from wfbench import records
+from wfbench import records, strict
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseRow, DiTRow, ProbeRow, TrainRow
@@ -24,8 +23,11 @@ RunRow = TrainRow | DiTRow | DenseRow | ProbeRow
 R = TypeVar("R", TrainRow, DiTRow, DenseRow, ProbeRow)
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
-#: Settings that may differ between a run and its resume: they change no result.
-_FREE_TO_CHANGE = ("data.workers", "data.path", "eval_every", "keep_every", "save_steps")
+#: Settings that may differ between a run and its resume: they change no result, or by rounding alone (then a row says so).
+_FREE_TO_CHANGE = (
+    *("data.workers", "data.path", "eval_every", "keep_every", "save_steps"),
+    *("compute.micro_batch", "compute.eval_batch"),
+)
 
 
 def in_words(row: RunRow) -> str:
@@ -116,11 +118,7 @@ def read_recipe(out: Path) -> Recipe:
             expected="the --out of a `wfbench train`",
             remedy="check the path",
         )
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e:
-        raise InputError("cannot read the run's recipe", got=f"{path}: {' '.join(str(e).split())}") from e
-    return recipes.parse(data, str(path))
+    return recipes.parse(strict.read_yaml(path, "run's recipe"), str(path))
 
 
 def read_result(out: Path) -> RunRow:
@@ -132,7 +130,7 @@ def read_result(out: Path) -> RunRow:
     read_recipe(out)
     path = out / "result.json"
     try:
-        return _RESULT.validate_json(path.read_text())
+        return _RESULT.validate_json(path.read_bytes())
     except OSError as e:
         raise InputError(
             "the run is not finished",

@@ -180,20 +180,22 @@ def _publish(part: Path, final: Path) -> None:
 def load(directory: Path) -> Checkpoint | None:
     """The newest checkpoint in ``directory``; None if there is none.
 
+    A process that was not there when it was saved gets the random states of the first: what is drawn in a step follows from
+    (seed, epoch, step) and not from them.
+
     Raises:
-        InputError: if it cannot be read, is of another version, or was saved by another number of processes.
+        InputError: if it cannot be read, or is of another version.
     """
     found = _found(directory)
     if not found:
         return None
     newest = found[-1]
     progress = _progress(newest)
-    check_processes(directory, distributed.world())
     model, state, random_states = (_tensors(newest / f"{name}.safetensors") for name in ("model", "state", "random"))
     averaged = _tensors(newest / "ema.safetensors") if (newest / "ema.safetensors").exists() else None
     del progress["processes"], progress["format"]
-    prefix = f"{distributed.rank()}."
-    own = {key.removeprefix(prefix): value for key, value in random_states.items() if key.startswith(prefix)}
+    rank = distributed.rank() if f"{distributed.rank()}.torch" in random_states else 0
+    own = {key.removeprefix(f"{rank}."): value for key, value in random_states.items() if key.startswith(f"{rank}.")}
     return Checkpoint(model, averaged, state, own, progress)
 
 
@@ -204,28 +206,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise _unreadable(file, e) from e
 
 
-def check_processes(directory: Path, processes: int) -> None:
-    """Refuse to go on with another number of processes than the newest checkpoint was saved by.
-
-    Raises:
-        InputError: naming both.
-    """
-    found = _found(directory)
-    saved = _progress(found[-1])["processes"] if found else processes
-    if saved != processes:
-        raise InputError(
-            "the run was trained by another number of processes",
-            got=str(processes),
-            expected=f"{saved}, whose random states {found[-1].name} holds: with others the run would not be the same one",
-            remedy=f"resume with --nproc {saved} (or torchrun with as many), or start a new run",
-        )
-
-
 def _progress(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint's JSON file says."""
     try:
         progress = json.loads((checkpoint / "progress.json").read_text())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise _unreadable(checkpoint / "progress.json", e) from e
     found = progress.get("format") if isinstance(progress, dict) else None
     if found != FORMAT:

@@ -85,6 +85,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
     solved: int = 0  # the last evaluations in a row that found the task solved
     began: str = ""  # when the first session did
+    ways: list[str] = field(default_factory=list)  # how each session worked that did so in another way than the one before
 
 
 def fit(

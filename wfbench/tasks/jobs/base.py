@@ -164,7 +164,7 @@ class Job(ABC):
     @property
     def held_out_batch(self) -> int:
         """Samples that are evaluated at once."""
-        return self.recipe.compute.micro_batch or 256
+        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 256
 
     def try_data(self) -> None:
         """Take a few training samples and a held-out one through their transforms, so that none of these fails in an hour.
@@ -173,6 +173,7 @@ class Job(ABC):
             InputError: for a batch that the processes cannot share, settings that do not fit, or images that cannot be read.
             MixerError: for a mixer that cannot work on such images.
         """
+        _ = self.steps_per_epoch  # before anything as large as a batch is made
         self.batches((0, 0))  # it is not begun, but refuses what does not fit
         data = self.recipe.data.model_copy(update={"workers": 0})
         size = min(self.recipe.batch_size, 2 * self.world)
@@ -305,6 +306,7 @@ class Job(ABC):
             "channels_last": recipe.compute.channels_last,
             "grad_checkpointing": recipe.compute.grad_checkpointing,
             "micro_batch": recipe.compute.micro_batch,
+            "ways": tuple(progress.ways) if len(progress.ways) > 1 else (),
             "train_seconds": progress.train_seconds,
             "images_per_second": progress.images / seconds,
             "data_wait_share": progress.wait_seconds / seconds,

@@ -81,7 +81,7 @@ class DenseJob(Job):
     @property
     def held_out_batch(self) -> int:
         """Images that are evaluated at once."""
-        return self.recipe.compute.micro_batch or 32
+        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 32
 
     @property
     def window(self) -> tuple[int, int] | None:

@@ -102,7 +102,7 @@ class ProbeJob(Job):
     @property
     def held_out_batch(self) -> int:
         """Canvases that are evaluated at once: of so many tokens together."""
-        return self.recipe.compute.micro_batch or 128
+        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 128
 
     def try_samples(self, batch: Batch, held_out: Batch) -> None:
         """Take the training canvases through the loss, and one of each other grid through the model; see that nothing leaks.

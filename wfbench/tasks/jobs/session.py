@@ -70,11 +70,10 @@ def run_session(
     distributed.on_main(lambda: _prepare_directory(job, identity, out))
     saved = checkpoint.load(out / "checkpoint") if resume else None
     if saved is not None:
-        progress = Progress(**saved.progress)  # it began with its first session: what may be known of it may be as old
-        checkpoint.load_weights(job.model, saved.model, str(out / "checkpoint"))
-        if state.ema is not None:
-            checkpoint.load_weights(state.ema.module, saved.ema or {}, str(out / "checkpoint"))
-        state.load(saved.state, saved.random_states, progress.epoch * job.steps_per_epoch + progress.step)
+        progress = _take_up(saved, state, job, out)  # it began with its first session: what is known of it may be as old
+    way = _way(job, device)
+    if not progress.ways or not progress.ways[-1].endswith(f": {way}"):
+        progress.ways.append(f"from step {state.step_count}: {way}")
     about = WeightsMetadata.of(job.recipe, job.model.config.mixer, job.dataset.classes, identity, job.grid).dump()
     batches = job.batches((progress.epoch, progress.step))
     own = trackers if trackers is not None and distributed.is_main() else Trackers()
@@ -82,6 +81,41 @@ def run_session(
         scores = fit(state, batches, lambda: job.evaluate(state), out, progress, all_watch, mix=job.mix, metadata=about)
     finished = Finished(state, progress, scores, environment, identity, before)
     return distributed.on_main(lambda: _write_result(job, finished, about, out))
+
+
+def _take_up(saved: checkpoint.Checkpoint, state: TrainState, job: Job, out: Path) -> Progress:
+    """Load a checkpoint into the training state; where the run is.
+
+    Raises:
+        InputError: for a checkpoint that this run cannot have written.
+    """
+    place = str(out / "checkpoint")
+    try:
+        progress = Progress(**saved.progress)
+        whole = progress.epoch * job.steps_per_epoch + progress.step
+        if not (0 <= progress.epoch <= job.recipe.epochs and 0 <= progress.step <= job.steps_per_epoch):
+            raise ValueError(f"epoch {progress.epoch}, step {progress.step} of {job.steps_per_epoch}")
+        checkpoint.load_weights(job.model, saved.model, place)
+        if state.ema is not None:
+            checkpoint.load_weights(state.ema.module, saved.ema or {}, place)
+        state.load(saved.state, saved.random_states, whole)
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(
+            "the checkpoint cannot be taken up",
+            got=f"{place}: {type(e).__name__}: {' '.join(str(e).split())[:200]}",
+            expected="a checkpoint that this run wrote",
+            remedy="put its files back; or remove it, and the run begins again (best-* and epoch-* keep their weights)",
+        ) from e
+    return progress
+
+
+def _way(job: Job, device: torch.device) -> str:
+    """What may change from session to session, and changes sums by rounding."""
+    part, processes = job.recipe.compute.micro_batch, distributed.world()
+    micro = "whole batches" if part is None else f"micro-batches of {part}"
+    return f"{device.type}, {processes} process{'es' if processes > 1 else ''}, {micro}, evaluation by {job.held_out_batch}"
 
 
 def _prepare_directory(job: Job, identity: Identity | None, out: Path) -> None:

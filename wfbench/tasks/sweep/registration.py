@@ -110,6 +110,6 @@ def _begun(out: Path, recipe: str) -> int:
 def _recipe_of(config: Path) -> str | None:
     try:
         fields = yaml.load(config.read_text("utf-8"), yaml.CSafeLoader)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return fields.get("name") if isinstance(fields, dict) else None

@@ -71,7 +71,7 @@ def name_of(recipe: Recipe, varied: Mapping[str, object]) -> str:
     A mixer's file, initial weights and the data set stand in it by their names, not by what they hold. Settings at their
     defaults are left out of the digest, so that a new version's new settings do not rename old runs.
     """
-    free = {"data": {"path", "workers"}, "eval_every": True, "keep_every": True, "save_steps": True}
+    free = {"data": {"path", "workers"}, "compute": {"eval_batch"}, "eval_every": True, "keep_every": True, "save_steps": True}
     content = recipe.model_dump(mode="json", exclude=free, exclude_defaults=True)  # type: ignore[arg-type]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     section = recipe.model
@@ -109,7 +109,7 @@ def epochs_done(place: Path) -> int:
     """How many epochs a run has behind it."""
     try:
         return (place / "metrics.jsonl").read_text().count("\n")
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
