@@ -9,6 +9,7 @@ import torch
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.data import positions
+from wfbench.errors import InputError
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.identity import Identity, check_code_and_data, write_identity
 from wfbench.tasks.jobs.base import Finished, Job
