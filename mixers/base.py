@@ -338,6 +338,11 @@ def normal_eps(eps: float, x: Tensor) -> float:
     return max(eps, torch.finfo(x.dtype).tiny)
 
 
+def beyond_float16(x: Tensor) -> torch.dtype:
+    """The dtype for steps whose values or sums leave the range of float16: float32 in its place, else ``x``'s own."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Steps on tensors of ``x``'s device that autocast must leave in their dtype."""
     kind = x.device.type  # autocast knows no meta device
@@ -356,11 +361,18 @@ def check_rotary(d: int) -> None:
         )
 
 
-def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
+def rotary_speeds(d: int, base: float, ends: bool) -> list[float]:
+    """Angles per place of d/4 points: base^(-k/(d/4)), or with ``ends`` base^(-k/(d/4 - 1)), which ends at 1/base exactly."""
+    n = d // 4
+    return [base ** (-k / (max(n - 1, 1) if ends else n)) for k in range(n)]
+
+
+def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0, ends: bool = False) -> Tensor:
     """Turn features by their token's place on the grid: rotary position in two dimensions.
 
     Features 2k and 2k + 1 are a point in the plane. For k < d/4 it is turned by row · base^(-k/(d/4)), for the others,
     k' = k - d/4, by column · base^(-k'/(d/4)). The product of two turned vectors depends on the difference of places only.
+    ``ends`` chooses other angles, see `rotary_speeds`.
 
     Shapes: x (..., N, d), result the same; N = H·W, or more, with prefix tokens, which are not turned.
     Cost: 3 elementwise per turned element, and 3 (H + W) d/4 for the angles.
@@ -372,7 +384,7 @@ def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
     d, prefix = x.shape[-1], x.shape[-2] - grid[0] * grid[1]
     check_rotary(d)
     exact = at_least_float32(x)
-    speed = torch.tensor([base ** (-4 * k / d) for k in range(d // 4)], dtype=exact, device=x.device)
+    speed = torch.tensor(rotary_speeds(d, base, ends), dtype=exact, device=x.device)
     parts = []
     for axis, side in enumerate(grid):
         angle = torch.arange(side, dtype=exact, device=x.device).unsqueeze(1) * speed  # (side, d/4)
@@ -384,14 +396,15 @@ def rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
     return torch.cat([x[..., :prefix, :], turned], dim=-2) if prefix else turned
 
 
-def naive_rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0) -> Tensor:
+def naive_rotary_2d(x: Tensor, grid: Grid, base: float = 10000.0, ends: bool = False) -> Tensor:
     """The same as `rotary_2d`, token by token, as a product of complex numbers: the naive reference."""
     d, (h, w) = x.shape[-1], grid
     points = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())  # (..., N, d/2)
     prefix, turned = x.shape[-2] - h * w, []
+    slowest = max(d // 4 - 1, 1) if ends else d // 4
     for n in range(x.shape[-2]):
         row, column = divmod(n - prefix, w) if n >= prefix else (0, 0)
-        angles = [place * base ** (-k / (d // 4)) for place in (row, column) for k in range(d // 4)]
+        angles = [place * base ** (-k / slowest) for place in (row, column) for k in range(d // 4)]
         angle = torch.tensor(angles, dtype=x.dtype, device=x.device)
         turned.append(points[..., n, :] * torch.polar(torch.ones_like(angle), angle))
     return torch.view_as_real(torch.stack(turned, dim=-2)).flatten(-2)
@@ -407,9 +420,9 @@ def stay(x: Tensor) -> Tensor:
     return x
 
 
-def turn_for(rope: bool, grid: Grid, naive: bool = False) -> Turn:
+def turn_for(rope: bool, grid: Grid, naive: bool = False, ends: bool = False) -> Turn:
     """What turns q and k of a grid's tokens: `rotary_2d` (or its naive form) with ``rope``, nothing without."""
-    return partial(naive_rotary_2d if naive else rotary_2d, grid=grid) if rope else stay
+    return partial(naive_rotary_2d if naive else rotary_2d, grid=grid, ends=ends) if rope else stay
 
 
 class QKVAttention(nn.Module):
@@ -492,6 +505,103 @@ class QKVAttention(nn.Module):
         return batch * (biases + self.attend_elementwise(n, c)) + turns
 
 
+class GatedAttention(nn.Module):
+    """The frame of attentions with a convolution of their values and a gate: Y = Linear((core(Q, K, V) + DWC5×5(V)) ⊙ O).
+
+    Q, K, V and the gate O come from one Linear, and O has no activation. A subclass supplies the core as functions of
+    tensors, as in `QKVAttention`: ``attend``, ``naive_attend``, ``attend_macs`` and ``attend_elementwise``. Parameters carry
+    the names and shapes of RALA and MALA (arXiv 2411.07635, 2507.00698), whose Linears are 1×1 convolutions; so does the
+    rotation of ``rope``, whose angles end at 1/10000 (`rotary_speeds`). Its own cost is added here.
+
+    Raises:
+        MixerError: if the heads do not divide the dimension, or, with ``rope``, 4 does not divide d.
+    """
+
+    reference_names: ClassVar[Mapping[str, str]] = {
+        name: name for name in ("qkvo.weight", "qkvo.bias", "lepe.weight", "lepe.bias", "proj.weight", "proj.bias")
+    }
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int | None = None,
+        grid: Grid | None = None,
+        local: bool = True,
+        gate: bool = True,
+        rope: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.gate, self.rope = heads_of(dim, num_heads), gate, rope
+        if rope:
+            check_rotary(dim // self.num_heads)
+        self.qkvo = nn.Conv2d(dim, (4 if gate else 3) * dim, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+        for linear in (self.qkvo, self.proj):
+            assert linear.bias is not None
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim) if local else None
+
+    @classmethod
+    def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
+        """Constructor arguments that fit a state dict under the authors' names."""
+        outputs, dim = state["qkvo.weight"].shape[:2]
+        return {"dim": dim, "gate": outputs > 3 * dim, "local": "lepe.weight" in state or "lepe.bias" in state}
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
+        """The core: q, k, v (B, h, N, d) to (B, h, N, d)."""
+        raise NotImplementedError
+
+    def naive_attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:
+        """The core, written the slow and obvious way."""
+        raise NotImplementedError
+
+    def attend_macs(self, n: int, dim: int) -> int:
+        """MACs of ``attend`` for one image of n tokens."""
+        raise NotImplementedError
+
+    def attend_elementwise(self, n: int, dim: int) -> int:
+        """Elementwise operations of ``attend`` for one image of n tokens."""
+        raise NotImplementedError
+
+    def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
+        check_tokens(x, grid)
+        parts = F.linear(x, self.qkvo.weight.flatten(1), self.qkvo.bias).split(x.shape[2], dim=-1)  # (B, N, C) each
+        q, k, v = (split_heads(t, self.num_heads) for t in parts[:3])
+        attend = self.naive_attend if naive else self.attend
+        y = attend(q, k, v, turn_for(self.rope, grid, naive, ends=True)).transpose(1, 2).flatten(2)  # (B, N, C)
+        if self.lepe is not None:
+            assert self.lepe.bias is not None
+            if naive:
+                y = y + shifted_depthwise_conv(parts[2], self.lepe.weight[None, :, 0], self.lepe.bias, grid)
+            else:
+                y = y + depthwise_conv(parts[2], self.lepe.weight, self.lepe.bias, grid)
+        return F.linear(y * parts[3] if self.gate else y, self.proj.weight.flatten(1), self.proj.bias)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """Mix tokens (B, N, C) to (B, N, C)."""
+        return self._mix(x, grid, naive=False)
+
+    def naive(self, x: Tensor, grid: Grid) -> Tensor:
+        """The same, through the naive core and shifted products: the reference that tests compare with."""
+        return self._mix(x, grid, naive=True)
+
+    def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
+        """Exact MACs of one forward pass over the batch: 5NC² for the projections, 25NC for the DWC, and the core's."""
+        check_path(path)
+        n, c = grid[0] * grid[1], self.proj.in_channels
+        each = (5 if self.gate else 4) * c + (25 if self.lepe is not None else 0)
+        return batch * (n * c * each + self.attend_macs(n, c))
+
+    def elementwise(self, grid: Grid, batch: int = 1) -> int:
+        """Exact elementwise operations of one forward pass over the batch: biases, DWC, gate, and the core's."""
+        n, c = grid[0] * grid[1], self.proj.in_channels
+        each = (6 if self.gate else 4) + (2 if self.lepe is not None else 0)  # the DWC's bias, and its addition
+        turns = 2 * rotary_elementwise(grid, batch, c, c // self.num_heads) if self.rope else 0
+        return batch * (n * c * each + self.attend_elementwise(n, c)) + turns
+
+
 def in_float16_range(k: Tensor) -> Tensor:
     """Keys (B, h, N, d) by N^-1/2 in float16, whose range ends at 65504: a sum over some hundred tokens would pass it.
 
@@ -545,13 +655,14 @@ def conv_parameters(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def shifted_depthwise_conv(x: Tensor, kernels: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-    """Depthwise 3×3 convolution as nine shifted products: the naive reference.
+    """Depthwise k×k convolution, k odd, as k² shifted products: the naive reference.
 
-    Shapes: x (B, H·W, C), kernels (B or 1, C, 3, 3), bias (C); result (B, H·W, C).
+    Shapes: x (B, H·W, C), kernels (B or 1, C, k, k), bias (C); result (B, H·W, C).
     """
-    (h, w), padded = grid, F.pad(to_map(x, grid), (1, 1, 1, 1))  # (B, C, H+2, W+2)
+    k = kernels.shape[-1]
+    (h, w), padded = grid, F.pad(to_map(x, grid), (k // 2,) * 4)  # (B, C, H+k-1, W+k-1)
     y = bias[:, None, None].expand(x.shape[0], -1, h, w)
-    for i in range(3):
-        for j in range(3):
+    for i in range(k):
+        for j in range(k):
             y = y + kernels[:, :, i, j, None, None] * padded[:, :, i : i + h, j : j + w]
     return to_tokens(y)

@@ -87,11 +87,17 @@ def make_layer(
     return scrambled(layer.to(dtype))
 
 
+#: Parameters of which a weighted sum divides: with either sign it may come to nearly 0, where no two roundings agree.
+POSITIVE = ("mix",)
+
+
 def scrambled(module: nn.Module, std: float = 0.3) -> nn.Module:
     """Add noise to every parameter."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             parameter.add_(torch.randn_like(parameter), alpha=std)
+            if name.rpartition(".")[2] in POSITIVE:
+                parameter.abs_()
     return module
 
 
