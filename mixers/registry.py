@@ -115,7 +115,8 @@ def _with_options(plain: MixerSpec, name: str, options: Mapping[str, Option]) ->
             ffn_options[key] = value
         else:
             raise _unknown_option(plain.name, key, [own for layer in by_layer.values() for own in layer])
-    is_set = plain.as_set is not None and plain.as_set.items() <= options.items()
+    # Rotation by place makes a set's function one of the grid, whatever else is off; without positions, any grid will do.
+    is_set = plain.as_set is not None and plain.as_set.items() <= options.items() and not options.get("rope", False)
     layout: Literal["set"] | None = "set" if is_set else None
     doubling = plain.doubling if is_set else None
     return dataclasses.replace(
@@ -126,6 +127,7 @@ def _with_options(plain: MixerSpec, name: str, options: Mapping[str, Option]) ->
         layout=layout,
         as_set=None,
         doubling=doubling,
+        needs_grid=plain.needs_grid and bool(options.get("pos", True)),
     )
 
 

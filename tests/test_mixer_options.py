@@ -119,3 +119,11 @@ def test_bad_options_are_one_message(words: list[str], message: str) -> None:
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_rotation_is_no_set_and_a_layer_without_positions_takes_any_grid() -> None:
+    bare = mixers.spec("focused-linear(local=false, pos=false)")
+    assert (bare.layout, bare.needs_grid) == ("set", False)
+    turned = mixers.spec("focused-linear(local=false, pos=false, rope=true)")
+    assert (turned.layout, turned.doubling, turned.needs_grid) == (None, None, False)
+    assert mixers.spec("focused-linear(local=false)").needs_grid
