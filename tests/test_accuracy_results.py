@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -95,12 +93,6 @@ def test_every_mean_over_seeds_stands_with_its_interval() -> None:
 def test_a_number_and_its_half_width_have_as_many_places(value: float, half: float, text: str) -> None:
     assert number_with_half_width(Interval.around(value, half)) == text
     assert number_with_half_width(Interval(value, why_none="a single seed")) == number(value)
-
-
-def test_a_loss_that_is_not_finite_is_a_number_without_an_interval() -> None:
-    (result,) = accuracies([train(seed=0, loss=math.inf), train(seed=1)], Asked())
-    assert result.lines[0].loss.why_none == "a value is not finite"
-    assert lines(accuracy_tables([result])[0], "loss") == ["inf"]
 
 
 def test_a_single_seed_says_why_it_has_no_interval() -> None:

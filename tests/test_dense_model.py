@@ -262,7 +262,7 @@ def test_initial_values_follow_from_the_seed_and_the_backbone_s_are_the_classifi
 @torch.no_grad()
 def test_a_classifier_s_weights_are_a_backbone_s() -> None:
     classifier, model = vit(mixer="linear"), dense(mixer="linear").eval()
-    models.load_initial(model.backbone, classifier.state_dict(), fresh_head=True)
+    models.load_initial(model.backbone, classifier.state_dict(), fresh_head=True, grid=(5, 3))
     x = torch.randn(2, 3, *ODD)
     assert torch.equal(model.backbone(x), classifier.forward_features(x))
 

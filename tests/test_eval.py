@@ -415,7 +415,7 @@ BAD = {
     "an unknown setting": (lambda t, r: [r, "--set", "data.eval_resise=shorter"], ["eval_resise", "did you mean eval_resize"]),
     "weights of another model": (lambda t, r: [of_another_model(t, r)], ["weights of another model", "missing norm.weight"]),
     "a pickle": (lambda t, r: [pickled(t), "--recipe", "digits"], ["cannot read the weights", "nothing is unpickled"]),
-    "other classes": (lambda t, r: [r, "--data", three_classes(t)], ["3 classes", "10, as the head", "--mapping"]),
+    "other classes": (lambda t, r: [r, "--data", three_classes(t)], ["3 (a, b, c)", "10 (0, 1,", "--mapping"]),
     "no such data": (lambda t, r: [r, "--data", t / "none"], ["not a folder", "none"]),
     "a corrupt image": (lambda t, r: [r, "--data", corrupt(t)], ["an image cannot be read", "003.png"]),
     "a resolution that no patch divides": (lambda t, r: [r, "--resolution", 8, "--resolution", 9], ["9 px", "multiple of 2"]),

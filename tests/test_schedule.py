@@ -171,7 +171,7 @@ def test_the_released_names_are_of_the_released_layers() -> None:
     with pytest.raises(InputError, match="'softmax' with 'static' between its layers"):
         models.released_names(vit("softmax", **CONTROL))
     model, other = vit("softmax", seed=0, **CONTROL), vit("softmax", seed=1, **CONTROL)
-    models.load_initial(other, model.state_dict())
+    models.load_initial(other, model.state_dict(), grid=(4, 3))
     assert torch.equal(other.blocks[1].mixer.qkv.weight, model.blocks[1].mixer.qkv.weight)
     with pytest.raises(InputError, match="weights of another model"):
         models.load_initial(other, vit("softmax").state_dict())
