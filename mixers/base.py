@@ -467,6 +467,10 @@ class QKVAttention(nn.Module):
         """The core, written the slow and obvious way."""
         raise NotImplementedError
 
+    def leave(self, y: Tensor, x: Tensor, naive: bool) -> Tensor:
+        """What the last Linear gets of the core's output y, heads side by side: both (B, N, C), as the layer's input x."""
+        return y
+
     def attend_macs(self, n: int, dim: int) -> int:
         """MACs of ``attend`` for one image of n tokens."""
         raise NotImplementedError
@@ -481,7 +485,7 @@ class QKVAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
         turn = turn_for(self.rope, grid, naive)
         y = self.naive_attend(q, k, v, turn) if naive else self.attend(q, k, v, turn)
-        return self.proj(y.transpose(1, 2).reshape(b, n, c))
+        return self.proj(self.leave(y.transpose(1, 2).reshape(b, n, c), x, naive))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""

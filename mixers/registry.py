@@ -222,6 +222,7 @@ def from_reference(
     slot: str = "token",
     num_heads: int | None = None,
     grid: Grid | None = None,
+    layer: int = 0,
     options: Mapping[str, object] | None = None,
 ) -> nn.Module:
     """The module that `create` (slot "token") or `create_ffn_in` (slot "ffn_in") makes, with its authors' weights.
@@ -232,6 +233,7 @@ def from_reference(
         slot: "token" or "ffn_in".
         num_heads: heads, which no weight tells.
         grid: (H, W), which no weight tells.
+        layer: as for `create`.
         options: what the authors' constructor was called with and no weight tells, under the authors' names; the values may
             be strings, as the metadata of a safetensors file has them.
 
@@ -242,9 +244,9 @@ def from_reference(
     chosen = spec(name)
     if slot not in ("token", "ffn_in"):
         raise MixerError(f"unknown slot: got {slot!r}, expected 'token' or 'ffn_in'")
-    layer = chosen.token if slot == "token" else chosen.ffn_in
+    filling = chosen.token if slot == "token" else chosen.ffn_in
     table = _TOKEN_LAYERS if slot == "token" else _FFN_LAYERS
-    cls = table[layer] if isinstance(layer, str) else layer
+    cls = table[filling] if isinstance(filling, str) else filling
     known: Mapping[str, str] | None = getattr(cls, "reference_names", None)
     if known is None:
         raise MixerError(f"mixer {name!r} has no parameter names of its authors for slot {slot!r}: {cls.__qualname__}")
@@ -257,7 +259,7 @@ def from_reference(
         raise MixerError(f"weights do not fit {name!r}: missing {e}, got {sorted(state_dict)}") from e
     arguments |= _of_the_authors(name, cls, options or {})
     chosen_options = chosen.token_options if slot == "token" else chosen.ffn_options
-    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid, "layer": 0}, {**chosen_options, **arguments})
+    module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid, "layer": layer}, {**chosen_options, **arguments})
     if getattr(module, "reference_names", None) is None:
         raise MixerError(
             f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(chosen_options)}"

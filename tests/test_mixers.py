@@ -145,12 +145,14 @@ def costs(name: str, slot: str, grid: Grid) -> tuple[int, int]:
 
 @every_layer
 def test_the_cost_at_twice_the_tokens_grows_as_the_spec_says(name: str, slot: str) -> None:
-    complexity, n = mixers.spec(name).complexity if slot == "token" else "linear", 512 * 512 * 24
-    expected = {"linear": 2, "N log N": 2 * math.log2(2 * n) / math.log2(n), "quadratic": 4}[complexity]
-    pairs = zip(costs(name, slot, (512, 512)), costs(name, slot, (512, 1024)), strict=True)
+    complexity, n = mixers.spec(name).complexity if slot == "token" else "linear", 504 * 504  # 7 divides it, and 8, and 9
+    # A Fourier transform may take in the channels, or not.
+    n_log_n = [2 * math.log2(2 * m) / math.log2(m) for m in (n, 24 * n)]
+    expected = {"linear": [2.0], "N log N": n_log_n, "quadratic": [4.0]}[complexity]
+    pairs = zip(costs(name, slot, (504, 504)), costs(name, slot, (504, 1008)), strict=True)
     growth = [twice / once for once, twice in pairs if once]
     # One of the two may grow more slowly: a product with an N×N matrix leaves N·C biases.
-    assert not growth or max(growth) == pytest.approx(expected, rel=5e-3 if complexity != "N log N" else 1e-6)
+    assert not growth or any(max(growth) == pytest.approx(k, rel=5e-3) for k in expected)
 
 
 @every_layer
@@ -284,7 +286,7 @@ REFERENCED = [case for case in layer_cases() if getattr(make_layer(*case, (4, 4)
 def test_weights_go_to_the_authors_names_and_back(name: str, slot: str) -> None:
     layer, x = make_layer(name, slot, (4, 6)), tokens(2, (4, 6))
     state = mixers.to_reference(layer)
-    again = mixers.from_reference(name, state, slot=slot, num_heads=3, grid=(4, 6))
+    again = mixers.from_reference(name, state, slot=slot, num_heads=3, grid=(4, 6), layer=1)  # as `make_layer`
     assert type(again) is type(layer)
     assert torch.equal(again(x, (4, 6)), layer(x, (4, 6)))
     assert {k: v.tolist() for k, v in mixers.to_reference(again).items()} == {k: v.tolist() for k, v in state.items()}
