@@ -290,6 +290,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
+def chunk_of(n: int, chunk: int) -> int:
+    """The chunk that N tokens take: no longer than the next power of two."""
+    return min(chunk, 1 << (n - 1).bit_length())
+
+
 def pooling_windows(side: int, n: int) -> list[tuple[int, int]]:
     """Start and end of the n windows of adaptive average pooling along one side; they overlap by at most one."""
     return [(i * side // n, -(-(i + 1) * side // n)) for i in range(n)]

@@ -13,6 +13,7 @@ from mixers.base import (
     at_least_float32,
     check_path,
     check_tokens,
+    chunk_of,
     heads_of,
     init_linear_,
     split_heads,
@@ -22,11 +23,6 @@ from mixers.registry import register
 
 #: τ: gates are the sigmoid to the power 1/τ, so that they begin near 1.
 TEMPERATURE = 16
-
-
-def chunk_of(n: int, chunk: int) -> int:
-    """The chunk that N tokens take: no longer than the next power of two."""
-    return min(chunk, 1 << (n - 1).bit_length())
 
 
 def gated_scan(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, chunk: int) -> Tensor:
