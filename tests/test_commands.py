@@ -101,3 +101,8 @@ def test_the_command_in_a_head_is_there(file: Path) -> None:
 def test_a_command_that_is_none_is_found(line: str) -> None:
     with pytest.raises((InputError, mixers.MixerError)):
         parse(shlex.split(line))
+
+
+def test_the_zoo_is_every_registered_mixer(tmp_path: Path) -> None:
+    _, profile = commands_of(ROOT / "results" / "zoo" / "make.sh", tmp_path)
+    assert [profile[i + 1] for i, word in enumerate(profile) if word == "--mixer"] == mixers.names()
