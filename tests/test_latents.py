@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,31 @@ def test_the_autoencoder_decodes_what_it_encodes_and_unscales(vae_dir: Path) -> 
     mean, _ = codec.encode(x)
     assert (codec.channels, codec.downsample, codec.scale) == (4, 2, 0.18215)
     near(codec.decode(mean), codec.vae.decode(codec.vae.encode(x).latent_dist.mean).sample, tolerance=1e-4)
+
+
+def configured(vae_dir: Path, to: Path, **settings: object) -> Path:
+    """The autoencoder with other settings in its config.json."""
+    shutil.copytree(vae_dir, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(config | settings))
+    return to
+
+
+def test_latents_are_shifted_as_the_autoencoder_says(vae_dir: Path, tmp_path: Path) -> None:
+    plain, shifted = VAECodec(vae_dir), VAECodec(configured(vae_dir, tmp_path / "shifted", shift_factor=0.5))
+    x = torch.randn(2, 3, SIDE, SIDE)
+    (mean, std), (other, same) = plain.encode(x), shifted.encode(x)
+    near(other, mean - 0.5 * plain.scale, tolerance=1e-6)
+    near(same, std, tolerance=0)
+    near(shifted.decode(other), plain.decode(mean), tolerance=1e-5)
+    out = Extraction(Pictures(), "pictures", shifted, image_size=SIDE, shard_size=4, batch=3).run(tmp_path / "out")
+    assert out is not None
+    assert json.loads(out.read_text())["shift"] == 0.5
+
+
+def test_an_autoencoder_that_scales_by_channel_is_refused(vae_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="channel by channel"):
+        VAECodec(configured(vae_dir, tmp_path / "other", latents_mean=[0.0] * 4, latents_std=[1.0] * 4))
 
 
 def test_another_autoencoder_has_another_digest(vae_dir: Path, tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ def read_file(path: str | Path) -> bytes:
         return file.read()
 
 
+def in_bytes(size: int) -> str:
+    """A size for people: three digits and a unit."""
+    for unit, value in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= value:
+            return f"{size / value:.3g} {unit}"
+    return f"{size} bytes"
+
+
 @contextmanager
 def whole(path: Path, suffix: str = "") -> Iterator[Path]:
     """A file to write to, which takes the place of ``path`` once it is written.

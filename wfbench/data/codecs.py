@@ -19,7 +19,8 @@ class Codec(Protocol):
         name: of the kind.
         channels: c.
         downsample: f.
-        scale: by which it multiplies what its network calls a latent.
+        scale: by which it multiplies what its network calls a latent, after it has taken ``shift`` away.
+        shift: of its network's latents; 0 for most.
         digest: SHA-256 of its file of weights; "" if it has none.
     """
 
@@ -27,6 +28,7 @@ class Codec(Protocol):
     channels: int
     downsample: int
     scale: float
+    shift: float
     digest: str
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,7 @@ class PixelCodec:
     name = "pixel"
 
     def __init__(self, channels: int = 3) -> None:
-        self.channels, self.downsample, self.scale, self.digest = channels, 1, 1.0, ""
+        self.channels, self.downsample, self.scale, self.shift, self.digest = channels, 1, 1.0, 0.0, ""
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures, exactly."""
@@ -58,15 +60,15 @@ class PixelCodec:
 class VAECodec:
     """A diffusers `AutoencoderKL` from a local directory; nothing is downloaded, and nothing is unpickled.
 
-    Latents are multiplied by the autoencoder's ``scaling_factor`` (0.18215 for Stable Diffusion's), which brings them to a
-    standard deviation near 1.
+    Latents are those of its network minus the autoencoder's ``shift_factor`` (0 for most), times its ``scaling_factor``
+    (0.18215 for Stable Diffusion's), which brings them to a standard deviation near 1.
 
     Args:
         directory: with ``config.json`` and ``diffusion_pytorch_model.safetensors``, as ``save_pretrained`` writes them.
         device: where it works, in float32.
 
     Raises:
-        InputError: if the directory holds no such autoencoder.
+        InputError: if the directory holds no such autoencoder, or one whose latents are scaled channel by channel.
     """
 
     name = "vae"
@@ -94,7 +96,14 @@ class VAECodec:
             ) from e
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.device = device
-        self.scale = float(vae.config.scaling_factor)
+        by_channel = [name for name in ("latents_mean", "latents_std") if vae.config.get(name) is not None]
+        if by_channel:
+            raise InputError(
+                "the autoencoder scales its latents channel by channel",
+                got=f"{directory}: {' and '.join(by_channel)} in config.json",
+                expected="scaling_factor, and perhaps shift_factor, alone",
+            )
+        self.scale, self.shift = float(vae.config.scaling_factor), float(vae.config.get("shift_factor") or 0.0)
         self.channels = int(vae.config.latent_channels)
         self.downsample = 2 ** (len(vae.config.block_out_channels) - 1)
         self.digest = files.sha256(weights)
@@ -103,9 +112,9 @@ class VAECodec:
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the posterior, scaled."""
         posterior = self.vae.encode(images.to(self.device)).latent_dist
-        return posterior.mean * self.scale, posterior.std * self.scale
+        return (posterior.mean - self.shift) * self.scale, posterior.std * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of scaled latents."""
-        return self.vae.decode(latents.to(self.device) / self.scale).sample
+        return self.vae.decode(latents.to(self.device) / self.scale + self.shift).sample

@@ -73,6 +73,7 @@ class Extraction:
             "codec": self.codec.name,
             "codec_sha256": self.codec.digest,
             "scale": self.codec.scale,
+            **({"shift": self.codec.shift} if self.codec.shift else {}),
             "latent": [self.codec.channels, *[self.image_size // self.codec.downsample] * 2],
             "flips": ["as it is", "left to right"],
             "dtype": "float16",
@@ -269,8 +270,9 @@ def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:
         InputError: as `LatentSplit`, and for splits that were not extracted alike.
     """
     train, val = (LatentSplit(Path(directory) / part, verify=verify) for part in ("train", "val"))
-    alike = ("codec", "codec_sha256", "scale", "latent", "image_size", "crop")
-    wrong = [f"{key}: {train.manifest[key]} / {val.manifest[key]}" for key in alike if train.manifest[key] != val.manifest[key]]
+    alike = ("codec", "codec_sha256", "scale", "shift", "latent", "image_size", "crop")
+    both = [(key, train.manifest.get(key), val.manifest.get(key)) for key in alike]
+    wrong = [f"{key}: {a} / {b}" for key, a, b in both if a != b]
     if wrong:
         raise InputError(
             "the splits were not extracted alike",

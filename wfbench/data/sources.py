@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ def open_dataset(data: DataSection, *, train: bool = True, classes: Sequence[str
 
 def _prepared(dataset: Dataset, data: DataSection, classes: Sequence[str] | None, *, both: bool = True) -> Dataset:
     """A data set just opened, with its labels checked and in the order of ``classes``."""
+    dataset = replace(dataset, classes=_distinct(dataset))
     parts = {"train": dataset.train, "val": dataset.val} if both else {"val": dataset.val}
     for part, split in parts.items():
         if isinstance(split, Encoded):
@@ -82,6 +84,28 @@ def _prepared(dataset: Dataset, data: DataSection, classes: Sequence[str] | None
     for split in parts.values():
         in_order_of(classes, dataset.classes, split)
     return replace(dataset, classes=tuple(classes))
+
+
+def _distinct(dataset: Dataset) -> tuple[str, ...]:
+    """The names of the classes in Unicode's composed form, so that one name has one spelling whatever system wrote it.
+
+    Raises:
+        InputError: for two that are then one.
+    """
+    names = tuple(unicodedata.normalize("NFC", name) for name in dataset.classes)
+    twice = (
+        [own for own, name in zip(dataset.classes, names, strict=True) if names.count(name) > 1]
+        if len(set(names)) < len(names)
+        else []
+    )
+    if twice:
+        raise InputError(
+            "classes with one name",
+            got=f"{dataset.name}: {', '.join(ascii(name) for name in twice[:6])}",
+            expected="names that differ, also where Unicode has two spellings for one",
+            remedy="merge or rename them",
+        )
+    return names
 
 
 def _open(data: DataSection) -> Dataset:

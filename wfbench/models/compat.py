@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 
 from timm.layers import resample_abs_pos_embed
@@ -18,6 +19,8 @@ from wfbench.models.vit import VisionTransformer
 
 #: Mixers whose models have been released under names of their own.
 _RELEASED = ("softmax", "static", "weightformer")
+#: What wrappers put before the names of all weights.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 _RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
 _TIMM = {"mixer": "attn", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
@@ -37,7 +40,7 @@ def load_released(model: VisionTransformer | DiT, state_dict: Mapping[str, Tenso
         InputError: naming the missing, unexpected or misshapen weights; for weights that depend on the grid, if theirs
             cannot be told, or is another and they cannot be interpolated.
     """
-    _load(model, released_names(model), dict(state_dict), grid)
+    _load(model, released_names(model), _without_prefix(state_dict), grid)
 
 
 def load_initial(
@@ -58,7 +61,10 @@ def load_initial(
     Raises:
         InputError: as `load_released`.
     """
-    state, head = dict(state_dict), {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    state, head = (
+        _without_prefix(state_dict),
+        {key: value for key, value in model.state_dict().items() if key.startswith("head.")},
+    )
     if fresh_head:
         state = {key: value for key, value in state.items() if not key.startswith("head.")} | head
     own = {key: key for key in model.state_dict()}
@@ -68,6 +74,15 @@ def load_initial(
         released = released_names(model)
         names = max(own, released, key=lambda known: len(set(state) & set(known.values())))
     _load(model, names, state, grid)
+
+
+def _without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without what a wrapper puts before every name: DistributedDataParallel, torch.compile, a trainer's model."""
+    state = dict(state_dict)
+    while prefix := next((p for p in _WRAPPERS if state and all(key.startswith(p) for key in state)), None):
+        warnings.warn(f"the names of the weights all begin with {prefix!r}, which is left out", stacklevel=3)
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mapping[str, Tensor], grid: Grid | None) -> None:

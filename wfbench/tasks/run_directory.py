@@ -13,6 +13,7 @@ from torch import nn
 from wfbench import recipe as recipes
 from wfbench import records, strict
 from wfbench.errors import InputError
+from wfbench.files import in_bytes
 from wfbench.recipe import Recipe
 from wfbench.records import DenseRow, DiTRow, ProbeRow, TrainRow
 from wfbench.tasks.common import writable_dir
@@ -73,8 +74,8 @@ def check_space(recipe: Recipe, model: nn.Module, out: Path) -> int:
     if free + there < need:
         raise InputError(
             "not enough room for the checkpoints",
-            got=f"{free / 1e9:.2f} GB free at {out}",
-            expected=f"{need / 1e9:.2f} GB: {3 + kept} checkpoints of {one / 1e9:.2f} GB, and the final weights",
+            got=f"{in_bytes(free)} free at {out}",
+            expected=f"{in_bytes(need)}: {3 + kept} checkpoints of {in_bytes(one)}, and the final weights",
             remedy="make room, choose another --out, or keep fewer (keep_every)",
         )
     return need

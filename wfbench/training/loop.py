@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,8 +133,9 @@ def fit(
                 save = _is_turn(progress.step, recipe.save_steps) and progress.step < steps
                 look = progress.step == steps or len(recent) == LOOK_EVERY or bool(stop) or save
                 if look:
-                    progress.losses += _finite(recent, state.step_count)
-                    _check_gradient(metrics, state)  # a loss of the next step would say it, but this one may be saved
+                    with _naming_checkpoint(save_to):
+                        progress.losses += _finite(recent, state.step_count)
+                        _check_gradient(metrics, state)  # a loss of the next step would say it, but this one may be saved
                     progress.lr, progress.grad_norm = metrics.lr, float(metrics.grad_norm)
                     recent = []
                 progress.train_seconds += time.perf_counter() - start
@@ -182,6 +183,17 @@ def fit(
     return scores or evaluate()  # a run that was stopped when only its result was missing
 
 
+@contextmanager
+def _naming_checkpoint(directory: Path) -> Iterator[None]:
+    """A run that fails says whether there is a checkpoint from before."""
+    try:
+        yield
+    except RunError as e:
+        there = any(directory.glob("step-*"))
+        kept = "the last checkpoint, from before it, is kept" if there else "there is no checkpoint yet"
+        raise RunError(f"{e}; {kept}") from e
+
+
 def _evaluated(evaluate: Callable[[], Scores], step: int) -> Scores:
     """The evaluation after a step that is saved; what is not finite fails the run."""
     try:
@@ -217,7 +229,7 @@ def _finite(losses: list[Tensor], last_step: int) -> list[float]:
     for i, value in enumerate(values):
         if not math.isfinite(value):
             step = last_step - len(values) + i + 1
-            raise RunError(f"the loss is not finite: {value} at step {step}; the last checkpoint is kept; lower optim.lr")
+            raise RunError(f"the loss is not finite: {value} at step {step}; lower optim.lr")
     return values
 
 
@@ -225,10 +237,7 @@ def _check_gradient(metrics: StepMetrics, state: TrainState) -> None:
     """Fail if the last step's gradient has spoilt the weights; in float16 the scaler leaves such a step out."""
     norm = float(metrics.grad_norm)
     if not math.isfinite(norm) and not state.scaler.is_enabled():
-        raise RunError(
-            f"the gradient is not finite: its norm is {norm} at step {state.step_count}; the last checkpoint is kept; "
-            "lower optim.lr"
-        )
+        raise RunError(f"the gradient is not finite: its norm is {norm} at step {state.step_count}; lower optim.lr")
 
 
 def _interrupts() -> AbstractContextManager[list[int]]:
