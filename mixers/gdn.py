@@ -146,7 +146,7 @@ class GDN(nn.Module):
 
     Shapes: X, Y (B, N, C); q, k, v, o (B, N, h, d), d = C/h; α, β (B, N, h); S (B, h, d, d).
     Cost, with c = the chunk and P = N padded to T chunks: time 5NC² (4NC² without the gate) + 4NCh, 24NC for the
-    convolutions, and in each direction PC(3d + 4c − 1) − cCd MACs; elementwise about 10Pch + 6TCd + 40NC;
+    convolutions, and in each direction PC(3d + 4c − 1) − cCd MACs; elementwise about 12Pch + 4TCd + 41NC;
     memory O(NC(1 + d/c) + Nhc).
     Source: Yang et al. 2024 (Gated Delta Networks: Improving Mamba2 with Delta Rule, arXiv 2412.06464): the recurrence, its
     chunks (there the inverse of I + L is formed; here the system is solved, PC(d + c) fewer MACs), and the block.

@@ -209,7 +209,7 @@ class Vim(nn.Module):
 
     Shapes: X, Y (B, N, C); x, z, u, Δ, y (B, N, 2C); δ (B, N, r); B, C (B, N, S); A (2C, S); D (2C); h (B, 2C, S).
     Cost: time 6NC² + 4NC(r + 2S) + 4NCr MACs, 16NC for the convolutions and 4PCS for what the tokens read of the states (a
-    matrix product here, so that it counts), P = N padded to chunks of 16; elementwise about 20PCS + 24NC, which is the
+    matrix product here, so that it counts), P = N padded to chunks of 16; elementwise about 20PCS + 40NC, which is the
     recurrence; memory O(NC), as the states of a few chunks exist at a time (see `scan`).
     Source: Zhu et al. 2024 (Vision Mamba, arXiv 2401.09417), bidirectional block, with Gu and Dao 2023 (Mamba, arXiv
     2312.00752) for the selective state space.

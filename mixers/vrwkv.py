@@ -183,12 +183,12 @@ class VRWKV(nn.Module):
     w of either sign; distances are along the row order.
 
     Shapes: X, Y, k, v, r, y (B, N, C) on a grid H×W, N = H·W; w, u, μ (C).
-    Cost: time 4NC² MACs, and elementwise about 117NC for the core with chunks of 8 tokens, and 9NC, 5NC more with key_norm;
+    Cost: time 4NC² MACs, and elementwise about 141NC for the core with chunks of 8 tokens, and 9NC, 5NC more with key_norm;
     memory O(NC), about 10 numbers for each of k.
     Source: Duan et al. 2024 (Vision-RWKV, arXiv 2403.02308), the spatial mix and equations of Bi-WKV.
     Status: certain for the paper's formula (golden files of the authors' module around its N×N sum; chunks equal that sum).
-    The start is a reconstruction: w, u and μ as RWKV (arXiv 2305.13048) gives them for a first layer, in every layer, since
-    no layer knows how many there are; Linears as the bench's, where the authors begin with zeros in three of them.
+    The start is a reconstruction, which no golden file holds: w, u and μ as a first layer of RWKV (arXiv 2305.13048) has
+    them, in every layer, since no layer knows how many there are; Linears as the bench's.
     Deviations: the released CUDA kernel differs from the paper's formula by some per cent (it weights tokens by chunk); this
     is the formula, without the kernel's 1e-6 in the denominator. ``shift`` is how many tokens away a neighbour is; ``local``
     turns the shift off, as does ``shift=0``: there are no μ then. 16-bit keys and values are weighted in 32 bits.
