@@ -143,7 +143,7 @@ def poison(monkeypatch, at: int, *, loss: bool, weights: bool) -> None:
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_the_run_can_go_on(settings, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         poison(m, 33, loss=True, weights=True)
-        with pytest.raises(RunError, match="loss is not finite: nan at step 33; the last checkpoint is kept"):
+        with pytest.raises(RunError, match="loss is not finite: nan at step 33; lower optim.lr; the last checkpoint"):
             train(tmp_path / "run", *settings)
     assert checkpoint.load(tmp_path / "run" / "checkpoint").progress["step"] == (8 if settings else 0)
     train(tmp_path / "run", *settings, resume=True)

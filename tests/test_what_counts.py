@@ -289,6 +289,15 @@ def test_splits_whose_classes_stand_in_another_order_are_brought_together(tmp_pa
     assert all(found.classes[c] == name for c, name in places(found))
 
 
+def test_a_name_has_one_spelling_and_two_classes_never_share_it(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_stripes(tmp_path / "one", ["dog", apart])
+    assert opened(tmp_path / "one").classes == (composed, "dog")
+    write_stripes(tmp_path / "two", [composed, apart])
+    with pytest.raises(InputError, match=r"classes with one name(.|\n)*'cafe\\u0301', 'caf\\xe9'"):
+        opened(tmp_path / "two")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on twelve classes, named 0 to 11 and sorted as text, with the same files as archives beside it."""
@@ -397,6 +406,14 @@ def test_a_mixer_made_for_one_grid_refuses_weights_of_another_with_as_many_token
         with pytest.raises(InputError, match="made for one grid"):
             models.load_initial(wide, square.state_dict(), grid=grid)
     models.load_initial(wide, wide.state_dict(), grid=(2, 8))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_what_wrappers_put_before_every_name_is_left_out_and_named(prefix: str) -> None:
+    one, two = small((4, 4)), small((4, 4))
+    with pytest.warns(UserWarning, match="all begin with"):
+        models.load_initial(two, {prefix + key: value for key, value in one.state_dict().items()})
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
 # --- many names

@@ -93,19 +93,15 @@ def _distinct(dataset: Dataset) -> tuple[str, ...]:
         InputError: for two that are then one.
     """
     names = tuple(unicodedata.normalize("NFC", name) for name in dataset.classes)
-    twice = (
-        [own for own, name in zip(dataset.classes, names, strict=True) if names.count(name) > 1]
-        if len(set(names)) < len(names)
-        else []
+    if len(set(names)) == len(names):
+        return names
+    twice = [own for own, name in zip(dataset.classes, names, strict=True) if names.count(name) > 1]
+    raise InputError(
+        "classes with one name",
+        got=f"{dataset.name}: {', '.join(ascii(name) for name in twice[:6])}",
+        expected="names that differ, also where Unicode has two spellings for one",
+        remedy="merge or rename them",
     )
-    if twice:
-        raise InputError(
-            "classes with one name",
-            got=f"{dataset.name}: {', '.join(ascii(name) for name in twice[:6])}",
-            expected="names that differ, also where Unicode has two spellings for one",
-            remedy="merge or rename them",
-        )
-    return names
 
 
 def _open(data: DataSection) -> Dataset:
