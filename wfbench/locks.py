@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wfbench.errors import InputError, writing
@@ -20,7 +20,9 @@ INHERITED = "WFBENCH_LOCKED"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory, which is made if it is not there; the lock ends with the process, however that ends.
+    """Hold a directory, which is made if it is not there, and goes again if it stays empty.
+
+    The lock ends with the process, however that ends.
 
     Raises:
         InputError: if another process has it, saying which; or on a file system without locks.
@@ -28,6 +30,7 @@ def locked(directory: Path) -> Iterator[None]:
     if os.environ.get(INHERITED) == str(directory.resolve()):
         yield
         return
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     file = acquire(directory)
     if file is None:
         raise InputError(
@@ -43,6 +46,9 @@ def locked(directory: Path) -> Iterator[None]:
     finally:
         (directory / LOCK).unlink(missing_ok=True)  # still held: whoever waits for this file finds that it is gone
         os.close(file)
+        for path in made:  # work that was refused leaves nothing behind
+            with suppress(OSError):
+                path.rmdir()
 
 
 def acquire(directory: Path) -> int | None:
