@@ -109,7 +109,6 @@ def block_attention(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, released: bool
         status="certain",
         needs_grid=True,
         layout="grid",
-        as_set={"blocks": 1, "local": False},
     )
 )
 class BlockMixingAttention(nn.Module):

@@ -211,8 +211,8 @@ def progress(text):
 
 RESUME = ("--resume", "--recipe", "digits", *sets("epochs=2", "optim.warmup_epochs=0", "data.workers=0"))
 REFUSED = {
-    "unwritable": (in_the_way, ["cannot write the output", "another --out"]),
-    "no room": (full_disk, ["not enough room for the checkpoints", "GB free", "keep_every"]),
+    "unwritable": (in_the_way, ["cannot write the ", "another --out"]),
+    "no room": (full_disk, ["not enough room for the checkpoints", "1 kB free", "keep_every"]),
     "no weights": (
         lambda t, m, old: sets(f"model.init_weights={t / 'no.safetensors'}"),
         ["cannot read the weights", "no.safeten"],

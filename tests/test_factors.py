@@ -161,9 +161,9 @@ def test_rotary_logits_depend_on_the_difference_of_places_only(monkeypatch: pyte
     with monkeypatch.context() as patch:
         turned = []
 
-        def only_the_first(x: torch.Tensor, grid: Grid) -> torch.Tensor:
+        def only_the_first(x: torch.Tensor, grid: Grid, **how: bool) -> torch.Tensor:
             turned.append(x)
-            return rotary(x, grid) if len(turned) % 2 else x
+            return rotary(x, grid, **how) if len(turned) % 2 else x
 
         rotary = mixers.base.rotary_2d
         patch.setattr(mixers.base, "rotary_2d", only_the_first)

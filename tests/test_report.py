@@ -665,7 +665,7 @@ def test_collect_reads_files_and_searches_directories(tmp_path: Path) -> None:
 
 
 def test_an_identical_row_counts_once_and_a_similar_one_does_not(tmp_path: Path) -> None:
-    row, similar = train(accuracy=math.nan), train(accuracy=0.5)
+    row, similar = train(accuracy=0.25), train(accuracy=0.5)
     records.append(tmp_path / "run" / "records.jsonl", [row])
     records.append(tmp_path / "copy" / "records.jsonl", [row, similar])
     rows, _ = report.collect([tmp_path, tmp_path / "run", tmp_path / "run" / "records.jsonl"])

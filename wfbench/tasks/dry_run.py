@@ -70,6 +70,7 @@ def dry_run(
     """
     run_directory.check_directory(recipe, out, resume)
     world = processes or distributed.world()
+    checkpoint.check(out / "checkpoint")
     run = prepare(recipe)
     if resume:
         identity_of(run, out, resume=True, allow_changed_code=allow_changed_code)

@@ -199,6 +199,17 @@ def load(directory: Path) -> Checkpoint | None:
     return Checkpoint(model, averaged, state, own, progress)
 
 
+def check(directory: Path) -> None:
+    """See that the newest checkpoint, if there is one, can be gone on from, as far as its plain data say.
+
+    Raises:
+        InputError: as `load`.
+    """
+    found = _found(directory)
+    if found:
+        _progress(found[-1])
+
+
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
