@@ -486,11 +486,15 @@ def test_a_job_that_fails_is_listed_with_its_message(tmp_path: Path) -> None:
 # --- tuning
 
 
+#: Rates that are tried may be as low as they like.
+NO_LOWEST = ("optim.min_lr=0", "optim.warmup_lr=0")
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three rates, of which the largest is 2e-3 · 5e8 = 1e6."""
     out = tmp_path_factory.mktemp("tuned")
-    wanted = request(mixers=["linear", "pool"], tune={"trials": 3, "factor": 5e8, "validation": 0.25})
+    wanted = request(mixers=["linear", "pool"], set=[*SET, *NO_LOWEST], tune={"trials": 3, "factor": 5e8, "validation": 0.25})
     ended, _ = run(wanted, out)
     assert {status.state for status in ended.values()} == {"finished"}, ended
     assert len(ended) == 2 * 2 + 2, "trials that did not diverge, and final runs"
@@ -547,7 +551,9 @@ def test_the_report_shows_trials_and_never_takes_one_for_a_result(tuned: Path) -
     accuracy = (tuned / "report" / "accuracy.md").read_text()
     assert "rate tuned in 3 trials" in accuracy
     assert accuracy.count("| vit-tiny |") == 2
-    again, _ = run(request(mixers=["linear", "pool"], tune={"trials": 3, "factor": 5e8, "validation": 0.25}), tuned)
+    again, _ = run(
+        request(mixers=["linear", "pool"], set=[*SET, *NO_LOWEST], tune={"trials": 3, "factor": 5e8, "validation": 0.25}), tuned
+    )
     assert len(again) == 6
     assert len(trials(tuned)) == 6, "recorded once"
 
