@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.verify import verify
 from wfbench.errors import InputError
+from wfbench.signals import STOP
 
 app = typer.Typer(
     name="wfbench",
@@ -75,4 +77,8 @@ def main() -> None:
         error = InputError("an empty word", got=got, expected="a value", remedy="leave the option out, or give it one")
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2)
-    app()
+    try:
+        app()
+    finally:
+        for number in STOP:  # what was asked for is done, and said: a signal that comes now must not change the exit code
+            signal.signal(number, signal.SIG_IGN)

@@ -16,6 +16,8 @@ import typer
 
 #: Names the directory where each process notes how it failed, instead of printing it.
 FAILURES = "WFBENCH_FAILURES"
+#: Codes of processes that were asked to stop, as torchrun asks those that are left.
+_STOPPED = (75, 130)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def launch(nproc: int, out: Path) -> None:
         except ChildFailedError as e:
             first = _first(Path(notes))
             killed = [f for f in e.failures.values() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]  # torchrun's own
-            if killed and not (first is not None and first.is_expected):
+            if killed and not (first is not None and first.is_expected and first.code not in _STOPPED):
                 names = " and ".join(f"process {f.local_rank} of {nproc} was killed by {f.signal_name()}" for f in killed)
                 first = Failure(0, f"failed: {names}; the others were ended, and --resume goes on from what is saved", 1, True)
             if first is None:
