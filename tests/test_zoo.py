@@ -37,7 +37,7 @@ def test_every_mixer_trains_on_the_digits(tmp_path: Path, name: str) -> None:
 def test_every_mixer_is_profiled_at_three_resolutions(tmp_path: Path) -> None:
     chosen = [word for name in mixers.names() for word in ("--mixer", name)]
     sides = [word for side in (32, 64, 128) for word in ("--resolution", side)]
-    run("profile", *chosen, *sides, "--rounds", 2, "--no-isolate", "--attention", "auto", "--out", tmp_path)
+    run("profile", *chosen, *sides, "--rounds", 2, "--seconds", 0.05, "--no-isolate", "--attention", "auto", "--out", tmp_path)
     rows, _ = records.read(tmp_path / "records.jsonl")
     cells = [row for row in rows if isinstance(row, ProfileRow)]
     assert {(row.mixer, row.resolution[0]) for row in cells} == {
