@@ -264,10 +264,11 @@ def from_reference(
         raise MixerError(
             f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(chosen_options)}"
         )
-    surplus = sorted(ref for ref in state_dict if known[ref] not in dict(module.named_parameters()))
+    parameters = dict(module.named_parameters())
+    surplus = sorted(ref for ref in state_dict if known[ref] not in parameters)
     if surplus:
         raise MixerError(f"weights do not fit {name!r}: unexpected {surplus} with {arguments | dict(options or {})}")
-    missing = sorted(ref for ref, own in known.items() if own in dict(module.named_parameters()) and ref not in state_dict)
+    missing = sorted(ref for ref, own in known.items() if own in parameters and ref not in state_dict)
     if missing:
         raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")
     module.to(next(iter(state_dict.values())).dtype)

@@ -79,8 +79,7 @@ def _image_folder(where: Path, part: str) -> _Found:
 
 def _files_below(root: Path, folder: str) -> Iterator[str]:
     """Names from ``root`` of all files below a folder that count, folder by folder."""
-    for below, folders, files in sorted(os.walk(root / folder, followlinks=True)):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+    for below, _, files in sorted(os.walk(root / folder, followlinks=True)):
         relative = os.path.relpath(below, root)
         if not is_hidden(relative):
             yield from (os.path.join(relative, name) for name in sorted(files) if not is_hidden(name))
@@ -112,7 +111,8 @@ def tar(root: Path, pass_over: bool = False) -> Dataset:
         ]
         if not {"", "."}.isdisjoint(label for _, label in kept):
             raise InputError("images without a class", got=f"{archive}: images outside any folder", expected=expected)
-        classes = [label for label in labels if label in {label for _, label in kept}]
+        used = {label for _, label in kept}
+        classes = [label for label in labels if label in used]
         index = {label: c for c, label in enumerate(classes)}
         members = Members([member for member, _ in kept], [index[label] for _, label in kept])
         return _Found(members, tuple(classes), tuple(_not_taken(archive, {member.name for member, _ in kept})))

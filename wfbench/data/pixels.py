@@ -49,19 +49,21 @@ def to_pixels(image: Image.Image, name: str, value_range: tuple[float, float] | 
         through = image.mode == "RGBa" or (image.mode in ("P", "PA") and "transparency" in image.info)
         return (image.convert("RGBA") if through else image).convert("RGB")
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
-    values = np.asarray(image) if sixteen or image.mode in ("I", "F") else None
-    if values is not None and value_range is not None:
+    ranged = sixteen or image.mode in ("I", "F")
+    got = f"{name}: {image.format or 'a picture'} of mode {image.mode}"
+    if ranged and value_range is not None:
         low, high = value_range
-        shares = (values.astype(np.float64) - low) / (high - low)
-        if np.isfinite(shares).all():
-            return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
-    elif values is not None and sixteen:
-        return Image.fromarray((values.astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        shares = (np.asarray(image, dtype=np.float64) - low) / (high - low)
+        if not np.isfinite(shares).all():
+            raise InputError(
+                "a picture with values that are not finite", got=got, expected="finite values", remedy="convert it"
+            )
+        return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
+    if sixteen:
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     raise InputError(
-        "a picture whose values have no agreed meaning in 8 bits" if values is None or value_range is None
-        else "a picture with values that are not finite",
-        got=f"{name}: {image.format or 'a picture'} of mode {image.mode}",
+        "a picture whose values have no agreed meaning in 8 bits",
+        got=got,
         expected="grey, a palette, RGB, CMYK, YCbCr or HSV of 8 bits, with or without transparency, or grey of 16 bits",
-        remedy="convert it" if values is None or value_range is not None
-        else "say which values are black and white: data.range=[0,1]",
-    )  # fmt: skip
+        remedy="say which values are black and white: data.range=[0,1]" if ranged else "convert it",
+    )

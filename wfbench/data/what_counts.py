@@ -7,7 +7,6 @@ what looks like a sample and is not read is *passed over*: it is counted and nam
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 
 from wfbench.errors import InputError
 
@@ -21,7 +20,7 @@ _LEFT_BEHIND = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "S
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no data; of a path, whether one of its parts is so."""
-    return any((part.startswith(".") and part not in (".", "..")) or part in _LEFT_BEHIND for part in PurePosixPath(name).parts)
+    return any((part.startswith(".") and part not in (".", "..")) or part in _LEFT_BEHIND for part in name.split("/"))
 
 
 def is_picture(name: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from PIL import Image
 
 from wfbench import records
 from wfbench.data import Split, open_dataset
@@ -22,8 +25,10 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     from sklearn.neighbors import KNeighborsClassifier
 
     dataset = open_dataset(recipe.data)
-    channels = max(_channels(split) for split in (dataset.train, dataset.val))
-    (train_x, train_y), (val_x, val_y) = _pixels(dataset.train, channels), _pixels(dataset.val, channels)
+    train, val = ([split.load(i) for i in range(len(split))] for split in (dataset.train, dataset.val))
+    channels = 1 if all(image.mode == "L" for image in (*train, *val)) else 3
+    train_x, val_x = _pixels(train, channels, dataset.train), _pixels(val, channels, dataset.val)
+    train_y, val_y = np.array(dataset.train.targets), np.array(dataset.val.targets)
     classifiers = {
         "logistic regression on pixels": LogisticRegression(max_iter=5000),
         "nearest neighbour on pixels": KNeighborsClassifier(n_neighbors=1),
@@ -41,16 +46,11 @@ def baselines(recipe: Recipe) -> list[BaselineRow]:
     ]
 
 
-def _channels(split: Split) -> int:
-    """1 if all images are grey, else 3."""
-    return 1 if all(split.load(i).mode == "L" for i in range(len(split))) else 3
-
-
-def _pixels(split: Split, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """A split as (images × pixels in 0..1, classes)."""
-    images = [np.asarray(to_channels(split.load(i), channels)).reshape(-1) for i in range(len(split))]
-    if len({len(image) for image in images}) > 1:
+def _pixels(images: Sequence[Image.Image], channels: int, split: Split) -> np.ndarray:
+    """The images of a split as images × pixels in 0..1."""
+    rows = [np.asarray(to_channels(image, channels)).reshape(-1) for image in images]
+    if len({len(row) for row in rows}) > 1:
         raise InputError(
             "no baselines for images of several sizes", got=split.label(0), expected="images that are all of one size"
         )
-    return np.stack(images) / 255, np.array(split.targets)
+    return np.stack(rows) / 255
