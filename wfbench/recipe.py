@@ -595,13 +595,8 @@ def digest(recipe: Recipe) -> str:
         "seed": True,
         "model": {"mixer", "local_conv", "pos_embed", "every", "offset", "between"},
         "data": {"workers", "path"},  # the data set's name stands beside it
-        "compute": {
-            "channels_last",
-            "compile",
-            "grad_checkpointing",
-            "micro_batch",
-            "eval_batch",
-        },  # the same sums, in another way
+        # The same sums, in another way.
+        "compute": {"channels_last", "compile", "grad_checkpointing", "micro_batch", "eval_batch"},
         "eval_every": True,
         "keep_every": True,
         "save_steps": True,

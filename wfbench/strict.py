@@ -54,11 +54,10 @@ def read_json(path: Path, what: str, expected: str) -> Any:
     Raises:
         InputError: for a file that cannot be read, or is no JSON.
     """
+    text = read_text(path, what, expected)
     try:
-        return json.loads(read_text(path, what, expected))
+        return json.loads(text)
     except (ValueError, RecursionError) as e:
-        if isinstance(e, InputError):
-            raise
         raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected=expected) from e
 
 

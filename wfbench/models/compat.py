@@ -61,10 +61,8 @@ def load_initial(
     Raises:
         InputError: as `load_released`.
     """
-    state, head = (
-        _without_prefix(state_dict),
-        {key: value for key, value in model.state_dict().items() if key.startswith("head.")},
-    )
+    state = _without_prefix(state_dict)
+    head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
     if fresh_head:
         state = {key: value for key, value in state.items() if not key.startswith("head.")} | head
     own = {key: key for key in model.state_dict()}
@@ -104,7 +102,7 @@ def _load(model: VisionTransformer | DiT, names: Mapping[str, str], state: Mappi
         if not same or loaded["pos_embed"].shape != model.pos_embed.shape:
             loaded["pos_embed"] = own["pos_embed"]
     elif model.pos_embed is not None:
-        theirs = grid or _square(model, loaded["pos_embed"].shape[1])
+        theirs = grid or _square(loaded["pos_embed"].shape[1] - model.num_prefix_tokens, built)
         loaded["pos_embed"] = resample_abs_pos_embed(
             loaded["pos_embed"], list(built), list(theirs), num_prefix_tokens=model.num_prefix_tokens
         )
@@ -188,9 +186,8 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
     return next(theirs for theirs, ours in known.items() if ours == own)
 
 
-def _square(model: VisionTransformer | DiT, positions: int) -> Grid:
+def _square(tokens: int, built: Grid) -> Grid:
     """The square grid of a position embedding that does not tell its own; 4x4 and 2x8 have as many positions."""
-    tokens, built = positions - model.num_prefix_tokens, patch_grid(model.config.image_size, model.config.patch_size)
     side = math.isqrt(max(tokens, 0))
     as_many = tokens == built[0] * built[1]
     if tokens <= 0 or side * side != tokens or (as_many and built[0] != built[1]):

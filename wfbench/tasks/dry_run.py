@@ -88,7 +88,7 @@ def dry_run(
             "training images": f"{len(run.dataset.train):,}",
             "held-out images": f"{len(run.dataset.val):,}",
             "classes": f"{len(run.dataset.classes):,}",
-            "passed over": in_few_words(getattr(run.dataset, "passed_over", ())),
+            "passed over": in_few_words(run.passed_over),
             "weights begin": f"from {run.pretraining if recipe.model.init_weights else f'seed {recipe.seed}'}",
         },
         steps_per_epoch=run.steps_per_epoch,

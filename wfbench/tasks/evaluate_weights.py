@@ -283,15 +283,12 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
     Raises:
         InputError: for a file that is no such mapping, or does not name every class or image.
     """
+    expected = 'a JSON object such as {"n01440764": 0} or {"ILSVRC2012_val_00000001.JPEG": [65, 66]}'
+    mapping = read_json(path, "mapping", expected)
     try:
-        mapping = read_json(path, "mapping", "a JSON object")
         table = {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
-    except (OSError, ValueError, AttributeError) as e:
-        raise InputError(
-            "cannot read the mapping",
-            got=f"{path}: {' '.join(str(e).split())[:200]}",
-            expected='a JSON object such as {"n01440764": 0} or {"ILSVRC2012_val_00000001.JPEG": [65, 66]}',
-        ) from e
+    except AttributeError as e:
+        raise InputError("cannot read the mapping", got=f"{path}: {e}", expected=expected) from e
     bad = {key: value for key, value in table.items() if not all(isinstance(c, int) and 0 <= c < classes for c in value)}
     if bad:
         key, value = next(iter(bad.items()))
@@ -356,7 +353,7 @@ def _row(
         mixer_digest=run.identity.mixer_digest,
         model_digest=run.identity.model_digest,
         data_digest=run.identity.data_digest,
-        passed_over=run.passed_over,
+        passed_over=len(run.passed_over),
         dataset=run.dataset.name,
         trained_size=run.image_size,
         image_size=size,

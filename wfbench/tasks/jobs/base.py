@@ -71,6 +71,9 @@ class Finished:
 class Job(ABC):
     """A recipe made concrete: its data and its freshly initialised model."""
 
+    #: Samples that are evaluated at once where the recipe does not say.
+    default_held_out_batch: ClassVar[int] = 256
+
     recipe: Recipe
     dataset: Dataset | Latents | DenseDataset | ProbeDataset
     model: Any
@@ -93,9 +96,9 @@ class Job(ABC):
         return self.model.config.in_channels
 
     @property
-    def passed_over(self) -> int:
-        """How many files of the data look like samples and are not read."""
-        return len(getattr(self.dataset, "passed_over", ()))
+    def passed_over(self) -> tuple[str, ...]:
+        """Files of the data that look like samples and are not read."""
+        return getattr(self.dataset, "passed_over", ())
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -164,7 +167,7 @@ class Job(ABC):
     @property
     def held_out_batch(self) -> int:
         """Samples that are evaluated at once."""
-        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 256
+        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or self.default_held_out_batch
 
     def try_data(self) -> None:
         """Take a few training samples and a held-out one through their transforms, so that none of these fails in an hour.
@@ -267,7 +270,7 @@ class Job(ABC):
             "mixer_digest": self.identity.mixer_digest,
             "model_digest": self.identity.model_digest,
             "data_digest": self.identity.data_digest,
-            "passed_over": self.passed_over,
+            "passed_over": len(self.passed_over),
             "model": self.recipe.model.name,
             **factors_of(self.model.config),
             "recipe": self.recipe.name,
@@ -300,7 +303,7 @@ class Job(ABC):
             "weights": WEIGHTS_OF[prefix],
             "pretraining": self.pretraining,
             "bad_images": len(self.bad_images),
-            "passed_over": self.passed_over,
+            "passed_over": len(self.passed_over),
             "processes": distributed.world(),
             "compiled": recipe.compute.compile,
             "channels_last": recipe.compute.channels_last,

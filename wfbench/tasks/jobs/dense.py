@@ -29,6 +29,8 @@ from wfbench.training import DenseEvaluation, Loss, Scores, checkpoint, confusio
 class DenseJob(Job):
     """A class for each pixel, trained by cross-entropy."""
 
+    default_held_out_batch: ClassVar[int] = 32
+
     dataset: DenseDataset
     model: DenseModel
 
@@ -77,11 +79,6 @@ class DenseJob(Job):
             rank=self.rank,
             world=self.world,
         )
-
-    @property
-    def held_out_batch(self) -> int:
-        """Images that are evaluated at once."""
-        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 32
 
     @property
     def window(self) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,8 @@ class _Repeated(nn.Module):
 class ProbeJob(Job):
     """A probe, trained by cross-entropy at the asked tokens."""
 
+    default_held_out_batch: ClassVar[int] = 128
+
     dataset: ProbeDataset
     model: DenseModel
     #: Of the held-out canvases of the levels on the grid of training, these alone; None for all.
@@ -98,11 +101,6 @@ class ProbeJob(Job):
         return probe_canvases(
             self.dataset, self.chosen_canvases or indices, batch_size=batch_size, rank=self.rank, world=self.world
         )
-
-    @property
-    def held_out_batch(self) -> int:
-        """Canvases that are evaluated at once: of so many tokens together."""
-        return self.recipe.compute.eval_batch or self.recipe.compute.micro_batch or 128
 
     def try_samples(self, batch: Batch, held_out: Batch) -> None:
         """Take the training canvases through the loss, and one of each other grid through the model; see that nothing leaks.

@@ -100,9 +100,9 @@ def _take_up(saved: checkpoint.Checkpoint, state: TrainState, job: Job, out: Pat
         if state.ema is not None:
             checkpoint.load_weights(state.ema.module, saved.ema or {}, place)
         state.load(saved.state, saved.random_states, whole)
+    except InputError:
+        raise
     except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as e:
-        if isinstance(e, InputError):
-            raise
         raise InputError(
             "the checkpoint cannot be taken up",
             got=f"{place}: {type(e).__name__}: {' '.join(str(e).split())[:200]}",
