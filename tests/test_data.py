@@ -763,6 +763,32 @@ if __name__ == "__main__":
     assert re.search(message, done.stderr)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent's death is set up by a fork")
+def test_a_worker_ends_though_its_parent_died_before_it_began(tmp_path):
+    """The parent is killed between the fork and PyTorch's first look at who the parent is."""
+    code = """
+import multiprocessing, os, time
+from wfbench.data import open_dataset, reading, train_batches
+from wfbench.recipe import DataSection
+become = reading._become_worker
+
+def late(worker):
+    if worker == 0:  # the second worker, which has the pipes of both, ends first
+        os.kill(multiprocessing.parent_process().pid, 9)
+    while os.getppid() == multiprocessing.parent_process().pid:
+        time.sleep(0.01)
+    become(worker)
+
+reading._become_worker = late
+if __name__ == "__main__":
+    data = DataSection(workers=2)
+    next(train_batches(open_dataset(data).train, data, (8, 8), 1, batch_size=8, seed=0, epochs=1))
+"""
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE)
+    process.communicate(timeout=120)  # its end is that of all who hold the pipe: the workers too
+    assert process.returncode == -9
+
+
 # Whole runs
 
 SMALL = [

@@ -6,12 +6,16 @@ A sample is made from a key (epoch, index), and every random draw in it follows 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
+import os
 import random
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -147,7 +151,7 @@ def read(samples: Samples, keys: Iterable[list[Key]], workers: int, on_replaced:
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_become_worker,
         generator=torch.Generator(),  # else the loader would draw from the model's random state
     )
     with _signals_held():  # a worker inherits that, and so lives until it ignores them
@@ -202,6 +206,19 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ignore_signals(worker: int) -> None:
+def _become_worker(worker: int) -> None:
+    """Ignore signals for the training process, and end with it, however it ends.
+
+    A PyTorch worker looks whether its parent has changed since it began to look: one whose parent was killed before that
+    would wait for work for ever.
+    """
     for number in _NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not in a worker"
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
