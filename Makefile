@@ -20,10 +20,10 @@ demo: $(PLAIN) ## train three mixers on the digits, profile them, print the tabl
 	@$(BIN)/wfbench demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --durations=25
 
 test-slow: $(DEV) ## run the tests that take minutes
-	@$(BIN)/python -m pytest -n 2 -m slow
+	@$(BIN)/python -m pytest -n 2 -m slow --durations=25
 
 lint: $(DEV) ## ruff (lint and format), mypy
 	@$(BIN)/ruff check .

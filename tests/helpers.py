@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 import mixers
 from mixers.base import Grid, Linear
 from mixers.weightformer import DynamicLinear
+from wfbench import forkserver
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -149,6 +152,33 @@ def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+class Command:
+    """``wfbench`` in a process of its own: a fork, which begins at once (tests/test_forkserver.py: it is as good as fresh)."""
+
+    def __init__(self, *words: str, **environment: str) -> None:
+        self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (it is read at the end)
+        self._process, _ = forkserver.start(
+            "wfbench.__main__",
+            words,
+            output=self._output.fileno(),
+            environment=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            preload=["wfbench.tasks.jobs", "sklearn.datasets", "pyarrow.parquet"],
+        )
+        self.pid = self._process.pid
+        self.poll, self.send_signal, self.kill = self._process.poll, self._process.send_signal, self._process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, once it was waited for."""
+        return self._process.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        """Wait for its end: what it printed, errors too."""
+        self._process.wait(timeout)
+        self._output.seek(0)
+        return self._output.read().decode(), None
 
 
 class Silent:

@@ -8,7 +8,7 @@ import pytest
 from helpers import run_python
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "files", "locks", "recipe", "records", "signals", "strict"}
+LEAVES = {"errors", "files", "forkserver", "locks", "recipe", "records", "signals", "strict"}
 SIBLINGS = {"data", "training", "diffusion", "measure"}
 #: Of measure, what analysis may import: pure functions of numbers.
 PURE = ("wfbench.measure.scaling", "wfbench.measure.rounds")
@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mixers": set(),
     "errors": set(),
     "files": set(),
+    "forkserver": set(),
     "locks": {"errors"},
     "signals": set(),
     "strict": {"errors", "files"},

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import Command
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy import stats
@@ -55,14 +53,11 @@ def tiny(*more: str) -> recipes.Recipe:
     return recipes.load("scenes", [*TINY, *more])
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+def start(out: Path, *more: str) -> Command:
+    return Command("train", "--device", "cpu", "--out", str(out), *more)
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def finish(process: Command, code: int = 0) -> str:
     text, _ = process.communicate(timeout=300)
     assert process.returncode == code, text
     return text

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import Command
 from safetensors.torch import load_file
 
 # Augmentation, mixing, drop-path and accumulation are shared out exactly.
@@ -31,11 +32,9 @@ SETTINGS = [
 ]
 
 
-def start(out: Path, *more: str, sets: list[str] | None = None) -> subprocess.Popen:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
-    words += [word for setting in (SETTINGS if sets is None else sets) for word in ("--set", setting)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(out: Path, *more: str, sets: list[str] | None = None) -> Command:
+    words = [word for setting in (SETTINGS if sets is None else sets) for word in ("--set", setting)]
+    return Command("train", "--device", "cpu", "--out", str(out), *more, *words)
 
 
 def train(out: Path, *more: str, code: int = 0, sets: list[str] | None = None) -> str:

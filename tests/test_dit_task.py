@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import near
+from helpers import Command, near
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_latents import vae_dir
@@ -737,19 +734,17 @@ def test_initial_weights_are_taken_and_named(trained: Path, tmp_path: Path) -> N
 RESUMED = [*SMALL, "epochs=3", "save_steps=7", "model.mixer=weightformer", "data.workers=1"]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(out: Path, *more: str) -> Command:
+    return Command("train", "--device", "cpu", "--out", str(out), *more)
 
 
-def ended(process: subprocess.Popen, code: int = 0) -> str:
+def ended(process: Command, code: int = 0) -> str:
     text, _ = process.communicate(timeout=300)
     assert process.returncode == code, text
     return text
 
 
-def wait_for(process: subprocess.Popen, out: Path, steps: int) -> None:
+def wait_for(process: Command, out: Path, steps: int) -> None:
     deadline = time.monotonic() + 200
     while max((int(p.name[5:]) for p in (out / "checkpoint").glob("step-*")), default=0) < steps:
         assert process.poll() is None, process.communicate()[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import Command
 from safetensors.torch import load_file, save_file
 from test_data import write_folder
 from typer.testing import CliRunner, Result
@@ -276,15 +277,8 @@ def test_work_that_is_stopped_ends_with_the_code_of_its_signal(number: signal.Si
     assert stopped.value.exit_code == code
 
 
-def started(out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
-    return subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
+def started(out: Path, *more: str, **environment: str) -> Command:
+    return Command("train", "--device", "cpu", "--out", str(out), *more, **environment)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.live import Live
 
-from wfbench import models, records
+from wfbench import forkserver, models, records
 from wfbench.cli.progress import LiveCells
 from wfbench.errors import InputError
 from wfbench.measure import CountError, time_interleaved
@@ -355,11 +355,11 @@ def in_process(monkeypatch):
     """Isolated jobs without the processes; the list of what was run."""
     jobs = []
 
-    def run_here(module, payload, *, timeout, environment=None):
+    def run_here(module, payload, *, timeout, environment=None, fork=True):
         assert module == "wfbench.tasks.profile.worker"
         job = Job.of(json.loads(json.dumps(payload)))
         jobs.append((job.stage, job.cell.mixer, job.cell.resolution))
-        return Outcome("ok", None, json.loads(json.dumps(job.run())), 1.0)
+        return Outcome("ok", None, json.loads(json.dumps(job.run())), 1.0, "fresh")
 
     monkeypatch.setattr(run, "run_isolated", run_here)
     return jobs
@@ -502,10 +502,12 @@ def test_throughput_is_summed_up_by_round_and_its_speed_up_does_not_see_a_slow_m
 
 
 def test_a_backend_far_behind_in_its_first_round_is_not_timed_again_and_its_row_says_why(monkeypatch, tmp_path):
-    def timed(module, payload, *, timeout, environment=None):
+    def timed(module, payload, *, timeout, environment=None, fork=True):
         job = Job.of(payload)
         seconds = 0.031 if job.cell.backend == "math" else 0.01
-        return Outcome("ok", None, {"status": "ok", "message": None, "samples": [seconds], "call_seconds": seconds}, 1.0)
+        return Outcome(
+            "ok", None, {"status": "ok", "message": None, "samples": [seconds], "call_seconds": seconds}, 1.0, "fresh"
+        )
 
     monkeypatch.setattr(run, "run_isolated", timed)
     monkeypatch.setattr(run._Run, "_machine_rates", lambda self: None)
@@ -527,9 +529,13 @@ def test_cells_of_one_side_are_timed_one_after_the_other_in_an_order_of_each_rou
 
 
 def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_path):
-    def slow(module, payload, *, timeout, environment=None):
+    def slow(module, payload, *, timeout, environment=None, fork=True):
         job = Job.of(payload)
-        return Outcome("ok", None, job.run(), 1.0) if job.budget > 60 else Outcome("timeout", "too slow", {}, 1.0)
+        return (
+            Outcome("ok", None, job.run(), 1.0, "fresh")
+            if job.budget > 60
+            else Outcome("timeout", "too slow", {}, 1.0, "fresh")
+        )
 
     monkeypatch.setattr(run, "run_isolated", slow)
     request = replace(ALONE, mixers=("static",), resolutions=(32,), memory=False, budget=30.0)
@@ -543,12 +549,12 @@ def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_p
 def test_a_process_that_ends_badly_is_a_row_and_is_not_tried_again(status, monkeypatch, tmp_path):
     tried = []
 
-    def ends_badly(module, payload, *, timeout, environment=None):
+    def ends_badly(module, payload, *, timeout, environment=None, fork=True):
         job = Job.of(payload)
         tried.append((job.stage, job.cell.resolution))
         if job.cell.resolution == 64:
-            return Outcome(status, "as bad as can be", {}, 1.0)
-        return Outcome("ok", None, job.run(), 1.0)
+            return Outcome(status, "as bad as can be", {}, 1.0, "fresh")
+        return Outcome("ok", None, job.run(), 1.0, "fresh")
 
     monkeypatch.setattr(run, "run_isolated", ends_badly)
     rows = profile(replace(ALONE, mixers=("static",), memory=False), tmp_path / "r.jsonl")
@@ -599,7 +605,11 @@ def work(payload):
     print("noise on stdout")
     return {"got": payload, "set": os.environ.get("SOME_VARIABLE")}
 
-serve(work)
+def main():
+    serve(work)
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -664,7 +674,11 @@ def work(payload):
         return lambda: held * 2
     return peak_memory(build)
 
-serve(work)
+def main():
+    serve(work)
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -712,6 +726,10 @@ def test_compiled_and_training_cells_run_in_processes_of_their_own(options, tmp_
     assert done.returncode == 0, done.stderr
     (row,) = kinds(tmp_path / "records.jsonl", "profile")
     assert (row.status, row.message) == ("ok", None)
+    origins = {r.stage: r.origin for r in kinds(tmp_path / "records.jsonl", "measurement")}
+    assert origins == {"latency": "fork" if forkserver.is_possible() else "fresh", "memory": "fresh"}
+    (harness,) = kinds(tmp_path / "records.jsonl", "harness")
+    assert (harness.processes, harness.forks) == (2, int(forkserver.is_possible()))
     assert row.compiled == ("--compile" in options)
     assert row.dtype == "float32"
     assert row.memory_status == ("error" if row.compiled else "ok")

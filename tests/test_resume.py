@@ -1,16 +1,14 @@
 """Runs that are stopped, whenever and however, and go on: bit for bit the run that was not."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import Command
 from safetensors.torch import load_file
 
 from wfbench.training import checkpoint
@@ -38,17 +36,15 @@ SETTINGS = [
 ]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen:
-    words = [sys.executable, "-W", "ignore", "-m", "wfbench", "train", "--device", "cpu", "--out", str(out), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(out: Path, *more: str) -> Command:
+    return Command("train", "--device", "cpu", "--out", str(out), *more)
 
 
 def settings(*more: str) -> list[str]:
     return [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def finish(process: Command, code: int = 0) -> str:
     text, _ = process.communicate(timeout=300)
     assert process.returncode == code, text
     return text
@@ -110,7 +106,7 @@ def test_a_signal_finishes_the_step_saves_and_says_by_its_exit_code_how_to_go_on
     assert_equal_runs(out, uninterrupted)
 
 
-def wait_for(process: subprocess.Popen, out: Path, steps: int) -> None:
+def wait_for(process: Command, out: Path, steps: int) -> None:
     deadline = time.monotonic() + 200
     while steps_saved(out) < steps:
         assert process.poll() is None, process.communicate()[0]

@@ -34,18 +34,19 @@ def test_every_mixer_trains_on_the_digits(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_mixer_is_profiled_at_three_resolutions(tmp_path: Path) -> None:
-    chosen = [word for name in mixers.names() for word in ("--mixer", name)]
-    sides = [word for side in (32, 64, 128) for word in ("--resolution", side)]
-    run("profile", *chosen, *sides, "--rounds", 2, "--seconds", 0.05, "--no-isolate", "--attention", "auto", "--out", tmp_path)
+@pytest.mark.parametrize("part", range(3))  # for as many processes of the tests
+def test_every_mixer_is_profiled_at_three_resolutions(tmp_path: Path, part: int) -> None:
+    names = {"softmax", *mixers.names()[part::3]}
+    chosen = [word for name in sorted(names) for word in ("--mixer", name)]
+    sides = [word for side in (8, 16, 32) for word in ("--resolution", side)]
+    how = ["--rounds", 2, "--seconds", 0.05, "--no-isolate", "--attention", "auto"]
+    run("profile", "--recipe", "digits", *chosen, *sides, *how, "--out", tmp_path)
     rows, _ = records.read(tmp_path / "records.jsonl")
     cells = [row for row in rows if isinstance(row, ProfileRow)]
-    assert {(row.mixer, row.resolution[0]) for row in cells} == {
-        (name, side) for name in mixers.names() for side in (32, 64, 128)
-    }
+    assert {(row.mixer, row.resolution[0]) for row in cells} == {(name, side) for name in names for side in (8, 16, 32)}
     assert [(row.mixer, row.status, row.macs_error) for row in cells if row.status != "ok" or row.macs is None] == []
     assert all(len(row.counted_by) == 3 for row in cells)
-    assert {row.mixer for row in rows if isinstance(row, ScalingRow)} == set(mixers.names())
+    assert {row.mixer for row in rows if isinstance(row, ScalingRow)} == names
 
 
 @pytest.mark.slow

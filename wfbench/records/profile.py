@@ -133,6 +133,9 @@ class MeasurementRow(CellRow):
     stopped_by: StoppedBy | None = None
     #: Of the memory stage: "peak", "baseline", on CUDA "reserved".
     bytes: dict[str, float] = {}
+    #: How its process came to be: a fork of a server that had imported everything and computed nothing, or a fresh Python. None
+    #: without a process of its own, and in rows before there were forks.
+    origin: Literal["fork", "fresh"] | None = None
     #: Wall seconds of the measurement, start-up of its process counted, and those within calls of the model.
     wall_seconds: float
     call_seconds: float
@@ -209,6 +212,8 @@ class HarnessRow(Row):
     #: Processes that were started, and the median seconds of each outside calls of its model; isolated cells only.
     processes: int
     fixed_seconds: float | None
+    #: How many of the processes were forks of a server that had imported everything; the others were fresh.
+    forks: int = 0
     #: The machine's load average over the last minute, at the beginning and the end.
     load: tuple[float, float]
 

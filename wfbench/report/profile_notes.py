@@ -147,7 +147,8 @@ def _harness_notes(calls: Sequence[HarnessRow]) -> list[str]:
         fixed = ""
         if row.fixed_seconds is not None:
             processes = "1 process" if row.processes == 1 else f"{row.processes:,} processes"
-            fixed = f" fixed {number(row.fixed_seconds)} s per process over {processes},"
+            forks = f" ({row.forks:,} of them forks)" if row.forks else ""
+            fixed = f" fixed {number(row.fixed_seconds)} s per process over {processes}{forks},"
         notes.append(
             f"Harness{which}: {number(row.wall_seconds)} s wall for {number(row.call_seconds)} s within calls{ratio},{fixed} "
             f"counting {number(row.count_seconds)} s; load average {row.load[0]:.2f} to {row.load[1]:.2f}."

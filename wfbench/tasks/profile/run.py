@@ -17,6 +17,7 @@ from mixers import MixerError
 from wfbench import records
 from wfbench.analysis.derived import derived_rows
 from wfbench.errors import InputError
+from wfbench.forkserver import Origin
 from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
 from wfbench.measure.latency import Timed, in_random_order, status_of, time_interleaved
@@ -277,12 +278,16 @@ class _Run:
         request = self.request
         rounds = max(request.rounds, LEAST_THROUGHPUT_ROUNDS)
         job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget, rounds, request.max_batch)
-        environment = EXACT_MEMORY if stage == "memory" else None
+        environment = EXACT_MEMORY if stage == "memory" else None  # read when a library is loaded: a fresh process
         done = run_isolated(
-            "wfbench.tasks.profile.worker", job.payload(), timeout=request.budget + _START_UP, environment=environment
+            "wfbench.tasks.profile.worker",
+            job.payload(),
+            timeout=request.budget + _START_UP,
+            environment=environment,
+            fork=request.device == "cpu" and stage == "latency",
         )
         found = done.result if done.status == "ok" else {"status": done.status, "message": done.message}
-        self._record(cell, stage, k, found, done.wall_seconds)
+        self._record(cell, stage, k, found, done.wall_seconds, done.origin)
 
     def _interleaved(self) -> None:
         calls: dict[str, Callable[[], object]] = {}
@@ -315,7 +320,7 @@ class _Run:
             sampled=sampled,
         )
 
-    def _record(self, cell: Cell, stage: str, k: int, found: dict[str, Any], wall: float) -> None:
+    def _record(self, cell: Cell, stage: str, k: int, found: dict[str, Any], wall: float, origin: Origin | None = None) -> None:
         row = MeasurementRow(
             **self.shared(cell),
             created=records.now(),
@@ -323,6 +328,7 @@ class _Run:
             round=k,
             order_seed=self.request.order_seed,
             budget=self.request.budget if self._has_process(stage) else None,
+            origin=origin,
             wall_seconds=wall,
             **{"call_seconds": 0.0, **found},
         )
@@ -335,7 +341,12 @@ class _Run:
         """This machine's rates, in every call that measures: a session keeps the fastest."""
         self.watch.line("this machine: matrix product and copy")
         job = Job("machine", self.cells[0], torch.get_num_threads(), self.request.seconds, self.request.budget)
-        done = run_isolated("wfbench.tasks.profile.worker", job.payload(), timeout=self.request.budget + _START_UP)
+        done = run_isolated(
+            "wfbench.tasks.profile.worker",
+            job.payload(),
+            timeout=self.request.budget + _START_UP,
+            fork=self.request.device == "cpu",
+        )
         if done.status != "ok" or done.result["status"] != "ok":
             self.watch.line(f"this machine's rates are unknown: {done.message or done.result['message']}")
             return
@@ -426,6 +437,7 @@ class _Run:
             call_seconds=sum(row.call_seconds for row in self.new),
             count_seconds=self.count_seconds,
             processes=sum(self._has_process(row.stage) for row in self.new),
+            forks=sum(row.origin == "fork" for row in self.new),
             fixed_seconds=statistics.median(fixed) if fixed and self.request.isolate else None,
             load=(self.load, os.getloadavg()[0]),
         )

@@ -93,5 +93,10 @@ class Job:
         return asdict(measure_rates(DTYPES[self.cell.dtype], self.cell.device))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Answer one request."""
     serve(lambda payload: Job.of(payload).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,7 @@ class Local:
             return None
         self.gpus.rotate(-1)
         gpu = self.gpus[0] if len(self.gpus) > 1 else None
-        return start(run, self.out, held, device=self.device, threads=self.threads, gpu=gpu)
+        return start(run, self.out, held, device=self.device, threads=self.threads, gpu=gpu, fork=not self.gpus)
 
 
 def _gpus(device: str) -> list[str]:

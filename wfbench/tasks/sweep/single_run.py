@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from wfbench import files
+from wfbench import files, forkserver
 from wfbench.errors import InputError
 from wfbench.locks import INHERITED, acquire, is_locked
 from wfbench.recipe import Recipe
@@ -27,6 +25,8 @@ from wfbench.tasks.run_directory import RunRow, in_words
 #: told to stop, with its state saved.
 State = Literal["new", "broken", "queued", "running", "elsewhere", "stopped", "failed", "finished"]
 
+#: What a run imports when it is under way.
+_PRELOAD = ("wfbench.tasks.jobs", "sklearn.datasets", "pyarrow.parquet")
 _LOG, _FAILED = "log.txt", "failed.json"
 _STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
 
@@ -162,7 +162,7 @@ class Process:
 
     run: PlannedRun
     out: Path
-    popen: subprocess.Popen[bytes]
+    process: forkserver.Process
     #: Where this process's part of the log begins.
     log_begin: int
 
@@ -173,7 +173,7 @@ class Process:
 
     def poll(self) -> Status | None:
         """How the run ended; None while it goes on."""
-        code = self.popen.poll()
+        code = self.process.poll()
         return None if code is None else self._end_status(code)
 
     def progress(self) -> Status:
@@ -182,11 +182,11 @@ class Process:
 
     def stop(self) -> None:
         """Finish the step, save, and end."""
-        self.popen.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
         """End at once; the last checkpoint stays."""
-        self.popen.kill()
+        self.process.kill()
 
     def _end_status(self, code: int) -> Status:
         if code == 0 and (self.place / "result.json").is_file():
@@ -212,10 +212,11 @@ class Process:
         return " ".join(" ".join(said).split()) or f"exit code {code} without a word"
 
 
-def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None) -> Process:
+def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None, fork: bool) -> Process:
     """Begin or resume a run whose lock is ``held``; the process takes the lock over.
 
-    It gets a session of its own, so that Ctrl-C on the terminal reaches the sweep alone, which passes it on once.
+    With ``fork`` it is the fork of a server that has imported everything, where that can be had. It gets a session of its own,
+    so that Ctrl-C on the terminal reaches the sweep alone, which passes it on once.
     """
     place = run.place(out)
     (place / _FAILED).unlink(missing_ok=True)
@@ -228,17 +229,17 @@ def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, g
     )
     with (place / _LOG).open("ab") as log:
         begin = log.tell()
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "wfbench", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=[held],
-            start_new_session=True,
+        process, _ = forkserver.start(
+            "wfbench.__main__",
+            words,
+            output=log.fileno(),
+            environment=environment,
+            keep=[held],
+            preload=_PRELOAD,
+            fork=fork,
         )
     os.close(held)
-    return Process(run, out, popen, begin)
+    return Process(run, out, process, begin)
 
 
 def failure(place: Path, since: float = 0.0) -> Status:

@@ -41,7 +41,7 @@ class Remote:
         held = take(self.run, self.out)
         if held is None:
             return Status("elsewhere")
-        self.process = start(self.run, self.out, held, device=self.device, threads=self.threads)
+        self.process = start(self.run, self.out, held, device=self.device, threads=self.threads, fork=False)
         try:
             while (ended := self.process.poll()) is None:
                 time.sleep(0.2)  # not wait(), inside which a signal's handler could not look at the process
@@ -55,8 +55,8 @@ class Remote:
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            self.process.popen.send_signal(signal.SIGUSR1)
-            while self.process.popen.poll() is None:
+            self.process.process.send_signal(signal.SIGUSR1)
+            while self.process.process.poll() is None:
                 time.sleep(0.1)
         return DelayedSubmission(Remote(self.run, self.out, self.device, self.threads))
 
