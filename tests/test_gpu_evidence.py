@@ -104,7 +104,7 @@ def test_every_part_in_small_on_a_cpu_and_a_second_time_nothing_anew(tmp_path: P
     assert {"accuracy.md", "claims.md", "tables.md"} <= tables
     assert (out / "page.html").exists()
     profiles = [name for name in tables if name.startswith("profile-")]
-    assert [sum(word in name for name in profiles) for word in ("16-tokens", "not-compiled", "v1-compiled")] == [1, 2, 1]
+    assert [sum(word in name for name in profiles) for word in ("256-tokens", "not-compiled", "v1-compiled")] == [1, 2, 1]
     rows, torn = records.read(out / "records.jsonl")
     assert not torn
     cells = [row for row in rows if row.kind == "profile"]

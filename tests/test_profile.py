@@ -20,7 +20,7 @@ from rich.live import Live
 from wfbench import forkserver, models, records
 from wfbench.cli.progress import LiveCells
 from wfbench.errors import InputError
-from wfbench.measure import CountError, time_interleaved
+from wfbench.measure import CountError, roofline, time_interleaved
 from wfbench.measure.isolate import Outcome
 from wfbench.measure.latency import Sampler
 from wfbench.tasks.profile import run, summary
@@ -753,3 +753,22 @@ class M(nn.Identity):
     def forward(self, x, grid):
         return x
 """
+
+
+def test_a_product_that_would_take_minutes_is_not_tried_for_the_machine_s_rates(monkeypatch):
+    """A CPU without instructions for bfloat16 took 158 s for three sizes."""
+    rate, tried = 1e9, []
+
+    def fastest(call, device):
+        out = call.__defaults__[2] if call.__defaults__ else None  # of a product; a copy has none
+        if out is None:
+            return 0.1
+        tried.append(len(out))
+        return 2 * len(out) ** 3 / rate
+
+    monkeypatch.setattr(roofline, "_fastest", fastest)
+    assert roofline.measure_rates(torch.float32).gemm_size == 512
+    assert tried == [512]
+    rate, tried = 1e12, []
+    roofline.measure_rates(torch.float32)
+    assert tried == [512, 1024, 2048]

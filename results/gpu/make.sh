@@ -35,9 +35,9 @@ if [ "${TINY:-0}" = 1 ]; then
         --set data.limit=200)
     mixers=(--mixer softmax --mixer weightformer)
     sides=(--resolution 32 --resolution 64)
-    eager=(--rounds 3)
+    eager=(--recipe "$recipe" --classes 10 --rounds 3)
     compiled=(--recipe "$recipe" --classes 10 --mixer weightformer --resolution 32 --rounds 1 --seconds 0.05 --budget 600)
-    tokens=16
+    tokens=256
 else
     out=${OUT:-results/gpu} device=${DEVICE:-cuda} jobs=${JOBS:-12}
     sweep=()

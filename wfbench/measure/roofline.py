@@ -33,9 +33,15 @@ class Rates:
 
 
 def measure_rates(dtype: torch.dtype, device: str = "cpu") -> Rates:
-    """Measure the rates of this machine with PyTorch's present number of threads."""
+    """Measure the rates of this machine with PyTorch's present number of threads.
+
+    A product that would take much longer than a second at the rate so far is not tried: on CPUs without instructions for a
+    dtype it could take minutes.
+    """
     best = (0.0, 0)
     for n in _SIZES[device]:
+        if best[0] and 2 * n**3 / best[0] > 2 * _SECONDS:
+            break
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         out = torch.empty(n, n, dtype=dtype, device=device)
         best = max(best, (2 * n**3 / _fastest(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device), n))  # type: ignore[misc]
