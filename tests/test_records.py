@@ -4,6 +4,8 @@ import fcntl
 import json
 import math
 import multiprocessing
+import resource
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -266,3 +268,22 @@ def test_the_environment_stamp_is_complete() -> None:
     assert stamp.threads >= 1
     assert stamp.versions["torch"]
     assert Environment.model_validate_json(stamp.model_dump_json()) == stamp
+
+
+def test_a_row_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    row = baseline()
+    records.append(path, [row])
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limit[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write records[\s\S]*File too large"):
+            records.append(path, [row, row])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    records.append(path, [row])
+    assert path.read_bytes() == 2 * before

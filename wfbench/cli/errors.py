@@ -13,7 +13,7 @@ import typer
 
 from wfbench.cli.launch import note_failure
 from wfbench.errors import InputError, NotFiniteError
-from wfbench.signals import Interrupted
+from wfbench.signals import Interrupted, stopping
 
 #: What a file system says to a path, a right or a room that it does not have: no fault of the bench.
 _REFUSED = {
@@ -31,7 +31,8 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with stopping("stopped before its end; what is written is whole, and the same command can be given again"):
+                return command(*args, **kwargs)
         except (Exception, KeyboardInterrupt, Interrupted) as e:
             word, code = _verdict(e)
             if code is None:

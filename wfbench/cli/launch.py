@@ -18,6 +18,7 @@ import typer
 FAILURES = "WFBENCH_FAILURES"
 #: Codes of processes that were asked to stop, as torchrun asks those that are left.
 _STOPPED = (75, 130)
+_ELASTIC = "torch.distributed.elastic."
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def launch(nproc: int, out: Path) -> None:
     arguments = parse_args(["--standalone", f"--nproc-per-node={nproc}", handled, "--module", "wfbench"])
     arguments.training_script_args = sys.argv[1:]  # not through its parser, which would take --nproc for its own
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its words on a failure, beside ours
+    for name in ("torch.distributed.elastic", *(n for n in logging.root.manager.loggerDict if n.startswith(_ELASTIC))):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # its words on a failure, beside ours
     with tempfile.TemporaryDirectory(prefix="wfbench-") as notes:
         os.environ[FAILURES] = notes
         try:
@@ -82,7 +84,7 @@ def launch(nproc: int, out: Path) -> None:
                 typer.echo(first.text, err=True)
                 raise typer.Exit(first.code) from e
             if not any((out / "checkpoint").glob("step-*")):
-                typer.echo(f"failed: ended by {e.sigval.name} after half a minute within one step; nothing is saved", err=True)
+                typer.echo(f"failed: ended by {e.sigval.name} before anything was saved; give the same command again", err=True)
                 raise typer.Exit(1) from e
             raise typer.Exit(130 if e.sigval.name == "SIGINT" else 75) from e
 

@@ -70,16 +70,21 @@ def append(path: Path, rows: Iterable[Row]) -> None:
     text = "".join(row.model_dump_json() + "\n" for row in rows)
     with writing("records", path, expected="a writable place", remedy="choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
+        with path.open("ab+", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":  # a torn line of a killed writer: end it, so that it spoils nothing else
                     text = "\n" + text
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                left = memoryview(text.encode())
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:  # a full disk: no part of a row stays
+                file.truncate(end)
+                raise
 
 
 def read(path: Path) -> tuple[list[AnyRow], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ State = Literal["new", "broken", "queued", "running", "elsewhere", "stopped", "f
 
 #: What a run imports when it is under way.
 _PRELOAD = ("wfbench.tasks.jobs", "sklearn.datasets", "pyarrow.parquet")
+#: Bytes that a message may take.
+_ROOM = 1 << 16
 _LOG, _FAILED = "log.txt", "failed.json"
 _STOPPED = (130, 75, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
 
@@ -209,7 +212,10 @@ class Process:
             return f"killed by signal {-code} ({signal.Signals(-code).name})"
         starts = [i for i, line in enumerate(lines) if line.startswith(("failed: ", "error: "))]
         said = lines[starts[-1] :] if starts else lines[-1:]
-        return " ".join(" ".join(said).split()) or f"exit code {code} without a word"
+        silent = f"exit code {code} without a word"
+        if shutil.disk_usage(self.place).free < _ROOM:
+            silent = f"exit code {code}; there is no room for what it said: {self.place} is on a full disk"
+        return " ".join(" ".join(said).split()) or silent
 
 
 def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None, fork: bool) -> Process:
