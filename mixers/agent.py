@@ -92,7 +92,9 @@ class AgentAttention(nn.Module):
         if rope:
             check_rotary(dim // self.num_heads)
         if agents < 1 or math.isqrt(agents) ** 2 != agents:
-            raise MixerError(f"agents do not fill a square: got agents = {agents}, expected 1, 4, 9, ...; use 49 for 7x7")
+            raise MixerError(
+                "agents do not fill a square", got=f"agents = {agents}", expected="1, 4, 9, ...", remedy="use 49 for 7x7"
+            )
         self.side = math.isqrt(agents)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

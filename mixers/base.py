@@ -37,7 +37,19 @@ PATHS = ("released", "core", "rank", "token", "fold", "auto")
 
 
 class MixerError(ValueError):
-    """Bad input to a mixer: one message that says what was wrong, what was got, what is allowed, and the remedy."""
+    """Bad input to a mixer, said in full: what was wrong, what was got, what was expected, and the remedy.
+
+    As text it is one line, "what: got G, expected E; remedy". A remedy that asks ("did you mean X?") stands before what was
+    expected, which may be a long list. The parts are attributes, of which the command line makes lines.
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None) -> None:
+        self.what, self.got, self.expected, self.remedy = what, got, expected, remedy
+        said = [f"{word} {value}" for word, value in (("got", got), ("expected", expected)) if value is not None]
+        asks = remedy is not None and remedy.endswith("?") and len(said) == 2
+        line = f"{said[0]}; {remedy} {said[1]}" if asks else ", ".join(said)
+        whole = f"{what}: {line}" if said else what
+        super().__init__(whole if remedy is None or asks else f"{whole}; {remedy}")
 
 
 @runtime_checkable
@@ -176,7 +188,12 @@ class MixerSpec:
             if value is None or value in known or (field_name == "complexity" and exponent_of(str(value)) is not None):
                 continue
             allowed = ", ".join(known) + (", or a power, as N^1.5" if field_name == "complexity" else "")
-            raise MixerError(f"mixer {self.name!r} declares an unknown {field_name}: got {value!r}, expected one of {allowed}")
+            raise MixerError(
+                f"mixer {self.name!r} declares an unknown {field_name}",
+                got=repr(value),
+                expected=f"one of {allowed}",
+                remedy=f"declare one of these, or leave {field_name} out",
+            )
 
     @property
     def schedule(self) -> Schedule:
@@ -195,7 +212,9 @@ def check_path(path: str) -> None:
         MixerError: naming the paths there are.
     """
     if path not in PATHS:
-        raise MixerError(f"unknown evaluation path: got {path!r}, expected one of {', '.join(PATHS)}; choose one of these")
+        raise MixerError(
+            "unknown evaluation path", got=repr(path), expected=f"one of {', '.join(PATHS)}", remedy="choose one of these"
+        )
 
 
 @contextmanager
@@ -229,8 +248,10 @@ def check_tokens(x: Tensor, grid: Grid, *, prefix_tokens: bool = False) -> None:
         return
     allowed = f"{h * w} or {h * w + 1} (with a prefix token)" if prefix_tokens else f"{h * w}"
     raise MixerError(
-        f"tokens do not fill the grid: got N = {n} tokens for a {h}x{w} grid, expected {allowed}; "
-        "pass the grid the tokens came from, without prefix tokens where the mixer takes none"
+        "tokens do not fill the grid",
+        got=f"N = {n} tokens for a {h}x{w} grid",
+        expected=allowed,
+        remedy="pass the grid the tokens came from, without prefix tokens where the mixer takes none",
     )
 
 
@@ -242,8 +263,10 @@ def check_built_grid(grid: Grid, built: Grid, what: str) -> None:
     """
     if tuple(grid) != tuple(built):
         raise MixerError(
-            f"{what} is made for one grid: got {grid[0]}x{grid[1]}, expected {built[0]}x{built[1]}; "
-            "create the mixer (or the model, by its image_size) for the grid it will see"
+            f"{what} is made for one grid",
+            got=f"{grid[0]}x{grid[1]}",
+            expected=f"{built[0]}x{built[1]}",
+            remedy="create the mixer (or the model, by its image_size) for the grid it will see",
         )
 
 
@@ -254,7 +277,7 @@ def needed_grid(grid: Grid | None, what: str) -> Grid:
         MixerError: if there is none.
     """
     if grid is None:
-        raise MixerError(f"{what} has parameters for one grid: got grid = None, expected (H, W); pass grid=(H, W)")
+        raise MixerError(f"{what} has parameters for one grid", got="grid = None", expected="(H, W)", remedy="pass grid=(H, W)")
     return grid
 
 
@@ -268,8 +291,10 @@ def heads_of(dim: int, num_heads: int | None) -> int:
     if heads < 1 or dim % heads:
         divisors = [k for k in range(1, dim + 1) if dim % k == 0 and k <= 64]
         raise MixerError(
-            f"heads do not divide the dimension: got num_heads = {heads} for dim = {dim}, "
-            f"expected a divisor of {dim}; use one of {divisors}"
+            "heads do not divide the dimension",
+            got=f"num_heads = {heads} for dim = {dim}",
+            expected=f"a divisor of {dim}",
+            remedy=f"use one of {divisors}",
         )
     return heads
 
@@ -362,7 +387,10 @@ def check_rotary(d: int) -> None:
     """
     if d % 4:
         raise MixerError(
-            f"rotary position needs a dimension that 4 divides: got {d}; choose num_heads so that dim / num_heads is one"
+            "rotary position needs a dimension that 4 divides",
+            got=d,
+            expected="a multiple of 4",
+            remedy="choose num_heads so that dim / num_heads is one",
         )
 
 

@@ -125,9 +125,11 @@ class BiGLA(nn.Module):
     ) -> None:
         super().__init__()
         if chunk < 1 or chunk & (chunk - 1):
-            raise MixerError(f"a chunk joins halves of halves: got chunk = {chunk}, expected a power of two; use 64")
+            raise MixerError(
+                "a chunk joins halves of halves", got=f"chunk = {chunk}", expected="a power of two", remedy="use 64"
+            )
         if rank < 1:
-            raise MixerError(f"gates need a rank: got rank = {rank}, expected at least 1")
+            raise MixerError("gates need a rank", got=f"rank = {rank}", expected="at least 1", remedy="leave it out for 16")
         self.num_heads, self.chunk, self.rank = heads_of(dim, num_heads), chunk, rank
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

@@ -39,8 +39,10 @@ def counts(operator: str) -> Callable[[Price], Price]:
     namespace, colons, name = operator.partition("::")
     if not (colons and namespace.isidentifier() and name.isidentifier()):
         raise MixerError(
-            f"not the name of an operator: got {operator!r}, expected namespace::name without an overload, as 'mylib::scan'; "
-            "take the name that torch.library registered"
+            "not the name of an operator",
+            got=repr(operator),
+            expected="namespace::name without an overload, as 'mylib::scan'",
+            remedy="take the name that torch.library registered",
         )
 
     def enter(price: Price) -> Price:

@@ -164,7 +164,7 @@ class GDN(nn.Module):
     ) -> None:
         super().__init__()
         if chunk < 1 or chunk & (chunk - 1):
-            raise MixerError(f"a chunk is a power of two here: got chunk = {chunk}, expected 1, 2, 4, ...; use 64")
+            raise MixerError("a chunk is a power of two here", got=f"chunk = {chunk}", expected="1, 2, 4, ...", remedy="use 64")
         self.num_heads, self.chunk = heads_of(dim, num_heads), chunk
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.gate = nn.Linear(dim, dim, bias=False) if gate else None

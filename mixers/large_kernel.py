@@ -47,7 +47,10 @@ class LargeKernelConv(nn.Module):
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise MixerError(
-                f"a kernel needs a middle: got kernel = {kernel}, expected an odd number from 1 on; use 7, 13 or 31"
+                "a kernel needs a middle",
+                got=f"kernel = {kernel}",
+                expected="an odd number from 1 on",
+                remedy="use 7, 13 or 31",
             )
         self.kernel = kernel
         conv = nn.Conv2d(dim, dim, kernel, groups=dim)

@@ -163,17 +163,25 @@ class BlockMixingAttention(nn.Module):
         super().__init__()
         self.num_heads, self.built = heads_of(dim, num_heads), needed_grid(grid, "attention with weights between blocks")
         if blocks < 1 or math.isqrt(blocks) ** 2 != blocks:
-            raise MixerError(f"blocks do not fill a square: got blocks = {blocks}, expected 1, 4, 9, ...; use 16 for 4x4")
+            raise MixerError(
+                "blocks do not fill a square", got=f"blocks = {blocks}", expected="1, 4, 9, ...", remedy="use 16 for 4x4"
+            )
         if normaliser not in NORMALISERS:
-            raise MixerError(f"unknown normaliser: got {normaliser!r}, expected one of {', '.join(NORMALISERS)}; use 'paper'")
+            raise MixerError(
+                "unknown normaliser", got=repr(normaliser), expected=f"one of {', '.join(NORMALISERS)}", remedy="use 'paper'"
+            )
         if transform not in TRANSFORMS:
-            raise MixerError(f"unknown transform: got {transform!r}, expected one of {', '.join(TRANSFORMS)}; use 'linear'")
+            raise MixerError(
+                "unknown transform", got=repr(transform), expected=f"one of {', '.join(TRANSFORMS)}", remedy="use 'linear'"
+            )
         self.counts, self.sides = block_sides(self.built, blocks)
         self.released = normaliser == "released"
         if self.released and any(side % length for side, length in zip(self.built, self.sides, strict=True)):
             raise MixerError(
-                f"the released normaliser needs blocks of one size: got a {self.built[0]}x{self.built[1]} grid in blocks of "
-                f"{self.sides[0]}x{self.sides[1]}, expected a grid that they tile; use normaliser='paper', or other blocks"
+                "the released normaliser needs blocks of one size",
+                got=f"a {self.built[0]}x{self.built[1]} grid in blocks of {self.sides[0]}x{self.sides[1]}",
+                expected="a grid that they tile",
+                remedy="use normaliser='paper', or other blocks",
             )
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -198,9 +206,13 @@ class BlockMixingAttention(nn.Module):
         options.expect(eps=EPSILON, lepe_kernel=5, layer_norm_eps=1e-5, qkv_bias=False)
         eps = options.read("qk_norm_eps", "finfo")
         if not str(eps).startswith("finfo"):
-            raise MixerError(f"mhla has no choice of qk_norm_eps: got {eps!r}, expected 'finfo(dtype).eps'; leave it out")
+            raise MixerError(
+                "mhla has no choice of qk_norm_eps", got=repr(eps), expected="'finfo(dtype).eps'", remedy="leave it out"
+            )
         if options.read("block_side") is not None and options.read("blocks") is None:
-            raise MixerError("mhla counts its blocks: got block_side without blocks, expected both; give their number")
+            raise MixerError(
+                "mhla counts its blocks", got="block_side without blocks", expected="both", remedy="give their number"
+            )
         given = {name: options.read(name) for name in ("blocks", "normaliser", "transform", "qk_norm")}
         return {name: value for name, value in given.items() if value is not None}
 

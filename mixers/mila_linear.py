@@ -77,7 +77,10 @@ class MILALinearAttention(nn.Module):
         self.num_heads, self.rope = heads_of(dim, num_heads), rope
         if rope and dim % 4:
             raise MixerError(
-                f"rotary position needs a dimension that 4 divides: got dim = {dim}; choose such a dim, or rope=False"
+                "rotary position needs a dimension that 4 divides",
+                got=f"dim = {dim}",
+                expected="a multiple of 4",
+                remedy="choose such a dim, or rope=False",
             )
         self.qk = nn.Linear(dim, 2 * dim)
         init_linear_(self.qk)

@@ -42,7 +42,12 @@ class TokenMLP(nn.Module):
         self.dim, self.grid = dim, needed_grid(grid, "mixer 'mlp-mixer'")
         self.hidden = dim // 2 if hidden is None else hidden
         if self.hidden < 1:
-            raise MixerError(f"the token MLP has no width: got hidden = {self.hidden} for dim = {dim}, expected 1 or more")
+            raise MixerError(
+                "the token MLP has no width",
+                got=f"hidden = {self.hidden} for dim = {dim}",
+                expected="1 or more",
+                remedy="give hidden such a number, or use more channels",
+            )
         n = self.grid[0] * self.grid[1]
         self.fc1, self.fc2 = nn.Linear(n, self.hidden), nn.Linear(self.hidden, n)
         init_linear_(self.fc1, self.fc2)

@@ -121,7 +121,12 @@ class NystromAttention(nn.Module):
     ) -> None:
         super().__init__()
         if landmarks < 1 or iterations < 1:
-            raise MixerError(f"got landmarks = {landmarks} and iterations = {iterations}, expected at least 1 of each")
+            raise MixerError(
+                "too few landmarks or iterations",
+                got=f"landmarks = {landmarks} and iterations = {iterations}",
+                expected="at least 1 of each",
+                remedy="give both such a number, or leave them out",
+            )
         heads = heads_of(dim, num_heads)
         if rope:
             check_rotary(dim // heads)

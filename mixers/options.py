@@ -37,9 +37,16 @@ def parse_options(settings: Iterable[str]) -> dict[str, Option]:
     for setting in settings:
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not (equals and key.isidentifier() and value):
-            raise MixerError(f"not an option of a mixer: got {setting!r}, expected option=value, such as window=7")
+            raise MixerError(
+                "not an option of a mixer",
+                got=repr(setting),
+                expected="option=value, such as window=7",
+                remedy="write the option, '=' and its value",
+            )
         if key in found:
-            raise MixerError(f"an option of a mixer twice: got {key} = {found[key]} and {value}; say which")
+            raise MixerError(
+                "an option of a mixer twice", got=f"{key} = {found[key]} and {value}", expected="one value", remedy="say which"
+            )
         found[key] = _value(value)
     return found
 
@@ -77,8 +84,10 @@ class AuthorOptions:
         for name, value in values.items():
             if self.read(name, value) != value:
                 raise MixerError(
-                    f"an option that mixer {self.mixer!r} does not have: got {name} = {self._given[name]!r}, "
-                    f"expected {value!r}; leave it out, or load weights that were made with {value!r}"
+                    f"an option that mixer {self.mixer!r} does not have",
+                    got=f"{name} = {self._given[name]!r}",
+                    expected=repr(value),
+                    remedy=f"leave it out, or load weights that were made with {value!r}",
                 )
 
     def check_all_read(self) -> None:
@@ -90,7 +99,12 @@ class AuthorOptions:
         unknown = sorted(self._given.keys() - self._known)
         if unknown:
             known = ", ".join(sorted(self._known)) or "none, its weights tell everything"
-            raise MixerError(f"unknown option of the authors of {self.mixer!r}: got {unknown[0]!r}, expected one of {known}")
+            raise MixerError(
+                f"unknown option of the authors of {self.mixer!r}",
+                got=repr(unknown[0]),
+                expected=f"one of {known}",
+                remedy="leave it out",
+            )
 
 
 def _value(text: str) -> Option:

@@ -48,9 +48,19 @@ def load_entry_point(point: importlib.metadata.EntryPoint) -> type[nn.Module]:
     try:
         found = point.load()
     except (Exception, SystemExit) as e:
-        raise MixerError(f"{whose} does not load: {type(e).__name__}: {e}; mend or uninstall the package") from e
+        raise MixerError(
+            f"{whose} does not load: {type(e).__name__}",
+            got=str(e) or "an error without a message",
+            expected="a class that Python can import",
+            remedy="mend or uninstall the package",
+        ) from e
     if not _is_layer(found):
-        raise MixerError(f"{whose} is no mixer: got {_kind(found)}, expected a torch.nn.Module class")
+        raise MixerError(
+            f"{whose} is no mixer",
+            got=_kind(found),
+            expected="a torch.nn.Module class",
+            remedy="let the entry point name such a class, or uninstall the package",
+        )
     return found
 
 
@@ -74,8 +84,10 @@ def load_class(name: str) -> type[nn.Module]:
         return found
     classes = [name for name, value in vars(module).items() if _is_layer(value)]
     raise MixerError(
-        f"no such mixer in {what}: got {class_name!r}{'' if found is None else f', which is {_kind(found)}'}, "
-        f"expected a torch.nn.Module class, one of {classes}"
+        f"no such mixer in {what}",
+        got=f"{class_name!r}{'' if found is None else f', which is {_kind(found)}'}",
+        expected=f"a torch.nn.Module class, one of {classes}",
+        remedy="write the name of a class after the colon",
     )
 
 
@@ -91,8 +103,10 @@ def _importable(where: str, class_name: str) -> ModuleType:
     """A module by its dotted name, from the search path or the current directory."""
     if not all(part.isidentifier() for part in where.split(".")):
         raise MixerError(
-            f"no mixer file and no module: got {where!r} (before ':{class_name}'), expected path/to/file.py or package.module; "
-            "check the path"
+            "no mixer file and no module",
+            got=f"{where!r} (before ':{class_name}')",
+            expected="path/to/file.py or package.module",
+            remedy="check the path",
         )
     try:
         with _searched(Path.cwd()):
@@ -100,8 +114,10 @@ def _importable(where: str, class_name: str) -> ModuleType:
     except ModuleNotFoundError as e:
         if e.name is not None and (where == e.name or where.startswith(f"{e.name}.")):
             raise MixerError(
-                f"no such module: got {where!r} (before ':{class_name}'), expected one that Python can import here, or "
-                f"path/to/file.py; install its package, or name the file"
+                "no such module",
+                got=f"{where!r} (before ':{class_name}')",
+                expected="one that Python can import here, or path/to/file.py",
+                remedy="install its package, or name the file",
             ) from e
         raise _does_not_import(f"module {where!r}", e) from e
     except (Exception, SystemExit) as e:
@@ -111,10 +127,15 @@ def _importable(where: str, class_name: str) -> ModuleType:
 def _file_module(where: str, path: Path, class_name: str) -> ModuleType:
     if not path.is_file():
         raise MixerError(
-            f"mixer file not found: got {where!r}, expected a Python file; check the path (before ':{class_name}')"
+            "mixer file not found", got=repr(where), expected="a Python file", remedy=f"check the path (before ':{class_name}')"
         )
     if path.suffix != ".py":
-        raise MixerError(f"mixer file is not Python: got {where!r}, expected a file that ends in .py")
+        raise MixerError(
+            "mixer file is not Python",
+            got=repr(where),
+            expected="a file that ends in .py",
+            remedy="rename it, or name another file",
+        )
     known = _LOADED.get(path)
     if known is None or any(_text(file) != text for file, text in known.texts.items()):
         if known is not None:
@@ -158,7 +179,8 @@ def _does_not_import(what: str, error: BaseException) -> MixerError:
     hint = "run it with Python to see where"
     if isinstance(error, ImportError) and "relative import" in str(error):
         hint = "a file alone is in no package: import modules beside it by their names, or name it as package.module:ClassName"
-    return MixerError(f"{what} does not import: it raised {type(error).__name__}: {error}; {hint}")
+    got = f"an import that raised {type(error).__name__}: {error}"
+    return MixerError(f"{what} does not import", got=got, expected="one that Python imports without an error", remedy=hint)
 
 
 @contextmanager
@@ -178,8 +200,10 @@ def _refuse_clashes(where: str, helpers: Mapping[str, Path]) -> None:
         known = getattr(sys.modules.get(name), "__file__", None)
         if known is not None and Path(known).resolve() != own:
             raise MixerError(
-                f"mixer file {where!r} imports {name!r}: got {known}, which was imported before, expected {own}; rename one of "
-                "the two modules"
+                f"mixer file {where!r} imports {name!r}",
+                got=f"{known}, which was imported before",
+                expected=own,
+                remedy="rename one of the two modules",
             )
 
 

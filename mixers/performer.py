@@ -79,7 +79,12 @@ class PerformerAttention(QKVAttention):
         head = dim // self.num_heads
         self.features = max(1, round(head * math.log(head))) if features is None else features
         if self.features < 1:
-            raise MixerError(f"too few random features: got features = {features}, expected at least 1")
+            raise MixerError(
+                "too few random features",
+                got=f"features = {features}",
+                expected="at least 1",
+                remedy="give such a number, or leave features out",
+            )
         self.register_buffer("projection", orthogonal_gaussian(self.features, head))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, turn: Turn = stay) -> Tensor:

@@ -149,11 +149,15 @@ class PolarityAwareAttention(nn.Module):
         head = dim // self.num_heads
         if head % 2:
             raise MixerError(
-                f"polarity-aware attention halves each head: got dim / num_heads = {head}, expected an even number; choose "
-                "num_heads so that it is one"
+                "polarity-aware attention halves each head",
+                got=f"dim / num_heads = {head}",
+                expected="an even number",
+                remedy="choose num_heads so that it is one",
             )
         if not 0 <= alpha < math.inf:
-            raise MixerError(f"a power of features below 1: got alpha = {alpha}, expected 0 or more; use 4, as the authors")
+            raise MixerError(
+                "a power of features below 1", got=f"alpha = {alpha}", expected="0 or more", remedy="use 4, as the authors"
+            )
         if rope:
             check_rotary(head)
         self.qg = nn.Linear(dim, (2 if gate else 1) * dim, bias=qkv_bias)

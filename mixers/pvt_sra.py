@@ -81,7 +81,9 @@ class SpatialReductionAttention(nn.Module):
     ) -> None:
         super().__init__()
         if ratio < 1:
-            raise MixerError(f"a grid cannot be reduced by this: got ratio = {ratio}, expected 1, 2, ...; use 1 for none")
+            raise MixerError(
+                "a grid cannot be reduced by this", got=f"ratio = {ratio}", expected="1, 2, ...", remedy="use 1 for none"
+            )
         self.num_heads, self.ratio = heads_of(dim, num_heads), ratio
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
@@ -112,8 +114,10 @@ class SpatialReductionAttention(nn.Module):
         """The grid of the keys."""
         if min(grid) < self.ratio:
             raise MixerError(
-                f"the grid has no whole cell to reduce: got {grid[0]}x{grid[1]} tokens, expected at least "
-                f"{self.ratio}x{self.ratio} for ratio = {self.ratio}; use a smaller ratio, a smaller patch or larger images"
+                "the grid has no whole cell to reduce",
+                got=f"{grid[0]}x{grid[1]} tokens",
+                expected=f"at least {self.ratio}x{self.ratio} for ratio = {self.ratio}",
+                remedy="use a smaller ratio, a smaller patch or larger images",
             )
         return grid[0] // self.ratio, grid[1] // self.ratio
 

@@ -38,7 +38,12 @@ def ffn_layer(name: str) -> Callable[[_Layer], _Layer]:
 def _enter(table: dict[str, type[nn.Module]], name: str) -> Callable[[_Layer], _Layer]:
     def decorate(cls: _Layer) -> _Layer:
         if name in table:
-            raise MixerError(f"layer name taken: {name!r} is {table[name].__qualname__} already; choose another name")
+            raise MixerError(
+                "layer name taken",
+                got=f"{name!r}, which is {table[name].__qualname__} already",
+                expected="a new name",
+                remedy="choose another name",
+            )
         table[name] = cls
         return cls
 
@@ -52,7 +57,9 @@ def register_spec(spec: MixerSpec) -> None:
         MixerError: if the name is taken.
     """
     if spec.name in _SPECS:
-        raise MixerError(f"mixer name taken: got {spec.name!r} a second time, expected a new name; rename one of the two")
+        raise MixerError(
+            "mixer name taken", got=f"{spec.name!r} a second time", expected="a new name", remedy="rename one of the two"
+        )
     _SPECS[spec.name] = spec
 
 
@@ -93,10 +100,11 @@ def _plain_spec(name: str) -> MixerSpec:
         if point.name == name:
             return _outside(name, load_entry_point(point))
     near = difflib.get_close_matches(name, names(), n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise MixerError(
-        f"unknown mixer: got {name!r}; {hint}expected one of {', '.join(names())}, or path/to/file.py:ClassName, or "
-        "package.module:ClassName"
+        "unknown mixer",
+        got=repr(name),
+        expected=f"one of {', '.join(names())}, or path/to/file.py:ClassName, or package.module:ClassName",
+        remedy=f"did you mean {' or '.join(near)}?" if near else "see wfbench mixers, or name a file and its class",
     )
 
 
@@ -176,7 +184,12 @@ def create(
     chosen = spec(name)
     token = chosen.token if active else chosen.off_token
     if token is None:
-        raise MixerError(f"mixer {name!r} is active in every layer: it has no layer for the others")
+        raise MixerError(
+            f"mixer {name!r} is active in every layer: it has no layer for the others",
+            got="active = False",
+            expected="active = True",
+            remedy="let every layer carry it (every = 1), or choose another mixer",
+        )
     cls = _TOKEN_LAYERS[token] if isinstance(token, str) else token
     own = chosen.token_options if active else {}
     return _build(name, cls, (dim,), {"num_heads": num_heads, "grid": grid, "layer": layer}, {**own, **options})
@@ -243,34 +256,62 @@ def from_reference(
     """
     chosen = spec(name)
     if slot not in ("token", "ffn_in"):
-        raise MixerError(f"unknown slot: got {slot!r}, expected 'token' or 'ffn_in'")
+        raise MixerError("unknown slot", got=repr(slot), expected="'token' or 'ffn_in'", remedy="choose one of the two")
     filling = chosen.token if slot == "token" else chosen.ffn_in
     table = _TOKEN_LAYERS if slot == "token" else _FFN_LAYERS
     cls = table[filling] if isinstance(filling, str) else filling
     known: Mapping[str, str] | None = getattr(cls, "reference_names", None)
     if known is None:
-        raise MixerError(f"mixer {name!r} has no parameter names of its authors for slot {slot!r}: {cls.__qualname__}")
+        raise MixerError(
+            f"mixer {name!r} has no parameter names of its authors for slot {slot!r}",
+            got=cls.__qualname__,
+            expected="a layer with reference_names",
+            remedy="load the weights under the names that the layer itself has",
+        )
     unexpected = sorted(set(state_dict) - set(known))
     if unexpected:
-        raise MixerError(f"weights do not fit {name!r}: unexpected {unexpected}, expected some of {sorted(known)}")
+        raise MixerError(
+            f"weights do not fit {name!r}",
+            got=f"unexpected {unexpected}",
+            expected=f"some of {sorted(known)}",
+            remedy="leave them out, or choose the mixer that they are of",
+        )
     try:
         arguments = dict(cls.reference_arguments(state_dict))  # type: ignore[attr-defined]
     except KeyError as e:
-        raise MixerError(f"weights do not fit {name!r}: missing {e}, got {sorted(state_dict)}") from e
+        raise MixerError(
+            f"weights do not fit {name!r}",
+            got=f"{sorted(state_dict)}, missing {e}",
+            expected=f"some of {sorted(known)}",
+            remedy="load all weights of the layer",
+        ) from e
     arguments |= _of_the_authors(name, cls, options or {})
     chosen_options = chosen.token_options if slot == "token" else chosen.ffn_options
     module = _build(name, cls, (), {"num_heads": num_heads, "grid": grid, "layer": layer}, {**chosen_options, **arguments})
     if getattr(module, "reference_names", None) is None:
         raise MixerError(
-            f"mixer {name!r} is a reconstruction: no parameter names of its authors are known for {dict(chosen_options)}"
+            f"mixer {name!r} is a reconstruction",
+            got=f"options {dict(chosen_options)}",
+            expected="options for which parameter names of its authors are known",
+            remedy="load the weights under the names that the layer itself has",
         )
     parameters = dict(module.named_parameters())
     surplus = sorted(ref for ref in state_dict if known[ref] not in parameters)
     if surplus:
-        raise MixerError(f"weights do not fit {name!r}: unexpected {surplus} with {arguments | dict(options or {})}")
+        raise MixerError(
+            f"weights do not fit {name!r}",
+            got=f"unexpected {surplus} with {arguments | dict(options or {})}",
+            expected=f"some of {sorted(ref for ref in known if known[ref] in parameters)}",
+            remedy="leave them out, or give the options that they were made with",
+        )
     missing = sorted(ref for ref, own in known.items() if own in parameters and ref not in state_dict)
     if missing:
-        raise MixerError(f"weights do not fit {name!r}: missing {missing}, got {sorted(state_dict)}")
+        raise MixerError(
+            f"weights do not fit {name!r}",
+            got=f"{sorted(state_dict)}, missing {missing}",
+            expected="a weight for each parameter of the layer",
+            remedy="load all weights of the layer, or give the options that they were made with",
+        )
     module.to(next(iter(state_dict.values())).dtype)
     own = module.state_dict()
     misshapen = [
@@ -279,7 +320,12 @@ def from_reference(
         if t.shape != own[known[ref]].shape
     ]
     if misshapen:
-        raise MixerError(f"weights do not fit {name!r}: got {', '.join(misshapen)}")
+        raise MixerError(
+            f"weights do not fit {name!r}",
+            got=", ".join(misshapen),
+            expected="the shapes of the layer",
+            remedy="give the dimensions and options that the weights were made with",
+        )
     module.load_state_dict({known[ref]: tensor for ref, tensor in state_dict.items()})
     return module
 
@@ -300,7 +346,12 @@ def to_reference(module: nn.Module, grads: bool = False) -> dict[str, Tensor]:
     """
     known: Mapping[str, str] | None = getattr(module, "reference_names", None)
     if known is None:
-        raise MixerError(f"{type(module).__qualname__} has no parameter names of its authors")
+        raise MixerError(
+            f"{type(module).__qualname__} has no parameter names of its authors",
+            got="no reference_names",
+            expected="a layer that declares them",
+            remedy="use its state_dict()",
+        )
     own = dict(module.named_parameters())
     result = {}
     for ref, name in known.items():
@@ -308,7 +359,12 @@ def to_reference(module: nn.Module, grads: bool = False) -> dict[str, Tensor]:
             continue
         value = own[name].grad if grads else own[name].detach()
         if value is None:
-            raise MixerError(f"no gradient for {ref!r}: run backward() before asking for gradients")
+            raise MixerError(
+                f"no gradient for {ref!r}",
+                got="None",
+                expected="a gradient of each parameter",
+                remedy="run backward() before asking for gradients",
+            )
         result[ref] = value.clone()
     return result
 
@@ -335,10 +391,11 @@ def _options_of(cls: type[nn.Module]) -> list[str]:
 
 def _unknown_option(name: str, option: str, known: Sequence[str]) -> MixerError:
     near = difflib.get_close_matches(option, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     return MixerError(
-        f"unknown option for mixer {name!r}: got {option!r}; {hint}"
-        f"expected {'one of ' + ', '.join(known) if known else 'no option, it has none'}"
+        f"unknown option for mixer {name!r}",
+        got=repr(option),
+        expected=f"one of {', '.join(known)}" if known else "no option, it has none",
+        remedy=f"did you mean {near[0]!r}?" if near else "choose one of these" if known else "leave it out",
     )
 
 
@@ -356,7 +413,10 @@ def _outside_spec(name: str, cls: type[nn.Module]) -> MixerSpec:
         for table, layer in ((_FFN_LAYERS, own.ffn_in), (_FFN_LAYERS, own.off_ffn_in), (_TOKEN_LAYERS, own.off_token)):
             if layer is not None and layer not in table:
                 raise MixerError(
-                    f"unknown layer in the spec of {name!r}: got {layer!r}, expected one of {', '.join(sorted(table))}"
+                    f"unknown layer in the spec of {name!r}",
+                    got=repr(layer),
+                    expected=f"one of {', '.join(sorted(table))}",
+                    remedy="choose one of these",
                 )
         # In its own body a class cannot name itself; and the name of a layer that is registered here would not mean it.
         return dataclasses.replace(own, token=cls)

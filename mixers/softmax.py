@@ -110,20 +110,27 @@ class SoftmaxAttention(QKVAttention):
             self._differ(dim // self.num_heads, layer if depth is None else depth, dual_lambda, qk_norm)
         elif (depth, dual_lambda, qk_norm) != (None, False, False):
             raise MixerError(
-                f"options of differential attention alone: got depth = {depth}, dual_lambda = {dual_lambda} and qk_norm = "
-                f"{qk_norm} with differential = False, expected none of them; leave them out, or set differential=True"
+                "options of differential attention alone",
+                got=f"depth = {depth}, dual_lambda = {dual_lambda} and qk_norm = {qk_norm} with differential = False",
+                expected="none of them",
+                remedy="leave them out, or set differential=True",
             )
 
     def _differ(self, head: int, depth: int, dual_lambda: bool, qk_norm: bool) -> None:
         """The parameters of differential attention."""
         if head % 2:
             raise MixerError(
-                f"differential attention halves each head: got dim / num_heads = {head}, expected an even number; "
-                "choose num_heads so that dim / num_heads is one"
+                "differential attention halves each head",
+                got=f"dim / num_heads = {head}",
+                expected="an even number",
+                remedy="choose num_heads so that dim / num_heads is one",
             )
         if depth < 0:
             raise MixerError(
-                f"no layer has so many before it: got depth = {depth}, expected 0, 1, ...; leave it out, or count from 0"
+                "no layer has so many before it",
+                got=f"depth = {depth}",
+                expected="0, 1, ...",
+                remedy="leave it out, or count from 0",
             )
         if self.rope:
             check_rotary(head // 2)
@@ -156,8 +163,10 @@ class SoftmaxAttention(QKVAttention):
         depth, start = given["depth"] or 0, options.read("lambda_init")
         if start is not None and not (isinstance(depth, int) and math.isclose(float(str(start)), initial_lambda(depth))):
             raise MixerError(
-                f"lambda_init comes from the depth: got lambda_init = {start} and depth = {depth}, "
-                f"expected 0.8 - 0.6 exp(-0.3 depth); leave lambda_init out, or give the depth that it comes from"
+                "lambda_init comes from the depth",
+                got=f"lambda_init = {start} and depth = {depth}",
+                expected="0.8 - 0.6 exp(-0.3 depth)",
+                remedy="leave lambda_init out, or give the depth that it comes from",
             )
         return {name: value for name, value in given.items() if value is not None}
 

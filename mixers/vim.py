@@ -234,7 +234,10 @@ class Vim(nn.Module):
         rank = -(-dim // 16) if rank is None else rank
         if state < 1 or rank < 1:
             raise MixerError(
-                f"too small a state space: got state = {state} and rank = {rank}, expected at least 1; use state=16"
+                "too small a state space",
+                got=f"state = {state} and rank = {rank}",
+                expected="at least 1",
+                remedy="use state=16",
             )
         self.state, self.rank, self.divide = state, rank, divide
         width = EXPAND * dim

@@ -208,7 +208,9 @@ class VRWKV(nn.Module):
     def __init__(self, dim: int, *, shift: int = 1, local: bool = True, key_norm: bool = False) -> None:
         super().__init__()
         if shift < 0:
-            raise MixerError(f"a shift by fewer than no tokens: got shift = {shift}, expected 0 or more; use 1, or local=False")
+            raise MixerError(
+                "a shift by fewer than no tokens", got=f"shift = {shift}", expected="0 or more", remedy="use 1, or local=False"
+            )
         self.shift = shift if local else 0
         self.key, self.value, self.receptance, self.proj = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         init_linear_(self.key, self.value, self.receptance, self.proj)

@@ -86,7 +86,12 @@ class VSSD(nn.Module):
     ) -> None:
         super().__init__()
         if state < 1:
-            raise MixerError(f"too small a state: got state = {state}, expected at least 1")
+            raise MixerError(
+                "too small a state",
+                got=f"state = {state}",
+                expected="at least 1",
+                remedy="give such a number, or leave state out",
+            )
         self.num_heads, self.state = heads_of(dim, num_heads), state
         mixed = dim + 2 * state
         self.in_proj = nn.Linear(dim, mixed + self.num_heads, bias=False)

@@ -94,11 +94,15 @@ class WindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         if window < 1:
-            raise MixerError(f"a window holds no token: got window = {window}, expected at least 1; use 7, for example")
+            raise MixerError(
+                "a window holds no token", got=f"window = {window}", expected="at least 1", remedy="use 7, for example"
+            )
         if shift is not None and not 0 <= shift < window:
             raise MixerError(
-                f"the shift is not shorter than the window: got shift = {shift} for window = {window}, "
-                f"expected 0 to {window - 1}; use {window // 2}, or None for that in every second layer"
+                "the shift is not shorter than the window",
+                got=f"shift = {shift} for window = {window}",
+                expected=f"0 to {window - 1}",
+                remedy=f"use {window // 2}, or None for that in every second layer",
             )
         self.num_heads, self.window = heads_of(dim, num_heads), window
         self.shift = (window // 2 if layer % 2 else 0) if shift is None else shift

@@ -11,6 +11,15 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 
+def in_full(what: str, got: object = None, expected: object = None, remedy: object = None) -> str:
+    """The one form of a message about bad input: what was wrong, and a line for each of the others that there is."""
+    lines = [what]
+    for word, value in (("got", got), ("expected", expected), ("remedy", remedy)):
+        if value is not None:
+            lines.append(f"  {word + ':':<9} {value}")
+    return "\n".join(lines)
+
+
 class InputError(ValueError):
     """Bad input, said once and in full: what was wrong, what was got, what was expected, and the remedy.
 
@@ -18,11 +27,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None) -> None:
-        lines = [what]
-        for word, value in (("got", got), ("expected", expected), ("remedy", remedy)):
-            if value is not None:
-                lines.append(f"  {word + ':':<9} {value}")
-        super().__init__("\n".join(lines))
+        super().__init__(in_full(what, got, expected, remedy))
 
 
 class NotFiniteError(ArithmeticError):

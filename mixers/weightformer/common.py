@@ -15,8 +15,10 @@ def check_dynamic_grid(grid: Grid) -> None:
     """
     if min(grid) < 2:
         raise MixerError(
-            f"the grid is too small for a dynamic layer: got {grid[0]}x{grid[1]} tokens, expected at least 2x2; "
-            "use larger images or smaller patches"
+            "the grid is too small for a dynamic layer",
+            got=f"{grid[0]}x{grid[1]} tokens",
+            expected="at least 2x2",
+            remedy="use larger images or smaller patches",
         )
 
 
@@ -28,5 +30,9 @@ def check_strategy(got: str, known: tuple[str, ...], what: str) -> None:
     """
     if got not in known:
         near = difflib.get_close_matches(str(got), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise MixerError(f"unknown strategy of the {what}: got {got!r}; {hint}expected one of {', '.join(known)}")
+        raise MixerError(
+            f"unknown strategy of the {what}",
+            got=repr(got),
+            expected=f"one of {', '.join(known)}",
+            remedy=f"did you mean {near[0]!r}?" if near else "choose one of these",
+        )

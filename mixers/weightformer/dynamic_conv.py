@@ -102,7 +102,12 @@ class DynamicDepthwiseConv(nn.Module):
             self.predictor = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.GELU(), nn.Conv2d(dim, dim, 1, bias=False))
         if strategy in ("gap", "amp-dir"):
             if dim < 4:
-                raise MixerError(f"too few channels for strategy {strategy!r}: got {dim}, expected at least 4")
+                raise MixerError(
+                    f"too few channels for strategy {strategy!r}",
+                    got=dim,
+                    expected="at least 4",
+                    remedy="use more channels, or another strategy",
+                )
             first, second = nn.Linear(dim, dim // 4), nn.Linear(dim // 4, 9 * dim if strategy == "gap" else dim)
             init_linear_(first, second)
             self.global_predictor = nn.Sequential(first, nn.GELU(), second)

@@ -171,8 +171,10 @@ class DynamicLinear(nn.Module):
         check_strategy(strategy, get_args(Strategy), "dynamic Linear")
         if reduction < 1 or min(in_features, out_features) < reduction:
             raise MixerError(
-                f"too few channels for a dynamic Linear: got {in_features} in, {out_features} out, reduction {reduction}, "
-                f"expected a reduction of at least 1 and as many channels; use more channels"
+                "too few channels for a dynamic Linear",
+                got=f"{in_features} in, {out_features} out, reduction {reduction}",
+                expected="a reduction of at least 1 and as many channels",
+                remedy="use more channels",
             )
         self.in_features, self.out_features, self.strategy = in_features, out_features, strategy
         #: The order of evaluation that `forward` takes: one of `mixers.base.PATHS`.
@@ -199,7 +201,10 @@ class DynamicLinear(nn.Module):
         fitting = [r for r in (4, *range(1, min(c, d) + 1)) if (c // r, d // r) == ranks]
         if not fitting:
             raise MixerError(
-                f"no reduction gives ranks {ranks[0]} and {ranks[1]} for {c} in, {d} out: not weights of this layer"
+                "not weights of this layer",
+                got=f"ranks {ranks[0]} and {ranks[1]} for {c} in, {d} out",
+                expected="ranks that a whole reduction gives",
+                remedy="load weights of a dynamic Linear",
             )
         return {"in_features": c, "out_features": d, "reduction": fitting[0]}
 

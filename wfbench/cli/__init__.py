@@ -22,12 +22,14 @@ from wfbench.cli.report import report
 from wfbench.cli.sample import sample
 from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
+from wfbench.cli.usage import PlainGroup
 from wfbench.cli.verify import verify
 from wfbench.errors import InputError
 from wfbench.signals import STOP
 
 app = typer.Typer(
     name="wfbench",
+    cls=PlainGroup,
     help="Which token mixer, at which resolution, on your hardware, at what accuracy, and is the difference real?",
     no_args_is_help=True,
     add_completion=False,

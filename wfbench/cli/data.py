@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.usage import PlainGroup
 
-data = typer.Typer(name="data", help="Make data ready for training.", no_args_is_help=True)
+data = typer.Typer(name="data", cls=PlainGroup, help="Make data ready for training.", no_args_is_help=True)
 
 
 @data.callback()
@@ -49,7 +50,7 @@ def extract_latents(
     from wfbench.tasks.common import choose_device
 
     if split not in ("train", "val"):
-        raise InputError("unknown split", got=repr(split), expected="train or val")
+        raise InputError("unknown split", got=repr(split), expected="train or val", remedy="choose one of the two")
     codec = VAECodec(vae, choose_device(device))
     typer.echo(f"autoencoder: {vae} (SHA-256 {codec.digest})")
     given = [f"data.source={source}", *([f"data.path={json.dumps(str(path))}"] if path else [])]

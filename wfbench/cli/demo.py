@@ -32,7 +32,12 @@ def demo(
     from wfbench.tasks.demo import demo as run
 
     if every and mixer:
-        raise InputError("--all and --mixer exclude each other", got=f"--all --mixer {mixer[0]}", remedy="drop one of the two")
+        raise InputError(
+            "--all and --mixer exclude each other",
+            got=f"--all --mixer {mixer[0]}",
+            expected="one of the two",
+            remedy="drop one of the two",
+        )
     chosen = tuple(dict.fromkeys(mixers.names() if every else mixer or DemoRequest().mixers))
     out = out or _free(Path("runs/demo"))
     epochs, told = recipes.load("digits").epochs, Told()

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from wfbench.cli.launch import note_failure
-from wfbench.errors import InputError, NotFiniteError
+from wfbench.errors import InputError, NotFiniteError, in_full
 from wfbench.signals import Interrupted, stopping
 
 #: What a file system says to a path, a right or a room that it does not have: no fault of the bench.
@@ -39,12 +39,27 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
                 if note_failure(traceback.format_exc(), 1, is_expected=False):
                     raise typer.Exit(1) from e
                 raise
-            text = f"{word}: {e}" if str(e) else word
-            if not note_failure(text, code, is_expected=True):
-                typer.echo(text, err=True)
+            text = _text(e)
+            tell(f"{word}: {text}" if text else word, code)
             raise typer.Exit(code) from e
 
     return run
+
+
+def tell(text: str, code: int) -> None:
+    """Say how this process fails; as one of several, leave it to the one that started them."""
+    if not note_failure(text, code, is_expected=True):
+        typer.echo(text, err=True)
+
+
+def _text(error: BaseException) -> str:
+    """What is said of an error, after its word."""
+    if isinstance(error, _named("mixers.base", "MixerError")):  # its text is one line
+        return in_full(*(getattr(error, part, None) for part in ("what", "got", "expected", "remedy")))
+    if isinstance(error, OSError):
+        remedy = "check the path, the rights and the room on the disk"
+        return in_full("the system refused a file", error, "a file that can be read or written", remedy)
+    return str(error)
 
 
 def _verdict(error: BaseException) -> tuple[str, int | None]:
@@ -57,7 +72,7 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, (InputError, _named("mixers.base", "MixerError"))):
         return "error", 2
     if isinstance(error, OSError) and error.errno in _REFUSED:
-        return "error: the system refused a file", 2
+        return "error", 2
     if isinstance(error, (NotFiniteError, _named("wfbench.training", "RunError"))):
         return "failed", 1
     return "", None

@@ -53,7 +53,7 @@ def evaluate(
     from wfbench.tasks.run_directory import read_recipe
 
     if weights not in ("raw", "ema"):
-        raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema")
+        raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema", remedy="choose one of the two")
     given = {"--samples": samples, "--inception": inception, "--reference": reference}
     if path.is_dir() and read_recipe(path).task == "dit":
         from wfbench.cli.denoiser import show_held_out, show_scores
@@ -105,4 +105,6 @@ def _refuse(options: Mapping[str, object], whose: str) -> None:
 
     used = [name for name, value in options.items() if value]
     if used:
-        raise InputError(f"an option that is of {whose}", got=", ".join(used), remedy="leave it out")
+        raise InputError(
+            f"an option that is of {whose}", got=", ".join(used), expected="none of these here", remedy="leave it out"
+        )

@@ -21,7 +21,9 @@ def with_settings(names: Sequence[str], settings: Sequence[str] | None, remedy: 
     from wfbench.errors import InputError
 
     if not names:
-        raise InputError("options of which mixer?", got="--mixer-set without a mixer", remedy=remedy)
+        raise InputError(
+            "options of which mixer?", got="--mixer-set without a mixer", expected="the mixer that they are of", remedy=remedy
+        )
     found = [with_options(name, parse_options(settings)) for name in names]
     for name in found:
         mixers.spec(name)

@@ -145,7 +145,12 @@ def _varied(texts: list[str]) -> dict[str, Any]:
         try:
             found[key] = strict.parse_value(value)
         except yaml.YAMLError as e:
-            raise InputError("cannot read --vary", got=f"{text}: {strict.one_line(e)}", expected="key=[values]") from e
+            raise InputError(
+                "cannot read --vary",
+                got=f"{text}: {strict.one_line(e)}",
+                expected="key=[values]",
+                remedy="quote it for the shell",
+            ) from e
     return found
 
 

@@ -83,7 +83,12 @@ def train(
     if allow_changed_code and not resume:
         from wfbench.errors import InputError
 
-        raise InputError("--allow-changed-code is for a resume", got="no --resume", remedy="add --resume, or leave it out")
+        raise InputError(
+            "--allow-changed-code is for a resume",
+            got="no --resume",
+            expected="--resume --allow-changed-code",
+            remedy="add --resume, or leave it out",
+        )
     if dry_run:
         from wfbench.cli.dry_run import show
         from wfbench.tasks.dry_run import dry_run as check_run

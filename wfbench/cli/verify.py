@@ -35,7 +35,12 @@ def verify(
 
     chosen = with_settings([] if mixer is None else [mixer], mixer_set, "wfbench verify MIXER --mixer-set ...")
     if everything == (mixer is not None):
-        raise InputError("one mixer or all of them", got=mixer or "neither", expected="wfbench verify MIXER, or --all alone")
+        raise InputError(
+            "one mixer or all of them",
+            got=f"{mixer} and --all" if mixer else "neither",
+            expected="wfbench verify MIXER, or --all alone",
+            remedy="name one, or leave it out",
+        )
     told = Told()
     news: Callable[[str], None] = (lambda line: None) if as_json else told
     if mixer is not None:

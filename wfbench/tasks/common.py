@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
         InputError: for another name, or CUDA where there is none.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise InputError("unknown device", got=repr(name), expected="auto, cpu or cuda")
+        raise InputError("unknown device", got=repr(name), expected="auto, cpu or cuda", remedy="choose one of these")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "no CUDA device", got="--device cuda", expected="a GPU that PyTorch can use", remedy="use --device cpu or auto"

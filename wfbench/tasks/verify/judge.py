@@ -138,7 +138,9 @@ def verify(
     """
     for option, value, least in (("--dim", dim, 1), ("--heads", num_heads, 1), ("--seed", seed, 0)):
         if not least <= value < 2**63:
-            raise InputError(f"{option} is out of range", got=value, expected=f"{least} or more")
+            raise InputError(
+                f"{option} is out of range", got=value, expected=f"{least} or more", remedy="give it such a number"
+            )
     findings = []
     with _quiet():
         for slot in slots(mixer):
