@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.images import Paired, image_seed_bootstrap, mcnemar
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import label, sorted_keys
+from wfbench.analysis.lines import group, label, sorted_keys
 from wfbench.records.run_directory import Run
 
 
@@ -101,19 +101,24 @@ def image_comparisons(runs: Iterable[Run], baseline: str) -> tuple[ImageComparis
         runs: the run directories, which keep predictions.
         baseline: the name of the line that the others are held against.
     """
-    found = [_comparison(setting, kept, baseline) for setting, kept in predictions_by_setting(runs).items()]
+    found = [_comparison(setting, kept, baseline) for setting, kept in predictions_by_setting(runs)]
     return tuple(comparison for comparison in found if comparison is not None)
 
 
-def predictions_by_setting(runs: Iterable[Run]) -> dict[ImageSetting, list[Predictions]]:
-    """The predictions that runs kept, by what the runs share; of a seed that ran twice the newest counts."""
-    kept: dict[tuple[ImageSetting, str, int], Predictions] = {}
-    for run in sorted(runs, key=lambda run: run.row.created):
-        table = run.predictions()
-        if table is not None:
-            kept[_setting(run), label(run.row), run.row.seed] = _predictions(run, table)
-    settings = {setting for setting, _, _ in kept}
-    return {wanted: [p for (setting, *_), p in kept.items() if setting == wanted] for wanted in sorted_keys(settings)}
+def predictions_by_setting(runs: Iterable[Run]) -> Iterator[tuple[ImageSetting, list[Predictions]]]:
+    """The predictions that runs kept, by what the runs share; of a seed that ran twice the newest counts.
+
+    They are read one setting after another: those of all runs at once would fill the memory.
+    """
+    of_setting = group(sorted(runs, key=lambda run: run.row.created), _setting)
+    for setting in sorted_keys(of_setting):
+        kept: dict[tuple[str, int], Predictions] = {}
+        for run in of_setting[setting]:
+            table = run.predictions()
+            if table is not None:
+                kept[label(run.row), run.row.seed] = _predictions(run, table)
+        if kept:
+            yield setting, list(kept.values())
 
 
 def _setting(run: Run) -> ImageSetting:

@@ -5,6 +5,7 @@ A difference is always ours minus theirs, in shares of the images.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from wfbench.errors import InputError
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 4_000_000  # numbers in a table of weights: 32 MB
+_CHUNK = 1_000_000  # numbers in a table of weights: 8 MB
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,21 @@ def mcnemar_power(difference: float, disputed: float, images: int) -> float:
     """
     from scipy.stats import binom
 
+    counts, chance, edge = _disputes(disputed, images)
+    share = min(1.0, (disputed + difference) / (2 * disputed))
+    found = binom.cdf(edge, counts, share) + binom.cdf(edge, counts, 1 - share)
+    return float(chance @ found)
+
+
+@functools.lru_cache(maxsize=1)
+def _disputes(disputed: float, images: int) -> tuple[Floats, Floats, Floats]:
+    """How many images may be in dispute, how likely each number is, and up to how many of them the test rejects."""
+    from scipy.stats import binom
+
     counts = np.arange(int(binom.ppf(1e-9, images, disputed)), int(binom.ppf(1 - 1e-9, images, disputed)) + 1)
     edge = binom.ppf((1 - LEVEL) / 2, counts, 0.5)  # the smallest with P(X ≤ edge) ≥ 2.5%: rejected up to it, or one below
     edge = np.where(binom.cdf(edge, counts, 0.5) <= (1 - LEVEL) / 2, edge, edge - 1)
-    share = min(1.0, (disputed + difference) / (2 * disputed))
-    found = binom.cdf(edge, counts, share) + binom.cdf(edge, counts, 1 - share)
-    return float(binom.pmf(counts, images, disputed) @ found)
+    return counts, binom.pmf(counts, images, disputed), edge
 
 
 def _mcnemar_detectable(disputed: float, images: int) -> float | None:
@@ -171,8 +181,10 @@ def _draw(groups: list[Floats], draws: int, rng: np.random.Generator) -> Floats:
     patterns, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)
     images = int(counts.sum())
     size = max(1, _CHUNK // len(counts))
-    drawn = [rng.multinomial(images, counts / images, min(size, draws - at)) @ patterns.T for at in range(0, draws, size)]
-    by_seed = np.concatenate(drawn) / images  # (draws, seeds of all groups)
+    share, by_run = counts / images, np.ascontiguousarray(patterns.T)
+    # As floats: NumPy multiplies matrices of integers by itself, and takes several times as long. All sums are whole numbers.
+    times = (rng.multinomial(images, share, min(size, draws - at)).astype(float) for at in range(0, draws, size))
+    by_seed = np.concatenate([drawn @ by_run for drawn in times]) / images  # (draws, seeds of all groups)
     total, start = np.zeros(draws), 0
     for group in groups:
         count = len(group)

@@ -12,7 +12,8 @@ from wfbench.cli.errors import speaks_plainly
 from wfbench.locks import locked
 
 if TYPE_CHECKING:
-    from wfbench.report import Asked, Table
+    from wfbench.records import AnyRow
+    from wfbench.report import Asked, Run
 
 #: Under this `train`, `profile`, `sweep`, `demo`, `erf` and `baselines` write, unless they are told another place.
 DEFAULT = Path("runs")
@@ -37,16 +38,17 @@ def report(
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
     from wfbench.analysis.claims import read_claims
     from wfbench.analysis.lines import BASELINE
-    from wfbench.report import Asked, collect, tables
+    from wfbench.report import Asked, collect, find_runs
 
     sources = paths or [_written_by_default()]
+    rows, torn = collect(sources)
     if baseline != BASELINE:
-        _check_baseline(baseline, tables(collect(sources)[0]))
+        _check_baseline(baseline, rows)
     stated = None if claims is None else read_claims(claims)
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
     with locked(place):
-        write_and_show(sources, place, asked, published=published)
+        _write_and_show(rows, torn, find_runs(sources), place, asked, published=published)
 
 
 def _written_by_default() -> Path:
@@ -67,11 +69,13 @@ def _written_by_default() -> Path:
     return DEFAULT
 
 
-def _check_baseline(baseline: str, made: Sequence[Table]) -> None:
+def _check_baseline(baseline: str, rows: Sequence[AnyRow]) -> None:
     """Refuse a baseline that no table of accuracy has a line of: nothing would be compared."""
+    from wfbench.analysis.seeds import accuracies
     from wfbench.errors import InputError, did_you_mean
+    from wfbench.report import Asked
 
-    names = {str(n) for t in made if t.name.startswith("accuracy") and "label" in t.data for n in t.data["label"].dropna()}
+    names = {line.label for result in accuracies(rows, Asked()) for line in result.lines}
     if baseline not in names:
         raise InputError(
             "no such baseline",
@@ -85,15 +89,29 @@ def write_and_show(
     paths: Sequence[Path], out: Path, asked: Asked | None = None, *, published: bool = False, kinds: Sequence[str] = ()
 ) -> None:
     """Report on the records in ``paths`` into ``out``, and print the tables, or those of some kinds alone."""
+    from wfbench.report import collect, find_runs
+
+    _write_and_show(*collect(paths), find_runs(paths), out, asked, published=published, kinds=kinds)
+
+
+def _write_and_show(
+    rows: Sequence[AnyRow],
+    torn: Sequence[str],
+    runs: Sequence[Run],
+    out: Path,
+    asked: Asked | None,
+    *,
+    published: bool,
+    kinds: Sequence[str] = (),
+) -> None:
     from rich.console import Console
 
-    from wfbench.report import collect, find_runs, tables, write
+    from wfbench.report import make, write_made
 
-    rows, torn = collect(paths)
-    runs = find_runs(paths)
-    written = write(rows, out, torn, asked=asked, published=published, runs=runs)
+    made = make(rows, asked=asked, published=published, runs=runs)
+    written = write_made(made, out, torn)
     console = Console(width=None if Console().is_terminal else 160)
-    for table in tables(rows, asked, published=published, runs=runs):
+    for table in made.tables:
         if not kinds or table.kind in kinds:
             console.print(table.to_rich())
     for message in torn:

@@ -60,11 +60,13 @@ def _image_folder(where: Path, part: str) -> _Found:
     names: list[str] = []
     targets: list[int] = []
     for c, name in enumerate(classes):
-        files = list(_files_below(where, name))
-        images = [file for file in files if is_picture(file)]
-        over += [str(where / file) for file in files if not is_picture(file) and looks_like_a_picture(file)]
-        names += images
-        targets += [c] * len(images)
+        before = len(names)
+        for files in _files_below(where, name):
+            images = [file for file in files if is_picture(file)]
+            if len(images) < len(files):
+                over += [str(where / file) for file in files if not is_picture(file) and looks_like_a_picture(file)]
+            names += images
+        targets += [c] * (len(names) - before)
     empty = sorted(set(range(len(classes))) - set(targets))
     if empty or not classes:
         lacking = f"no image in {', '.join(classes[c] for c in empty[:6])}" if empty else "no folder of a class"
@@ -77,12 +79,33 @@ def _image_folder(where: Path, part: str) -> _Found:
     return _Found(Files(names, targets, where), tuple(classes), tuple(over))
 
 
-def _files_below(root: Path, folder: str) -> Iterator[str]:
-    """Names from ``root`` of all files below a folder that count, folder by folder."""
-    for below, _, files in sorted(os.walk(root / folder, followlinks=True)):
-        relative = os.path.relpath(below, root)
-        if not is_hidden(relative):
-            yield from (os.path.join(relative, name) for name in sorted(files) if not is_hidden(name))
+def _files_below(root: Path, folder: str) -> Iterator[list[str]]:
+    """Names from ``root`` of all files below a folder that count, in a list for each folder, in order.
+
+    As `os.walk` has it, links to folders are followed, and a folder that cannot be read has no files.
+    """
+    found: dict[str, list[str]] = {}
+    to_do = [folder]
+    while to_do:
+        below = to_do.pop()
+        folders, files = [], []
+        try:
+            with os.scandir(os.path.join(root, below)) as entries:
+                for entry in entries:
+                    (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError:
+            continue
+        files.sort()
+        found[below] = [f"{below}/{name}" for name in files if not is_hidden(name)]
+        to_do += [f"{below}/{name}" for name in folders if not is_hidden(name)]
+    yield from (found[below] for below in sorted(found))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link into itself
+        return False
 
 
 def tar(root: Path, pass_over: bool = False) -> Dataset:

@@ -143,9 +143,12 @@ class Names(Sequence[str]):
     """Many names in one array of bytes: a list of them would be copied into every worker process, object by object."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        names = list(names)
+        text = "".join(names)
+        self._bytes = os.fsencode(text)
+        # A character takes a byte or more: as many bytes as characters are one each.
+        of_each = names if len(self._bytes) == len(text) else map(os.fsencode, names)
+        self._ends = np.cumsum([0, *map(len, of_each)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -60,11 +61,13 @@ class Run:
         if not path.is_file():
             return None
         try:
-            table = pd.read_parquet(path, columns=list(_COLUMNS)).sort_values("index", ignore_index=True)
+            table = _columns(path)
         except (OSError, ValueError, KeyError) as e:
             raise InputError("cannot read predictions", got=f"{path}: {e}", expected=f"columns {', '.join(_COLUMNS)}") from e
-        if table["index"].duplicated().any():
-            raise InputError("a sample has two predictions", got=path, expected="each index once")
+        if not (np.diff(table["index"].to_numpy()) > 0).all():  # as it is written, each index stands once, in order
+            table = table.sort_values("index", ignore_index=True)
+            if table["index"].duplicated().any():
+                raise InputError("a sample has two predictions", got=path, expected="each index once")
         self._check_agreement(table, path)
         return table
 
@@ -80,6 +83,15 @@ class Run:
                 expected=f"{self.row.samples:,} samples, {100 * self.row.accuracy:.4f} % right, as its result.json says",
                 remedy="put the run's own files back, or remove the predictions: then images are not compared",
             )
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    """The columns of a table of predictions that are compared. `pd.read_parquet` takes three times as long."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        stored = file.read(columns=list(_COLUMNS), use_threads=False)
+    return pd.DataFrame({name: stored.column(name).to_numpy() for name in _COLUMNS})
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

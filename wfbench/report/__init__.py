@@ -6,18 +6,19 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wfbench import records
 from wfbench.analysis.asked import Asked
-from wfbench.analysis.results import analyse
+from wfbench.analysis.results import Results, analyse
 from wfbench.errors import InputError
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
 from wfbench.report.tables import tables, tables_of
 
-__all__ = ["Asked", "Run", "Table", "collect", "find_runs", "tables", "write"]
+__all__ = ["Asked", "Report", "Run", "Table", "collect", "find_runs", "make", "tables", "write"]
 
 _NAME = "records.jsonl"
 
@@ -50,6 +51,25 @@ def collect(paths: Iterable[Path]) -> tuple[list[AnyRow], list[str]]:
     return list(unique.values()), [message for real in sorted(found) for message in found[real][1]]
 
 
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a report shows: the rows, what they say, and the tables of it, each made once."""
+
+    rows: Sequence[AnyRow]
+    runs: Sequence[Run]
+    results: Results
+    tables: Sequence[Table]
+
+
+def make(
+    rows: Iterable[AnyRow], *, asked: Asked | None = None, published: bool = False, runs: Sequence[Run] = ()
+) -> Report:
+    """Analyse the rows and make the tables; the arguments are those of `write`."""
+    rows = list(rows)
+    results = analyse(rows, asked, runs)
+    return Report(rows, runs, results, tables_of(results, published=published))
+
+
 def write(
     rows: Iterable[AnyRow],
     out: Path,
@@ -80,12 +100,17 @@ def write(
     Raises:
         InputError: if a file cannot be written.
     """
+    return write_made(make(rows, asked=asked, published=published, runs=runs), out, torn)
+
+
+def write_made(made: Report, out: Path, torn: Sequence[str] = ()) -> list[Path]:
+    """`write` for a report that is made already, as for a terminal that shows its tables too."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = _linked(out / "tables.md") | {out / "answers.md"}
         # Beside its place, so that a full disk leaves the report before as it was.
         with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as part:
-            names = _write_all(list(rows), Path(part), torn, asked or Asked(), published, runs)
+            names = _write_all(made, Path(part), torn)
             for name in names:
                 os.replace(Path(part) / name, out / name)
         written = [out / name for name in names]
@@ -101,9 +126,7 @@ def write(
     return written
 
 
-def _write_all(
-    rows: Sequence[AnyRow], out: Path, torn: Sequence[str], asked: Asked, published: bool, runs: Sequence[Run]
-) -> list[str]:
+def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
     """Write all files of a report into a new directory; their names."""
     from wfbench.report import figures
     from wfbench.report.answers import answers
@@ -111,8 +134,8 @@ def _write_all(
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
 
-    results = analyse(rows, asked, runs)
-    made, found, said = tables_of(results, published=published), sources(rows), answers(results)
+    results, made = report.results, report.tables
+    found, said = sources(report.rows), answers(results)
     names: list[str] = []
     sections = {}
     for table in made:
@@ -126,7 +149,7 @@ def _write_all(
         sections[table.name] += f"\n![{table.title}]({path.name})\n"
     first = {
         "tables.md": "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)]),
-        "page.html": page(rows, results, made, runs, found, torn, said),
+        "page.html": page(report.rows, results, made, report.runs, found, torn, said),
         **({"answers.md": answers_to_markdown(said)} if said else {}),
     }
     for name, text in first.items():
