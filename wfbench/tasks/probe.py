@@ -8,7 +8,8 @@ from pathlib import Path
 
 from wfbench import recipe as recipes
 from wfbench.errors import InputError, did_you_mean
-from wfbench.tasks.sweep import Dispatch, Line, Status, SweepRequest, Tune, Watch, sweep
+from wfbench.tasks.common import writable_dir
+from wfbench.tasks.sweep import Dispatch, Line, Status, Sweep, SweepRequest, Tune, Watch, sweep
 
 #: What begins the names of the probes' recipes.
 _PREFIX = "probe-"
@@ -95,6 +96,9 @@ def probe(request: ProbeRequest, out: Path, dispatch: Dispatch, watch: Watch) ->
         InputError, MixerError: for bad input.
         Interrupted: after a signal, with the state of all runs saved.
     """
+    for one in request.sweeps:
+        Sweep.plan(one, out)  # bad input is refused before anything is said or written
+    writable_dir(out)
     ended: dict[str, Status] = {}
     for name, one in zip(request.names, request.sweeps, strict=True):
         watch.say(f"probe {name}: {len(request.mixers)} mixers, seeds {', '.join(map(str, request.seeds))}")
