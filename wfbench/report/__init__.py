@@ -61,9 +61,7 @@ class Report:
     tables: Sequence[Table]
 
 
-def make(
-    rows: Iterable[AnyRow], *, asked: Asked | None = None, published: bool = False, runs: Sequence[Run] = ()
-) -> Report:
+def make(rows: Iterable[AnyRow], *, asked: Asked | None = None, published: bool = False, runs: Sequence[Run] = ()) -> Report:
     """Analyse the rows and make the tables; the arguments are those of `write`."""
     rows = list(rows)
     results = analyse(rows, asked, runs)
