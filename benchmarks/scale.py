@@ -8,11 +8,12 @@ All data are made in a temporary folder, and removed afterwards:
   (`wfbench.data.image_files`) and by timm's `ReaderImageFolder`, which take turns. Neither reads what is in them;
 - runs: one real run of `wfbench train` on the digits, an epoch of a small network, then copies of what it left that a report
   reads, with other mixers (20), seeds (10), recipes, accuracies, curves and predictions. Each 200 runs are a recipe of their
-  own, as the sweeps of a study would be. So that the predictions cost what they cost on CIFAR-10, there are 10,000 images;
+  own, as the sweeps of a study would be. There are predictions of as many images as the digits hold out, and, in a second
+  series, of as many as CIFAR-10 does;
 - rows of a profile: those that are committed in results/profile, again and again, for as many devices.
 
-Each figure is of a fresh process: seconds of processor time and of the clock, and the most memory that it ever held. For folders
-they begin when everything is imported, and the memory is what came on top. For `wfbench report` they are of the whole command.
+Each figure is of a fresh process: seconds of processor time and of the clock, and the most memory that it ever held. For
+folders they begin when everything is imported, and the memory is what came on top. For `wfbench report` they are of the whole command.
 
 Writes scale.md and scale.csv (every turn).
 """
@@ -25,13 +26,14 @@ import json
 import os
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +43,12 @@ from wfbench.records import TrainRow
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES, RUNS, ROWS = (10_000, 100_000), (50, 200, 500, 2_000), (288, 1_152, 4_608)
-CLASSES, IMAGES = 100, 10_000
+CLASSES, IMAGES = 100, (360, 10_000)
 SEEDS, MIXERS = 10, 20  # of each recipe
 #: What the digits are trained with: enough that a run directory is there with all its files.
 SMALL = ("epochs=1", "optim.warmup_epochs=0", "model.depth=1")
 OURS, TIMM, REPORT, PROFILE = "opening, wfbench", "opening, timm", "report of runs", "report of a profile"
-_UNITS = {OURS: "files", TIMM: "files", REPORT: "runs", PROFILE: "rows"}
+_UNITS = {"opening": "files", REPORT: "runs", PROFILE: "rows"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Turn(Cost):
 
 
 def make_files(root: Path, count: int, classes: int = CLASSES) -> None:
-    """So many empty files, in the training images' folders; one image of each class is held out, since both splits need some."""
+    """So many empty files in the folders of the training images. One more of each class is held out: both splits need some."""
     for c in range(classes):
         for part, number in (("train", len(range(c, count, classes))), ("val", 1)):
             folder = root / part / f"class{c:03}"
@@ -87,7 +89,7 @@ def make_first_run(place: Path) -> None:
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 
 
-def make_runs(root: Path, first: Path, count: int, images: int = IMAGES) -> None:
+def make_runs(root: Path, first: Path, count: int, images: int) -> None:
     """Run directories with what a report reads, as `wfbench train` leaves it: a run for each mixer and seed of some recipes.
 
     Args:
@@ -187,6 +189,7 @@ def work(what: str, root: Path) -> Cost:
     """Do the work here, in this process, and say what it took."""
     if what in (OURS, TIMM):
         import timm.data.readers.reader_image_folder  # noqa: F401
+
         import wfbench.data.image_files  # noqa: F401
 
         before, cpu, wall = _memory("VmRSS"), time.process_time(), time.perf_counter()
@@ -223,7 +226,9 @@ def turns(what: Sequence[str], size: int, root: Path, rounds: int, order: random
             yield Turn(**asdict(measure(kind, root)), what=kind, size=size, turn=turn)
 
 
-def measure_all(files: Sequence[int], runs: Sequence[int], rows: Sequence[int], images: int, rounds: int) -> list[Turn]:
+def measure_all(
+    files: Sequence[int], runs: Sequence[int], rows: Sequence[int], images: Sequence[int], rounds: int
+) -> list[Turn]:
     """Make the data of each size, and measure."""
     found: list[Turn] = []
     order = random.Random(0)
@@ -234,9 +239,13 @@ def measure_all(files: Sequence[int], runs: Sequence[int], rows: Sequence[int], 
             found += turns([OURS, TIMM], size, root / f"files-{size}", rounds, order)
         if runs:
             make_first_run(root / "first")
-        for size in runs:
-            make_runs(root / f"runs-{size}", root / "first", size, images)
-            found += turns([REPORT], size, root / f"runs-{size}", 1, order)
+        for held_out in images:
+            for size in runs:
+                folder = root / f"runs-{size}-{held_out}"
+                make_runs(folder, root / "first", size, held_out)
+                series = f"{REPORT}, {held_out:,} images each"
+                found += (replace(turn, what=series) for turn in turns([REPORT], size, folder, 1, order))
+                shutil.rmtree(folder)
         for size in rows:
             make_rows(root / f"rows-{size}", size)
             found += turns([PROFILE], size, root / f"rows-{size}", 1, order)
@@ -267,7 +276,7 @@ def table(found: Sequence[Turn]) -> list[str]:
             if before is not None and before[0] != size and min(cost.cpu_seconds, before[1].cpu_seconds) > 0:
                 growth = f"{np.log(cost.cpu_seconds / before[1].cpu_seconds) / np.log(size / before[0]):.2f}"
             seconds = f"{cost.cpu_seconds:.2f} | {cost.wall_seconds:.2f} | {cost.peak_mb:.0f}"
-            lines.append(f"| {what} | {size:,} {_UNITS[what]} | {seconds} | {ratio} | {growth} |")
+            lines.append(f"| {what} | {size:,} {_UNITS[what.partition(',')[0]]} | {seconds} | {ratio} | {growth} |")
             before = size, cost
     return lines
 
@@ -278,7 +287,7 @@ def _median(found: Sequence[Turn], what: str, size: int) -> Cost:
     return Cost(*(statistics.median(getattr(turn, field) for turn in of_size) for field in fields))
 
 
-def write(found: Sequence[Turn], out: Path, images: int, rounds: int) -> str:
+def write(found: Sequence[Turn], out: Path, rounds: int) -> str:
     """Write the table, and every turn beside it; the text."""
     stamp = records.stamp()
     text = f"""# Opening folders and reporting, by size
@@ -286,10 +295,9 @@ def write(found: Sequence[Turn], out: Path, images: int, rounds: int) -> str:
 {stamp.device}, {stamp.threads} threads, revision {stamp.git_revision}. Other work may have run on the machine: seconds of the
 processor hardly depend on it, seconds of the clock do. Made by `{records.command_line()}`.
 
-Opening: a folder of empty files in {CLASSES} classes, by this package and by timm's `ReaderImageFolder`, {rounds} turns of each in
-random order, medians; what imports took is left out, and the memory is what came on top of it. Report: the whole command, once. \
-Runs: {MIXERS} mixers × {SEEDS}
-seeds in a recipe, so 200 runs are one recipe and 2,000 are ten; each with a curve and predictions of {images:,} images. Rows of a
+Opening: a folder of empty files in {CLASSES} classes, by this package and by timm's `ReaderImageFolder`, {rounds} turns of
+each in random order, medians; what imports took is left out, and the memory is what came on top of it. Report: the whole
+command, once. Runs: {MIXERS} mixers × {SEEDS} seeds in a recipe, so 200 runs are one recipe and 2,000 are ten; each with a curve and with predictions. Rows of a
 profile: those in results/profile, for as many devices as it takes. Growth: the exponent between a size and the one above it in
 the table; 1 is in proportion to the size.
 
@@ -310,7 +318,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, nargs="*", default=FILES, help="Numbers of image files; 1280000 as ImageNet has.")
     parser.add_argument("--runs", type=int, nargs="*", default=RUNS, help="Numbers of runs.")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS, help="Numbers of rows of a profile.")
-    parser.add_argument("--images", type=int, default=IMAGES, help="Held-out images that each run has predictions of.")
+    parser.add_argument(
+        "--images", type=int, nargs="*", default=IMAGES, help="Held-out images that each run has predictions of."
+    )
     parser.add_argument("--rounds", type=int, default=5, help="Turns of opening a folder.")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -318,7 +328,7 @@ def main() -> None:
         print("\n" + json.dumps(asdict(work(arguments.one[0], Path(arguments.one[1])))))
         return
     found = measure_all(arguments.files, arguments.runs, arguments.rows, arguments.images, arguments.rounds)
-    print(write(found, arguments.out, arguments.images, arguments.rounds))
+    print(write(found, arguments.out, arguments.rounds))
 
 
 if __name__ == "__main__":
