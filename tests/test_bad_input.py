@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -364,7 +365,9 @@ def words(call: list[str] | str) -> list[str]:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(words(call))[:60])
 def test_bad_input_is_one_message_with_exit_code_2(call: list[str] | str, here: Path) -> None:
-    done = CliRunner().invoke(app, words(call))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = CliRunner().invoke(app, words(call))
     said = done.stderr
     assert done.exit_code == 2, (done.exit_code, done.output[-2000:], done.exception)
     assert done.stdout == "", "a message goes to the errors"
