@@ -55,7 +55,8 @@ def tell(text: str, code: int) -> None:
 def _text(error: BaseException) -> str:
     """What is said of an error, after its word."""
     if isinstance(error, _named("mixers.base", "MixerError")):  # its text is one line
-        return in_full(*(getattr(error, part, None) for part in ("what", "got", "expected", "remedy")))
+        got, expected, remedy = (getattr(error, part, None) for part in ("got", "expected", "remedy"))
+        return in_full(getattr(error, "what", str(error)), got, expected, remedy)
     if isinstance(error, OSError):
         remedy = "check the path, the rights and the room on the disk"
         return in_full("the system refused a file", error, "a file that can be read or written", remedy)

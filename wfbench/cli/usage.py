@@ -129,7 +129,7 @@ def _of_parameter(error: Any, ctx: Any) -> InputError:
 
 def _found(error: Any) -> tuple[str, str]:
     """A wrong value, and what would do: as pydantic says it, on which Typer is built, else as the message does."""
-    details = getattr(error.__cause__, "errors", list)()
+    details: list[Any] = getattr(error.__cause__, "errors", list)()
     if not details:
         return _shown(error.message), "a value of its type"
     first = details[0]
