@@ -13,7 +13,8 @@ All data are made in a temporary folder, and removed afterwards:
 - rows of a profile: those that are committed in results/profile, again and again, for as many devices.
 
 Each figure is of a fresh process: seconds of processor time and of the clock, and the most memory that it ever held. For
-folders they begin when everything is imported, and the memory is what came on top. For `wfbench report` they are of the whole command.
+folders they begin when everything is imported, and the memory is what came on top. For `wfbench report` they are of the
+whole command.
 
 Writes scale.md and scale.csv (every turn).
 """
@@ -265,7 +266,7 @@ def table(found: Sequence[Turn]) -> list[str]:
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     sizes: dict[str, dict[int, Cost]] = {}
-    for turn in found:
+    for turn in sorted(found, key=lambda turn: turn.what == TIMM):  # ours before theirs, whose turn was first
         sizes.setdefault(turn.what, {}).setdefault(turn.size, _median(found, turn.what, turn.size))
     for what, costs in sizes.items():
         before: tuple[int, Cost] | None = None
@@ -297,9 +298,9 @@ processor hardly depend on it, seconds of the clock do. Made by `{records.comman
 
 Opening: a folder of empty files in {CLASSES} classes, by this package and by timm's `ReaderImageFolder`, {rounds} turns of
 each in random order, medians; what imports took is left out, and the memory is what came on top of it. Report: the whole
-command, once. Runs: {MIXERS} mixers × {SEEDS} seeds in a recipe, so 200 runs are one recipe and 2,000 are ten; each with a curve and with predictions. Rows of a
-profile: those in results/profile, for as many devices as it takes. Growth: the exponent between a size and the one above it in
-the table; 1 is in proportion to the size.
+command, once. Runs: {MIXERS} mixers × {SEEDS} seeds in a recipe, so 200 runs are one recipe and 2,000 are ten; each with a
+curve and with predictions. Rows of a profile: those in results/profile, for as many devices as it takes. Growth: the exponent
+between a size and the one above it in the table; 1 is in proportion to the size.
 
 """ + "\n".join(table(found))
     out.mkdir(parents=True, exist_ok=True)
