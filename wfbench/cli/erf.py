@@ -32,16 +32,19 @@ def erf(
     Runs are mapped on their held-out images, as initialised and as trained; fresh models on noise. Without runs and mixers:
     softmax, static, and all strategies of WeightFormer, as in figure 3 of its paper.
     """
+    import torch
+
     import mixers as registry
-    from wfbench import records
+    from wfbench import models, records
     from wfbench.cli.report import write_and_show
     from wfbench.tasks import erf as task
     from wfbench.tasks.common import choose_device, writable_dir
 
     request, where = task.ErfRequest(images=images, draws=draws, seed=seed), choose_device(device)
     names = mixer or ([] if runs else ["softmax", "static", *(name for name in registry.names() if name.startswith("wf-"))])
-    for name in names:
-        registry.spec(name)  # bad input is refused before anything is written
+    with torch.device("meta"):
+        for name in names:
+            models.create(model, name, resolution)  # bad input is refused before anything is written
     writable_dir(out)
     for run in runs or []:
         records.append(out / "records.jsonl", task.of_run(run, request, where))
