@@ -80,7 +80,7 @@ def mcnemar_power(difference: float, disputed: float, images: int) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _disputes(disputed: float, images: int) -> tuple[Floats, Floats, Floats]:
+def _disputes(disputed: float, images: int) -> tuple[NDArray[np.int_], Floats, Floats]:
     """How many images may be in dispute, how likely each number is, and up to how many of them the test rejects."""
     from scipy.stats import binom
 
