@@ -88,7 +88,8 @@ def _files_below(root: Path, folder: str) -> Iterator[list[str]]:
     to_do = [folder]
     while to_do:
         below = to_do.pop()
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(os.path.join(root, below)) as entries:
                 for entry in entries:
