@@ -266,7 +266,8 @@ def table(found: Sequence[Turn]) -> list[str]:
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     sizes: dict[str, dict[int, Cost]] = {}
-    for turn in sorted(found, key=lambda turn: turn.what == TIMM):  # ours before theirs, whose turn was first
+    # Ours before theirs, whichever had the first turn.
+    for turn in sorted(found, key=lambda turn: (turn.what != OURS, turn.what != TIMM)):
         sizes.setdefault(turn.what, {}).setdefault(turn.size, _median(found, turn.what, turn.size))
     for what, costs in sizes.items():
         before: tuple[int, Cost] | None = None

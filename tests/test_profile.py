@@ -730,6 +730,7 @@ def test_compiled_and_training_cells_run_in_processes_of_their_own(options, tmp_
     assert origins == {"latency": "fork" if forkserver.is_possible() else "fresh", "memory": "fresh"}
     (harness,) = kinds(tmp_path / "records.jsonl", "harness")
     assert (harness.processes, harness.forks) == (2, int(forkserver.is_possible()))
+    assert row.protocol == ("forked-v1" if forkserver.is_possible() else "isolated-v1")
     assert row.compiled == ("--compile" in options)
     assert row.dtype == "float32"
     assert row.memory_status == ("error" if row.compiled else "ok")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -81,7 +80,7 @@ def mcnemar_power(difference: float, disputed: float, images: int) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _disputes(disputed: float, images: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _disputes(disputed: float, images: int) -> tuple[NDArray[np.int_], Floats, Floats]:
     """How many images may be in dispute, how likely each number is, and up to how many of them the test rejects."""
     from scipy.stats import binom
 

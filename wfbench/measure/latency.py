@@ -1,14 +1,17 @@
 """Latency: warm first, then samples in blocks, kept raw.
 
-Two protocols share the sampling.
+Three protocols share the sampling.
 
 - ``isolated-v1``: every cell (one model, resolution and mode) of every round runs in a fresh process, in an order that a
   recorded seed decides for each round. So heat, neighbours and the state of memory hit all cells alike, and the spread of
   the rounds has in it what differs from process to process.
+- ``forked-v1``: the same, but that each process is the fork of one that has imported everything and computed nothing (see
+  `wfbench.forkserver`), so that it begins in tenths of a second. It has a name of its own until it is shown that its figures
+  are those of fresh processes within their intervals.
 - ``interleaved-v1``: all cells in one process; each round times every cell once, in an order of its own. Much faster, and
   good for ratios within the run; what a process does to all its cells is not seen.
 
-In both, the cells of one resolution are one block of the round: blocks come in random order, and within a block its cells do.
+In all, the cells of one resolution are one block of the round: blocks come in random order, and within a block its cells do.
 So two mixers at one resolution are timed one soon after the other, and their ratio is taken round by round.
 
 Threads are stated. An isolated cell's samples are the blocks of `torch.utils.benchmark`'s ``blocked_autorange``; on CUDA each
@@ -27,7 +30,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-ISOLATED, INTERLEAVED = "isolated-v1", "interleaved-v1"
+ISOLATED, FORKED, INTERLEAVED = "isolated-v1", "forked-v1", "interleaved-v1"
 _BLOCK_SECONDS = 0.05
 _WARM_CALLS = 2
 _WARM_SECONDS = 0.1

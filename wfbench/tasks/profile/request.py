@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 
 import mixers
-from wfbench import diffusion, measure, models
+from wfbench import diffusion, forkserver, measure, models
 from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError
-from wfbench.measure.latency import INTERLEAVED, ISOLATED
+from wfbench.measure.latency import FORKED, INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
 from wfbench.models.schedule import schedule_of
 from wfbench.recipe import Recipe
@@ -144,7 +144,9 @@ class ProfileRequest:
     @property
     def protocol(self) -> str:
         """How latency is measured, by the name that rows give it."""
-        return ISOLATED if self.isolate else INTERLEAVED
+        if not self.isolate:
+            return INTERLEAVED
+        return FORKED if self.device == "cpu" and forkserver.is_possible() else ISOLATED
 
     def cells(self) -> list[Cell]:
         """Every cell, mixer by mixer; the baseline's once for each of its backends.

@@ -20,7 +20,7 @@ from wfbench.errors import InputError
 from wfbench.forkserver import Origin
 from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
-from wfbench.measure.latency import Timed, in_random_order, status_of, time_interleaved
+from wfbench.measure.latency import FORKED, Timed, in_random_order, status_of, time_interleaved
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
@@ -284,7 +284,7 @@ class _Run:
             job.payload(),
             timeout=request.budget + _START_UP,
             environment=environment,
-            fork=request.device == "cpu" and stage == "latency",
+            fork=request.protocol == FORKED and stage == "latency",
         )
         found = done.result if done.status == "ok" else {"status": done.status, "message": done.message}
         self._record(cell, stage, k, found, done.wall_seconds, done.origin)
