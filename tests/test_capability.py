@@ -520,7 +520,7 @@ def test_what_the_command_asks_the_sweep_for() -> None:
         (["recal"], "did you mean recall?"),
         (["--mixer", "softmx", "--quick"], "did you mean softmax"),
         (["--quick", "--tune"], "exclude each other"),
-        (["--seeds", "0"], "than or equal to 1"),
+        (["--seeds", "0"], "1 or more"),
     ],
 )
 def test_bad_input_is_one_message(words: list[str], said: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 
 import mixers
@@ -36,6 +37,8 @@ def parse(words: list[str]) -> None:
         while hasattr(command, "resolve_command"):
             _, command, rest = command.resolve_command(context, rest)
         given = command.make_context(command.name, rest, parent=context).params
+    except typer.Exit as e:  # no such command
+        raise InputError("no such command", got=" ".join(words), expected="a command of wfbench") from e
     except Exception as e:  # of click, or of the copy of it that typer has
         if not hasattr(e, "format_message"):
             raise

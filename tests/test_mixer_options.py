@@ -111,7 +111,7 @@ def test_every_command_takes_options(tmp_path: Path) -> None:
         (["sweep", "--mixer", "agent", "--mixer", "softmax", "--mixer-set", "local=false", "--dry-run"], "'softmax'"),
         (["sweep", "--mixer-set", "local=false", "--dry-run"], "--mixer"),
         (["profile", "--mixer-set", "local=false"], "add --mixer NAME"),
-        (["verify", "agent", "--mixer-set", "local"], "expected option=value"),
+        (["verify", "agent", "--mixer-set", "local"], "expected: option=value"),
     ],
 )
 def test_bad_options_are_one_message(words: list[str], message: str) -> None:
