@@ -285,9 +285,9 @@ def _stop(running: Sequence[Process | SlurmJob], watch: Watch) -> None:
 
 
 def _stops() -> AbstractContextManager[list[int]]:
-    """SIGTERM and a closed terminal stop the sweep as Ctrl-C does; the list holds the signal."""
+    """Ctrl-C, SIGTERM and a closed terminal stop the sweep; the list holds the signal."""
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
-    return signals.noted((signal.SIGTERM, signal.SIGHUP), stop)
+    return signals.noted((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop)
