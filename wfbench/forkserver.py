@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -319,7 +319,7 @@ def _serve(connection: socket.socket) -> Callable[[], None]:
     connection.send(json.dumps("ready").encode())
     children: dict[int, int] = {}  # by the file that says that it has ended
     while True:
-        for ready in _ready([connection.fileno(), *children]):
+        for ready in select.select([connection.fileno(), *children], [], [])[0]:
             if ready != connection.fileno():
                 pid = children.pop(ready)
                 os.close(ready)
@@ -339,10 +339,6 @@ def _serve(connection: socket.socket) -> Callable[[], None]:
                 os.close(file)
             children[os.pidfd_open(pid)] = pid
             _tell(connection, {"began": pid})
-
-
-def _ready(files: list[int]) -> Iterator[int]:
-    yield from select.select(files, [], [])[0]
 
 
 def _tell(connection: socket.socket, news: dict[str, int]) -> None:

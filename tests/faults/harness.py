@@ -248,14 +248,19 @@ class Bench:
 
     # --- the faults
 
-    def kill(self, work: Work, out: Path, draw: random.Random) -> tuple[str, int | None]:
-        """A signal at a random moment of the command's life; of two processes, sometimes SIGKILL to one alone."""
+    def at_a_moment(self, work: Work, out: Path, draw: random.Random, until: float) -> tuple[Command, float]:
+        """The command, begun so many seconds ago: a random moment within ``until`` of its life."""
         work.before(out)
-        number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-        moment = draw.uniform(0, 1.1 * self.unbroken(work)[0])
-        one = work.processes > 1 and draw.random() < 0.5
+        moment = draw.uniform(0, until * self.unbroken(work)[0])
         process = work.start(out)
         time.sleep(moment)
+        return process, moment
+
+    def kill(self, work: Work, out: Path, draw: random.Random) -> tuple[str, int | None]:
+        """A signal at a random moment of the command's life; of two processes, sometimes SIGKILL to one alone."""
+        number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+        process, moment = self.at_a_moment(work, out, draw, 1.1)
+        one = work.processes > 1 and draw.random() < 0.5
         children = _children(process.pid) if one else []
         what = f"{signal.SIGKILL.name if children else number.name} after {moment:.2f} s{' to one process' if children else ''}"
         if children:
@@ -275,10 +280,7 @@ class Bench:
 
     def fill(self, work: Work, out: Path, draw: random.Random) -> tuple[str, int | None]:
         """A file takes all the room of a small disk at a random moment."""
-        work.before(out)
-        moment = draw.uniform(0, 0.9 * self.unbroken(work)[0])
-        process = work.start(out)
-        time.sleep(moment)
+        process, moment = self.at_a_moment(work, out, draw, 0.9)
         ballast = out / "ballast"
         _fill(ballast)
         said, _ = process.communicate(timeout=300)
@@ -293,10 +295,7 @@ class Bench:
 
     def pair(self, work: Work, out: Path, draw: random.Random) -> tuple[str, int | None]:
         """The same command once more while it runs: one works, and the other waits or says who does."""
-        work.before(out)
-        moment = draw.uniform(0, 0.9 * self.unbroken(work)[0])
-        first = work.start(out)
-        time.sleep(moment)
+        first, moment = self.at_a_moment(work, out, draw, 0.9)
         second = work.start(out)
         ends = [process.communicate(timeout=600)[0] for process in (first, second)]
         codes = [first.returncode, second.returncode]
