@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,43 @@ def test_a_disk_that_fills_up_is_one_message_and_the_previous_checkpoint_stays_a
     assert checkpoint.load(out / "checkpoint").progress["epoch"] == epoch
     train(out, resume=True)
     assert_equal_runs(out, whole)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_that_of_its_step(whole, tmp_path, monkeypatch):
+    steps_meanwhile, saved, taken = [], checkpoint.save_file, threading.Semaphore(0)
+    step = TrainState.step
+
+    def counted(self, inputs, targets):
+        metrics = step(self, inputs, targets)
+        if self.step_count > 8:
+            taken.release()
+        return metrics
+
+    def slow(tensors, path, metadata=None):
+        if not steps_meanwhile:  # the first file of the checkpoint of step 8 is not begun before three more steps were taken
+            steps_meanwhile.extend(taken.acquire(timeout=60) for _ in range(3))
+        saved(tensors, path, metadata)
+
+    with monkeypatch.context() as m:
+        m.setattr(TrainState, "step", counted)
+        m.setattr(checkpoint, "save_file", slow)
+        poison(m, 14, loss=True, weights=True)
+        with pytest.raises(RunError, match="the last checkpoint"):
+            train(tmp_path / "run", "save_steps=8")
+    assert steps_meanwhile == [True, True, True]
+    train(tmp_path / "run", "save_steps=8", resume=True)
+    (tmp_path / "run" / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+def test_weights_that_share_memory_or_lie_in_another_order_are_saved_as_they_are(tmp_path):
+    weights = torch.arange(24.0).reshape(2, 3, 2, 2)
+    tensors = {"a": weights, "tied": weights, "part": weights[:1], "last": weights.to(memory_format=torch.channels_last)}
+    tensors["none"] = torch.empty(0)
+    checkpoint.write_tensors(tmp_path / "w.safetensors", tensors)
+    found = load_file(tmp_path / "w.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in found)
 
 
 class Killed(BaseException):

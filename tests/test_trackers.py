@@ -67,14 +67,14 @@ def test_a_run_that_was_killed_and_goes_on_has_each_point_once(tmp_path, monkeyp
             if (epoch, step) == (1, 12):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def kills(directory, state, progress, **options):
+    def kills(self, state, progress, **options):
         if state.step_count == 37:
             raise Killed
-        save(directory, state, progress, **options)
+        save(self, state, progress, **options)
 
-    settings, save = ["save_steps=5"], checkpoint.save
+    settings, save = ["save_steps=5"], checkpoint.Writer.save
     with monkeypatch.context() as m:
-        m.setattr(checkpoint, "save", kills)
+        m.setattr(checkpoint.Writer, "save", kills)
         with pytest.raises(Killed):  # step 37 is told, and its checkpoint is not there: it will be told again
             train(tmp_path / "run", settings=settings)
     assert scalars(tmp_path / "run")["loss"][-1][0] == 37

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,100 +44,171 @@ class Checkpoint:
     progress: dict[str, Any]
 
 
-def save(
-    directory: Path,
-    state: TrainState,
-    progress: dict[str, Any],
-    *,
-    best: bool = False,
-    keep: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write a checkpoint of ``state`` into ``directory`` and remove older ones.
+class Writer:
+    """The checkpoints of one run, written while it trains on.
 
-    Every process calls this; the first one writes, with the random states of all.
+    `save` copies what it saves into host memory and returns; a thread writes it to disk. Nothing is copied on a GPU: the
+    copies go straight into pinned memory, in the order of the GPU's work, so that later steps cannot change them. The host
+    memory of one checkpoint is kept for the next one.
+
+    In a ``with`` block, the last checkpoint is written when the block is left. Every process holds one and makes the same
+    calls; the first one writes.
 
     Args:
-        directory: the run's.
-        state: what is saved.
-        progress: plain data saved with it.
-        best: whether this is the best one so far, which replaces the one before it.
-        keep: a name under which this one also stays for good.
-        metadata: text for the headers of its files of weights.
-
-    Raises:
-        InputError: in every process, if it cannot be written; the previous checkpoint is then still there.
+        directory: of the checkpoints.
     """
-    states = distributed.gather(state.random_states())
-    names = ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else [])
 
-    def write() -> None:
-        remedy = "make room, then --resume from the previous checkpoint"
-        try:
-            with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
-                _remove_parts(directory)
-                part = _write(directory, state, states, progress, dict(metadata) if metadata else None)
-                for name in names:
-                    _publish(_link(part, directory / f".{name}.part"), directory / name)
-                _publish(part, directory / f"step-{state.step_count:08d}")
-        except InputError:
-            _remove_parts(directory)  # or a full disk stays as full
-            raise
-        tidy(directory)
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
-    distributed.on_main(write)
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.finish()
+        elif isinstance(error, Exception):  # perhaps of this process alone: nothing is agreed on with the others
+            self._join()
+
+    def save(
+        self,
+        state: TrainState,
+        progress: dict[str, Any],
+        *,
+        best: bool = False,
+        keep: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begin to write a checkpoint of ``state``; once it is whole, older ones are removed.
+
+        Args:
+            state: what is saved, with the random states of all processes.
+            progress: plain data saved with it.
+            best: whether this is the best one so far, which replaces the one before it.
+            keep: a name under which this one also stays for good.
+            metadata: text for the headers of its files of weights.
+
+        Raises:
+            InputError: in every process, if the checkpoint before this one could not be written.
+        """
+        self.finish()
+        random_states = distributed.gather(state.random_states())
+        if not distributed.is_main():
+            return
+        groups = {"model": state.model.state_dict(), "state": state.tensors()}
+        if state.ema is not None:
+            groups["ema"] = state.ema.module.state_dict()
+        copies = {file: {key: self._copy(f"{file}.{key}", t) for key, t in group.items()} for file, group in groups.items()}
+        copies["random"] = {f"{rank}.{key}": t for rank, own in enumerate(random_states) for key, t in own.items()}
+        text = json.dumps(progress | {"processes": len(random_states), "format": FORMAT})
+        copied = torch.cuda.Event() if state.device.type == "cuda" else None
+        if copied is not None:
+            copied.record()
+        step, names, headers = state.step_count, _names(state.step_count, best, keep), dict(metadata) if metadata else None
+
+        def write() -> None:
+            try:
+                if copied is not None:
+                    copied.synchronize()
+                _save(self.directory, step, copies, text, names, headers)
+            except BaseException as e:
+                self._error = e
+
+        self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def amend(self, state: TrainState, progress: dict[str, Any], *, best: bool = False, keep: str | None = None) -> None:
+        """Say more of the checkpoint that ``state`` was just saved in: its evaluation, and the names that it earned by it.
+
+        The arguments are those of `save`; the disk is written to before this returns.
+
+        Raises:
+            InputError: in every process, if it cannot be written; the checkpoint is then as it was.
+        """
+        self.finish()
+        step = state.step_count
+        distributed.on_main(lambda: _amend(self.directory, step, progress, _names(step, best, keep)))
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            InputError: in every process, if it could not be written; the previous one is then still there.
+        """
+        distributed.on_main(self._join)
+
+    def _join(self) -> None:
+        """Wait for this process's thread; what it failed with is raised once."""
+        if self._thread is not None:
+            self._thread.join()
+        error, self._thread, self._error = self._error, None, None
+        if error is not None:
+            raise error
+
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor in host memory of its own, with the same strides; on a GPU, not waited for."""
+        source = tensor.detach()
+        buffer = self._buffers.get(name)
+        if buffer is None or (buffer.shape, buffer.dtype) != (source.shape, source.dtype):
+            buffer = torch.empty_like(source, device="cpu", pin_memory=source.is_cuda)
+            self._buffers[name] = buffer
+        return buffer.copy_(source, non_blocking=True)
 
 
-def amend(directory: Path, state: TrainState, progress: dict[str, Any], *, best: bool = False, keep: str | None = None) -> None:
-    """Say more of the checkpoint that ``state`` was just saved in: its evaluation, and the names that it earned by it.
-
-    Every process calls this; the first one writes. The arguments are those of `save`.
-
-    Raises:
-        InputError: in every process, if it cannot be written; the checkpoint is then as it was.
-    """
-    names = ([f"best-{state.step_count:08d}"] if best else []) + ([keep] if keep else [])
-
-    def write() -> None:
-        saved = directory / f"step-{state.step_count:08d}"
-        remedy = "make room, then --resume: what is trained is saved, and is evaluated again"
-        try:
-            with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
-                _remove_parts(directory)
-                before = json.loads((saved / "progress.json").read_text())
-                text = json.dumps(progress | {key: before[key] for key in ("processes", "format")})
-                for name in names:
-                    part = _link(saved, directory / f".{name}.part")
-                    files.write_whole(part / "progress.json", text)  # a new file: the saved one stays as it is
-                    _publish(part, directory / name)
-                files.write_whole(saved / "progress.json", text)
-                _flush(saved / "progress.json")
-                _flush(saved)
-        except InputError:
-            _remove_parts(directory)
-            raise
-        tidy(directory)
-
-    distributed.on_main(write)
+def _names(step: int, best: bool, keep: str | None) -> list[str]:
+    """The names that a checkpoint has besides its own."""
+    return ([f"best-{step:08d}"] if best else []) + ([keep] if keep else [])
 
 
-def _write(
+def _save(
     directory: Path,
-    state: TrainState,
-    random_states: list[dict[str, Tensor]],
-    progress: dict[str, Any],
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    progress: str,
+    names: Sequence[str],
     metadata: dict[str, str] | None,
-) -> Path:
-    part = directory / ".step.part"
-    part.mkdir(parents=True)
-    save_file(contiguous(state.model.state_dict()), part / "model.safetensors", metadata)
-    if state.ema is not None:
-        save_file(contiguous(state.ema.module.state_dict()), part / "ema.safetensors", metadata)
-    save_file(contiguous(state.tensors()), part / "state.safetensors")
-    by_rank = {f"{rank}.{name}": value for rank, states in enumerate(random_states) for name, value in states.items()}
-    save_file(contiguous(by_rank), part / "random.safetensors")
-    (part / "progress.json").write_text(json.dumps(progress | {"processes": len(random_states), "format": FORMAT}))
-    return part
+) -> None:
+    """Write a whole checkpoint, publish it under all its names, and remove older ones."""
+    with _writing(directory, "make room, then --resume from the previous checkpoint"):
+        part = directory / ".step.part"
+        part.mkdir(parents=True)
+        for file, group in tensors.items():
+            save_file(contiguous(group), part / f"{file}.safetensors", metadata if file in ("model", "ema") else None)
+        (part / "progress.json").write_text(progress)
+        for name in names:
+            _publish(_link(part, directory / f".{name}.part"), directory / name)
+        _publish(part, directory / f"step-{step:08d}")
+    tidy(directory)
+
+
+def _amend(directory: Path, step: int, progress: dict[str, Any], names: Sequence[str]) -> None:
+    saved = directory / f"step-{step:08d}"
+    with _writing(directory, "make room, then --resume: what is trained is saved, and is evaluated again"):
+        before = json.loads((saved / "progress.json").read_text())
+        text = json.dumps(progress | {key: before[key] for key in ("processes", "format")})
+        for name in names:
+            part = _link(saved, directory / f".{name}.part")
+            files.write_whole(part / "progress.json", text)  # a new file: the saved one stays as it is
+            _publish(part, directory / name)
+        files.write_whole(saved / "progress.json", text)
+        _flush(saved / "progress.json")
+        _flush(saved)
+    tidy(directory)
+
+
+@contextmanager
+def _writing(directory: Path, remedy: str) -> Iterator[None]:
+    """Work on a directory of checkpoints; what it leaves half written, or a killed process left, is removed."""
+    try:
+        with writing("a checkpoint", directory, expected="a writable place with room", remedy=remedy):
+            _remove_parts(directory)
+            yield
+    except InputError:
+        _remove_parts(directory)  # or a full disk stays as full
+        raise
 
 
 def _link(checkpoint: Path, part: Path) -> Path:
@@ -304,8 +376,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors wants them: contiguous, detached, each with memory of its own."""
-    return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    """The tensors as safetensors wants them: contiguous, detached, in host memory, each with memory of its own."""
+    found: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, t in tensors.items():
+        own = t.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in used or storage.nbytes() != own.nbytes:  # shared with another one, or with more than its own
+            own = own.clone()
+        used.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
 
 
 def _found(directory: Path) -> list[Path]:

@@ -112,7 +112,7 @@ def fit(
     save_to = run_dir / "checkpoint"
     scores: Scores | None = None
     layout = torch.channels_last if recipe.compute.channels_last else torch.preserve_format
-    with _interrupts() as interrupted:
+    with _interrupts() as interrupted, checkpoint.Writer(save_to) as writer:
         while progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
             state.model.train()
             recent: list[Tensor] = []
@@ -141,17 +141,20 @@ def fit(
                 progress.train_seconds += time.perf_counter() - start
                 watch.step(progress.epoch, progress.step, steps, progress.losses[-1] if look else None)
                 if stop or save:
-                    checkpoint.save(save_to, state, asdict(progress), metadata=metadata)
+                    writer.save(state, asdict(progress), metadata=metadata)
                 if stop:
+                    writer.finish()
                     raise Interrupted(f"stopped in epoch {progress.epoch + 1} after step {progress.step} of {steps}", stop)
             last = progress.epoch + 1 == recipe.epochs
             is_evaluated = last or _is_turn(progress.epoch + 1, recipe.eval_every)
             if is_evaluated and is_trained_now:  # saved first: what can fail comes after it, and a resume repeats it alone
-                checkpoint.save(save_to, state, asdict(progress), metadata=metadata)
+                writer.save(state, asdict(progress), metadata=metadata)
                 stop = distributed.largest(interrupted[0] if interrupted else 0)
                 if stop:
+                    writer.finish()
                     raise Interrupted(f"stopped after epoch {progress.epoch + 1}, before its evaluation", stop)
             scores = _evaluated(evaluate, state.step_count) if is_evaluated else None
+            writer.finish()
             if scores is not None:
                 progress.solved = progress.solved + 1 if scores.is_solved else 0
             best = False
@@ -173,12 +176,13 @@ def fit(
             distributed.on_main(functools.partial(checkpoint.write_whole, run_dir / "metrics.jsonl", lines))
             name = f"epoch-{progress.epoch:04d}" if _is_turn(progress.epoch, recipe.keep_every) else None
             if is_evaluated:
-                checkpoint.amend(save_to, state, asdict(progress), best=best, keep=name)
+                writer.amend(state, asdict(progress), best=best, keep=name)
             else:
-                checkpoint.save(save_to, state, asdict(progress), keep=name, metadata=metadata)
+                writer.save(state, asdict(progress), keep=name, metadata=metadata)
             watch.epoch(row)
             stop = distributed.largest(interrupted[0] if interrupted else 0)
             if stop and progress.epoch < recipe.epochs and not _is_done(progress, recipe.stop_when_solved):
+                writer.finish()
                 raise Interrupted(f"stopped after epoch {progress.epoch} of {recipe.epochs}", stop)
     return scores or evaluate()  # a run that was stopped when only its result was missing
 
