@@ -29,6 +29,7 @@ from wfbench.errors import InputError
 from wfbench.records import DenoisingRow, DiTRow, PictureRow, ScoreRow
 from wfbench.report import collect, tables
 from wfbench.tasks import draw_samples, jobs, score_samples
+from wfbench.tasks import weights as weights_of
 from wfbench.tasks.evaluate_denoiser import evaluate_denoiser
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.score_samples import ScoreRequest
@@ -726,6 +727,23 @@ def test_initial_weights_are_taken_and_named(trained: Path, tmp_path: Path) -> N
     assert job.pretraining.startswith("ema.safetensors ")
     weights = load_file(trained / "ema.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in job.model.state_dict().items())
+
+
+def test_the_table_of_classes_is_taken_by_name_and_the_null_class_stays_the_last(trained: Path, tmp_path: Path) -> None:
+    path, out = trained / "ema.safetensors", tmp_path / "other.safetensors"
+    about = weights_of.read_metadata(path)
+    assert about is not None
+    tensors, order = load_file(path), [3, 1, 0, 2, *range(4, 10)]
+    key = "y_embedder.embedding_table.weight"
+    tensors[key] = tensors[key][[*order, 10]]
+    renamed = about.model_copy(update={"classes": tuple(about.classes[k] for k in order)})
+    save_file(tensors, out, renamed.dump())
+    begun = jobs.prepare(recipes.load("dit-digits", [*SMALL, f"model.init_weights={json.dumps(str(out))}"])).model
+    assert torch.equal(begun.state_dict()[key], load_file(path)[key])
+    save_file(tensors, out, about.model_copy(update={"classes": (*about.classes[:9], "ten")}).dump())
+    with pytest.raises(InputError, match="other classes than the data") as caught:
+        jobs.prepare(recipes.load("dit-digits", [*SMALL, f"model.init_weights={json.dumps(str(out))}"]))
+    assert "init_head" not in str(caught.value)
 
 
 # --- interrupted, killed, and in several processes

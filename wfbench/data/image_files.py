@@ -204,8 +204,11 @@ def huggingface(root: Path, pass_over: bool = False) -> Dataset:
             raise InputError(
                 f"no {part} split", got=f"{root} with {', '.join(names)}", expected=f"a split named {' or '.join(wanted)}"
             )
-        reader = ReaderHfds(str(root), split=name)
-        if not reader.class_to_idx:
+        try:
+            reader = ReaderHfds(str(root), split=name)
+        except AttributeError:  # of timm up to 1.0.30, for a column of another type
+            reader = None
+        if reader is None or not reader.class_to_idx:
             raise KeyError("the column 'label' does not name its classes (it is no ClassLabel)")
         stored = _stored_classes([str(file) for file in builder.config.data_files.get(name, ())], "label")
         return _Found(_Rows(reader, f"{root}: {name} row", root), stored or tuple(reader.class_to_idx))

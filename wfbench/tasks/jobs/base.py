@@ -339,7 +339,8 @@ def load_initial(
 ) -> str:
     """Load the weights that the recipe begins from, if it names any; without their head if ``fresh_head``, or the recipe asks.
 
-    A head is loaded with its rows in the order of ``classes``, where the weights name their own; they must be the same.
+    A head, and a denoiser's table of classes, is loaded with its rows in the order of ``classes``, where the weights name their
+    own; they must be the same.
 
     Returns:
         For the record, what they are: a file's name and the start of its SHA-256, or "none".
@@ -354,13 +355,17 @@ def load_initial(
     (tensors, sha256), about = read_weights(path), read_metadata(path)
     fresh = fresh_head or section.init_head == "fresh"
     if about is not None and classes is not None and not fresh:
-        tensors |= _head_in_order(tensors, about.classes, tuple(classes), path)
+        tensors |= _in_order(tensors, about.classes, tuple(classes), path)
     models.load_initial(model, tensors, fresh_head=fresh, grid=None if about is None else about.grid)
     return f"{path.name} {sha256[:12]}"
 
 
-def _head_in_order(tensors: Mapping[str, Tensor], then: tuple[str, ...], now: tuple[str, ...], path: Path) -> dict[str, Tensor]:
-    """A head's tensors with their rows in the order of the classes now."""
+#: The tensors with a row for each class: of a head, and of a denoiser's table, where the null class follows.
+_BY_CLASS = ("head.weight", "head.bias", "y_embedder.embedding_table.weight")
+
+
+def _in_order(tensors: Mapping[str, Tensor], then: tuple[str, ...], now: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """The tensors with a row for each class, in the order of the classes now."""
     if then == now:
         return {}
     if set(then) != set(now):
@@ -368,7 +373,8 @@ def _head_in_order(tensors: Mapping[str, Tensor], then: tuple[str, ...], now: tu
             "the initial weights have other classes than the data",
             got=f"{path}: {in_few_words(then)}",
             expected=f"the classes of the data, in any order: {in_few_words(now)}",
-            remedy="model.init_head=fresh to train a new head",
+            remedy="data with the classes of the weights"
+            + ("" if _BY_CLASS[2] in tensors else ", or model.init_head=fresh to train a new head"),
         )
     rows = [then.index(name) for name in now]
-    return {key: tensor[rows] for key, tensor in tensors.items() if key in ("head.weight", "head.bias")}
+    return {key: torch.cat([t[rows], t[len(rows) :]]) for key, t in tensors.items() if key in _BY_CLASS}

@@ -199,7 +199,7 @@ def prepare(recipe: Recipe) -> DiTJob:
             got=f"model.image_size = {list(model.config.image_size)}",
             expected=f"{list(dataset.shape[1:])}, as in {dataset.name}",
         )
-    return DiTJob(recipe, dataset, model, load_initial(recipe, model))
+    return DiTJob(recipe, dataset, model, load_initial(recipe, model, classes=dataset.classes))
 
 
 def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: int | None = None) -> DiT:
