@@ -11,10 +11,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # contains the plain one, so it sets both.
 PLAIN := .venv/.installed
 DEV := .venv/.installed-dev
+OLD := .venv-oldest
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: demo test test-slow lint clean help
+.PHONY: demo test test-slow test-oldest lint clean help
 
 demo: $(PLAIN) ## train three mixers on the digits, profile them, print the tables
 	@$(BIN)/wfbench demo
@@ -25,13 +26,19 @@ test: $(DEV) ## run the tests
 test-slow: $(DEV) ## run the tests that take minutes
 	@$(BIN)/python -m pytest -n 2 -m slow --durations=25
 
+test-oldest: ## run the tests with the oldest packages that pyproject.toml allows, in an environment of their own
+	@$(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(OLD)
+	@$(PYTHON) .ci/oldest.py > $(OLD)/constraints.txt
+	@$(OLD)/bin/python -m pip --disable-pip-version-check install --quiet -c $(OLD)/constraints.txt -e '.[dev]'
+	@$(OLD)/bin/python -m pytest -n 2 --durations=25
+
 lint: $(DEV) ## ruff (lint and format), mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 clean: ## remove the virtual environment and caches; runs/ and results/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(OLD) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this list

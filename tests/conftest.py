@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 # Before numpy is imported, here and in the processes that tests start: on shared cores the threads of its matrix products wait
 # for one another, and a simulation of thousands of small ones takes ten times as long.
@@ -16,3 +17,12 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``sampled(n)``, one case in n is tried by default, another one for each test; the slow tests try the rest."""
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker is not None and zlib.crc32(item.nodeid.encode()) % marker.args[0]:
+            item.add_marker(pytest.mark.slow)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 #: Fewer rounds have no interval: with two of them it would span orders of magnitude.
 LEAST_ROUNDS = 3
@@ -89,4 +88,6 @@ def relative_error(deviation: float, rounds: int) -> float:
         deviation: standard deviation of the logarithms from round to round.
         rounds: how many.
     """
+    from scipy import stats  # half a second to import, and every process that measures imports this file
+
     return float(stats.t.ppf((1 + _LEVEL) / 2, rounds - 1)) * deviation / math.sqrt(rounds)

@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError
@@ -19,6 +18,9 @@ from wfbench.records.dense import DenseRow
 from wfbench.records.diffusion import DiTRow
 from wfbench.records.probe import ProbeRow
 from wfbench.records.training import TrainRow
+
+if TYPE_CHECKING:
+    import pandas as pd  # a worker imports this package, and has no use for tables
 
 _COLUMNS = ("index", "label", "top1")
 _Result = TrainRow | DiTRow | DenseRow | ProbeRow
@@ -87,6 +89,7 @@ class Run:
 
 def _columns(path: Path) -> pd.DataFrame:
     """The columns of a table of predictions that are compared. `pd.read_parquet` takes three times as long."""
+    import pandas as pd
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:

@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from mixers.base import Grid
@@ -36,6 +35,8 @@ def check_leak(split: ProbeSplit, depth: int) -> LeakCheck:
     Raises:
         InputError: where no question is out of a local model's reach.
     """
+    from scipy import stats  # takes longer to import than a small run takes to train
+
     readout, floor, number = _local_readout(split, depth)
     bound = float(stats.binom.ppf(_SURE, number, floor)) / number
     return LeakCheck(gradient=local_gradient(split, depth), readout=readout, floor=floor, bound=bound)

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,6 +373,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     with whole(path) as part:
         save_file(contiguous(tensors), part, dict(metadata) if metadata else None)
+
+
+def write_columns(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Write a Parquet file of columns, whole.
+
+    Raises:
+        InputError: as `write_whole`.
+    """
+    import pyarrow  # not pandas, which takes longer to import than a small run takes to train
+    from pyarrow import parquet
+
+    table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+    with whole(path) as part:
+        parquet.write_table(table, part, compression="zstd")
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

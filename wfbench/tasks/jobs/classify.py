@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -115,8 +114,10 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
         InputError: if it cannot be written.
     """
     top = evaluation.top.to(torch.int32)
-    columns: dict[str, object] = {"index": range(evaluation.samples), "label": evaluation.targets.to(torch.int32).numpy()}
+    columns: dict[str, Iterable[object]] = {
+        "index": range(evaluation.samples),
+        "label": evaluation.targets.to(torch.int32).numpy(),
+    }
     columns |= {f"top{k + 1}": top[:, k].numpy() for k in range(top.shape[1])}
     columns["confidence"] = evaluation.confidence.float().numpy()
-    with checkpoint.whole(path) as part:
-        pd.DataFrame(columns).to_parquet(part, index=False, compression="zstd")
+    checkpoint.write_columns(path, columns)

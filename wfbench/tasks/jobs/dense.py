@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -301,7 +300,9 @@ def write_counts(path: Path, evaluation: DenseEvaluation, classes: Sequence[str]
     """
     counts = evaluation.counts  # (images, 3, classes)
     images, _, number = counts.shape
-    columns = {"index": torch.arange(images).repeat_interleave(number).numpy(), "class": list(classes) * images}
+    columns: dict[str, Iterable[object]] = {
+        "index": torch.arange(images).repeat_interleave(number).numpy(),
+        "class": list(classes) * images,
+    }
     columns |= {name: counts[:, place].flatten().numpy() for place, name in enumerate(("right", "true", "predicted"))}
-    with checkpoint.whole(path) as part:
-        pd.DataFrame(columns).to_parquet(part, index=False, compression="zstd")
+    checkpoint.write_columns(path, columns)
