@@ -21,7 +21,7 @@ def _seeded() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked ``sampled(n)``, one case in n is tried by default, another one for each test; the slow tests try the rest."""
+    """Of a test marked ``sampled(n)``, one case in n is tried by default, others for each test; the slow tests try the rest."""
     for item in items:
         marker = item.get_closest_marker("sampled")
         if marker is not None and zlib.crc32(item.nodeid.encode()) % marker.args[0]:

@@ -363,6 +363,7 @@ def words(call: list[str] | str) -> list[str]:
     return call.split() if isinstance(call, str) else call
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(words(call))[:60])
 def test_bad_input_is_one_message_with_exit_code_2(call: list[str] | str, here: Path) -> None:
     with warnings.catch_warnings():

@@ -75,7 +75,8 @@ main()
 """
 
 
-@pytest.mark.parametrize(("epoch", "what"), [(1, "a checkpoint"), pytest.param(2, "model.safetensors", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("epoch", "what"), [(1, "a checkpoint"), (2, "model.safetensors")])
 def test_a_disk_that_fills_up_is_one_message_and_the_previous_checkpoint_stays_and_goes_on(epoch, what, whole, tmp_path):
     out = tmp_path / "run"
     words = [word for setting in SMALL for word in ("--set", setting)]

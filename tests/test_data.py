@@ -737,10 +737,11 @@ def test_workers_live_through_signals_that_are_for_the_training_process(number):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        pytest.param("raise KeyError('nobody catches this')", "KeyError: 'nobody catches this'", marks=pytest.mark.slow),
+        ("raise KeyError('nobody catches this')", "KeyError: 'nobody catches this'"),
         (  # PyTorch names the worker, unless the kill came while a batch was being sent: then the pipe ends
             "os.kill(multiprocessing.active_children()[0].pid, 9); list(batches)",
             "exited unexpectedly|killed by signal|EOFError|ConnectionResetError",
@@ -763,6 +764,7 @@ if __name__ == "__main__":
     assert re.search(message, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent's death is set up by a fork")
 def test_a_worker_ends_though_its_parent_died_before_it_began(tmp_path):
     """The parent is killed between the fork and PyTorch's first look at who the parent is."""

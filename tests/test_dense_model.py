@@ -63,6 +63,7 @@ def test_logits_are_row_by_row() -> None:
     assert changed.nonzero().flatten().tolist() == [1 * 3 + 2]
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", mixers.names())
 def test_the_head_at_every_token_is_counted(name: str) -> None:
     each, mean = (count_flops(vit(mixer=name, pool=pool, depth=2), (2, 3, *ODD)) for pool in ("none", "mean"))
@@ -132,6 +133,7 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(decoder: str) -> None:
         dense(decoder=decoder)(torch.randn(1, 3, 44, 24))
 
 
+@pytest.mark.sampled(8)
 @decoders
 @pytest.mark.parametrize(("size", "patch"), [(ODD, 8), ((64, 96), 16), (ODD, 4), ((24, 40), 2), ((64, 128), 64)])
 @pytest.mark.parametrize("class_token", [False, True])

@@ -494,6 +494,7 @@ def test_a_mixer_that_sees_near_is_at_chance_where_the_label_depends_on_a_far_pl
     assert reached == {"static": 0.5, "softmax": 1.0}
 
 
+@pytest.mark.slow
 def test_a_decoder_of_smp_trains_like_the_linear_one(tmp_path: Path) -> None:
     pytest.importorskip("segmentation_models_pytorch")
     asked = ["dense.decoder=dpt", "model.depth=4", "data.dense.train=8", "data.dense.held_out=4", "batch_size=4", "epochs=1"]
@@ -596,6 +597,7 @@ def ade20k_folder(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ade20k-linear", "ade20k-dpt"])
 def test_the_recipes_of_ade20k_run_on_files_of_its_layout(name: str, tmp_path: Path) -> None:
     if name == "ade20k-dpt":

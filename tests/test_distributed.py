@@ -228,6 +228,7 @@ def test_a_process_that_fails_ends_the_run_with_its_own_traceback_and_the_run_ca
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 44
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sets", "expected"),
     [

@@ -134,6 +134,7 @@ def test_the_published_macs_at_512_pixels(name: str, gmacs: float) -> None:
     assert round(sum(model.declared_macs((64, 64)).values()) / 1e9, 1) == gmacs
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(("size", "batch"), [((6, 10), 3), pytest.param((8, 8), 1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mixer", mixers.names())
 def test_three_counts_agree_with_any_mixer(mixer: str, size: Grid, batch: int) -> None:

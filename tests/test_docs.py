@@ -68,6 +68,7 @@ def example(tmp_path):
     return f"{tmp_path}/my_mixer.py:MeanGate"
 
 
+@pytest.mark.slow
 def test_the_mixer_of_the_readme_stands_in_every_table(tmp_path):
     name = example(tmp_path)
     judged = CliRunner().invoke(app, ["verify", name])

@@ -39,6 +39,7 @@ def conv(strategy: str = "adaptive", dim: int = 24, path: str = "auto") -> Dynam
 SHAPES = [((4, 6), 24, 48), ((5, 7), 24, 48), ((2, 3), 24, 96), ((9, 12), 8, 32), ((8, 8), 64, 256)]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
 @every_path
 @linear_strategy
@@ -60,6 +61,7 @@ def test_every_path_of_the_convolution_equals_the_naive_form(strategy: str, path
         all_near(gradients(layer, layer, x, grid), gradients(layer, layer.naive, x, grid), path)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
 @every_path
 @linear_strategy

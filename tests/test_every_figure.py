@@ -134,6 +134,7 @@ def _fault_of_text(table: Table, columns: Any, column: Column[Any], line: Any) -
     return "its interval is not shown" if isinstance(behind, Interval) and not behind.why_none and not shows else ""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_number_of_the_committed_results_has_an_interval_or_a_reason(folder: str) -> None:
     tables, _ = committed(folder)

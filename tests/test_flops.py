@@ -25,6 +25,7 @@ ALL_THREE = {"declared", "flop_counter", "fvcore"}
 SMALL = {"image_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "overrides", "side", "macs"),
     [
@@ -43,6 +44,7 @@ def test_a_known_model_has_its_macs_by_three_counts(name: str, overrides: dict[s
     assert sum(count.by_operator.values()) == macs == count.by_module[""]
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (112, 32)])
 @pytest.mark.parametrize("name", mixers.names())
@@ -103,6 +105,7 @@ class Alone(nn.Module):
         return {"layer": self.layer.macs(image_size, batch, path)}
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("grid", [(4, 4), (5, 7), (2, 3), (8, 9)])
 @pytest.mark.parametrize(("name", "slot"), layer_cases())
@@ -245,6 +248,7 @@ def test_the_training_flags_come_back_after_a_count_that_failed(tmp_path: Path) 
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", mixers.names())
 def test_the_count_is_the_same_in_training_under_inference_mode_and_without_gradients(name: str) -> None:
     model = models.create("vit-tiny", mixer=name, drop_path=0.3, **SMALL)
@@ -296,6 +300,7 @@ def test_local_convolution_and_class_token_go_together_and_are_counted() -> None
     assert with_conv.macs - without.macs == 2 * 9 * 36 * 16
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (112, 32)])
 @pytest.mark.parametrize("name", [name for name in mixers.names() if name == "weightformer" or name.startswith("wf-linear")])

@@ -95,7 +95,7 @@ def test_a_fork_is_what_a_fresh_process_is(fork: bool) -> None:
     assert error == "an error"
 
 
-@pytest.mark.parametrize("fork", [True, False])
+@pytest.mark.parametrize("fork", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_exit_codes_and_tracebacks_come_back(fork: bool) -> None:
     for words, code in ((("exit", "3"), 3), (("exit", "0"), 0), (("raise",), 1), (("kill",), -signal.SIGKILL)):
         process, _ = start(*words, fork=fork)
@@ -133,6 +133,7 @@ def test_a_fork_holds_the_files_it_is_given(tmp_path) -> None:
     assert not locks.is_locked(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_one_server_forks_until_what_it_imported_is_no_longer_so(tmp_path, monkeypatch) -> None:
     def server() -> int:
         assert start("exit", "0")[1] == "fork"
@@ -202,6 +203,7 @@ process.wait()
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_training_in_a_fork_is_that_of_a_fresh_process_bit_for_bit(tmp_path) -> None:
     settings = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
     words = ["train", "--device", "cpu", "--mixer", "weightformer", *(w for s in settings for w in ("--set", s))]

@@ -552,6 +552,7 @@ class Heard:
         pass
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_take_runs_of_other_code_for_its_own(tmp_path: Path) -> None:
     name = write_mixer(tmp_path)
     [(run, status)] = swept(name, tmp_path / "sweep").items()

@@ -42,6 +42,7 @@ def one_by_one(monkeypatch):
     return call
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (5, 21)])
 @pytest.mark.parametrize("in_channels", [1, 3])
@@ -61,6 +62,7 @@ def test_training_has_the_bits_of_the_path_image_by_image(shape, size, in_channe
         assert same(found, one_by_one(batches))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (24, 24), (5, 21)])
 @pytest.mark.parametrize("in_channels", [1, 3])

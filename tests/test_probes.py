@@ -177,6 +177,7 @@ def test_counts_of_majority_are_exact(level: float) -> None:
     assert counts[1:].max() - counts[1:].min() <= 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_leaks(name: str) -> None:
     found = check_leak(opened(name).train, 2)
@@ -185,6 +186,7 @@ def test_nothing_leaks(name: str) -> None:
     assert found.held
 
 
+@pytest.mark.slow
 def test_a_gap_of_less_than_the_reach_leaks() -> None:
     narrow = opened("recall", "data.probe.gap=1").train
     assert not check_leak(narrow, 2).held
@@ -233,6 +235,7 @@ def tiny(name: str, *more: str) -> recipes.Recipe:
     return recipes.load(f"probe-{name}", [*TINY, *more])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_leaves_a_row_with_every_cell_and_look(name: str, tmp_path: Path) -> None:
     row = jobs.train(tiny(name, "model.mixer=linear"), tmp_path / "run", Silent(), device=CPU)
