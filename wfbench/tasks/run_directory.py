@@ -24,6 +24,9 @@ RunRow = TrainRow | DiTRow | DenseRow | ProbeRow
 R = TypeVar("R", TrainRow, DiTRow, DenseRow, ProbeRow)
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
+#: What to do about a file of a run that is not as `wfbench train` wrote it.
+_PUT_BACK = "put the run's own file back, or use the version of wfbench that wrote it"
+
 #: Settings that may differ between a run and its resume: they change no result, or by rounding alone (then a row says so).
 _FREE_TO_CHANGE = (
     *("data.workers", "data.path", "eval_every", "keep_every", "save_steps"),
@@ -119,7 +122,7 @@ def read_recipe(out: Path) -> Recipe:
             expected="the --out of a `wfbench train`",
             remedy="check the path",
         )
-    return recipes.parse(strict.read_yaml(path, "run's recipe"), str(path))
+    return recipes.parse(strict.read_yaml(path, "run's recipe", _PUT_BACK), str(path), _PUT_BACK)
 
 
 def read_result(out: Path) -> RunRow:
