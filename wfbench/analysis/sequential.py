@@ -60,7 +60,7 @@ class Looks:
                 "no look was planned there",
                 got=f"{seeds} seeds",
                 expected=f"one of {self.seeds}",
-                remedy="run the seeds that lack, or leave out those beyond a look",
+                remedy="run the missing seeds, or leave out those beyond a look",
             )
         return self.seeds.index(seeds)
 
