@@ -536,7 +536,11 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return parse(data, str(path))
 
 
-def parse(data: dict[str, Any], where: str, remedy: str = "change it by --set KEY=VALUE, or in the recipe's file") -> Recipe:
+def parse(
+    data: dict[str, Any],
+    where: str,
+    remedy: str = "change it where it was given: by an option, --set KEY=VALUE, or the recipe's file",
+) -> Recipe:
     """A recipe from plain data; ``where`` names its origin in errors, ``remedy`` says where a value is changed.
 
     Raises:
