@@ -536,13 +536,17 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return parse(data, str(path))
 
 
-def parse(data: dict[str, Any], where: str) -> Recipe:
-    """A recipe from plain data; ``where`` names its origin in errors.
+def parse(
+    data: dict[str, Any],
+    where: str,
+    remedy: str = "change it where it was given: by an option, --set KEY=VALUE, or the recipe's file",
+) -> Recipe:
+    """A recipe from plain data; ``where`` names its origin in errors, ``remedy`` says where a value is changed.
 
     Raises:
         InputError: as `load`.
     """
-    return strict.validated(Recipe, data, "recipe", where)
+    return strict.validated(Recipe, data, "recipe", where, remedy)
 
 
 def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -661,16 +665,24 @@ def _override(data: dict[str, Any], text: str) -> None:
             "not an override", got=repr(text), expected="key=value, with a dotted key", remedy="for example optim.lr=1e-3"
         )
     *parents, last = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         data[parent] = {} if data.get(parent) is None else data[parent]
         data = data[parent]
         if not isinstance(data, dict):
-            raise InputError("no such setting", got=key, expected=f"{parent} holds a value, not settings")
+            raise InputError(
+                "no such setting",
+                got=key,
+                expected=f"{parent} holds a value, not settings",
+                remedy=f"give it a value: {'.'.join(parents[:depth])}=VALUE",
+            )
     try:
         data[last] = strict.parse_value(value)
     except yaml.YAMLError as e:
         raise InputError(
-            "cannot read an override", got=f"{text}: {strict.one_line(e)}", expected="a YAML value after '='"
+            "cannot read an override",
+            got=f"{text}: {strict.one_line(e)}",
+            expected="a YAML value after '='",
+            remedy=f"close its brackets and quotes, or quote it as a text: --set '{key}=\"TEXT\"'",
         ) from e
 
 

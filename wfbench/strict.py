@@ -27,17 +27,17 @@ S = TypeVar("S", bound=Section)
 _MOST = 100_000
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file; ``what`` names it in errors.
+def read_yaml(path: Path, what: str, remedy: str = "") -> dict[str, Any]:
+    """The mapping in a YAML file; ``what`` names it in errors, and ``remedy`` says what to do, where its writer knows better.
 
     Raises:
         InputError: for a file that cannot be read, or holds something else.
     """
-    return parse_yaml(read_text(path, what, "a YAML file of settings"), what, str(path))
+    return parse_yaml(read_text(path, what, "a YAML file of settings", remedy), what, str(path), remedy)
 
 
-def read_text(path: Path, what: str, expected: str) -> str:
-    """A text file; ``what`` names it in errors.
+def read_text(path: Path, what: str, expected: str, remedy: str = "") -> str:
+    """A text file; ``what`` and ``remedy`` as in `read_yaml`.
 
     Raises:
         InputError: for a file that cannot be read, or is no UTF-8.
@@ -45,24 +45,34 @@ def read_text(path: Path, what: str, expected: str) -> str:
     try:
         return read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected=f"{expected}, in UTF-8") from e
+        raise InputError(
+            f"cannot read the {what}",
+            got=f"{path}: {one_line(e)}",
+            expected=f"{expected}, in UTF-8",
+            remedy=remedy or ("check the path" if isinstance(e, OSError) else "save the text as UTF-8, or check the path"),
+        ) from e
 
 
-def read_json(path: Path, what: str, expected: str) -> Any:
-    """What a JSON file holds; ``what`` names it in errors.
+def read_json(path: Path, what: str, expected: str, remedy: str = "") -> Any:
+    """What a JSON file holds; ``what`` and ``remedy`` as in `read_yaml`.
 
     Raises:
         InputError: for a file that cannot be read, or is no JSON.
     """
-    text = read_text(path, what, expected)
+    text = read_text(path, what, expected, remedy)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise InputError(f"cannot read the {what}", got=f"{path}: {one_line(e)}", expected=expected) from e
+        raise InputError(
+            f"cannot read the {what}",
+            got=f"{path}: {one_line(e)}",
+            expected=expected,
+            remedy=remedy or "correct the JSON at that place, or check the path",
+        ) from e
 
 
-def parse_yaml(text: str, what: str, where: str) -> dict[str, Any]:
-    """The mapping in a YAML text; ``where`` names its origin in errors.
+def parse_yaml(text: str, what: str, where: str, remedy: str = "") -> dict[str, Any]:
+    """The mapping in a YAML text; ``where`` names its origin in errors, ``what`` and ``remedy`` as in `read_yaml`.
 
     Raises:
         InputError: as `read_yaml`.
@@ -70,9 +80,19 @@ def parse_yaml(text: str, what: str, where: str) -> dict[str, Any]:
     try:
         data = parse_value(text)
     except yaml.YAMLError as e:
-        raise InputError(f"cannot read the {what}", got=f"{where}: {one_line(e)}", expected="a YAML file of settings") from e
+        raise InputError(
+            f"cannot read the {what}",
+            got=f"{where}: {one_line(e)}",
+            expected="a YAML file of settings",
+            remedy=remedy or "correct the YAML at that place; a text with ': ' or ' #' in it stands in quotes",
+        ) from e
     if not isinstance(data, dict):
-        raise InputError(f"not a {what}", got=f"{where}: {type(data).__name__}", expected="a YAML mapping of settings")
+        raise InputError(
+            f"not a {what}",
+            got=f"{where}: {type(data).__name__}",
+            expected="a YAML mapping of settings",
+            remedy=remedy or "write KEY: VALUE on each line, or check the path",
+        )
     return data
 
 
@@ -105,8 +125,8 @@ def _count(node: yaml.Node | None, inside: tuple[int, ...], left: list[int]) -> 
                 _count(part, (*inside, id(node)), left)
 
 
-def validated(kind: type[S], data: dict[str, Any], what: str, where: str) -> S:
-    """Settings from plain data.
+def validated(kind: type[S], data: dict[str, Any], what: str, where: str, remedy: str) -> S:
+    """Settings from plain data; ``what`` and ``where`` name them in errors, ``remedy`` says where a value is changed.
 
     Raises:
         InputError: for an unknown key, naming the nearest known one, or a value of another type or out of range.
@@ -114,9 +134,14 @@ def validated(kind: type[S], data: dict[str, Any], what: str, where: str) -> S:
     try:
         return kind.model_validate_json(json.dumps(data), strict=True)
     except TypeError as e:
-        raise InputError(f"not a {what}", got=f"{where}: {e}", expected="numbers, strings, lists and mappings") from e
+        raise InputError(
+            f"not a {what}",
+            got=f"{where}: {e}",
+            expected="numbers, strings, lists and mappings",
+            remedy='write dates, and keys that are no text, in quotes: "2026-01-31"',
+        ) from e
     except ValidationError as e:
-        raise _explain(e, kind, what, where) from e
+        raise _explain(e, kind, what, where, remedy) from e
 
 
 def one_line(error: Exception) -> str:
@@ -124,7 +149,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _explain(error: ValidationError, kind: type[Section], what: str, where: str) -> InputError:
+def _explain(error: ValidationError, kind: type[Section], what: str, where: str, remedy: str) -> InputError:
     # A key that is misspelt is missing too: the unknown one comes first.
     first, *more = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = first["loc"]
@@ -140,7 +165,10 @@ def _explain(error: ValidationError, kind: type[Section], what: str, where: str)
         )
     value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
     return InputError(
-        f"bad {what} value{others}", got=f"{key}{value} in {where}", expected=first["msg"].removeprefix("Value error, ")
+        f"bad {what} value{others}",
+        got=f"{key}{value} in {where}",
+        expected=first["msg"].removeprefix("Value error, "),
+        remedy=remedy,
     )
 
 

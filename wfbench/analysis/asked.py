@@ -29,12 +29,16 @@ class Asked:
     claims: Claims | None = None
 
     def __post_init__(self) -> None:
-        for what, value in (("margin", self.margin), ("relevant difference", self.relevant)):
+        for what, value, remedy in (
+            ("margin", self.margin, "for one point --margin 1; leave it out to ask for no equivalence"),
+            ("relevant difference", self.relevant, "for one point relevant=0.01"),
+        ):
             if value is not None and not 0 < value < 1:
                 raise InputError(
                     f"the {what} is no difference of accuracies",
                     got=f"{100 * value:g} points",
                     expected="more than 0 and less than 100 points",
+                    remedy=remedy,
                 )
 
     @property

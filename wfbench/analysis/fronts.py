@@ -155,7 +155,12 @@ def pareto(
     """
     samples = [as_sample(group) for group in values]
     if not len(samples) == len(cost_low) == len(cost_high):
-        raise InputError("not a cost for each group", got=f"{len(samples)}, {len(cost_low)}, {len(cost_high)}")
+        raise InputError(
+            "not a cost for each group",
+            got=f"{len(samples)}, {len(cost_low)}, {len(cost_high)}",
+            expected=f"{len(samples)} of each: one sample, one low and one high end of its cost for every group",
+            remedy="give them in the order of the groups; of a cost that is counted, the same number for both ends",
+        )
     count = len(samples)
     if count == 1:
         return ["on the front"]

@@ -18,6 +18,9 @@ from wfbench.errors import InputError
 
 Floats = NDArray[np.float64]
 
+#: What to do where two models were not judged on the same images.
+SAME_IMAGES = "evaluate both on the same held-out images, and give them in the same order"
+
 _CHUNK = 1_000_000  # numbers in a table of weights: 8 MB
 
 
@@ -52,7 +55,12 @@ def mcnemar(ours: ArrayLike, theirs: ArrayLike) -> Paired:
 
     a, b = np.asarray(ours, dtype=bool), np.asarray(theirs, dtype=bool)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise InputError("not the same images", got=f"{a.shape} and {b.shape}", expected="one entry per image, of each model")
+        raise InputError(
+            "not the same images",
+            got=f"{a.shape} and {b.shape}",
+            expected="one entry per image, of each model",
+            remedy=SAME_IMAGES,
+        )
     only_a, only_b, images = int((a & ~b).sum()), int((b & ~a).sum()), len(a)
     table = [[int((a & b).sum()), only_a], [only_b, int((~a & ~b).sum())]]
     return Paired(
@@ -162,16 +170,25 @@ def image_seed_bootstrap(
 def _runs(ours: ArrayLike, theirs: ArrayLike, paired: bool) -> tuple[Floats, Floats]:
     a, b = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (ours, theirs))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or a.shape[1] < 2:
-        raise InputError("not the same images", got=f"{a.shape} and {b.shape}", expected="(seeds, images) of the same images")
+        raise InputError(
+            "not the same images",
+            got=f"{a.shape} and {b.shape}",
+            expected="(seeds, images) of the same images",
+            remedy=SAME_IMAGES,
+        )
     if min(len(a), len(b)) == 1 < max(len(a), len(b)):
         raise InputError(
             "one side has a single seed",
             got=f"{len(a)} and {len(b)} seeds",
             expected="one seed on both sides, which compares two models, or several on both",
+            remedy="run more seeds of the side that has one, or compare one run of each",
         )
     if paired and len(a) != len(b):
         raise InputError(
-            "lines that share their seeds have as many", got=f"{len(a)} and {len(b)} seeds", expected="the same seeds of both"
+            "lines that share their seeds have as many",
+            got=f"{len(a)} and {len(b)} seeds",
+            expected="the same seeds of both",
+            remedy="leave out the seeds that one of them lacks, or give paired=False",
         )
     return a, b
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wfbench.analysis.interval import LEVEL, Interval
-from wfbench.analysis.power import detectable_effect, equivalence_power, t_power, t_quantile
+from wfbench.analysis.power import check_sizes, detectable_effect, equivalence_power, t_power, t_quantile
 from wfbench.errors import InputError
 
 Sided = Literal["better", "worse", "not distinguishable"]
@@ -56,9 +56,19 @@ def mean_interval(values: Sequence[float], samples: int | None = None, level: fl
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not len(sample) or not np.isfinite(sample).all():
-        raise InputError("not a sample with a mean", got=list(values), expected="one finite number or more")
+        raise InputError(
+            "not a sample with a mean",
+            got=list(values),
+            expected="one finite number or more",
+            remedy="leave out the runs without a finite value; a line that has no other has no mean",
+        )
     if samples is not None and (samples < 1 or sample.min() < 0 or sample.max() > 1):
-        raise InputError("not shares of images", got=f"{list(values)} of {samples} images", expected="numbers from 0 to 1")
+        raise InputError(
+            "not shares of images",
+            got=f"{list(values)} of {samples} images",
+            expected="numbers from 0 to 1",
+            remedy="divide percentages by 100; give samples=None for values that are no shares of images",
+        )
     mean, count = math.fsum(sample) / len(sample), len(sample)
     if count == 1:
         return Interval(mean, level=level, why_none=SINGLE_SEED)
@@ -117,7 +127,12 @@ class Difference:
             InputError: where nothing can be said (`why_none`).
         """
         if self.why_none:
-            raise InputError("a difference without a standard error", got=self.why_none, expected="seeds that differ")
+            raise InputError(
+                "a difference without a standard error",
+                got=self.why_none,
+                expected="seeds that differ",
+                remedy="run another seed; ask only where why_none is empty",
+            )
         least = self.one_image / t_quantile((1 - LEVEL) / 2, self.freedom)
         return max(self.deviation / math.sqrt(self.seeds), least)
 
@@ -156,6 +171,7 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 
             "not lines that share their seeds",
             got=f"values of shapes {a.shape} and {b.shape}",
             expected="one finite number per seed, for the same seeds in the same order",
+            remedy="keep the seeds that both lines have; for lines of other seeds there is unpaired.against_baseline",
         )
     by_seed = a - b
     deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
@@ -239,13 +255,21 @@ def paired_contrasts(
 
     Source: Holm, Scand. J. Stat. 6 (1979) 65, by statsmodels; Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657.
     """
-    for what, value in (("relevant difference", relevant), ("margin", margin)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"the {what} is no size", got=value, expected="a positive number, in the unit of the values")
+    check_sizes(relevant, margin)
     if not lines:
-        raise InputError("nothing to compare with the baseline", got="no line", expected="one line or more")
+        raise InputError(
+            "nothing to compare with the baseline",
+            got="no line",
+            expected="one line or more",
+            remedy="give the values of a line beside the baseline's own",
+        )
     if len(baseline) < 2:
-        raise InputError("too few seeds to compare", got=len(baseline), expected="two seeds or more")
+        raise InputError(
+            "too few seeds to compare",
+            got=len(baseline),
+            expected="two seeds or more",
+            remedy="run the baseline and the lines with another seed: wfbench sweep --seed 0 --seed 1",
+        )
     differences = [paired_difference(line, baseline, one_image=one_image) for line in lines]
     count, freedom = len(lines), len(baseline) - 1
     p = [None if d.why_none else 2 * _t_tail(abs(d.mean) / d.error, freedom) for d in differences]

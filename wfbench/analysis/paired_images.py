@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wfbench.analysis.images import SAME_IMAGES
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.errors import InputError
 
@@ -96,7 +97,10 @@ def _same(changed: ArrayLike, unchanged: ArrayLike, dimensions: int) -> tuple[Fl
     ours, theirs = (np.asarray(values, dtype=float) for values in (changed, unchanged))
     if ours.shape != theirs.shape or ours.ndim != dimensions or len(ours) < 2:
         raise InputError(
-            "not the same images", got=f"{ours.shape} and {theirs.shape}", expected="two images or more, the same of both"
+            "not the same images",
+            got=f"{ours.shape} and {theirs.shape}",
+            expected="two images or more, the same of both",
+            remedy=SAME_IMAGES,
         )
     return ours, theirs
 

@@ -13,11 +13,44 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from wfbench.errors import InputError
+
 #: The power at which a difference counts as one that would have been found.
 ENOUGH_POWER = 0.8
 
 _NODES = 64
 Floats = NDArray[np.float64]
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse what cannot be the one-sided error of a claim.
+
+    Raises:
+        InputError: for a number outside 0 to 1/2.
+    """
+    if not 0 < alpha < 0.5:
+        raise InputError(
+            "not an error of a claim",
+            got=alpha,
+            expected="a number between 0 and 1/2",
+            remedy="for example 0.05, or 0.05 / k for one of k claims",
+        )
+
+
+def check_sizes(relevant: float, margin: float | None) -> None:
+    """Refuse a relevant difference, or a margin of equivalence where there is one, that is no size.
+
+    Raises:
+        InputError: for one that is not positive, or not finite.
+    """
+    for what, value, remedy in (
+        ("relevant difference", relevant, "for example 1 for one point, of accuracies in percent"),
+        ("margin", margin, "for example 1 for one point, of accuracies in percent; None asks for no equivalence"),
+    ):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(
+                f"the {what} is no size", got=value, expected="a positive number, in the unit of the values", remedy=remedy
+            )
 
 
 @functools.lru_cache(maxsize=256)

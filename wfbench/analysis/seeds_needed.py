@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wfbench.analysis.paired import Difference
-from wfbench.analysis.power import ENOUGH_POWER, equivalence_power, t_power, t_quantile
+from wfbench.analysis.power import ENOUGH_POWER, check_alpha, equivalence_power, t_power, t_quantile
 from wfbench.errors import InputError
 
 #: The largest number of seeds that is looked for.
@@ -53,7 +53,7 @@ def seeds_for_better(true: float, by: float, difference: Difference, alpha: floa
     Raises:
         InputError: for an alpha outside 0 to 1/2.
     """
-    _check(alpha)
+    check_alpha(alpha)
     if difference.why_none:
         return SeedsNeeded(why_none=difference.why_none)
     if true == by:
@@ -68,7 +68,7 @@ def seeds_for_within(
 
     Inside, two one-sided tests have to show it; outside, one test with half the error.
     """
-    _check(alpha)
+    check_alpha(alpha)
     if difference.why_none:
         return SeedsNeeded(why_none=difference.why_none)
     if abs(true) == margin:
@@ -98,9 +98,14 @@ def seeds_for_best(true: Sequence[float], leads: Sequence[Difference], alpha: fl
     Raises:
         InputError: for no rival, not as many true leads as leads, or an alpha outside 0 to 1/2.
     """
-    _check(alpha)
+    check_alpha(alpha)
     if not leads or len(true) != len(leads):
-        raise InputError("not a true lead over each rival", got=f"{len(true)} of {len(leads)}", expected="one for each rival")
+        raise InputError(
+            "not a true lead over each rival",
+            got=f"{len(true)} of {len(leads)}",
+            expected="one for each rival",
+            remedy="give the true leads in the order of the leads that were found",
+        )
     if unknown := next((lead.why_none for lead in leads if lead.why_none), ""):
         return SeedsNeeded(why_none=unknown)
     pairs = list(zip(true, leads, strict=True))
@@ -127,7 +132,7 @@ def seeds_for_share(true: float, threshold: float, alpha: float, *, most: int = 
     import numpy as np
     from scipy.stats import binom
 
-    _check(alpha)
+    check_alpha(alpha)
     if true == threshold:
         return _at_threshold(threshold)
     p, bar = (true, threshold) if true > threshold else (1 - true, 1 - threshold)  # below it: the seeds that do not
@@ -156,8 +161,3 @@ def _smallest(power: Callable[[int], float], most: int) -> SeedsNeeded:
 
 def _at_threshold(value: float) -> SeedsNeeded:
     return SeedsNeeded(why_none=f"the difference would lie exactly at the claim's threshold ({value:g})")
-
-
-def _check(alpha: float) -> None:
-    if not 0 < alpha < 0.5:
-        raise InputError("not an error of a claim", got=alpha, expected="a number between 0 and 1/2")

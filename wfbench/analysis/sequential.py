@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.paired import Difference
+from wfbench.analysis.power import check_alpha
 from wfbench.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,12 @@ class Looks:
 
     def __post_init__(self) -> None:
         if not self.seeds or self.seeds[0] < 2 or any(b <= a for a, b in zip(self.seeds, self.seeds[1:], strict=False)):
-            raise InputError("not a plan of looks", got=self.seeds, expected="rising numbers of seeds, from 2 on")
+            raise InputError(
+                "not a plan of looks",
+                got=self.seeds,
+                expected="rising numbers of seeds, from 2 on",
+                remedy="for example (5, 10, 20), where all 20 seeds are the last look; (20,) for no look before",
+            )
 
     def index(self, seeds: int) -> int:
         """Which look a number of seeds is, counted from 0.
@@ -50,7 +56,12 @@ class Looks:
             InputError: for a number of seeds at which no look was planned.
         """
         if seeds not in self.seeds:
-            raise InputError("no look was planned there", got=f"{seeds} seeds", expected=f"one of {self.seeds}")
+            raise InputError(
+                "no look was planned there",
+                got=f"{seeds} seeds",
+                expected=f"one of {self.seeds}",
+                remedy="run the missing seeds, or leave out those beyond a look",
+            )
         return self.seeds.index(seeds)
 
     def level(self, alpha: float, look: int) -> float:
@@ -96,8 +107,7 @@ def nominal_levels(alpha: float, seeds: tuple[int, ...]) -> tuple[float, ...]:
     """
     from scipy.optimize import brentq
 
-    if not 0 < alpha < 0.5:
-        raise InputError("not an error of a claim", got=alpha, expected="a number between 0 and 1/2")
+    check_alpha(alpha)
     spent = [spending(alpha, count / seeds[-1]) for count in seeds]
     levels = spent[:1]
     for look in range(1, len(seeds)):
@@ -239,7 +249,12 @@ def decide_best(leads: Sequence[Difference], alpha: float, looks: Looks) -> Deci
         InputError: for no rival, or a number of seeds at which no look was planned.
     """
     if not leads or len({lead.seeds for lead in leads}) > 1:
-        raise InputError("not leads at one look", got=[lead.seeds for lead in leads], expected="a lead or more, of equal seeds")
+        raise InputError(
+            "not leads at one look",
+            got=[lead.seeds for lead in leads],
+            expected="a lead or more, of equal seeds",
+            remedy="give the leads over all rivals after the same number of seeds",
+        )
     look = looks.index(leads[0].seeds)
     for rival, lead in enumerate(leads):
         if lead.why_none:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.analysis.paired import Sided, holm
-from wfbench.analysis.power import detectable_effect, equivalence_power, scales, t_power
+from wfbench.analysis.power import check_sizes, detectable_effect, equivalence_power, scales, t_power
 from wfbench.errors import InputError
 
 _NODES = 64  # of the quadrature over the baseline's mean
@@ -103,11 +103,14 @@ def against_baseline(
     from scipy.stats import t as student
 
     samples = [as_sample(values) for values in (baseline, *groups)]
-    for what, value in (("relevant difference", relevant), ("margin", margin)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"the {what} is no size", got=value, expected="a positive number, in the unit of the samples")
+    check_sizes(relevant, margin)
     if not groups:
-        raise InputError("nothing to compare with the baseline", got="no group", expected="one group or more")
+        raise InputError(
+            "nothing to compare with the baseline",
+            got="no group",
+            expected="one group or more",
+            remedy="give the values of a group beside the baseline's own",
+        )
     sizes = [len(sample) for sample in samples]
     freedom = sum(sizes) - len(sizes)
     deviation = math.sqrt(math.fsum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples) / freedom)
@@ -116,6 +119,7 @@ def against_baseline(
             "the samples have no spread, so nothing says how sure a difference is",
             got=f"a pooled standard deviation of {deviation:.1e}",
             expected="seeds that lead to different results",
+            remedy="check that the runs are no copies of one another; where all agree, compare the values themselves",
         )
     critical = dunnett_critical(tuple(sizes[1:]), sizes[0], freedom)
     errors = [deviation * math.sqrt(1 / size + 1 / sizes[0]) for size in sizes[1:]]
@@ -164,7 +168,12 @@ def as_sample(values: Sequence[float]) -> Floats:
     """
     sample = np.asarray(values, dtype=float)
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
-        raise InputError("not a sample that can be compared", got=list(values), expected="two finite numbers or more")
+        raise InputError(
+            "not a sample that can be compared",
+            got=list(values),
+            expected="two finite numbers or more",
+            remedy="run more seeds, or leave the sample out; leave out runs without a finite value",
+        )
     return sample
 
 

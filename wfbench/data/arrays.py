@@ -15,6 +15,7 @@ from wfbench.errors import InputError
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_AGAIN = "take the file from its public home again"
 _RECORD = 1 + 3 * 32 * 32  # the class, then red, green and blue planes
 
 
@@ -85,7 +86,10 @@ def check_cifar10_classes(classes: tuple[str, ...], where: str) -> None:
     """Fail unless these are the ten classes in their order."""
     if classes != _CIFAR10:
         raise InputError(
-            "not the classes of CIFAR-10", got=f"{where}: {', '.join(classes)[:200]}", expected=", ".join(_CIFAR10)
+            "not the classes of CIFAR-10",
+            got=f"{where}: {', '.join(classes)[:200]}",
+            expected=", ".join(_CIFAR10),
+            remedy="give the class folders, or the lines of batches.meta.txt, these names; for other data data.source=folder",
         )
 
 
@@ -122,7 +126,9 @@ def _idx(root: Path, name: str, magic: int, shape: tuple[int, ...]) -> np.ndarra
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as e:
-        raise InputError("cannot read a file of Fashion-MNIST", got=f"{path}: {e}", expected="an intact file") from e
+        raise InputError(
+            "cannot read a file of Fashion-MNIST", got=f"{path}: {e}", expected="an intact file", remedy=_AGAIN
+        ) from e
     head = 4 * (2 + len(shape))
     found, *sizes = struct.unpack(f">{2 + len(shape)}I", content[:head]) if len(content) >= head else (None,)
     if found != magic or tuple(sizes[1:]) != shape:
@@ -130,14 +136,14 @@ def _idx(root: Path, name: str, magic: int, shape: tuple[int, ...]) -> np.ndarra
             "not the idx file it should be",
             got=f"{path}: magic number {found}, sizes {sizes}",
             expected=f"magic number {magic}, sizes {['n', *shape]}",
-            remedy="take the file from its public home again",
+            remedy=_AGAIN,
         )
     if len(content) - head != np.prod(sizes):
         raise InputError(
             "the idx file has another length than it says",
             got=f"{path}: {len(content) - head:,} bytes of data",
             expected=f"{np.prod(sizes):,} for sizes {sizes}",
-            remedy="take the file from its public home again",
+            remedy=_AGAIN,
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(sizes)
 

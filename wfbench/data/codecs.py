@@ -93,6 +93,7 @@ class VAECodec:
                 "the autoencoder cannot be loaded",
                 got=f"{directory}: {' '.join(str(e).split())[:300]}",
                 expected="a directory of diffusers' AutoencoderKL",
+                remedy="fetch its config.json and diffusion_pytorch_model.safetensors again, both of one autoencoder",
             ) from e
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.device = device
@@ -102,6 +103,7 @@ class VAECodec:
                 "the autoencoder scales its latents channel by channel",
                 got=f"{directory}: {' and '.join(by_channel)} in config.json",
                 expected="scaling_factor, and perhaps shift_factor, alone",
+                remedy="take an autoencoder without them, such as stabilityai/sd-vae-ft-mse",
             )
         self.scale, self.shift = float(vae.config.scaling_factor), float(vae.config.get("shift_factor") or 0.0)
         self.channels = int(vae.config.latent_channels)

@@ -126,7 +126,12 @@ def tar(root: Path, pass_over: bool = False) -> Dataset:
         try:
             reader = ReaderImageInTar(str(archive), cache_tarfiles=False, cache_tarinfo=False)
         except (tarfile.TarError, ValueError) as e:  # ValueError: no image at all
-            raise InputError("cannot read the archive", got=f"{archive}: {e}", expected=expected) from e
+            raise InputError(
+                "cannot read the archive",
+                got=f"{archive}: {e}",
+                expected=expected,
+                remedy=f"make it again from the folders of the classes: cd {part} && tar -cf ../{part}.tar *",
+            ) from e
         labels = list(reader.class_name_to_idx)
         kept = [
             (Member(str(archive), info.path, info.offset_data + (inner.offset_data if inner else 0), info.size), labels[c])
@@ -134,7 +139,12 @@ def tar(root: Path, pass_over: bool = False) -> Dataset:
             if not is_hidden(info.path)
         ]
         if not {"", "."}.isdisjoint(label for _, label in kept):
-            raise InputError("images without a class", got=f"{archive}: images outside any folder", expected=expected)
+            raise InputError(
+                "images without a class",
+                got=f"{archive}: images outside any folder",
+                expected=expected,
+                remedy="put each image into the folder of its class, and make the archive again",
+            )
         used = {label for _, label in kept}
         classes = [label for label in labels if label in used]
         index = {label: c for c, label in enumerate(classes)}
@@ -202,7 +212,10 @@ def huggingface(root: Path, pass_over: bool = False) -> Dataset:
         name = next((name for name in wanted if name in names), None)
         if name is None:
             raise InputError(
-                f"no {part} split", got=f"{root} with {', '.join(names)}", expected=f"a split named {' or '.join(wanted)}"
+                f"no {part} split",
+                got=f"{root} with {', '.join(names)}",
+                expected=f"a split named {' or '.join(wanted)}",
+                remedy="name its files train-*.parquet, and validation-*.parquet or test-*.parquet",
             )
         try:
             reader = ReaderHfds(str(root), split=name)
@@ -297,6 +310,7 @@ def _two(source: str, root: Path, split: Callable[[str], _Found], pass_over: boo
             "the splits have different classes",
             got=f"{len(classes)} in train, {len(others)} in val; in one only: {', '.join(only[:6])}",
             expected="the same classes in train and val",
+            remedy="add images of these classes to the other split, or take the classes out of both",
         )
     passed_over = check_passed_over(train.passed_over + val.passed_over, pass_over)
     name = f"{source} {root.name} ({len(train.split):,} train, {len(val.split):,} held out)"
@@ -325,6 +339,7 @@ def _shards(root: Path, part: str) -> tuple[list[Member], list[int], list[str]]:
                 "images and labels do not fit together",
                 got=f"{path}: {len(pictures):,} images and {len(labels):,} labels; unpaired: {', '.join(odd[:6]) or 'none'}",
                 expected=f"KEY.cls for each KEY.jpg (or {', '.join(sorted(READ - {'jpg'}))})",
+                remedy="add the missing files, or make the shard again without the others",
             )
         images += pictures.values()
         targets += [_class(labels[key]) for key in pictures]
@@ -358,7 +373,12 @@ def _index(path: Path) -> tuple[dict[str, Member], dict[str, Member], Sequence[s
                 else:
                     kind[key] = Member(str(path), info.name, info.offset_data, info.size)
     except tarfile.TarError as e:
-        raise InputError("cannot read the shard", got=f"{path}: {e}", expected="an intact tar, not compressed") from e
+        raise InputError(
+            "cannot read the shard",
+            got=f"{path}: {e}",
+            expected="an intact tar, not compressed",
+            remedy="copy it again, or make it again by tar -cf, without compression",
+        ) from e
     return images, labels, over
 
 
@@ -367,7 +387,10 @@ def _class(label: Member) -> int:
         return int(label.read())
     except ValueError as e:
         raise InputError(
-            "a label is no number", got=f"{label.archive}: {label.name}: {label.read()[:40]!r}", expected="an integer as text"
+            "a label is no number",
+            got=f"{label.archive}: {label.name}: {label.read()[:40]!r}",
+            expected="an integer as text",
+            remedy="write the number of the class, from 0, into the .cls file; names stand in classes.txt",
         ) from e
 
 

@@ -158,17 +158,38 @@ class Extraction:
         return pixels.float() / 127.5 - 1
 
     def _check(self, rank: int, processes: int) -> None:
-        if not 0 <= rank < processes:
-            raise InputError("no such process", got=f"rank {rank} of {processes}", expected=f"a rank from 0 to {processes - 1}")
+        check_process(rank, processes)
         if self.image_size < 1 or self.image_size % self.codec.downsample:
+            near = max(1, round(self.image_size / self.codec.downsample)) * self.codec.downsample
             raise InputError(
                 "the image has no latent",
                 got=f"{self.image_size} px",
                 expected=f"a multiple of {self.codec.downsample}, by which the codec shrinks a side",
+                remedy=f"--image-size {near}",
             )
         if self.shard_size < 1 or self.batch < 1 or not len(self.split):
             got = f"shards of {self.shard_size}, batches of {self.batch}, {len(self.split)} pictures"
-            raise InputError("nothing can be extracted so", got=got, expected="at least 1 of each")
+            raise InputError(
+                "nothing can be extracted so",
+                got=got,
+                expected="at least 1 of each",
+                remedy="leave --shard-size and --batch out, for 1024 and 32; without pictures, check --data",
+            )
+
+
+def check_process(rank: int, processes: int) -> None:
+    """Refuse a process that is none of those that share the work.
+
+    Raises:
+        InputError: for a rank outside 0 to ``processes`` - 1.
+    """
+    if not 0 <= rank < processes:
+        raise InputError(
+            "no such process",
+            got=f"rank {rank} of {processes}",
+            expected=f"a rank from 0 to {processes - 1}",
+            remedy="for two calls --rank 0 --processes 2 and --rank 1 --processes 2; torchrun sets both",
+        )
 
 
 class LatentSplit:
@@ -195,7 +216,12 @@ class LatentSplit:
         self.targets = tuple(labels.tolist())
         self.shape = tuple(self.manifest["latent"])
         if len(self.targets) != self.manifest["samples"]:
-            raise InputError("the shards do not add up", got=f"{len(self.targets)} latents", expected=self.manifest["samples"])
+            raise InputError(
+                "the shards do not add up",
+                got=f"{len(self.targets)} latents",
+                expected=self.manifest["samples"],
+                remedy="remove manifest.json, and give the same `wfbench data extract-latents` again: it checks every shard",
+            )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -234,7 +260,12 @@ class LatentSplit:
             try:
                 self._open[k] = safe_open(path, "pt")
             except (OSError, SafetensorError) as e:
-                raise InputError("a shard of latents cannot be read", got=f"{path}: {e}", remedy=_AGAIN) from e
+                raise InputError(
+                    "a shard of latents cannot be read",
+                    got=f"{path}: {e}",
+                    expected="an intact safetensors file",
+                    remedy=_AGAIN,
+                ) from e
         return self._open[k]
 
 
@@ -282,12 +313,18 @@ def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:
         )
     classes = max(train.targets) + 1
     if max(val.targets) >= classes:
-        raise InputError("val has a label that train has not", got=max(val.targets), expected=f"0 to {classes - 1}")
+        raise InputError(
+            "val has a label that train has not",
+            got=max(val.targets),
+            expected=f"0 to {classes - 1}",
+            remedy="take this class's images out of val, or extract train again with images of it",
+        )
     data, codec = train.manifest["data"].removesuffix(", train"), train.manifest["codec_sha256"]
     name = f"{data}, latents of {train.manifest['image_size']} px by {codec[:12]}"
     return Latents(name, tuple(str(c) for c in range(classes)), train, val)
 
 
+_WRITTEN = "the JSON that an extraction wrote"
 _AGAIN = "remove the shard and its .json, and extract again: only it will be made anew"
 
 
@@ -324,7 +361,7 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _note(path: Path) -> Any:
-    return read_json(path, "note of a shard", "the JSON that an extraction wrote; remove it, and its shard is made anew")
+    return read_json(path, "note of a shard", _WRITTEN, "remove it, and extract again: only its shard will be made anew")
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -332,7 +369,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         files.write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
-    found = read_json(path, "latents' settings", "the JSON that an extraction wrote")
+    found = read_json(path, "latents' settings", _WRITTEN, "choose another --out")
     wrong = [f"{key}: {found.get(key)!r} there, {now!r} now" for key, now in settings.items() if found.get(key) != now]
     if wrong:
         raise InputError(
@@ -355,9 +392,16 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             remedy="call it again: it goes on where it was",
         ) from e
     except ValueError as e:
-        raise InputError("the manifest cannot be read", got=f"{path}: {e}", remedy="remove it, and extract again") from e
+        raise InputError(
+            "the manifest cannot be read", got=f"{path}: {e}", expected=_WRITTEN, remedy="remove it, and extract again"
+        ) from e
     if manifest.get("format") != FORMAT:
-        raise InputError("latents of another layout", got=f"{path}: {manifest.get('format')}", expected=FORMAT)
+        raise InputError(
+            "latents of another layout",
+            got=f"{path}: {manifest.get('format')}",
+            expected=FORMAT,
+            remedy="extract the latents again into another folder, or use the version of wfbench that wrote these",
+        )
     return manifest
 
 

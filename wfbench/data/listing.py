@@ -125,6 +125,7 @@ def list_data(classes: tuple[str, ...], train: Listed, val: Listed) -> Listing:
             "a file of the data cannot be read",
             got=f"{e.filename}: {e.strerror}",
             expected="files that stay as they are",
+            remedy="put it back, or allow it to be read; then give the same command again",
         ) from e
 
 

@@ -40,7 +40,12 @@ def open_dataset(data: DataSection, *, train: bool = True, classes: Sequence[str
             or files that look like samples and are not read (see `wfbench.data.what_counts`).
     """
     if data.source == "latents":
-        raise InputError("latents are no images", got="data.source = latents", expected="the images that they are of")
+        raise InputError(
+            "latents are no images",
+            got="data.source = latents",
+            expected="the images that they are of",
+            remedy="set data.source=folder, and data.path to the images that were encoded",
+        )
     if data.dense is not None:
         raise InputError(
             "the images have a class for each pixel, and none of their own",
@@ -155,6 +160,7 @@ def _check_labels(images: Split, part: str, dataset: Dataset) -> None:
             "a label is out of range",
             got=f"{targets[wrong[0]]} of {images.label(int(wrong[0]))} (and {len(wrong) - 1} more)",
             expected=f"0 to {len(classes) - 1}, for {len(classes)} classes",
+            remedy="correct the label, or name all classes (of shards in classes.txt, a line for each)",
         )
     empty = np.flatnonzero(np.bincount(targets, minlength=len(classes)) == 0)
     if len(empty):
@@ -162,4 +168,5 @@ def _check_labels(images: Split, part: str, dataset: Dataset) -> None:
             f"a class has no images in the {part} split",
             got=f"{dataset.name}: {', '.join(classes[c] for c in empty[:6])} ({len(empty)} of {len(classes)} classes)",
             expected="images of every class in both splits",
+            remedy="add images of it, or take the class out of both splits",
         )

@@ -148,7 +148,7 @@ def held_out_terms(
         InputError: for bins that do not divide the steps.
     """
     if bins < 1 or STEPS % bins:
-        raise InputError("bins do not divide the steps", got=bins, expected=f"a divisor of {STEPS}")
+        raise InputError("bins do not divide the steps", got=bins, expected=f"a divisor of {STEPS}", remedy="use 10")
     width, found = STEPS // bins, []
     for k in range(bins):
         own = [generator_of(seed, k, first + i) for i in range(len(x))]

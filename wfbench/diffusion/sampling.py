@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wfbench.diffusion.draws import generator_of
 from wfbench.diffusion.gaussian import STEPS, betas
-from wfbench.errors import InputError
+from wfbench.errors import InputError, did_you_mean
 from wfbench.models import DiT
 
 SamplerName = Literal["ddpm", "ddim", "dpm-solver"]
@@ -39,14 +39,31 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
-            raise InputError("unknown sampler", got=repr(self.name), expected=f"one of {', '.join(SAMPLERS)}")
-        if not 1 <= self.steps <= STEPS or (self.name == "ddim" and STEPS % self.steps):
-            expected = f"a divisor of {STEPS}" if self.name == "ddim" else f"1 to {STEPS}"
-            raise InputError(f"steps that {self.name} cannot take", got=self.steps, expected=expected)
+            raise InputError(
+                "unknown sampler",
+                got=repr(self.name),
+                expected=f"one of {', '.join(SAMPLERS)}",
+                remedy=did_you_mean(self.name, SAMPLERS),
+            )
+        possible = [steps for steps in range(1, STEPS + 1) if self.name != "ddim" or STEPS % steps == 0]
+        if self.steps not in possible:
+            raise InputError(
+                f"steps that {self.name} cannot take",
+                got=self.steps,
+                expected=f"a divisor of {STEPS}" if self.name == "ddim" else f"1 to {STEPS}",
+                remedy=f"use {min(possible, key=lambda steps: abs(steps - self.steps))}",
+            )
         if not 0 <= self.cfg <= 100:
-            raise InputError("guidance of no such scale", got=f"cfg {self.cfg:g}", expected="0 to 100; 1 is none")
+            raise InputError(
+                "guidance of no such scale", got=f"cfg {self.cfg:g}", expected="0 to 100; 1 is none", remedy="for example 1.5"
+            )
         if self.cfg_channels is not None and self.cfg_channels < 1:
-            raise InputError("no channel to guide", got=self.cfg_channels, expected="1 or more, or None for all")
+            raise InputError(
+                "no channel to guide",
+                got=self.cfg_channels,
+                expected="1 or more, or None for all",
+                remedy="use 3, as in DiT's release",
+            )
 
 
 def scheduler_of(sampler: Sampler) -> Any:

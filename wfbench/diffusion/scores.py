@@ -49,9 +49,17 @@ def moments(features: Iterable[Tensor]) -> Moments:
         centred = batch - shift
         count, total, products = count + len(batch), total + centred.sum(dim=0), products + centred.mT @ centred
     if count < 2 or shift is None:
-        raise InputError("too few samples for a Fréchet distance", got=count, expected="at least 2, and far more than features")
+        raise InputError(
+            "too few samples for a Fréchet distance",
+            got=count,
+            expected="at least 2, and far more than features",
+            remedy="draw more: wfbench sample RUN --num 10000; or give more images as --reference",
+        )
     mean = total / count
     return Moments(shift + mean, (products - count * torch.outer(mean, mean)) / (count - 1), count)
+
+
+_REFERENCE = "give ADM's file of statistics, or a folder of images, as --reference"
 
 
 def read_moments(path: str | Path) -> Moments:
@@ -65,11 +73,14 @@ def read_moments(path: str | Path) -> Moments:
             mean, cov = (torch.from_numpy(np.asarray(file[key], dtype=np.float64)) for key in ("mu", "sigma"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
         raise InputError(
-            "no reference statistics there", got=f"{path}: {e}", expected="an npz with mu (D) and sigma (D, D)"
+            "no reference statistics there",
+            got=f"{path}: {e}",
+            expected="an npz with mu (D) and sigma (D, D)",
+            remedy=_REFERENCE,
         ) from e
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         got = f"{path}: mu {tuple(mean.shape)}, sigma {tuple(cov.shape)}"
-        raise InputError("no reference statistics there", got=got, expected="mu (D) and sigma (D, D)")
+        raise InputError("no reference statistics there", got=got, expected="mu (D) and sigma (D, D)", remedy=_REFERENCE)
     return Moments(mean, cov, None)
 
 
@@ -84,7 +95,12 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     """
     if one.mean.shape != other.mean.shape:
         got = f"{len(one.mean)} and {len(other.mean)} features"
-        raise InputError("moments of different extractors", got=got, expected="as many features on both sides")
+        raise InputError(
+            "moments of different extractors",
+            got=got,
+            expected="as many features on both sides",
+            remedy="compute both with the same network",
+        )
     values, vectors = torch.linalg.eigh(one.cov)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
     shared = torch.linalg.eigvalsh(root @ other.cov @ root).clamp_min(0).sqrt().sum()
@@ -101,7 +117,12 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
         InputError: for more parts than samples.
     """
     if not 1 <= splits <= len(logits):
-        raise InputError("cannot split the samples so", got=f"{splits} parts of {len(logits)}", expected="1 or more in each")
+        raise InputError(
+            "cannot split the samples so",
+            got=f"{splits} parts of {len(logits)}",
+            expected="1 or more in each",
+            remedy="draw more samples: wfbench sample RUN --num 10000; or ask for fewer parts",
+        )
     log_p = logits.detach().cpu().double().log_softmax(dim=1)
     scores = []
     for part in log_p.tensor_split(splits):
@@ -129,12 +150,10 @@ class Inception:
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
         path = Path(path)
-        wanted = {
-            "expected": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
-            "remedy": "fetch it yourself from torch-fidelity's releases, and give its path; nothing is downloaded",
-        }
+        expected = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+        remedy = "fetch it yourself from torch-fidelity's releases, and give its path; nothing is downloaded"
         if not path.is_file():
-            raise InputError("no Inception weights there", got=str(path), **wanted)
+            raise InputError("no Inception weights there", got=str(path), expected=expected, remedy=remedy)
         self.sha256 = files.sha256(path)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -145,7 +164,7 @@ class Inception:
             )
         except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as e:
             got = f"{path}: {' '.join(str(e).split())[:200]}"
-            raise InputError("the Inception weights cannot be loaded", got=got, **wanted) from e
+            raise InputError("the Inception weights cannot be loaded", got=got, expected=expected, remedy=remedy) from e
         self.network.eval().requires_grad_(False).to(device)
         self.device = device
 

@@ -236,7 +236,12 @@ def _as_tensors(model: nn.Module, inputs: Sequence[int] | tuple[Tensor, ...]) ->
         example = getattr(model, "example_inputs", None)  # what a model takes beside the images: times and classes
         more = example(batch, tuple(size), torch.Generator())[1:] if example else ()
         return (torch.zeros(*inputs, dtype=dtype), *more)
-    raise InputError("cannot count for these inputs", got=repr(inputs), expected="a shape (B, C, H, W) or a tuple of tensors")
+    raise InputError(
+        "cannot count for these inputs",
+        got=repr(inputs),
+        expected="a shape (B, C, H, W) or a tuple of tensors",
+        remedy="for one RGB image of 224 px: (1, 3, 224, 224)",
+    )
 
 
 def _declared(model: nn.Module, image_size: tuple[int, int], batch: int, path: str) -> dict[str, int] | None:

@@ -19,6 +19,7 @@ from wfbench.models.vit import VisionTransformer
 
 #: Mixers whose models have been released under names of their own.
 _RELEASED = ("softmax", "static", "weightformer")
+_OWN_NAMES = "use the names of model.state_dict(), or create the model with one of these mixers"
 #: What wrappers put before the names of all weights.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _RELEASE = {"mixer": "dwc", "fc1": "linear1", "fc2": "linear2"}
@@ -144,7 +145,12 @@ def to_released(model: VisionTransformer | DiT, grads: bool = False) -> dict[str
             continue
         value = parameters[ours].grad if grads else parameters[ours].detach()
         if value is None:
-            raise InputError("no gradient", got=theirs, remedy="run backward() before asking for gradients")
+            raise InputError(
+                "no gradient",
+                got=theirs,
+                expected="a gradient of each weight that is trained",
+                remedy="run backward() before asking for gradients",
+            )
         result[theirs] = value.clone()
     return result
 
@@ -158,7 +164,9 @@ def released_names(model: VisionTransformer | DiT) -> dict[str, str]:
     between = model.config.between
     if model.config.mixer not in _RELEASED or between is not None:
         got = f"mixer {model.config.mixer!r}" + ("" if between is None else f" with {between!r} between its layers")
-        raise InputError("no released names", got=got, expected=f"one of {', '.join(_RELEASED)}, by its own schedule")
+        raise InputError(
+            "no released names", got=got, expected=f"one of {', '.join(_RELEASED)}, by its own schedule", remedy=_OWN_NAMES
+        )
     parts = _TIMM if model.config.mixer == "softmax" else _RELEASE
     names = {}
     for ours in model.state_dict():
@@ -181,7 +189,10 @@ def _authors_name(layer: nn.Module, own: str, mixer: str) -> str:
         if isinstance(layer, nn.Linear):
             return own
         raise InputError(
-            "no released names", got=f"mixer {mixer!r} ({type(layer).__name__})", expected="softmax, static or weightformer"
+            "no released names",
+            got=f"mixer {mixer!r} ({type(layer).__name__})",
+            expected="softmax, static or weightformer",
+            remedy=_OWN_NAMES,
         )
     return next(theirs for theirs, ours in known.items() if ours == own)
 

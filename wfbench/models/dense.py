@@ -162,7 +162,10 @@ def create_dense(
     config = configure(name, mixer, image_size, 0, **overrides)
     if not isinstance(config, ViTConfig):
         raise InputError(
-            "dense prediction needs a ViT", got=f"model {name!r}, a denoiser", expected="a preset vit-* or weightformer-*"
+            "dense prediction needs a ViT",
+            got=f"model {name!r}, a denoiser",
+            expected="a preset vit-* or weightformer-*",
+            remedy="take another model: model.name=vit-tiny",
         )
     if decoder not in get_args(DecoderName):
         raise InputError(
@@ -176,6 +179,7 @@ def create_dense(
             "impossible model of dense prediction",
             got=f"pool = {config.pool!r}, num_classes = {num_classes}",
             expected="no pool, since the decoder reads every token, and 1 class or more",
+            remedy="leave pool out, and count the classes of the masks, the background too if it is one",
         )
 
     def build_decoder() -> Decoder:

@@ -12,10 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mixers.base import Grid
 from mixers.options import Option, with_options
-from wfbench.errors import InputError
 from wfbench.models.position import Position, check_position, sincos_2d
 from wfbench.models.schedule import check_depth, schedule_of, settled
-from wfbench.models.skeleton import Block, LocalConv, Modulation, Residual, adaptive_norm, patch_grid
+from wfbench.models.skeleton import Block, LocalConv, Modulation, Residual, adaptive_norm, check_channels, patch_grid
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Noisy x (B, in_channels, H, W) at steps t (B), of classes y (B), to ε and v (B, 2·in_channels, H, W)."""
-        if x.shape[1] != self.config.in_channels:
-            raise InputError(
-                "the input has other channels than the model", got=f"{x.shape[1]} channels", expected=self.config.in_channels
-            )
+        check_channels(x, self.config.in_channels)
         grid = self._grid((int(x.shape[2]), int(x.shape[3])))
         x = self.x_embedder(x)  # (B, N, C)
         position = self._position(grid)

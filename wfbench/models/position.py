@@ -9,7 +9,7 @@ from torch import Tensor
 
 import mixers
 from mixers.base import Grid, at_least_float32
-from wfbench.errors import InputError
+from wfbench.errors import InputError, did_you_mean
 
 #: How a model knows where a token is. "none": not at all, but for what its mixer knows. "learned": an embedding, added
 #: once, interpolated at another resolution. "sincos": `sincos_2d`, added once. "rope2d": nothing is added; every active
@@ -45,7 +45,10 @@ def check_position(pos_embed: str, mixer: str, embed_dim: int) -> None:
     mixers.spec(mixer)
     if pos_embed not in get_args(Position):
         raise InputError(
-            "unknown position", got=f"pos_embed = {pos_embed!r}", expected=f"one of {', '.join(get_args(Position))}"
+            "unknown position",
+            got=f"pos_embed = {pos_embed!r}",
+            expected=f"one of {', '.join(get_args(Position))}",
+            remedy=did_you_mean(str(pos_embed), get_args(Position)),
         )
     if pos_embed == "sincos" and embed_dim % 4:
         raise InputError(

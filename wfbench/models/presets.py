@@ -141,4 +141,9 @@ def _check_numbers(config: Config) -> None:
     if bad:
         among = ", ".join(f"{k} in {v}" for k, v in choices.items())
         expected = f"positive sizes, num_classes >= 0, 0 <= drop_path < 1, 0 <= drop_rate < 1, {among}"
-        raise InputError("impossible model", got=", ".join(f"{k} = {v!r}" for k, v in bad.items()), expected=expected)
+        raise InputError(
+            "impossible model",
+            got=", ".join(f"{k} = {v!r}" for k, v in bad.items()),
+            expected=expected,
+            remedy=f"leave {' and '.join(bad)} out, for what the preset has",
+        )

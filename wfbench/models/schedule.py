@@ -68,10 +68,20 @@ def settled(mixer: str, every: int | None, offset: int | None, between: str | No
         )
     n = spec.every if every is None else every
     if not _is_whole(n) or n < 1:
-        raise InputError("impossible schedule", got=got, expected="a whole number of layers, every >= 1")
+        raise InputError(
+            "impossible schedule",
+            got=got,
+            expected="a whole number of layers, every >= 1",
+            remedy="use 1 for every layer, 3 for one in three",
+        )
     start = (spec.offset if n == spec.every else min(1, n - 1)) if offset is None else offset
     if not _is_whole(start) or not 0 <= start < n:
-        raise InputError("impossible schedule", got=got, expected=f"an offset from 0 to every - 1, which is {n - 1}")
+        raise InputError(
+            "impossible schedule",
+            got=got,
+            expected=f"an offset from 0 to every - 1, which is {n - 1}",
+            remedy="use 0, or leave the offset out",
+        )
     if between is None and n > 1 and spec.off_token is None:
         raise InputError(
             "nothing fills the layers between",

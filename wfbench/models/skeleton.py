@@ -161,6 +161,21 @@ def adaptive_norm(dim: int, parts: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), linear)
 
 
+def check_channels(images: Tensor, channels: int) -> None:
+    """Refuse images (B, C, H, W) whose C is not the model's.
+
+    Raises:
+        InputError: naming both.
+    """
+    if images.shape[1] != channels:
+        raise InputError(
+            "the input has other channels than the model",
+            got=f"{images.shape[1]} channels",
+            expected=channels,
+            remedy=f"convert the input, or create the model with in_channels={images.shape[1]}",
+        )
+
+
 def patch_grid(image_size: Grid, patch: int) -> Grid:
     """The grid of an image's patches.
 

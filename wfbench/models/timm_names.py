@@ -41,6 +41,7 @@ def _entry(preset: str, name: str) -> Callable[..., Any]:
             raise InputError(
                 "no weights are downloaded",
                 got=f"pretrained=True for {name!r}",
+                expected="pretrained=False: weights come from a local file",
                 remedy="pass pretrained=False (to segmentation-models-pytorch, encoder_weights=None), and load a local file: "
                 "wfbench.models.load_released(model, safetensors.torch.load_file(path))",
             )
@@ -104,7 +105,12 @@ def _ours(name: str, config: Config, arguments: dict[str, Any]) -> dict[str, Any
         ours = _TIMM_ARGUMENTS.get(key, key)
         if ours in given:
             twice = f"{given[ours]} and {key}"
-            raise InputError(f"an option of model {name!r} is given twice", got=twice, expected="one of the two names")
+            raise InputError(
+                f"an option of model {name!r} is given twice",
+                got=twice,
+                expected="one of the two names",
+                remedy=f"leave {key} out",
+            )
         given[ours] = key
         result[ours] = _TIMM_VALUES.get(ours, {}).get(value, value) if isinstance(value, str) else value
     return result

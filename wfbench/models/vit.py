@@ -16,7 +16,7 @@ from mixers.base import Grid, init_linear_
 from wfbench.errors import InputError
 from wfbench.models.position import sincos_2d
 from wfbench.models.schedule import check_depth, mixers_of, schedule_of
-from wfbench.models.skeleton import Block, patch_grid
+from wfbench.models.skeleton import Block, check_channels, patch_grid
 from wfbench.models.timm_doors import describe, global_pool_of, pool_of, taken_blocks
 from wfbench.models.vit_config import ViTConfig, check
 
@@ -101,10 +101,7 @@ class VisionTransformer(nn.Module):
         return patch_grid(image_size, self.config.patch_size)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        if x.shape[1] != self.config.in_channels:
-            raise InputError(
-                "the image has other channels than the model", got=f"{x.shape[1]} channels", expected=self.config.in_channels
-            )
+        check_channels(x, self.config.in_channels)
         grid = self._grid((int(x.shape[2]), int(x.shape[3])))
         x = self.patch_embed(x)  # (B, N, C)
         if self.cls_token is not None:
@@ -157,7 +154,12 @@ class VisionTransformer(nn.Module):
             InputError: for blocks that are not there, another format, or an image size that the patch does not divide.
         """
         if output_fmt not in ("NCHW", "NLC"):
-            raise InputError("unknown format of the intermediates", got=repr(output_fmt), expected="'NCHW' or 'NLC'")
+            raise InputError(
+                "unknown format of the intermediates",
+                got=repr(output_fmt),
+                expected="'NCHW' or 'NLC'",
+                remedy="use 'NCHW' for maps, 'NLC' for tokens",
+            )
         wanted = taken_blocks(len(self.blocks), indices)
         x, grid = self._embed(x)
         prefix, taken = self.num_prefix_tokens, []
@@ -256,7 +258,12 @@ class VisionTransformer(nn.Module):
             InputError: for a negative number, an unknown pooling, or one whose token is not there.
         """
         if num_classes < 0:
-            raise InputError("impossible head", got=f"num_classes = {num_classes}", expected="0 or more")
+            raise InputError(
+                "impossible head",
+                got=f"num_classes = {num_classes}",
+                expected="0 or more",
+                remedy="use the number of your classes, or 0 for no head",
+            )
         pool = self.config.pool if global_pool is None else pool_of(global_pool)
         config = replace(self.config, num_classes=num_classes, pool=pool)
         check(config)

@@ -77,5 +77,8 @@ def check(config: ViTConfig) -> None:
         )
     if config.pool == "token" and not config.class_token:
         raise InputError(
-            "pooling needs a class token", got="pool='token', class_token=False", remedy="set class_token=True or pool='mean'"
+            "pooling needs a class token",
+            got="pool='token', class_token=False",
+            expected="class_token=True beside pool='token'",
+            remedy="set class_token=True or pool='mean'",
         )

@@ -97,7 +97,12 @@ def read(path: Path) -> tuple[list[AnyRow], list[str]]:
         # Not splitlines(): a message may hold characters, such as U+2028, that it takes for line ends and JSON does not.
         lines = path.read_bytes().decode(errors="replace").split("\n")
     except OSError as e:
-        raise InputError("cannot read records", got=f"{path}: {e.strerror}", expected="a JSONL file of records") from e
+        raise InputError(
+            "cannot read records",
+            got=f"{path}: {e.strerror}",
+            expected="a JSONL file of records",
+            remedy="allow it to be read, or report from other records",
+        ) from e
     rows: list[AnyRow] = []
     torn = []
     for number, line in enumerate(lines, 1):

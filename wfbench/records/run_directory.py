@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd  # a worker imports this package, and has no use for tables
 
 _COLUMNS = ("index", "label", "top1")
+#: What to do about predictions that are not those of the run.
+_PUT_BACK = "put the run's own files back, or remove the predictions: then images are not compared"
 _Result = TrainRow | DiTRow | DenseRow | ProbeRow
 _RESULT: TypeAdapter[_Result] = TypeAdapter(Annotated[_Result, Field(discriminator="kind")])
 
@@ -65,11 +67,13 @@ class Run:
         try:
             table = _columns(path)
         except (OSError, ValueError, KeyError) as e:
-            raise InputError("cannot read predictions", got=f"{path}: {e}", expected=f"columns {', '.join(_COLUMNS)}") from e
+            raise InputError(
+                "cannot read predictions", got=f"{path}: {e}", expected=f"columns {', '.join(_COLUMNS)}", remedy=_PUT_BACK
+            ) from e
         if not (np.diff(table["index"].to_numpy()) > 0).all():  # as it is written, each index stands once, in order
             table = table.sort_values("index", ignore_index=True)
             if table["index"].duplicated().any():
-                raise InputError("a sample has two predictions", got=path, expected="each index once")
+                raise InputError("a sample has two predictions", got=path, expected="each index once", remedy=_PUT_BACK)
         self._check_agreement(table, path)
         return table
 
@@ -83,7 +87,7 @@ class Run:
                 "predictions are not those of their record",
                 got=f"{path}: {len(table):,} samples, {100 * right:.4f} % right",
                 expected=f"{self.row.samples:,} samples, {100 * self.row.accuracy:.4f} % right, as its result.json says",
-                remedy="put the run's own files back, or remove the predictions: then images are not compared",
+                remedy=_PUT_BACK,
             )
 
 
@@ -124,7 +128,12 @@ def _result(path: Path) -> TrainRow | DenseRow | None:
     except ValidationError as e:
         problem = e.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise InputError("not the result of a run", got=f"{path}: {where}: {problem['msg']}", expected="a train row") from e
+        raise InputError(
+            "not the result of a run",
+            got=f"{path}: {where}: {problem['msg']}",
+            expected="a train row",
+            remedy="put the run's own file back, use the version of wfbench that wrote it, or leave the run out",
+        ) from e
 
 
 def _text(path: Path) -> str:
@@ -132,4 +141,9 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else e
-        raise InputError("cannot read a run", got=f"{path}: {why}", expected="a readable file of UTF-8") from e
+        raise InputError(
+            "cannot read a run",
+            got=f"{path}: {why}",
+            expected="a readable file of UTF-8",
+            remedy="put the run's own file back, allow it to be read, or leave the run out",
+        ) from e

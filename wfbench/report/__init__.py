@@ -34,7 +34,12 @@ def collect(paths: Iterable[Path]) -> tuple[list[AnyRow], list[str]]:
     """
     paths = list(paths)
     if not paths:
-        raise InputError("nothing to report on", got="no path", expected=f"a run directory or a {_NAME}")
+        raise InputError(
+            "nothing to report on",
+            got="no path",
+            expected=f"a run directory or a {_NAME}",
+            remedy="name the directory that `wfbench train` or `wfbench profile` wrote into, such as runs",
+        )
     # By the real path, so that a file that is named twice is read once, and in the same order however it is named.
     found: dict[Path, tuple[list[AnyRow], list[str]]] = {}
     for path in paths:
@@ -167,7 +172,12 @@ def _linked(tables: Path) -> set[Path]:
 def _record_files(path: Path) -> list[Path]:
     if path.is_file():
         if path.suffix != ".jsonl":
-            raise InputError("not a file of records", got=path, expected=f"a .jsonl file, or a directory that holds {_NAME}")
+            raise InputError(
+                "not a file of records",
+                got=path,
+                expected=f"a .jsonl file, or a directory that holds {_NAME}",
+                remedy=f"name its directory, {path.parent}",
+            )
         return [path]
     if not path.exists():
         raise InputError(
@@ -179,7 +189,10 @@ def _record_files(path: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise InputError(
-            "cannot search a directory", got=f"{error.filename}: {error.strerror}", expected="a readable one"
+            "cannot search a directory",
+            got=f"{error.filename}: {error.strerror}",
+            expected="a readable one",
+            remedy="allow it to be searched, or name the directories beside it one by one",
         ) from error
 
     # os.walk, since Path.rglob passes over directories that it may not read without a word.

@@ -51,6 +51,9 @@ def _pixels(images: Sequence[Image.Image], channels: int, split: Split) -> np.nd
     rows = [np.asarray(to_channels(image, channels)).reshape(-1) for image in images]
     if len({len(row) for row in rows}) > 1:
         raise InputError(
-            "no baselines for images of several sizes", got=split.label(0), expected="images that are all of one size"
+            "no baselines for images of several sizes",
+            got=split.label(0),
+            expected="images that are all of one size",
+            remedy="resize them to one size, or take other data: wfbench baselines --recipe digits",
         )
     return np.stack(rows) / 255

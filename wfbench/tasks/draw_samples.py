@@ -26,16 +26,17 @@ from torch import Tensor
 from wfbench import files, records
 from wfbench import recipe as recipes
 from wfbench.data.codecs import Codec, PixelCodec, VAECodec
+from wfbench.data.latents import check_process
 from wfbench.diffusion import Sampler, sample
-from wfbench.errors import InputError, check_finite, writing
+from wfbench.errors import InputError, check_finite, did_you_mean, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
 from wfbench.strict import read_json
 from wfbench.tasks.common import dtype_name, factors_of, precision_of, writable_dir
 from wfbench.tasks.jobs import dit
-from wfbench.tasks.run_directory import read_recipe, read_result
-from wfbench.tasks.weights import WEIGHTS, read_weights
+from wfbench.tasks.run_directory import PUT_BACK, read_recipe, read_result
+from wfbench.tasks.weights import WEIGHTS, check_weights, read_weights
 from wfbench.training.checkpoint import load_weights
 
 #: Samples in a part.
@@ -74,6 +75,7 @@ class SampleRequest:
 
 #: For an error about a file beside samples.
 _WRITTEN = "the JSON that `wfbench sample` wrote"
+_ANOTHER = "choose another --out"
 
 
 def sampler_of(
@@ -92,7 +94,12 @@ def sampler_of(
     section = denoiser(recipe).sampling
     channels = cfg_channels or section.cfg_channels
     if channels not in ("released", "all"):
-        raise InputError("unknown channels to guide", got=repr(channels), expected="released (the first three) or all")
+        raise InputError(
+            "unknown channels to guide",
+            got=repr(channels),
+            expected="released (the first three) or all",
+            remedy=did_you_mean(channels, ("released", "all")),
+        )
     sampler = Sampler(
         name or section.sampler,  # type: ignore[arg-type]  # Sampler refuses another
         section.steps if steps is None else steps,
@@ -101,7 +108,10 @@ def sampler_of(
     )
     if sampler.cfg != 1 and not denoiser(recipe).label_dropout:
         raise InputError(
-            "the model was trained without the null class", got=f"cfg {sampler.cfg}, label_dropout 0", expected="cfg 1"
+            "the model was trained without the null class",
+            got=f"cfg {sampler.cfg}, label_dropout 0",
+            expected="cfg 1",
+            remedy="--cfg 1; for guidance, train with diffusion.label_dropout=0.1",
         )
     return sampler
 
@@ -113,7 +123,12 @@ def denoiser(recipe: Recipe) -> recipes.DiffusionSection:
         InputError: for a classifier.
     """
     if recipe.diffusion is None:
-        raise InputError("not the run of a denoiser", got=f"task: {recipe.task}", expected="task: dit")
+        raise InputError(
+            "not the run of a denoiser",
+            got=f"task: {recipe.task}",
+            expected="task: dit",
+            remedy="name the run of a denoiser; to train one: wfbench train --recipe dit-digits",
+        )
     return recipe.diffusion
 
 
@@ -126,15 +141,14 @@ def load_model(run: Path, weights: str, device: torch.device) -> tuple[DiT, Reci
     recipe = read_recipe(run)
     denoiser(recipe)
     read_result(run)
-    if weights not in ("raw", "ema"):
-        raise InputError("unknown weights", got=repr(weights), expected="raw or ema")
-    if weights == "ema" and recipe.ema is None:
-        raise InputError("the run has no averaged weights", got=f"{run} with ema: null", remedy="use --weights raw")
+    check_weights(run, weights, recipe)
     path = run / WEIGHTS[weights]
     tensors, sha256 = read_weights(path)
     table, patches = tensors.get("y_embedder.embedding_table.weight"), tensors.get("x_embedder.proj.weight")
     if table is None or patches is None:
-        raise InputError("not the weights of a denoiser", got=str(path), expected="a class table and a patch embedding")
+        raise InputError(
+            "not the weights of a denoiser", got=str(path), expected="a class table and a patch embedding", remedy=PUT_BACK
+        )
     latent_channels = patches.shape[1] if recipe.data.source == "latents" else None
     model = dit.build(recipe, len(table) - 1, latent_channels)
     load_weights(model, tensors, str(path))
@@ -158,10 +172,13 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
     """
     if request.num < 1 or request.batch < 1:
         got = f"{request.num} samples in batches of {request.batch}"
-        raise InputError("nothing can be sampled so", got=got, expected="at least 1 of each")
-    if not 0 <= request.rank < request.processes:
-        got = f"rank {request.rank} of {request.processes}"
-        raise InputError("no such process", got=got, expected=f"a rank from 0 to {request.processes - 1}")
+        raise InputError(
+            "nothing can be sampled so",
+            got=got,
+            expected="at least 1 of each",
+            remedy="leave --num and --batch out, for 100 samples in batches of 64",
+        )
+    check_process(request.rank, request.processes)
     model, recipe, sha256 = load_model(request.run, request.weights, device)
     codec = _codec(request, recipe, model, device)
     protocol = _protocol(request, recipe, model, codec, sha256, device)
@@ -175,7 +192,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
                 done(len(indices))
             else:
                 _save(path, _pictures(request, model, recipe, codec, indices, device, done))
-    elif wrong := _differences(read_json(out / PROTOCOL, "samples' protocol", _WRITTEN), protocol):
+    elif wrong := _differences(read_json(out / PROTOCOL, "samples' protocol", _WRITTEN, _ANOTHER), protocol):
         raise _other(out, wrong)
     config = model.config
     picture = PictureRow(
@@ -223,7 +240,12 @@ def _codec(request: SampleRequest, recipe: Recipe, model: DiT, device: torch.dev
     directory = request.vae or denoiser(recipe).vae
     if recipe.data.source != "latents":
         if request.vae is not None:
-            raise InputError("a model of pixels needs no autoencoder", got=f"--vae {request.vae}", remedy="leave --vae out")
+            raise InputError(
+                "a model of pixels needs no autoencoder",
+                got=f"--vae {request.vae}",
+                expected="no --vae",
+                remedy="leave --vae out",
+            )
         return PixelCodec(channels)
     if directory is None:
         raise InputError(
@@ -235,7 +257,12 @@ def _codec(request: SampleRequest, recipe: Recipe, model: DiT, device: torch.dev
     codec = VAECodec(directory, device)
     if codec.channels != channels:
         got = f"{codec.channels} channels of {directory}"
-        raise InputError("the autoencoder has other latents than the model", got=got, expected=f"{channels} channels")
+        raise InputError(
+            "the autoencoder has other latents than the model",
+            got=got,
+            expected=f"{channels} channels",
+            remedy="give the autoencoder that encoded the training data",
+        )
     return codec
 
 
@@ -275,7 +302,7 @@ def _agree(out: Path, protocol: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         _write_json(path, protocol)
-    if wrong := _differences(read_json(path, "samples' settings", _WRITTEN), protocol):
+    if wrong := _differences(read_json(path, "samples' settings", _WRITTEN, _ANOTHER), protocol):
         raise _other(out, wrong)
 
 
@@ -288,7 +315,7 @@ def _other(out: Path, wrong: list[str]) -> InputError:
         "the directory holds samples of other settings",
         got=f"{out}: {'; '.join(wrong)}",
         expected="the settings it was begun with",
-        remedy="choose another --out",
+        remedy=_ANOTHER,
     )
 
 

@@ -25,7 +25,7 @@ from wfbench.records import ErfRow
 from wfbench.tasks.common import factors_of
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import classify
-from wfbench.tasks.run_directory import read_recipe, read_result
+from wfbench.tasks.run_directory import PUT_BACK, read_recipe, read_result
 from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import checkpoint
 
@@ -52,7 +52,12 @@ class ErfRequest:
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.draws < 1:
-            raise InputError("nothing to average over", got=f"{self.images} images, {self.draws} draws", expected="1 or more")
+            raise InputError(
+                "nothing to average over",
+                got=f"{self.images} images, {self.draws} draws",
+                expected="1 or more",
+                remedy="leave --images and --draws out, for 32 and 2",
+            )
 
 
 def energy_map(
@@ -143,7 +148,12 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     """
     row, recipe = read_result(run), read_recipe(run)
     if recipe.task != "classify":
-        raise InputError("only runs of classifiers are mapped", got=f"{run}: task: {recipe.task}", expected="task: classify")
+        raise InputError(
+            "only runs of classifiers are mapped",
+            got=f"{run}: task: {recipe.task}",
+            expected="task: classify",
+            remedy="name a classifier's run, or map fresh models: wfbench erf --mixer NAME",
+        )
     prepared = classify.prepare(recipe)
     check_data(run, prepared.dataset, "val")
     model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)
@@ -161,7 +171,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
                 checkpoint.load_weights(model, load_file(weights), str(weights))
             except (OSError, SafetensorError) as e:
                 raise InputError(
-                    "cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run"
+                    "cannot read the weights", got=f"{weights}: {e}", expected="the final weights of the run", remedy=PUT_BACK
                 ) from e
         fields = measure(model.to(device), images, request)
         extra = {"weights": stage, "seed": row.seed, "recipe": row.recipe, "recipe_digest": row.recipe_digest}

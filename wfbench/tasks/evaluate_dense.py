@@ -18,7 +18,7 @@ from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, read_metadata, read_weights
+from wfbench.tasks.weights import WEIGHTS, check_weights, read_metadata, read_weights
 from wfbench.training import checkpoint
 
 #: Settings of `data.dense` by which the images and masks are the same.
@@ -119,8 +119,7 @@ def evaluate_dense_run(
 
 def _recipe(run: Path, weights: str, overrides: tuple[str, ...]) -> Recipe:
     recipe = read_recipe(run)
-    if weights == "ema" and recipe.ema is None:
-        raise InputError("the run has no averaged weights", got=f"{run} with ema: null", remedy="use --weights raw")
+    check_weights(run, weights, recipe)
     allowed = ("data.", "dense.inference=", "dense.stride=")
     wrong = [setting for setting in overrides if not setting.startswith(allowed)]
     if wrong:
@@ -128,6 +127,7 @@ def _recipe(run: Path, weights: str, overrides: tuple[str, ...]) -> Recipe:
             "only its data and its windows can be changed for a run",
             got=wrong[0],
             expected="data.…=…, dense.inference=… or dense.stride=…",
+            remedy=f"leave it out, or train another run with it: wfbench train --set {wrong[0]}",
         )
     return recipes.override(recipe, overrides)
 

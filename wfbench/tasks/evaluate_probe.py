@@ -68,6 +68,7 @@ def evaluate_probe_run(
             "only the canvases that it is evaluated on can be changed for a run on a probe",
             got=wrong[0],
             expected=", ".join(f"{name}…" for name in _FREE),
+            remedy=f"leave it out, or train another run with it: wfbench train --set {wrong[0]}",
         )
     final, recipe = read_result(run), recipes.override(read_recipe(run), overrides)
     tensors, sha256 = read_weights(run / WEIGHTS["raw"])

@@ -26,7 +26,7 @@ from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, read_metadata, read_weights
+from wfbench.tasks.weights import WEIGHTS, check_weights, read_metadata, read_weights
 from wfbench.training import Evaluation
 
 #: Settings by which other data are asked for than those of the run.
@@ -131,7 +131,12 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
             remedy="check the path",
         )
     if of_run and request.recipe is not None:
-        raise InputError("a run has a recipe of its own", got=f"--recipe {request.recipe}", remedy="leave --recipe out")
+        raise InputError(
+            "a run has a recipe of its own",
+            got=f"--recipe {request.recipe}",
+            expected="no --recipe beside a run",
+            remedy="leave --recipe out",
+        )
     if not of_run and request.recipe is None:
         raise InputError(
             "weights alone do not say their model",
@@ -141,7 +146,12 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
         )
     wrong = [setting for setting in request.overrides if of_run and not setting.startswith("data.")]
     if wrong:
-        raise InputError("only its data can be changed for a run", got=wrong[0], expected="data.…=…")
+        raise InputError(
+            "only its data can be changed for a run",
+            got=wrong[0],
+            expected="data.…=…",
+            remedy=f"leave it out, or train another run with it: wfbench train --set {wrong[0]}",
+        )
     if not of_run:
         found = recipes.load(request.recipe or "", request.overrides)
         if found.task != "classify":
@@ -154,8 +164,7 @@ def _recipe(request: EvalRequest, of_run: bool) -> Recipe:
         return found
     read_result(request.path)
     recipe = read_recipe(request.path)
-    if request.weights == "ema" and recipe.ema is None:
-        raise InputError("the run has no averaged weights", got=f"{request.path} with ema: null", remedy="use --weights raw")
+    check_weights(request.path, request.weights, recipe)
     return recipes.override(recipe, request.overrides)
 
 
@@ -288,12 +297,20 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
     try:
         table = {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
     except AttributeError as e:
-        raise InputError("cannot read the mapping", got=f"{path}: {e}", expected=expected) from e
+        raise InputError(
+            "cannot read the mapping",
+            got=f"{path}: {e}",
+            expected=expected,
+            remedy="write one object in braces, and neither a list nor a single value",
+        ) from e
     bad = {key: value for key, value in table.items() if not all(isinstance(c, int) and 0 <= c < classes for c in value)}
     if bad:
         key, value = next(iter(bad.items()))
         raise InputError(
-            "the mapping names a class that the model has not", got=f"{key}: {value}", expected=f"0 to {classes - 1}"
+            "the mapping names a class that the model has not",
+            got=f"{key}: {value}",
+            expected=f"0 to {classes - 1}",
+            remedy="count the model's classes from 0; an empty list, [], leaves the image out",
         )
     by_class = set(dataset.classes) <= set(table)
     split = dataset.val
@@ -304,6 +321,7 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
             "the mapping does not name every image",
             got=f"no label for {unknown[0]} ({len(unknown)} of {len(keys)} images)",
             expected="a key for each class folder, or for each file name",
+            remedy=f'add "{unknown[0]}" with its class, or with [] to leave it out',
         )
     twice = [] if by_class else [key for key, count in Counter(keys).items() if count > 1]
     if twice:
@@ -311,11 +329,17 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
             "the mapping names files, and several files have one name",
             got=f"{twice[0]}: {' and '.join(split.label(i) for i, key in enumerate(keys) if key == twice[0])}",
             expected="file names that occur once, or a key for each class folder",
+            remedy="rename the files, or map class folders",
         )
     kept = [i for i, key in enumerate(keys) if table[key]]
     every = tuple(table[keys[i]] for i in kept)
     if not kept:
-        raise InputError("the mapping leaves no image", got=f"{path}: every list is empty")
+        raise InputError(
+            "the mapping leaves no image",
+            got=f"{path}: every list is empty",
+            expected="a class for one image or more",
+            remedy=f'write the classes that are right, such as "{keys[0]}": [0]',
+        )
     chosen = tuple(sorted({c for classes_ in every for c in classes_})) if by_class else ()
     return Labels(path.name, _OtherLabels(split, kept, [c[0] for c in every]), every, len(keys) - len(kept), chosen)
 

@@ -56,7 +56,12 @@ class ProbeRequest:
                     remedy=did_you_mean(name, known()),
                 )
         if quick and tune:
-            raise InputError("--quick and --tune exclude each other", got="--quick --tune", remedy="drop one of the two")
+            raise InputError(
+                "--quick and --tune exclude each other",
+                got="--quick --tune",
+                expected="one of the two",
+                remedy="drop one of the two",
+            )
         count = seeds or (1 if quick else SEEDS)
         return cls(
             tuple(dict.fromkeys(names)) or (("recall",) if quick else NAMES),

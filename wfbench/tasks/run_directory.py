@@ -24,6 +24,9 @@ RunRow = TrainRow | DiTRow | DenseRow | ProbeRow
 R = TypeVar("R", TrainRow, DiTRow, DenseRow, ProbeRow)
 _RESULT: TypeAdapter[RunRow] = TypeAdapter(Annotated[RunRow, Field(discriminator="kind")])
 
+#: What to do about a file of a run that is not as `wfbench train` wrote it.
+PUT_BACK = "put the run's own file back, or use the version of wfbench that wrote it"
+
 #: Settings that may differ between a run and its resume: they change no result, or by rounding alone (then a row says so).
 _FREE_TO_CHANGE = (
     *("data.workers", "data.path", "eval_every", "keep_every", "save_steps"),
@@ -119,7 +122,7 @@ def read_recipe(out: Path) -> Recipe:
             expected="the --out of a `wfbench train`",
             remedy="check the path",
         )
-    return recipes.parse(strict.read_yaml(path, "run's recipe"), str(path))
+    return recipes.parse(strict.read_yaml(path, "run's recipe", PUT_BACK), str(path), PUT_BACK)
 
 
 def read_result(out: Path) -> RunRow:
@@ -141,7 +144,10 @@ def read_result(out: Path) -> RunRow:
         ) from e
     except ValidationError as e:
         raise InputError(
-            "cannot read the run's result", got=f"{path}: {e.errors()[0]['msg']}", expected="a result of this version"
+            "cannot read the run's result",
+            got=f"{path}: {e.errors()[0]['msg']}",
+            expected="a result of this version",
+            remedy=PUT_BACK,
         ) from e
 
 
@@ -160,5 +166,10 @@ def recorded_row(out: Path, weights: str, kind: type[R]) -> R:
     rows = [row for row in (read_result(out), *read_rows(out)) if isinstance(row, kind)]
     row = next((row for row in rows if row.weights == weights), None)
     if row is None:
-        raise InputError("the run has no record of these weights", got=str(out), expected=f"a row of {weights}")
+        raise InputError(
+            "the run has no record of these weights",
+            got=str(out),
+            expected=f"a row of {weights}",
+            remedy="put the run's own records.jsonl back",
+        )
     return row

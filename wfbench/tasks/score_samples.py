@@ -82,13 +82,21 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     """
     inception = Inception(request.inception, device) if request.inception is not None else None
     if request.reference is not None and inception is None:
-        raise InputError("a reference is for FID", got="--reference without --inception", remedy="give both, or neither")
+        raise InputError(
+            "a reference is for FID",
+            got="--reference without --inception",
+            expected="--inception beside --reference",
+            remedy="give both, or neither",
+        )
     recipe = read_recipe(request.run)
     denoiser(recipe)
     images, labels, protocol = read_samples(request.samples)
     if protocol["weights_sha256"] != _sha256(request.run / WEIGHTS[protocol["weights"]]):
         raise InputError(
-            "the samples are of other weights", got=str(request.samples), expected=f"samples of {request.run}, as it is now"
+            "the samples are of other weights",
+            got=str(request.samples),
+            expected=f"samples of {request.run}, as it is now",
+            remedy=f"draw samples by these weights: wfbench sample {request.run}",
         )
     job = dit.prepare(recipe)
     check_data(request.run, job.dataset, "train", "val")
@@ -142,10 +150,16 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
             "samples without a protocol cannot be scored",
             got=f"{beside}: {e}",
             expected=f"samples.npz and {PROTOCOL}, as `wfbench sample` writes them",
+            remedy=f"put {PROTOCOL} back beside them, or draw the samples again: wfbench sample RUN",
         ) from e
     images, labels = _arrays(path)
     if labels is None or protocol.get("samples_sha256") != _sha256(path):
-        raise InputError("the samples are not those of their protocol", got=str(path), expected=f"the file that {beside} is of")
+        raise InputError(
+            "the samples are not those of their protocol",
+            got=str(path),
+            expected=f"the file that {beside} is of",
+            remedy="put both files back, or draw the samples again: wfbench sample RUN",
+        )
     return images, labels, protocol
 
 
@@ -258,6 +272,7 @@ def _reference(
             "nothing to compare the samples with",
             got="a run on latents, and no --reference",
             expected="an npz with mu and sigma, an npz of images, or a folder of images",
+            remedy="--reference PATH, for example the folder with the training images",
         )
     if path is None:
         assert real is not None
@@ -270,7 +285,9 @@ def _reference(
         with np.load(path, allow_pickle=False) as file:
             holds = set(file.files)
     except (OSError, ValueError, zipfile.BadZipFile) as e:
-        raise InputError("cannot read the reference", got=f"{path}: {e}", expected="an npz, or a folder of images") from e
+        raise InputError(
+            "cannot read the reference", got=f"{path}: {e}", expected="an npz, or a folder of images", remedy=_CHECK
+        ) from e
     statistics = read_moments(path) if {"mu", "sigma"} <= holds or "arr_0" not in holds else None
     return _Reference(name, _arrays(path)[0] if "arr_0" in holds else None, statistics)
 
@@ -279,7 +296,7 @@ def _folder(path: Path, side: int) -> Iterable[Tensor]:
     """Every image under a folder, cropped as ADM does it: (3, side, side), uint8."""
     files = sorted(f for f in path.rglob("*") if is_picture(f.name) and not is_hidden(f.relative_to(path).as_posix()))
     if not files:
-        raise InputError("no images in the reference", got=str(path), expected="png, jpg, webp or bmp files")
+        raise InputError("no images in the reference", got=str(path), expected="png, jpg, webp or bmp files", remedy=_CHECK)
     for file in files:
         try:
             image = to_channels(decode(read_file(file), str(file)), 3)
@@ -287,7 +304,12 @@ def _folder(path: Path, side: int) -> Iterable[Tensor]:
         except InputError:
             raise
         except UNREADABLE as e:
-            raise InputError("an image cannot be read", got=f"{file} ({e})", expected="an intact image file") from e
+            raise InputError(
+                "an image cannot be read",
+                got=f"{file} ({e})",
+                expected="an intact image file",
+                remedy="repair or remove the file",
+            ) from e
 
 
 def _arrays(path: Path) -> tuple[Tensor, Tensor | None]:
@@ -296,15 +318,27 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor | None]:
         with np.load(path, allow_pickle=False) as file:
             images, labels = file["arr_0"], file["arr_1"] if "arr_1" in file.files else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise InputError("no images there", got=f"{path}: {e}", expected="an npz with arr_0 (N, H, W, C), uint8") from e
+        raise InputError(
+            "no images there", got=f"{path}: {e}", expected="an npz with arr_0 (N, H, W, C), uint8", remedy=_NPZ
+        ) from e
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         got = f"{path}: {images.dtype} {images.shape}"
-        raise InputError("no images there", got=got, expected="an npz with arr_0 (N, H, W, C), uint8")
+        raise InputError("no images there", got=got, expected="an npz with arr_0 (N, H, W, C), uint8", remedy=_NPZ)
     return torch.from_numpy(images).permute(0, 3, 1, 2), None if labels is None else torch.from_numpy(labels)
+
+
+#: What to do about a file that holds no images, or a reference that is none.
+_NPZ = "check the path; for images from 0 to 255 as uint8: numpy.savez(path, arr_0=images)"
+_CHECK = "check --reference"
 
 
 def _sha256(path: Path) -> str:
     try:
         return files.sha256(path)
     except OSError as e:
-        raise InputError("cannot read a file", got=f"{path}: {e.strerror}") from e
+        raise InputError(
+            "cannot read a file",
+            got=f"{path}: {e.strerror}",
+            expected="a file that can be read",
+            remedy="check the path, and who may read the file",
+        ) from e

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wfbench import files
 from wfbench import recipe as recipes
-from wfbench.errors import InputError
+from wfbench.errors import InputError, did_you_mean
 from wfbench.recipe import Recipe
 from wfbench.records.row import Strict
 from wfbench.tasks.identity import Identity
@@ -85,7 +85,27 @@ def read_metadata(path: Path) -> WeightsMetadata | None:
             "cannot read what the weights say of themselves",
             got=f"{path}: {e.errors()[0]['msg']}",
             expected="the metadata that `wfbench train` of this version writes",
+            remedy="use the version of wfbench that wrote them, or save the tensors again without metadata",
         ) from e
+
+
+def check_weights(run: Path, weights: str, recipe: Recipe) -> None:
+    """Refuse weights that a run does not have.
+
+    Raises:
+        InputError: for others than "raw" and "ema", or averaged ones of a run that averaged none.
+    """
+    if weights not in WEIGHTS:
+        raise InputError(
+            "unknown weights", got=repr(weights), expected=" or ".join(WEIGHTS), remedy=did_you_mean(weights, WEIGHTS)
+        )
+    if weights == "ema" and recipe.ema is None:
+        raise InputError(
+            "the run has no averaged weights",
+            got=f"{run} with ema: null",
+            expected="a run of a recipe with ema",
+            remedy="use --weights raw",
+        )
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -339,6 +339,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
             "weights of another model",
             got=f"{where}: {', '.join(wrong[:4])}{more}",
             expected="the weights of the model in the run's config.yaml",
+            remedy="put the run's own weights and config.yaml back, or use the version of wfbench that wrote them",
         )
     model.load_state_dict(weights)
 

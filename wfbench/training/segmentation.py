@@ -71,7 +71,10 @@ def confusion(predicted: Tensor, target: Tensor, classes: int, ignore_index: int
     """
     if predicted.shape != target.shape:
         raise InputError(
-            "predictions and labels have different shapes", got=tuple(predicted.shape), expected=tuple(target.shape)
+            "predictions and labels have different shapes",
+            got=tuple(predicted.shape),
+            expected=tuple(target.shape),
+            remedy="resize the logits to the size of the labels first",
         )
     labelled = target != ignore_index
     image = torch.arange(len(target), device=target.device).view(-1, *[1] * (target.dim() - 1)).expand_as(target)[labelled]
@@ -82,6 +85,7 @@ def confusion(predicted: Tensor, target: Tensor, classes: int, ignore_index: int
                 f"a {noun} is out of range",
                 got=f"{int(found.min())} to {int(found.max())}",
                 expected=f"0 to {classes - 1} for {classes} classes (labels: or {ignore_index})",
+                remedy="check the number of classes, and the number that says 'no label': data.dense.ignore_index",
             )
     counts = torch.bincount((image * classes + true) * classes + taken, minlength=len(target) * classes**2)
     return counts.view(len(target), classes, classes)

@@ -37,6 +37,7 @@ class Trackers:
                 raise InputError(
                     f"{package} is not installed",
                     got=f"--{package} without the package {package}",
+                    expected=f"the package {package}",
                     remedy="pip install 'wfbench[trackers]', or leave the flag out",
                 )
 

@@ -55,6 +55,16 @@ def first_record(sha256: str, recorded: Iterable[ClaimsRow]) -> ClaimsRow | None
     return min((row for row in recorded if row.sha256 == sha256), key=lambda row: row.created, default=None)
 
 
+def claims_of(row: ClaimsRow) -> Claims:
+    """The claims that a record holds.
+
+    Raises:
+        InputError: for a text that this version cannot read.
+    """
+    remedy = "restore the records, or use the version of wfbench that wrote them"
+    return parse_claims(row.text, f"the claims recorded {row.created}", remedy)
+
+
 def recorded_claims(recorded: Iterable[ClaimsRow]) -> list[Claims]:
     """The files of claims that the records hold, each once.
 
@@ -63,7 +73,7 @@ def recorded_claims(recorded: Iterable[ClaimsRow]) -> list[Claims]:
     """
     found: dict[str, Claims] = {}
     for row in recorded:
-        claims = parse_claims(row.text, f"the claims recorded {row.created}")
+        claims = claims_of(row)
         if claims.sha256 != row.sha256:
             raise InputError(
                 "recorded claims were changed",

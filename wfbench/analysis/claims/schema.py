@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from wfbench import strict
-from wfbench.errors import InputError
 from wfbench.strict import Section
 
 _Points = Annotated[float, Field(gt=-100, lt=100)]
@@ -274,18 +273,16 @@ def read_claims(path: Path) -> Claims:
     Raises:
         InputError: for a file that cannot be read, an unknown key, or a value that cannot be.
     """
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError("cannot read the claims", got=f"{path}: {strict.one_line(e)}", expected="a YAML file of claims") from e
-    return parse_claims(text, str(path))
+    remedy = "check --claims, or `claims` in the sweep's file; docs/SWEEPS.md shows such a file"
+    return parse_claims(strict.read_text(path, "claims", "a YAML file of claims", remedy), str(path))
 
 
-def parse_claims(text: str, where: str) -> Claims:
-    """The claims in a YAML text; ``where`` names its origin in errors.
+def parse_claims(text: str, where: str, remedy: str = "change it in the file; docs/SWEEPS.md shows what it may hold") -> Claims:
+    """The claims in a YAML text; ``where`` names its origin in errors, ``remedy`` says what to do about one.
 
     Raises:
         InputError: as `read_claims`.
     """
-    file = strict.validated(ClaimsFile, strict.parse_yaml(text, "claims file", where), "claims file", where)
+    data = strict.parse_yaml(text, "claims file", where, remedy)
+    file = strict.validated(ClaimsFile, data, "claims file", where, remedy)
     return Claims(text, hashlib.sha256(text.encode()).hexdigest(), file)

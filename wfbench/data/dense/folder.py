@@ -74,6 +74,7 @@ class MaskedFiles:
                 "a mask has another size than its image",
                 got=f"{self.masks.label(i)}: {indices.shape[1]}x{indices.shape[0]} pixels",
                 expected=f"{image.width}x{image.height}, as {self.images.label(i)}",
+                remedy="resize the mask by nearest, or put the image back that it belongs to",
             )
         return image, self._classes(indices, i)
 
@@ -219,6 +220,7 @@ def _by_stem(folder: Path, endings: Collection[str]) -> tuple[dict[str, Path], l
                 "two files have one name",
                 got=f"{found[path.stem]} and {path.name}",
                 expected="names that differ before the ending",
+                remedy="rename or remove one of them",
             )
         found[path.stem] = path
     return found, over

@@ -29,7 +29,7 @@ from wfbench.tasks.common import dtype_name, slug, writable_dir
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs.base import Job
 from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, try_directory
-from wfbench.tasks.weights import WEIGHTS, read_weights
+from wfbench.tasks.weights import WEIGHTS, check_weights, read_weights
 from wfbench.training import checkpoint
 
 #: Hears how many samples are done.
@@ -95,7 +95,12 @@ def ablate(request: AblateRequest, *, device: torch.device, progress: Progress |
     network = _open(request, device)
     batch_size = network.job.held_out_batch if request.batch_size is None else request.batch_size
     if batch_size < 1:
-        raise InputError("impossible batch", got=f"--batch-size {batch_size}", expected="1 or more")
+        raise InputError(
+            "impossible batch",
+            got=f"--batch-size {batch_size}",
+            expected="1 or more",
+            remedy="leave --batch-size out, for that of the trainer's evaluations",
+        )
     try_directory(request.place)
     found = _measure(network, batch_size, progress or (lambda done: None))
     rows = [row for change in found.by_change for row in _rows(request, network, found, change, device)]
@@ -107,16 +112,16 @@ def ablate(request: AblateRequest, *, device: torch.device, progress: Progress |
 
 def _open(request: AblateRequest, device: torch.device) -> _Network:
     result, recipe = read_result(request.run), read_recipe(request.run)
-    if request.weights not in WEIGHTS:
-        raise InputError("unknown weights", got=repr(request.weights), expected="raw or ema")
-    if request.weights == "ema" and recipe.ema is None:
-        raise InputError("the run has no averaged weights", got=f"{request.run} with ema: null", remedy="use --weights raw")
+    check_weights(request.run, request.weights, recipe)
     path = request.run / WEIGHTS[request.weights]
     tensors, sha256 = read_weights(path)
     job, is_as_it_began = _prepare(request.run, recipe, result)
     if len(job.dataset.val) < 2:
         raise InputError(
-            "too few held-out samples", got=f"{len(job.dataset.val)} in {job.dataset.name}", expected="two or more"
+            "too few held-out samples",
+            got=f"{len(job.dataset.val)} in {job.dataset.name}",
+            expected="two or more",
+            remedy="take a run whose data hold out more samples",
         )
     check_data(request.run, job.dataset, "val")
     initial = copy.deepcopy(job.model).to(device) if is_as_it_began and predicting_layers(job.model) else None

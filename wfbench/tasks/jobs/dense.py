@@ -250,7 +250,12 @@ def prepare(recipe: Recipe) -> DenseJob:
     assert recipe.dense is not None  # the recipe sees to it
     dataset = open_dense(recipe.data)
     if not len(dataset.val) or not len(dataset.train):
-        raise InputError("a split without an image", got=dataset.name, expected="training and held-out images")
+        raise InputError(
+            "a split without an image",
+            got=dataset.name,
+            expected="training and held-out images",
+            remedy="check --data, and what divides the data: data.limit, data.validation and data.holdout",
+        )
     model = build(recipe, len(dataset.classes), seed=recipe.seed)
     pretraining = load_initial(recipe, model.backbone, fresh_head=True)
     return DenseJob(recipe, dataset, model, pretraining)

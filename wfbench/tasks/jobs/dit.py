@@ -190,6 +190,7 @@ def prepare(recipe: Recipe) -> DiTJob:
             "so many held-out samples cannot be taken",
             got=f"diffusion.held_out_samples = {asked:,}",
             expected=f"at most {len(dataset.val):,}, in {dataset.name}",
+            remedy="set it to such a number, or leave it out to take all",
         )
     latent_channels = dataset.shape[0] if isinstance(dataset, Latents) else None
     model = build(recipe, len(dataset.classes), latent_channels, seed=recipe.seed)
@@ -198,6 +199,7 @@ def prepare(recipe: Recipe) -> DiTJob:
             "the model has another size than the latents",
             got=f"model.image_size = {list(model.config.image_size)}",
             expected=f"{list(dataset.shape[1:])}, as in {dataset.name}",
+            remedy=f"set model.image_size to {list(dataset.shape[1:])}",
         )
     return DiTJob(recipe, dataset, model, load_initial(recipe, model, classes=dataset.classes))
 
@@ -212,17 +214,30 @@ def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: in
     """
     section = recipe.model
     if section.init_head != "load":
-        raise InputError("a denoiser has no head", got=f"model.init_head = {section.init_head}", expected="load")
+        raise InputError(
+            "a denoiser has no head",
+            got=f"model.init_head = {section.init_head}",
+            expected="load",
+            remedy="leave model.init_head out",
+        )
     overrides = section.overrides()
     if latent_channels is not None:
         given = overrides.setdefault("in_channels", latent_channels)
         if given != latent_channels:
             raise InputError(
-                "the model has other channels than the latents", got=f"model.in_channels = {given}", expected=latent_channels
+                "the model has other channels than the latents",
+                got=f"model.in_channels = {given}",
+                expected=latent_channels,
+                remedy="leave model.in_channels out: the latents decide it",
             )
     model = models.create(section.name, section.mixer, section.image_size, classes, seed=seed, **overrides)
     if not isinstance(model, DiT):
-        raise InputError("not a denoiser", got=f"model.name = {section.name}", expected="dit-* or weightformer-dit-*")
+        raise InputError(
+            "not a denoiser",
+            got=f"model.name = {section.name}",
+            expected="dit-* or weightformer-dit-*",
+            remedy="for example model.name=dit-s-2",
+        )
     return model
 
 

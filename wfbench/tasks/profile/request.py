@@ -16,7 +16,7 @@ import torch
 import mixers
 from wfbench import diffusion, forkserver, measure, models
 from wfbench.analysis.lines import scheduled
-from wfbench.errors import InputError
+from wfbench.errors import InputError, did_you_mean
 from wfbench.measure.latency import FORKED, INTERLEAVED, ISOLATED
 from wfbench.models import DiTConfig
 from wfbench.models.schedule import schedule_of
@@ -262,10 +262,20 @@ class ProfileRequest:
             ("--threads", 1 if self.threads is None else self.threads),
         ):
             if value < 1:
-                raise InputError(f"{name} must be positive", got=value, expected="1 or more")
+                raise InputError(
+                    f"{name} must be positive",
+                    got=value,
+                    expected="1 or more",
+                    remedy=f"leave {name} out for its default: wfbench profile --help",
+                )
         for name, seconds in (("--seconds", self.seconds), ("--budget", self.budget)):
             if not 0 < seconds < float("inf"):
-                raise InputError(f"{name} must be positive", got=seconds, expected="seconds above 0")
+                raise InputError(
+                    f"{name} must be positive",
+                    got=seconds,
+                    expected="seconds above 0",
+                    remedy=f"leave {name} out for its default: wfbench profile --help",
+                )
         for name, chosen in (("--saturate", self.saturate), ("--compile", self.compile)):
             if chosen and not self.isolate:
                 raise InputError(
@@ -275,7 +285,12 @@ class ProfileRequest:
                     remedy="drop one",
                 )
         if self.tokens is not None and self.batch != 1:
-            raise InputError("--tokens decides the batch", got=f"--tokens and --batch {self.batch}", expected="one of the two")
+            raise InputError(
+                "--tokens decides the batch",
+                got=f"--tokens and --batch {self.batch}",
+                expected="one of the two",
+                remedy="leave --batch out: a call then holds as many images as have so many tokens",
+            )
         choices = (
             ("--dtype", self.dtype, tuple(DTYPES)),
             ("--mode", self.mode, ("infer", "train")),
@@ -283,9 +298,19 @@ class ProfileRequest:
         )
         for name, given, allowed in choices:
             if given not in allowed:
-                raise InputError(f"unknown {name}", got=repr(given), expected=f"one of {', '.join(allowed)}")
+                raise InputError(
+                    f"unknown {name}",
+                    got=repr(given),
+                    expected=f"one of {', '.join(allowed)}",
+                    remedy=did_you_mean(given, allowed),
+                )
         if self.pixel_space and not isinstance(models.PRESETS.get(self.model), DiTConfig):
-            raise InputError("--pixel-space is for DiT models", got=self.model, expected="one that could work on latents")
+            raise InputError(
+                "--pixel-space is for DiT models",
+                got=self.model,
+                expected="one that could work on latents",
+                remedy="leave it out, or take a DiT: --model dit-s-2",
+            )
         mixers.spec(self.baseline)
         for mixer in self.mixers:
             models.configure(self.model, mixer, **self.overrides)

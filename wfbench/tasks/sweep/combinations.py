@@ -138,7 +138,12 @@ def drafts(request: SweepRequest) -> list[Draft]:
     made = [_in_one_form(draft, draft.plan_run(request.seeds[0]).recipe) for draft in found]
     twice = [draft.label for draft, recipe in zip(found, made, strict=True) if made.count(recipe) > 1]
     if twice:
-        raise InputError("two lines of the sweep are the same run", got="; ".join(twice), expected="each run once")
+        raise InputError(
+            "two lines of the sweep are the same run",
+            got="; ".join(twice),
+            expected="each run once",
+            remedy="leave one of them out, or give it another setting",
+        )
     return found
 
 
@@ -191,6 +196,7 @@ def _open_once(
             "the recipe cannot be tuned",
             got=f"task: {recipe.task}, data.validation = {data.validation}",
             expected="task: classify or dense, whose trials hold out a share of the training images, and no other",
+            remedy="leave --tune out" + ("" if recipe.task == "dit" else ", or set data.validation=null"),
         )
     key = data.model_dump_json() + (f" at {recipe.model.image_size}" if data.probe is not None else "")
     if key not in known:

@@ -187,6 +187,7 @@ def _sequential_claims(request: SweepRequest) -> ClaimsFile:
             "--until decided needs one setting",
             got=f"{len(request.recipes)} recipes, {len(request.vary)} varied keys",
             expected="one recipe, nothing varied: the claims are about its lines",
+            remedy="sweep each setting with its own claims into its own --out, or leave --until out",
         )
     return read_claims(Path(request.claims)).file
 

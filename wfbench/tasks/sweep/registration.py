@@ -11,7 +11,7 @@ import yaml
 
 from wfbench import records
 from wfbench.analysis.claims import read_claims
-from wfbench.analysis.claims.schema import parse_claims
+from wfbench.analysis.claims.registration import claims_of
 from wfbench.analysis.lines import label
 from wfbench.errors import InputError
 from wfbench.records import ClaimsRow
@@ -83,9 +83,7 @@ def record(path: Path, out: Path) -> str:
     found, into = read_claims(path), out / "records.jsonl"
     begun = _begun(out, found.file.recipe)
     rows = [row for row in (records.read(into)[0] if into.is_file() else []) if isinstance(row, ClaimsRow)]
-    known = [
-        row for row in rows if parse_claims(row.text, f"the claims recorded {row.created}").file.recipe == found.file.recipe
-    ]
+    known = [row for row in rows if claims_of(row).file.recipe == found.file.recipe]
     same = [row for row in known if row.sha256 == found.sha256]
     if same:
         return f"claims {found.sha256[:12]}, recorded {same[0].created}"

@@ -118,4 +118,5 @@ def load_request(file: Path | None, options: Mapping[str, Any]) -> SweepRequest:
         given["set"] = [*data["set"], *given["set"]]
     if "tune" in given and isinstance(data.get("tune"), dict):
         given["tune"] = data["tune"] | given["tune"]
-    return strict.validated(SweepRequest, data | given, "sweep", str(file or "the command line"))
+    remedy = "change it in the sweep's file, or by its option: wfbench sweep --help"
+    return strict.validated(SweepRequest, data | given, "sweep", str(file or "the command line"), remedy)

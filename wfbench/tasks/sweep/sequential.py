@@ -38,6 +38,7 @@ def planned_looks(file: ClaimsFile, max_seeds: int | None) -> tuple[int, ...]:
             "no look has so few seeds",
             got=f"--max-seeds {max_seeds}",
             expected=f"{file.looks[0]} or more: the claims' first look",
+            remedy=f"--max-seeds {file.looks[0]}, or leave it out",
         )
     return looks
 

@@ -105,7 +105,10 @@ class Slurm:
             import submitit
         except ImportError as e:
             raise InputError(
-                "Slurm needs the package submitit", got="not installed", remedy="pip install 'wfbench[slurm]'"
+                "Slurm needs the package submitit",
+                got="not installed",
+                expected="the package submitit, which queues the jobs",
+                remedy="pip install 'wfbench[slurm]'",
             ) from e
         try:
             self.executor = submitit.AutoExecutor(out / "jobs", cluster=options.cluster, **_requeues(options.cluster))
