@@ -14,6 +14,7 @@ from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_s
 from wfbench.analysis.fronts import Fronts, fronts
 from wfbench.analysis.image_pairs import ImageComparison, image_comparisons
 from wfbench.analysis.overview import Overview, overview
+from wfbench.analysis.prediction import Predictions, predictions
 from wfbench.analysis.receptive_fields import ReceptiveFields, receptive_fields
 from wfbench.analysis.resolutions import ResolutionResult, resolutions
 from wfbench.analysis.seeds import AccuracyResult, accuracies
@@ -43,6 +44,7 @@ class Results:
         capabilities: the probes of one model side by side.
         losses: held-out losses of denoisers.
         scores: scores of samples.
+        predictions: cells that were not measured, by call of `wfbench predict`.
         ablations: what trained networks reach with something taken away, by setting and figure.
     """
 
@@ -61,6 +63,7 @@ class Results:
     capabilities: tuple[CapabilityResult, ...]
     losses: tuple[Losses, ...]
     scores: tuple[Scores, ...]
+    predictions: tuple[Predictions, ...]
     ablations: tuple[AblationResult, ...]
 
 
@@ -96,5 +99,6 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         capabilities=capabilities(probes),
         losses=held_out_losses(rows, asked.baseline),
         scores=sample_scores(rows, asked.baseline),
+        predictions=predictions(rows),
         ablations=ablations(rows),
     )

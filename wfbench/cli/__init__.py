@@ -16,6 +16,7 @@ from wfbench.cli.demo import demo
 from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
+from wfbench.cli.predict import predict
 from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
@@ -57,6 +58,7 @@ app.command("eval")(evaluate)
 app.command("ablate")(ablate)
 app.command("baselines")(baselines)
 app.command("profile")(profile)
+app.command("predict")(predict)
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("erf")(erf)

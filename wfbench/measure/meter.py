@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -210,7 +210,7 @@ class Meter(TorchDispatchMode):
         self._watched: set[int] = set()
         self._tracker = ModuleTracker()
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         self._tracker.__enter__()
         super().__enter__()
         return self

@@ -248,9 +248,9 @@ def crossover(tokens: Sequence[float], mixer: Sequence[float], baseline: Sequenc
     """
     ours, theirs = fit(tokens, mixer), fit(tokens, baseline)
     if ours is None or theirs is None:
-        return _interpolated(tokens, [math.log(m / b) for m, b in zip(mixer, baseline, strict=True)])
+        return interpolated_crossover(tokens, [math.log(m / b) for m, b in zip(mixer, baseline, strict=True)])
     places = np.union1d(np.geomspace(tokens[0], tokens[-1], _PLACES), tokens)
-    found = _interpolated(places.tolist(), np.log(ours.seconds_at(places) / theirs.seconds_at(places)).tolist())
+    found = interpolated_crossover(places.tolist(), np.log(ours.seconds_at(places) / theirs.seconds_at(places)).tolist())
     low, high = _sure_ends(ours, theirs, places)
     # As every interval here, it holds the point that is reported, which comes of curves without negative coefficients.
     point = {"always": 0.0, "none": math.inf}.get(found.verdict, found.tokens or 0.0)
@@ -285,7 +285,7 @@ def _sure_ends(ours: Curve, theirs: Curve, places: np.ndarray) -> tuple[float, f
     return 0.0 if until is None else float(places[until]), math.inf if since is None else float(places[since])
 
 
-def _interpolated(tokens: Sequence[float], ratio: Sequence[float]) -> Crossover:
+def interpolated_crossover(tokens: Sequence[float], ratio: Sequence[float]) -> Crossover:
     """From the logarithms of mixer over baseline: negative where the mixer is faster."""
     slower = [i for i, r in enumerate(ratio) if r >= 0]
     if not slower:

@@ -16,6 +16,7 @@ from wfbench.records.ablation import AblationRow
 from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
+from wfbench.records.prediction import HeldOutRow, MicrobenchmarkRow, PredictedCrossoverRow, PredictionRow
 from wfbench.records.probe import ProbeEvalRow, ProbeRow
 from wfbench.records.profile import (
     BreakdownRow,
@@ -44,6 +45,10 @@ AnyRow = Annotated[
     | ScalingRow
     | FitRow
     | CrossoverRow
+    | MicrobenchmarkRow
+    | HeldOutRow
+    | PredictionRow
+    | PredictedCrossoverRow
     | ErfRow
     | PictureRow
     | DenseRow

@@ -22,6 +22,7 @@ from wfbench.report.denoising import loss_tables, score_tables
 from wfbench.report.fronts import front_tables
 from wfbench.report.images import image_tables
 from wfbench.report.overview import overview_tables
+from wfbench.report.prediction import prediction_tables
 from wfbench.report.published import published_tables
 from wfbench.report.receptive_fields import receptive_field_tables
 from wfbench.report.resolutions import resolution_tables
@@ -64,6 +65,7 @@ def tables_of(results: Results, *, published: bool = False) -> list[Table]:
         *receptive_field_tables(results.receptive_fields),
         *loss_tables(results.losses),
         *score_tables(results.scores),
+        *prediction_tables(results.predictions),
         *ablation_tables(results.ablations),
         *(published_tables() if published else []),
     ]

@@ -1,0 +1,323 @@
+"""Predictions: times that follow the model are found exactly, intervals cover, and what is not known is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from wfbench import models, records, report
+from wfbench.analysis.prediction import (
+    Calibration,
+    Measured,
+    Place,
+    Predictor,
+    accuracy_of,
+    conformal_half_width,
+    hold_out,
+    predictions,
+    question_of,
+)
+from wfbench.cli import app
+from wfbench.errors import InputError
+from wfbench.measure import count_flops
+from wfbench.measure.work import microbenchmarks, work_of, work_of_model
+from wfbench.records import HeldOutRow, PredictedCrossoverRow, PredictionRow, ProfileRow
+from wfbench.tasks import predict as task
+
+HERE = records.stamp("cpu")
+RESULTS = Path(__file__).parents[1] / "results" / "profile"
+
+
+def meta_model(mixer: str, side: int = 64, **options):
+    with torch.device("meta"):
+        return models.create("vit-tiny", mixer, side, depth=2, **options), torch.zeros(1, 3, side, side)
+
+
+@pytest.mark.parametrize("mixer", ["softmax", "linear", "weightformer", "random", "xca"])
+def test_the_work_by_kind_adds_up_to_the_counted_macs_and_bytes(mixer):
+    model, x = meta_model(mixer)
+    work = work_of_model(model, [x])
+    count = count_flops(models.create("vit-tiny", mixer, 64, depth=2), (1, 3, 64, 64), path="auto")
+    assert sum(work.macs.values()) == count.macs
+    assert sum(work.bytes.values()) == count.bytes_moved
+    assert work.alive == count.bytes_alive
+    assert work.unknown == ()
+
+
+def test_an_operator_of_no_kind_is_named_and_attention_can_be_taken_apart():
+    model, x = meta_model("fnet")
+    assert work_of_model(model, [x]).unknown == ("_fft_c2c",)
+    model, x = meta_model("softmax")
+    fused, apart = (work_of_model(model, [x], fused_attention=fused) for fused in (True, False))
+    assert fused.macs["attention"] == apart.macs["batched product"] > 0
+    assert apart.bytes["function"] > fused.bytes["function"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_kind_has_microbenchmarks_of_one_operator(device):
+    kinds = set()
+    for benchmark in microbenchmarks(device):
+        work = benchmark.work(torch.float32)
+        assert work.calls == 1, benchmark.name
+        kinds |= set(work.bytes)
+    assert kinds == {
+        *("product", "batched product", "convolution", "depthwise convolution", "attention"),
+        *("function", "normalisation", "pointwise", "reduction", "move"),
+    }
+    first = next(iter(microbenchmarks("cpu")))
+    assert first.call(torch.float32, "cpu")().shape == (196, 768)
+
+
+def test_a_grouped_convolution_is_no_depthwise_one():
+    def work(groups):
+        x, w = torch.empty(1, 8, 9, 7, device="meta"), torch.empty(8, 8 // groups, 3, 3, device="meta")
+        return work_of(lambda: torch.nn.functional.conv2d(x, w, groups=groups), [x, w]).macs
+
+    assert work(8) == {"depthwise convolution": 8 * 7 * 5 * 9}
+    assert work(2) == {"convolution": 8 * 4 * 7 * 5 * 9}
+
+
+# --- what is fitted
+
+
+def grid(mixers=6, resolutions=(49, 196, 784, 1764, 3136), sizes=("a",), noise=0.0, own=0.0, seed=0):
+    """Cells whose times are sums of three parts, times a factor of each mixer."""
+    draws = np.random.default_rng(seed)
+    rates, cells = np.array([2e-6, 3e-12, 4e-10]), []
+    for m in range(mixers):
+        amount, factor = draws.uniform(0.5, 2, size=3), math.exp(own * draws.normal())
+        for s, size in enumerate(sizes):
+            for n in resolutions:
+                parts = amount * np.array([100, 1e5 * n * (1 + n / 500), 2e3 * n]) * (1 + s)
+                value = float(parts @ rates) * factor * math.exp(noise * draws.normal())
+                cells.append(Measured(Place(f"m{m}", size, n, parts), value))
+    return cells
+
+
+def test_times_that_follow_the_model_are_found_exactly_and_the_rates_are_the_machine_s():
+    cells = grid()
+    calibration = Calibration(cells)
+    assert calibration.rates == pytest.approx([2e-6, 3e-12, 4e-10], rel=1e-6)
+    for question in ("resolution", "beyond", "mixer"):
+        found = hold_out(cells, (), question)
+        assert found
+        assert max(abs(cell.log_error) for cell in found) < 1e-6
+    assert hold_out(cells, (), "size") == ()
+
+
+def test_a_mixer_s_own_factor_is_learnt_from_its_own_cells():
+    cells = grid(own=0.4, mixers=12)
+    known, unknown = (accuracy_of(hold_out(cells, (), question)) for question in ("resolution", "mixer"))
+    assert known.median_error < unknown.median_error / 1.5
+
+
+def test_microbenchmarks_tell_the_rate_of_what_no_cell_has():
+    cells = [Measured(Place(c.place.mixer, c.place.size, c.place.tokens, c.place.parts * [1, 1, 0]), 0.0) for c in grid()]
+    rates = np.array([2e-6, 3e-12, 4e-10])
+    cells = [Measured(c.place, float(c.place.parts @ rates)) for c in cells]
+    new = Place("new", "a", 784, np.array([100, 1e8, 1e6]))
+    assert "no microbenchmark" in Predictor.of(cells).predict(new).why_none
+    micro = [(np.array([1.0, 0, bytes_]), 2e-6 + 4e-10 * bytes_) for bytes_ in (1e5, 1e6)]
+    assert Predictor.of(cells, micro).predict(new).value.estimate == pytest.approx(float(new.parts @ rates), rel=1e-3)
+
+
+def test_what_was_not_measured_is_told_apart():
+    cells = grid(sizes=("a", "b"))[:-5]  # the last mixer is not measured at size b
+
+    def question(mixer, size, tokens):
+        return question_of(Place(mixer, size, tokens, np.ones(3)), cells)
+
+    assert question("m0", "a", 400) == "resolution"
+    assert question("m0", "a", 3137) == question("m0", "b", 48) == "beyond"
+    assert question("m5", "b", 784) == question("new", "a", 784) == "mixer"
+    assert question("m0", "c", 784) == "size"
+
+
+@pytest.mark.parametrize(("errors", "width"), [(18, None), (19, 19), (39, 38), (100, 96)])
+def test_the_width_is_the_conformal_quantile(errors, width):
+    assert conformal_half_width([(-1) ** k * k for k in range(1, errors + 1)]) == width
+
+
+def test_intervals_cover_as_often_as_they_say():
+    """New mixers of the same kind: 95 % of their values lie within the intervals that the others give."""
+    held = []
+    for seed in range(12):
+        cells = grid(mixers=30, noise=0.05, own=0.3, seed=seed, resolutions=(49, 196, 784))
+        known, new = cells[:-15], cells[-15:]
+        predictor = Predictor(Calibration(known), hold_out(known, (), "mixer"))
+        for cell in new:
+            value = predictor.predict(cell.place).value
+            held.append(value.low <= cell.value <= value.high)
+    assert 0.9 <= np.mean(held) <= 0.99
+    accuracy = accuracy_of(predictor.held_out)
+    assert accuracy.coverage == pytest.approx(0.95, abs=0.03)
+    halved = [abs(cell.log_error) <= accuracy.half_width / 2 for cell in predictor.held_out]
+    assert np.mean(halved) < 0.85, "an interval of half the width would be seen"
+
+
+def test_out_of_the_calibrated_range_there_is_a_reason_and_no_number():
+    predictor = Predictor.of(grid(noise=0.02, mixers=8))
+
+    def why(mixer, size, tokens):
+        return predictor.predict(Place(mixer, size, tokens, np.array([100, 1e5 * tokens, 2e3 * tokens]))).why_none
+
+    assert why("m0", "a", 400) == why("m0", "a", 4 * 3136) == ""
+    assert re.search("12,545 tokens, and it is tried from 49 to 12,544", why("m0", "a", 4 * 3136 + 1))
+    assert "from 49 to" in why("m0", "a", 40)
+    assert "only measured lines" in why("new", "a", 4000)
+    assert why("new", "a", 784) == ""
+    assert "0 cells could be predicted with a size left out, of 19" in why("m0", "b", 784)
+    assert "of 19 that an interval needs" in Predictor.of(grid(mixers=2)).predict(grid()[1].place).why_none
+
+
+def test_a_crossover_is_found_where_the_times_cross_with_an_interval_from_ratios():
+    rates = np.array([2e-6, 3e-12, 4e-10])
+    cells = grid(mixers=8, noise=0.03)
+
+    def parts(n, quadratic):
+        return np.array([100, 1e5 * n * (1 + n / 300 if quadratic else 4), 2e3 * n])
+
+    for name, quadratic in (("softmax", True), ("linear", False)):
+        cells += [
+            Measured(Place(name, "a", n, parts(n, quadratic)), float(parts(n, quadratic) @ rates)) for n in (49, 196, 784)
+        ]
+    predictor, tokens = Predictor.of(cells), [49, 196, 400, 784, 880, 920, 1200, 1764, 3136]
+    ours, theirs = ([Place(name, "a", n, parts(n, name == "softmax")) for n in tokens] for name in ("linear", "softmax"))
+    found = predictor.crossover(ours, theirs)
+    assert found.verdict == "at"
+    assert found.tokens == pytest.approx(900, rel=0.1)
+    assert found.interval.low < 900 < found.interval.high
+    assert predictor.crossover(theirs, ours).verdict == "none"
+    beyond = [Place("linear", "a", 20_000, parts(20_000, False))], [Place("softmax", "a", 20_000, parts(20_000, True))]
+    assert "out of the calibrated range" in predictor.crossover(*beyond)
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def measured() -> list:
+    """Rows of a small profile whose times follow the work of its cells."""
+    rows = []
+    for mixer in ("softmax", "linear", "xca", "static", "weightformer", "random"):
+        for side in (32, 48, 64, 96, 128):
+            work = task._Works().of(profile_row(mixer, side))
+            seconds = 1e-6 * work.calls + 2e-11 * sum(work.macs.values()) + 1e-10 * sum(work.bytes.values())
+            rows.append(profile_row(mixer, side, median=seconds, memory_bytes=1e6 + 1.1 * work.alive, memory_status="ok"))
+    return rows
+
+
+def profile_row(mixer: str, side: int, **changes) -> ProfileRow:
+    fields = {
+        "environment": HERE,
+        "model": "vit-tiny",
+        "mixer": mixer,
+        "session": "s",
+        "variant": "depth 1",
+        "resolution": (side, side),
+        "tokens": (side // 16) ** 2,
+        "batch": 1,
+        "mode": "infer",
+        "dtype": "float32",
+        "sdpa_backend": "chosen by PyTorch",
+        "path": "auto",
+        "protocol": "isolated-v1",
+        "order_seed": 0,
+        "status": "ok",
+    }
+    return ProfileRow(**(fields | changes))
+
+
+def test_predictions_are_rows_with_tables_and_a_measured_crossover_stands_beside_the_predicted(measured):
+    made = task.predict(task.profile_in(measured), [], task.PredictRequest(resolutions=(96, 128), measured_to=64))
+    cells = [row for row in made if isinstance(row, PredictionRow)]
+    times = {(row.mixer, row.resolution[0]): row for row in cells if row.quantity == "latency"}
+    truth = {(row.mixer, row.resolution[0]): row.median for row in measured}
+    assert len(times) == 12
+    assert all(row.value == pytest.approx(truth[key], rel=0.02) for key, row in times.items() if not row.why_none)
+    found = [row for row in made if isinstance(row, HeldOutRow)]
+    assert {row.quantity for row in found} == {"latency", "memory"}
+    tables = {table.name: table for table in report.tables([*measured, *made])}
+    assert {"held_out", "predictions"} <= tables.keys()
+    assert len(tables["predictions"].frame) == 12
+    [result] = predictions(made)
+    assert {trial.quantity for trial in result.trials} == {"latency", "memory"}
+    assert all(isinstance(row, PredictedCrossoverRow) for row in result.crossovers)
+    again = [type(row).model_validate_json(row.model_dump_json()) for row in made]
+    assert again == made
+
+
+def test_a_cell_that_was_measured_is_not_predicted(measured):
+    made = task.predict(task.profile_in(measured), [], task.PredictRequest(mixers=("xca",), resolutions=(128,)))
+    assert not any(isinstance(row, PredictionRow) for row in made)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "train"}, r"not predicted[\s\S]*training steps"),
+        ({"compiled": True}, r"not predicted[\s\S]*compiled"),
+        ({"model": "vit-tiny of cifar10"}, r"not predicted[\s\S]*models of a recipe"),
+        ({"status": "oom", "median": None}, "nothing to predict from"),
+    ],
+)
+def test_a_profile_that_cannot_be_predicted_from_is_refused(change, message, measured):
+    with pytest.raises(InputError, match=message):
+        task.profile_in([row.model_copy(update=change) for row in measured])
+
+
+def test_two_machines_are_refused(measured):
+    other = measured[0].environment.model_copy(update={"device": "another"})
+    with pytest.raises(InputError, match=r"several machines[\s\S]*another"):
+        task.profile_in([*measured, *(row.model_copy(update={"environment": other}) for row in measured)])
+    with pytest.raises(InputError, match="of another machine than the profile"):
+        task.calibrate(task.profile_in([row.model_copy(update={"environment": other}) for row in measured])[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "vit-tny"], r"unknown model[\s\S]*vit-tiny"),
+        (["--mixer", "sofmax"], "softmax"),
+        (["--resolution", "0"], "--resolution must be positive"),
+        (["--batch", "-1"], "--batch must be positive"),
+        (["--measured-to", "8"], r"nothing to predict from[\s\S]*no cell up to 8 px"),
+    ],
+)
+def test_bad_input_is_one_message(words, message, measured, tmp_path):
+    records.append(tmp_path / "in" / "records.jsonl", measured)
+    result = CliRunner().invoke(app, ["predict", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *words])
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.output)
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_committed_profile_is_predicted_as_well_as_is_said(tmp_path):
+    done = CliRunner().invoke(app, ["predict", str(RESULTS), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
+    errors = {
+        question: np.median([abs(row["predicted"] / row["measured"] - 1) for row in rows if row.get("question") == question])
+        for question in ("resolution", "mixer")
+    }
+    assert errors["resolution"] <= 0.15
+    assert errors["mixer"] <= 0.30
+
+
+@pytest.mark.slow
+def test_microbenchmarks_are_timed_here_and_used(measured, tmp_path):
+    here = records.stamp("cpu")
+    own = [row.model_copy(update={"environment": here}) for row in measured]
+    rows = task.calibrate(task.profile_in(own)[0])
+    assert len(rows) == len(list(microbenchmarks("cpu")))
+    assert all(min(row.round_medians) > 0 for row in rows)
+    made = task.predict(task.profile_in(own), task.micro_of(rows, task.profile_in(own)), task.PredictRequest())
+    assert {row.microbenchmarks for row in made if isinstance(row, PredictionRow)} == {len(rows)}
