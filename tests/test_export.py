@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import Silent
+import yaml
+from helpers import Silent, image_folder
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from mixers import MixerError
+from wfbench import files, records
 from wfbench import recipe as recipes
 from wfbench.cli import app
+from wfbench.data import open_dataset
 from wfbench.errors import ExportError, InputError
-from wfbench.tasks import jobs
+from wfbench.tasks import hub, jobs
+from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
 from wfbench.tasks.export import programs
 from wfbench.tasks.export.check import check_export
+from wfbench.tasks.export.hub import config_of
 from wfbench.tasks.export.network import Network, of_preset, of_run, outputs
 from wfbench.tasks.export.write import About, check_place
+from wfbench.tasks.identity import check_data
+from wfbench.tasks.run_directory import read_recipe, read_result
 
 CPU = torch.device("cpu")
 SMALL = ["model.embed_dim=16", "model.depth=1", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
@@ -172,3 +185,217 @@ def test_a_directory_with_something_else_is_refused(trained, tmp_path):
     (tmp_path / "export.json").write_text(json.dumps({"files": {"README.md": ""}}))
     with pytest.raises(InputError):
         check_place(tmp_path)
+
+
+# A folder in the Hub's layout
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("hub") / "vit-digits"
+    done = run(trained, out, "--to", "hub")
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_folder_is_read_back_as_the_run_that_it_is_from(folder, trained, tmp_path):
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "export.json", "model.safetensors"]
+    [result] = evaluate_weights(EvalRequest(folder, out=tmp_path / "eval"), device=CPU)
+    assert result.same, "the trainer's own figures"
+    assert result.notes == ()
+    assert result.row.recipe_digest == read_result(trained).recipe_digest
+    assert read_recipe(folder) == read_recipe(trained)
+
+
+def test_its_config_says_what_the_weights_are(folder, trained):
+    config = json.loads((folder / "config.json").read_text())
+    row = read_result(trained)
+    assert config["label_names"] == list("0123456789")
+    assert (config["preset"], config["mixer"], config["image_size"]) == ("vit-tiny", "softmax", [8, 8])
+    assert (config["mean"], config["std"]) == ([0.305], [0.376])
+    assert config["digests"]["weights"] == files.sha256(trained / "model.safetensors")
+    assert config["digests"]["data"] == row.data_digest
+    assert config["wfbench"]["mixer_files"] == []
+
+
+def test_its_card_has_the_run_s_figures_and_says_why_they_have_no_interval(folder, trained):
+    row = read_result(trained)
+    head, _, body = (folder / "README.md").read_text().removeprefix("---\n").partition("---\n")
+    [metric, *_] = yaml.safe_load(head)["model-index"][0]["results"][0]["metrics"]
+    assert (metric["name"], metric["value"]) == ("top-1 accuracy", row.accuracy)
+    assert f"{100 * row.accuracy:.2f} %" in body
+    assert "No interval: one run of one seed" in body
+    assert "Code that it needs" not in body
+
+
+def test_averaged_weights_are_taken_for_no_others(trained, tmp_path):
+    done = run(trained, tmp_path / "ema", "--to", "hub", "--weights", "ema")
+    assert done.exit_code == 0, done.output
+    with pytest.raises(InputError, match="holds other weights"):
+        evaluate_weights(EvalRequest(tmp_path / "ema", out=tmp_path / "eval"), device=CPU)
+    [result] = evaluate_weights(EvalRequest(tmp_path / "ema", "ema", out=tmp_path / "eval"), device=CPU)
+    assert result.same
+    assert result.row.weights == "ema"
+
+
+def test_where_the_data_lie_stays_at_home(trained):
+    of = of_run(trained)
+    assert of.recipe is not None
+    moved = of.recipe.model_copy(update={"data": of.recipe.data.model_copy(update={"path": "/home/someone/images"})})
+    of = replace(of, recipe=moved)
+    assert "/home/someone" not in json.dumps(config_of(of))
+    assert recipes.digest(moved) == recipes.digest(recipes.parse(config_of(of)["wfbench"]["recipe"], "config.json"))
+
+
+def test_other_data_are_refused_without_their_list(folder, tmp_path):
+    image_folder(tmp_path / "data", "train", list("0123456789"), 2)
+    image_folder(tmp_path / "data", "val", list("0123456789"), 1)
+    dataset = open_dataset(recipes.load("digits", ["data.source=folder", f"data.path={tmp_path / 'data'}"]).data)
+    with pytest.raises(InputError, match="not those that the weights were trained with"):
+        check_data(folder, dataset, "val")
+
+
+def test_a_mixer_of_one_s_own_is_named_and_not_copied(trained, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from torch import nn\nclass Mine(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+        "        self.linear = nn.Linear(dim, dim)\n    def forward(self, x, grid):\n        return self.linear(x)\n"
+    )
+    recipe = recipes.load("digits", [*SMALL, f"model.mixer={json.dumps(f'{mine}:Mine')}"])
+    jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    assert run(tmp_path / "run", tmp_path / "out", "--to", "hub").exit_code == 0
+    [said] = json.loads((tmp_path / "out" / "config.json").read_text())["wfbench"]["mixer_files"]
+    assert (said["file"], said["digest"]) == ("mine.py", read_result(tmp_path / "run").mixer_digest)
+    assert "needs the file `mine.py`" in (tmp_path / "out" / "README.md").read_text()
+    assert not list((tmp_path / "out").glob("*.py"))
+    mine.unlink()
+    with pytest.raises((InputError, MixerError), match=r"mine\.py"):
+        of_run(tmp_path / "out")
+
+
+def test_random_weights_are_not_shared(tmp_path):
+    done = run("vit-tiny", tmp_path / "out", "--to", "hub")
+    assert done.exit_code == 2
+    assert "random weights are not shared" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# Names of the Hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(folder: Path, home: Path, *, leave_out: str = "") -> Path:
+    """A local cache with the folder's files as those of the repository org/name."""
+    place = home / "hub" / "models--org--name" / "snapshots" / COMMIT
+    place.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        if name != leave_out:
+            shutil.copyfile(folder / name, place / name)
+    refs = home / "hub" / "models--org--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    return place
+
+
+@pytest.fixture
+def named(folder, tmp_path, monkeypatch) -> Path:
+    """The folder as hf:org/name, fetched by what stands in for the Hub."""
+    place = cached(folder, tmp_path / "cache")
+
+    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (repo, set(allow_patterns)) == ("org/name", {"config.json", "model.safetensors"}), "nothing else is fetched"
+        assert revision in (None, "main", COMMIT)
+        return str(place)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return place
+
+
+@pytest.mark.parametrize("name", ["hf:org/name", "hf:org/name@main", f"hf:org/name@{COMMIT}"])
+def test_a_name_is_a_folder_at_one_commit(name, named):
+    found = hub.fetch(name)
+    assert (found.place, found.name) == (named, f"hf:org/name@{COMMIT}")
+    assert hub.name_of(named) == found.name
+
+
+def test_a_run_of_the_hub_is_evaluated_and_its_commit_is_in_the_row(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["eval", "hf:org/name"])
+    assert done.exit_code == 0, done.output
+    assert "what the trainer recorded: the same" in done.stdout
+    (row,), _ = records.read(tmp_path / "runs" / "eval" / f"org-name-{COMMIT}" / "records.jsonl")
+    assert row.weights_source == f"hf:org/name@{COMMIT}"
+    assert {path.name for path in named.iterdir()} == {"config.json", "model.safetensors"}, "nothing is written into the cache"
+
+
+@pytest.mark.parametrize("of_the_hub", [True, False])
+def test_training_begins_from_a_folder_and_pins_its_commit(of_the_hub, named, folder, tmp_path):
+    name = "hf:org/name" if of_the_hub else str(folder)
+    recipe = recipes.load("digits", [*SMALL, f"model.init_weights={name}"])
+    job = jobs.prepare(recipe)
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(weights[key], value) for key, value in job.model.state_dict().items())
+    digest = files.sha256(folder / "model.safetensors")[:12]
+    assert job.pretraining == (f"hf:org/name@{COMMIT} {digest}" if of_the_hub else f"{folder.name} {digest}")
+    pinned = jobs.pinned(recipe).model.init_weights
+    assert pinned == (f"hf:org/name@{COMMIT}" if of_the_hub else name)
+
+
+def test_a_run_s_config_names_the_commit_that_it_began_from(named, tmp_path):
+    recipe = recipes.load("digits", [*SMALL, "model.init_weights=hf:org/name"])
+    row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
+    assert read_recipe(tmp_path / "run").model.init_weights == f"hf:org/name@{COMMIT}"
+    assert row.pretraining.startswith(f"hf:org/name@{COMMIT} ")
+    assert row.recipe_digest == recipes.digest(jobs.pinned(recipe)) != recipes.digest(recipe)
+    assert jobs.train(recipe, tmp_path / "run", Silent(), device=CPU, resume=True) == row
+
+
+@pytest.mark.parametrize("command", ["ablate", pytest.param("erf", marks=pytest.mark.slow)])
+def test_other_commands_take_a_name_for_a_run(command, named, tmp_path):
+    done = CliRunner().invoke(app, [command, "hf:org/name", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert list((tmp_path / "out").rglob("records.jsonl"))
+
+
+def offline(name: str, home: Path) -> str:
+    """What `fetch` says in a process of its own, which may not reach the Hub."""
+    code = f"from wfbench.errors import InputError\nfrom wfbench.tasks.hub import fetch\ntry:\n    print(fetch({name!r}))\n"
+    code += "except InputError as e:\n    print('refused:', e)\n"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    env = kept | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_offline_the_local_cache_is_taken_and_what_it_lacks_is_one_message(folder, tmp_path):
+    cached(folder, tmp_path / "home")
+    assert f"revision='{COMMIT}'" in offline("hf:org/name", tmp_path / "home")
+    said = offline("hf:org/other", tmp_path / "home")
+    assert said.startswith("refused: the weights cannot be had from the Hub")
+    assert "hf:org/other" in said
+
+
+def test_a_cache_without_the_weights_is_refused(folder, tmp_path, monkeypatch):
+    place = cached(folder, tmp_path, leave_out="model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(place))
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        hub.fetch("hf:org/name")
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:org/name/more", "hf:org/name@", "hf:../name x", "hf:org/name@a b"])
+def test_what_is_no_name_is_refused_before_anything_is_asked_for(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("it was asked for"))
+    with pytest.raises(InputError, match="not the name of a repository"):
+        hub.fetch(name)
+
+
+def test_a_repository_of_others_needs_a_recipe(named, tmp_path, monkeypatch):
+    (named / "config.json").write_text('{"architecture": "vit_tiny"}')
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["eval", "hf:org/name"])
+    assert done.exit_code == 2
+    assert "does not say how its weights were trained" in done.stderr
+    words = ["eval", "hf:org/name", "--recipe", "digits", *(word for setting in SMALL for word in ("--set", setting))]
+    assert CliRunner().invoke(app, words).exit_code == 0

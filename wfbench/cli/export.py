@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from wfbench.tasks.export.network import Network
 
 #: What --to takes.
-FORMATS = ("torch", "onnx")
+FORMATS = ("torch", "onnx", "hub")
 
 
 @speaks_plainly
 def export(
-    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A finished run's directory, or a model's name.")],
+    target: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A finished run's directory (or hf:ORG/NAME), or a model's name.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Where the export goes: a new directory, or one with an export.")],
     to: Annotated[
-        str | None, typer.Option(help="torch: an exported program (model.pt2). onnx: model.onnx, which needs the extra export.")
+        str | None,
+        typer.Option(help="torch: an exported program. onnx: needs the extra export. hub: of a run, a folder for the Hub."),
     ] = None,
     check: Annotated[
         bool,
@@ -63,10 +66,21 @@ def export(
         from wfbench.errors import did_you_mean
 
         raise InputError("unknown format", got=f"--to {to}", expected=", ".join(FORMATS), remedy=did_you_mean(to, FORMATS))
+    if check and to == "hub":
+        raise InputError(
+            "--check is of programs",
+            got="--check --to hub",
+            expected="--check, with --to torch or onnx, or with neither",
+            remedy="leave --to out",
+        )
     if to is None and not check:
         raise InputError(
             "to which format?", got="neither --to nor --check", expected=f"--to {' or '.join(FORMATS)}", remedy="add --to torch"
         )
+    if target.startswith("hf:"):
+        from wfbench.tasks.hub import located
+
+        target = str(located(Path(target)))
     of_run = _is_run(target)
     of_model = {"--mixer": mixer, "--mixer-set": mixer_set, "--local-conv": local_conv, "--pos": pos, "--every": every}
     of_model |= {"--offset": offset, "--between": between, "--classes": classes, "--seed": seed, "--check": check}
@@ -102,6 +116,11 @@ def export(
     from wfbench.tasks.export.programs import check_packages
     from wfbench.tasks.export.write import check_place, export_program
 
+    if to == "hub":
+        trained = None if image_size is None else str(image_size)
+        _refuse({"--batch": batch, "--dynamic-batch": dynamic_batch, "--image-size": trained}, "a program's", "--to hub")
+        _refuse({} if dtype == "float32" else {"--dtype": dtype}, "a program's", "--to hub")
+        return _hub(target, weights, out, None if of_run else network_of)
     chosen = cast("Format", to)
     check_packages(chosen, dtype)
     check_place(out)
@@ -118,6 +137,19 @@ def export(
         f"{row.dtype}; read back, its outputs differ from the model's by {row.difference:.2g} of the largest (allowed: "
         f"{row.tolerance:g})"
     )
+    for note in network.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _hub(target: str, weights: str, out: Path, network_of: Any) -> None:
+    from wfbench.tasks.export.hub import export_hub, figures
+    from wfbench.tasks.export.network import of_run as open_run
+
+    network = open_run(Path(target), weights) if network_of is None else network_of(None)
+    about = export_hub(network, Path(target), out)
+    assert network.row is not None
+    said = ", ".join(f"{each.what} {each.text}" for each in figures(network.row))
+    typer.echo(f"{network.row.model} with {network.row.mixer} as {', '.join(about.files)} in {out}: {said}")
     for note in network.notes:
         typer.echo(f"note: {note}", err=True)
 

@@ -18,8 +18,8 @@ from wfbench.tasks.common import factors_of
 from wfbench.tasks.evaluate_weights import check_sizes
 from wfbench.tasks.identity import Identity, changes, mixer_digest, model_digest
 from wfbench.tasks.jobs import dense, dit
-from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, recorded_row
-from wfbench.tasks.weights import WEIGHTS, WeightsMetadata, read_metadata, read_weights
+from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, recorded_rows
+from wfbench.tasks.weights import WEIGHTS, WeightsMetadata, read_metadata, read_weights, weights_file
 from wfbench.training.checkpoint import load_weights
 
 #: Precisions that a model can be exported in, and the largest difference from the eager model's outputs that is allowed, in
@@ -89,8 +89,8 @@ def of_run(run: Path, weights: str = "raw", *, image_size: int | None = None, dt
             got=f"{run}: a probe reads planes of symbols that nothing outside this bench makes",
             expected="the run of a classifier, of dense prediction or of a denoiser",
         )
-    row = recorded_row(run, weights, type(result))
-    path = run / WEIGHTS[weights]
+    row = next((row for row in recorded_rows(run) if row.weights == weights), result)
+    path = weights_file(run, weights)
     tensors, sha256 = read_weights(path)
     model = build(recipe, tensors, path)
     load_weights(model, tensors, str(path))
