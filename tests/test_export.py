@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -21,9 +22,13 @@ from typer.testing import CliRunner
 from mixers import MixerError
 from wfbench import files, records
 from wfbench import recipe as recipes
+from wfbench.analysis.cost import costs
 from wfbench.cli import app
 from wfbench.data import open_dataset
 from wfbench.errors import ExportError, InputError
+from wfbench.records import ExportRow
+from wfbench.report import tables
+from wfbench.report.timm_csv import read_timm, timm_files, timm_tables
 from wfbench.tasks import hub, jobs
 from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
 from wfbench.tasks.export import programs
@@ -399,3 +404,192 @@ def test_a_repository_of_others_needs_a_recipe(named, tmp_path, monkeypatch):
     assert "does not say how its weights were trained" in done.stderr
     words = ["eval", "hf:org/name", "--recipe", "digits", *(word for setting in SMALL for word in ("--set", setting))]
     assert CliRunner().invoke(app, words).exit_code == 0
+
+
+# What tables say of exports
+
+
+def exported_row(mixer: str, to: str = "torch", why: str = "", **more: object) -> ExportRow:
+    found = {"difference": None if why else 1e-7, "batch": None, "created": "2030-01-01T00:00:00+00:00"}
+    return ExportRow(
+        environment=records.stamp(),
+        model="vit-tiny",
+        mixer=mixer,
+        to=to,
+        exports=not why,
+        why=why,
+        image_size=(224, 224),
+        dtype="float32",
+        parameters=1,
+        tolerance=1e-4,
+        weights="random",
+        seed=0,
+        **found | more,
+    )
+
+
+def test_a_row_says_how_it_was_compared_or_why_it_does_not_export():
+    for wrong in ({"exports": True, "why": "no"}, {"exports": False, "why": ""}, {"exports": True, "difference": None}):
+        with pytest.raises(ValueError, match="a difference, or a reason"):
+            ExportRow.model_validate(exported_row("softmax").model_dump() | wrong)
+
+
+def test_the_table_of_exports_has_the_newest_row_of_each_line_and_format():
+    rows = [
+        exported_row("gdn", "onnx", "no operator"),
+        exported_row("gdn", why_fixed_batch="its shapes", batch=2),
+        exported_row("softmax", why="an old failure", created="2029-01-01T00:00:00+00:00"),
+        exported_row("softmax"),
+        exported_row("softmax", "onnx"),
+    ]
+    [table] = tables(rows)
+    assert table.frame.to_dict("records") == [
+        {"model": "vit-tiny", "mixer": "gdn", "exports to torch.export": "yes (one batch)", "exports to ONNX": "no"},
+        {"model": "vit-tiny", "mixer": "softmax", "exports to torch.export": "yes", "exports to ONNX": "yes"},
+    ]
+    notes = " ".join(table.notes)
+    assert "gdn does not export to ONNX: no operator." in notes
+    assert "one batch size at a time: its shapes" in notes
+    assert "at most 0.0001 (float32) of the largest output" in notes
+
+
+def test_the_zoo_s_overview_has_the_column_where_there_are_rows_of_it():
+    zoo, _ = records.read(Path(__file__).parent.parent / "results" / "zoo" / "records.jsonl")
+    trained = [row for name in ("softmax", "linear") for row in records.read(ZOO / name / "records.jsonl")[0]]
+    before = next(table for table in tables([*zoo, *trained]) if table.name == "overview")
+    assert "exports" not in before.frame
+    assert "exports" not in before.data
+    rows = [exported_row("softmax"), exported_row("softmax", "onnx", "no operator"), exported_row("pool")]
+    other = exported_row("linear").model_copy(update={"model": "vit-small"})
+    after = next(table for table in tables([*zoo, *trained, *rows, other]) if table.name == "overview")
+    assert dict(zip(after.frame["mixer"], after.frame["exports"], strict=True)) == {
+        "linear": "–",
+        "softmax": "torch.export, not ONNX",
+    }
+    assert "softmax does not export to ONNX: no operator." in after.notes
+
+
+def test_the_check_of_mixers_writes_a_row_for_each(tmp_path, monkeypatch):
+    def found(names, formats, network_of, told):
+        assert (names, formats) == (["softmax", "pool"], ["torch"])
+        yield from (exported_row(name) for name in names)
+
+    monkeypatch.setattr("wfbench.tasks.export.check.check_exports", found)
+    monkeypatch.setattr("wfbench.tasks.export.network.of_preset", lambda *_, **__: None)
+    done = run("vit-tiny", tmp_path / "out", "--check", "--to", "torch", "--mixer", "softmax", "--mixer", "pool")
+    assert done.exit_code == 0, done.output
+    rows, _ = records.read(tmp_path / "out" / "records.jsonl")
+    assert [row.mixer for row in rows] == ["softmax", "pool"]
+    assert "exports to torch.export" in done.stdout
+
+
+# timm's tables
+
+
+ZOO = Path(__file__).parent.parent / "results" / "zoo"
+TIMM = """model,infer_samples_per_sec,infer_step_time,infer_batch_size,infer_img_size,param_count,infer_gmacs,infer_macts
+vit_tiny_patch16_224,"12,345.6",82.9,1024,224,5.72,1.08,4.12
+other,100.0,,256,256,1.0,1.0,1.0
+"""
+IMAGENET = """model,img_size,top1,top1_err,top5,top5_err,param_count,crop_pct,interpolation
+vit_b,448,85.1,14.9,97.5,2.5,86.57,1.0,bicubic
+"""
+
+
+def test_profiles_are_written_in_timm_s_columns_and_units(tmp_path):
+    done = run(ZOO / "records.jsonl", tmp_path / "timm", "--to", "timm-csv")
+    assert done.exit_code == 0, done.output
+    [file] = (tmp_path / "timm").iterdir()
+    lines = list(csv.DictReader(file.open()))
+    assert list(lines[0]) == TIMM.splitlines()[0].split(",")
+    rows = [row for row in records.read(ZOO / "records.jsonl")[0] if row.kind == "profile" and row.mixer == "linear"]
+    row = next(row for row in rows if row.resolution == (224, 224))
+    line = next(line for line in lines if (line["model"], line["infer_img_size"]) == ("wfbench_vit_tiny.linear", "224"))
+    assert float(line["infer_samples_per_sec"]) == pytest.approx(row.batch / row.median, abs=0.01)
+    assert float(line["infer_step_time"]) == pytest.approx(1000 * row.median, abs=0.001)
+    assert float(line["param_count"]) == pytest.approx(row.parameters / 1e6, abs=0.006)
+    assert float(line["infer_gmacs"]) == pytest.approx(row.macs / 1e9, abs=0.006)
+    assert line["infer_batch_size"] == str(row.batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "empty"),
+    [
+        ({"status": "oom", "median": None, "round_medians": (), "samples": ()}, {"infer_samples_per_sec", "infer_step_time"}),
+        ({"macs": None, "macs_error": "they differ"}, {"infer_gmacs"}),
+        ({"resolution": (224, 448)}, {"infer_img_size"}),
+    ],
+)
+def test_what_a_cell_does_not_have_is_empty(change, empty):
+    row = next(row for row in records.read(ZOO / "records.jsonl")[0] if row.kind == "profile" and row.mixer == "linear")
+    row = row.model_copy(update={"activations": 4.1e6} | change)
+    [text] = timm_files(costs([row])).values()
+    [line] = csv.DictReader(text.splitlines())
+    assert {key for key, value in line.items() if value == ""} == empty
+    assert line["infer_macts"] == "4.1"
+
+
+def test_timm_s_numbers_stand_in_tables_of_their_own_at_the_records_sizes(tmp_path):
+    (tmp_path / "benchmark-infer-a.csv").write_text(TIMM)
+    (tmp_path / "results-imagenet.csv").write_text(IMAGENET)
+    rows = [row for row in records.read(ZOO / "records.jsonl")[0] if row.kind == "profile" and row.mixer == "linear"]
+    found = [read_timm(tmp_path / name) for name in ("benchmark-infer-a.csv", "results-imagenet.csv")]
+    infer, accuracy = timm_tables(found, rows)
+    assert (infer.name, accuracy.name) == ("published-benchmark-infer-a-224", "published-results-imagenet-448")
+    assert (infer.kind, list(infer.frame["model"])) == ("published", ["vit_tiny_patch16_224"])
+    assert infer.frame["images/s (published)"][0] == "12,345.6"
+    assert accuracy.frame["top-1 (%, published)"][0] == "85.1"
+    assert all("published" in column for column in infer.frame if column not in ("model", "px", "source"))
+    assert "timm, benchmark-infer-a.csv (SHA-256 " in " ".join(infer.notes)
+    assert list(infer.data["measured"]) == [False]
+    with pytest.raises(InputError, match="other image sizes than the records"):
+        timm_tables(found, rows[:0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        TIMM.splitlines()[0],
+        "model,top1\na,1\n",
+        TIMM.replace("82.9", "fast"),
+        TIMM.replace("82.9", "nan"),
+        TIMM.replace("82.9", "-1"),
+        TIMM.replace("82.9,", ""),
+        TIMM.replace("vit_tiny_patch16_224", ""),
+        TIMM.replace("infer_gmacs", "model"),
+    ],
+)
+def test_what_is_no_file_of_timm_s_is_refused(text, tmp_path):
+    (tmp_path / "benchmark.csv").write_text(text)
+    with pytest.raises(InputError, match="published results|timm's results"):
+        read_timm(tmp_path / "benchmark.csv")
+
+
+# ONNX
+
+
+def test_without_its_packages_onnx_says_how_to_have_them(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "_version", lambda name: "1" if name == "onnx" else "")
+    done = run(trained, tmp_path / "out", "--to", "onnx")
+    assert done.exit_code == 2
+    assert "no onnxscript, onnxruntime" in done.stderr
+    assert "pip install 'wfbench[export]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_onnx_model_gives_the_outputs_of_the_run_s_weights(trained, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra export")
+    pytest.importorskip("onnxscript")
+    done = run(trained, tmp_path / "out", "--to", "onnx", "--dynamic-batch")
+    assert done.exit_code == 0, done.output
+    of = of_run(trained)
+    inputs = of.inputs(5, seed=77)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {"images": inputs[0].numpy()})
+    assert torch.allclose(torch.from_numpy(found), outputs(of, inputs), atol=1e-5)
+    about = About.model_validate_json((tmp_path / "out" / "export.json").read_bytes())
+    assert about.row is not None
+    assert about.row.opset is not None
+    assert set(about.row.packages) == {"onnx", "onnxscript", "onnxruntime"}
+    assert json.loads(session.get_modelmeta().custom_metadata_map["wfbench"])["classes"] == list("0123456789")

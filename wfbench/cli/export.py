@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from wfbench.tasks.export.network import Network
 
 #: What --to takes.
-FORMATS = ("torch", "onnx", "hub")
+FORMATS = ("torch", "onnx", "hub", "timm-csv")
 
 
 @speaks_plainly
 def export(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|MODEL", help="A finished run's directory (or hf:ORG/NAME), or a model's name.")
+        str,
+        typer.Argument(metavar="RUN|MODEL|RECORDS", help="A run's directory, hf:ORG/NAME, or a model's name; or records."),
     ],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="Where the export goes: a new directory, or one with an export.")],
     to: Annotated[
         str | None,
-        typer.Option(help="torch: an exported program. onnx: needs the extra export. hub: of a run, a folder for the Hub."),
+        typer.Option(
+            help="torch: an exported program. onnx (extra export). hub: a run as a folder for the Hub. timm-csv: of records."
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -56,6 +59,7 @@ def export(
     """Export a model, read the export back, and compare its outputs with the model's; if they differ, nothing is left.
 
     Beside the export stands export.json: where it is from, what it takes, how it was compared. A model's weights are random.
+    timm-csv writes the inference cells of profiles in the columns and units of timm's benchmark-infer-*.csv.
 
     With --check every mixer is exported to torch and onnx (or to --to alone) and thrown away; rows go to DIR/records.jsonl, of
     which `wfbench report` makes the columns "exports to".
@@ -77,6 +81,12 @@ def export(
         raise InputError(
             "to which format?", got="neither --to nor --check", expected=f"--to {' or '.join(FORMATS)}", remedy="add --to torch"
         )
+    if to == "timm-csv":
+        of_networks = {"--check": check, "--mixer": mixer, "--mixer-set": mixer_set, "--local-conv": local_conv, "--pos": pos}
+        of_networks |= {"--every": every, "--offset": offset, "--between": between, "--classes": classes, "--batch": batch}
+        of_networks |= {"--image-size": image_size, "--dynamic-batch": dynamic_batch, "--seed": seed}
+        _refuse(of_networks, "a network's", "--to timm-csv, which takes what the records have")
+        return _timm(Path(target), out)
     if target.startswith("hf:"):
         from wfbench.tasks.hub import located
 
@@ -152,6 +162,32 @@ def _hub(target: str, weights: str, out: Path, network_of: Any) -> None:
     typer.echo(f"{network.row.model} with {network.row.mixer} as {', '.join(about.files)} in {out}: {said}")
     for note in network.notes:
         typer.echo(f"note: {note}", err=True)
+
+
+def _timm(source: Path, out: Path) -> None:
+    """Write the inference cells of profiles as timm's CSV."""
+    from wfbench import files
+    from wfbench.analysis.results import analyse
+    from wfbench.errors import InputError, writing
+    from wfbench.locks import locked
+    from wfbench.report import collect
+    from wfbench.report.timm_csv import timm_files
+
+    rows, torn = collect([source])
+    made = timm_files(analyse(rows).costs)
+    if not made:
+        raise InputError(
+            "no inference was profiled",
+            got=f"{source}, without a row of a profile with --mode infer",
+            expected="the records of a `wfbench profile`",
+            remedy="wfbench profile",
+        )
+    with locked(out), writing("timm's CSV", out, expected="a writable directory", remedy="choose another directory"):
+        for name, text in made.items():
+            files.write_whole(out / name, text)
+    for message in torn:
+        typer.echo(f"warning: {message}", err=True)
+    typer.echo(f"{len(made)} files in {out}: {', '.join(made)}")
 
 
 def _is_run(target: str) -> bool:

@@ -76,7 +76,7 @@ def export_hub(network: Network, run: Path, out: Path) -> About:
 
 
 def config_of(network: Network) -> dict[str, Any]:
-    """``config.json``: what timm reads of a folder, what people look for, and under "wfbench" what this bench reads."""
+    """``config.json``: what people look for, and under "wfbench" what this bench reads."""
     row, recipe, about, config = network.row, network.recipe, network.about, network.model.config
     assert row is not None
     assert recipe is not None
@@ -117,17 +117,8 @@ def config_of(network: Network) -> dict[str, Any]:
             "recipe": row.recipe_digest,
             "weights": network.fields["weights_sha256"],
         },
-        **({"pretrained_cfg": _for_timm(network)} if recipe.task == "classify" else {}),
         "wfbench": own.model_dump(mode="json"),
     }
-
-
-def _for_timm(network: Network) -> dict[str, Any]:
-    """What timm reads of a classifier's folder: the description of the model, with the run's normalisation."""
-    assert network.recipe is not None
-    data = network.recipe.data
-    described = network.model.pretrained_cfg | {"mean": data.mean, "std": data.std, "crop_pct": data.eval_crop}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
 
 
 def figures(row: RunRow) -> list[Figure]:
