@@ -578,6 +578,7 @@ def test_without_its_packages_onnx_says_how_to_have_them(trained, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_onnx_model_gives_the_outputs_of_the_run_s_weights(trained, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra export")
     pytest.importorskip("onnxscript")

@@ -82,7 +82,13 @@ def export(
             "to which format?", got="neither --to nor --check", expected=f"--to {' or '.join(FORMATS)}", remedy="add --to torch"
         )
     if to == "timm-csv":
-        of_networks = {"--check": check, "--mixer": mixer, "--mixer-set": mixer_set, "--local-conv": local_conv, "--pos": pos}
+        of_networks: dict[str, object] = {
+            "--check": check,
+            "--mixer": mixer,
+            "--mixer-set": mixer_set,
+            "--local-conv": local_conv,
+            "--pos": pos,
+        }
         of_networks |= {"--every": every, "--offset": offset, "--between": between, "--classes": classes, "--batch": batch}
         of_networks |= {"--image-size": image_size, "--dynamic-batch": dynamic_batch, "--seed": seed}
         _refuse(of_networks, "a network's", "--to timm-csv, which takes what the records have")
@@ -92,7 +98,13 @@ def export(
 
         target = str(located(Path(target)))
     of_run = _is_run(target)
-    of_model = {"--mixer": mixer, "--mixer-set": mixer_set, "--local-conv": local_conv, "--pos": pos, "--every": every}
+    of_model: dict[str, object] = {
+        "--mixer": mixer,
+        "--mixer-set": mixer_set,
+        "--local-conv": local_conv,
+        "--pos": pos,
+        "--every": every,
+    }
     of_model |= {"--offset": offset, "--between": between, "--classes": classes, "--seed": seed, "--check": check}
     if of_run:
         _refuse(of_model, "a model's", "a run, which has its own")

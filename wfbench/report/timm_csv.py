@@ -85,7 +85,7 @@ class TimmResults:
     @property
     def sizes(self) -> list[int]:
         """The image sizes that it has, in order."""
-        return sorted({int(px) for line in self.lines if (px := line[_KINDS[self.kind].size]) is not None})  # type: ignore[arg-type]
+        return sorted({int(px) for line in self.lines if (px := line[_KINDS[self.kind].size]) is not None})
 
 
 def timm_files(costs: Costs) -> dict[str, str]:

@@ -202,10 +202,10 @@ def _body(network: Network, found: list[Figure]) -> Iterator[str]:
     own = list(_own_files(row))
     if own:
         yield "## Code that it needs\n"
-        for each in own:
+        for mixer in own:
             yield (
-                f"The mixer `{each.name}` is none of wfbench's: it needs the file `{each.file}`, whose code had the digest "
-                f"{each.digest}. The file is not in this folder; ask the author for it, and read it before you run it.\n"
+                f"The mixer `{mixer.name}` is none of wfbench's: it needs the file `{mixer.file}`, whose code had the digest "
+                f"{mixer.digest}. The file is not in this folder; ask the author for it, and read it before you run it.\n"
             )
     digests = {"mixer": row.mixer_digest, "models": row.model_digest, "data": row.data_digest, "recipe": row.recipe_digest}
     yield "## Where it is from\n"
