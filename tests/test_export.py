@@ -38,6 +38,8 @@ from wfbench.tasks.export.network import Network, of_preset, of_run, outputs
 from wfbench.tasks.export.write import About, check_place
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.run_directory import read_recipe, read_result
+from wfbench.tasks.sweep.combinations import drafts
+from wfbench.tasks.sweep.request import SweepRequest
 
 CPU = torch.device("cpu")
 SMALL = ["model.embed_dim=16", "model.depth=1", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
@@ -354,6 +356,15 @@ def test_a_run_s_config_names_the_commit_that_it_began_from(named, tmp_path):
     assert row.pretraining.startswith(f"hf:org/name@{COMMIT} ")
     assert row.recipe_digest == recipes.digest(jobs.pinned(recipe)) != recipes.digest(recipe)
     assert jobs.train(recipe, tmp_path / "run", Silent(), device=CPU, resume=True) == row
+
+
+def test_the_runs_of_a_sweep_begin_from_one_commit(named):
+    settings = (*SMALL, "model.init_weights=hf:org/name")
+    lines = SweepRequest.model_validate({"recipes": ["digits"], "mixers": ["softmax"], "seeds": [1, 2], "set": settings})
+    [draft] = drafts(lines)
+    plans = [draft.plan_run(seed) for seed in (1, 2)]
+    assert {plan.recipe.model.init_weights for plan in plans} == {f"hf:org/name@{COMMIT}"}
+    assert all(f'model.init_weights="hf:org/name@{COMMIT}"' in plan.words for plan in plans)
 
 
 @pytest.mark.parametrize("command", ["ablate", pytest.param("erf", marks=pytest.mark.slow)])
