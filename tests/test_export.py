@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from mixers import MixerError
-from wfbench import files, records
+from wfbench import files, models, records
 from wfbench import recipe as recipes
 from wfbench.analysis.cost import costs
 from wfbench.cli import app
@@ -34,9 +34,10 @@ from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
 from wfbench.tasks.export import programs
 from wfbench.tasks.export.check import check_export
 from wfbench.tasks.export.hub import config_of
-from wfbench.tasks.export.network import Network, of_preset, of_run, outputs
+from wfbench.tasks.export.network import Network, build, of_preset, of_run, outputs
 from wfbench.tasks.export.write import About, check_place
 from wfbench.tasks.identity import check_data
+from wfbench.tasks.jobs import dense, dit
 from wfbench.tasks.run_directory import read_recipe, read_result
 from wfbench.tasks.sweep.combinations import drafts
 from wfbench.tasks.sweep.request import SweepRequest
@@ -146,6 +147,21 @@ def test_random_weights_leave_no_branch_at_zero():
     of = of_preset("dit-s-8", None, 8, 3, embed_dim=32, depth=1, num_heads=2, in_channels=1)
     assert outputs(of, of.inputs(1)).abs().max() > 1e-3, "a fresh denoiser gives zeros, which any program would give"
     assert of.input_names == ("x", "t", "y")
+
+
+@pytest.mark.parametrize("name", ["digits", "scenes", "dit-digits"])
+def test_the_model_of_a_recipe_is_built_from_its_weights_alone(name):
+    small = ["model.embed_dim=16", "model.depth=1", "model.num_heads=2", "model.mixer=softmax"]
+    recipe = recipes.load(name, small)
+    made = {"classify": lambda: models.create("vit-tiny", "softmax", recipe.model.image_size, 7, **recipe.model.overrides())}
+    made |= {"dense": lambda: dense.build(recipe, 7), "dit": lambda: dit.build(recipe, 7, None)}
+    model = made[recipe.task]()
+    again = build(recipe, model.state_dict(), Path("weights"))
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in model.state_dict().items()
+    }
+    with pytest.raises(InputError, match="how many classes"):
+        build(recipe, {"stray": torch.ones(1)}, Path("weights"))
 
 
 class Branching(nn.Module):
