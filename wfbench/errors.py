@@ -38,6 +38,18 @@ class _Values(Protocol):
     def isfinite(self) -> Any: ...
 
 
+class ExportError(RuntimeError):
+    """A model that cannot leave the bench with the same outputs; said as `InputError` is, with exit code 1.
+
+    Attributes:
+        reason: what was wrong and what was got, in a line.
+    """
+
+    def __init__(self, what: str, *, got: object, expected: object = None, remedy: str | None = None) -> None:
+        super().__init__(in_full(what, got, expected, remedy))
+        self.reason = f"{what}: {got}"
+
+
 def check_finite(values: float | _Values, what: str, where: object) -> None:
     """Refuse values that are not finite: a number, or a tensor.
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.cells import Line, Size
+from wfbench.analysis.exports import ExportLine
 from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND, scheduled
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.analysis.seeds import AccuracyResult
+from wfbench.records import ExportRow
 
 #: What a trained line and a profiled one have in common: mixer, local convolution, position embedding.
 _Name = tuple[str, str, str]
@@ -26,12 +28,14 @@ class OverviewLine:
         last: likewise at the most tokens.
         same_model: whether the profile is surely of the trained model: it has a cell of the line at the trained image size,
             with as many parameters.
+        exports: what the line exports to, in the profiled model; None where that was not tried.
     """
 
     trained: LineResult
     first: CellCost | None
     last: CellCost | None
     same_model: bool
+    exports: ExportLine | None = None
 
     @property
     def forced(self) -> bool:
@@ -67,7 +71,9 @@ class Overview:
         return next((line for line in self.lines if line.trained.identity == identity), None)
 
 
-def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost]) -> Overview | None:
+def overview(
+    accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost], exports: Sequence[ExportLine] = ()
+) -> Overview | None:
     """Accuracy and cost of each mixer, where there is one result of each; None otherwise, or where no line has both.
 
     There is also none where a mixer and its factors stand for two trained lines, or were trained in another model than the
@@ -84,16 +90,19 @@ def overview(accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost]
         return None
     sizes = {tokens: cell.row.resolution for (_, tokens), cell in cells.items()}
     first, last = min(sizes), max(sizes)
+    exported = {_name(line.any_row): line for line in exports if line.model == profile.profile.setting.model}
 
     def line(trained: LineResult) -> OverviewLine:
         name = _name(trained.identity)
         own = [cell for (mixer, _), cell in cells.items() if mixer == name]
-        return OverviewLine(trained, cells.get((name, first)), cells.get((name, last)), _is_same_model(trained, own))
+        return OverviewLine(
+            trained, cells.get((name, first)), cells.get((name, last)), _is_same_model(trained, own), exported.get(name)
+        )
 
     return Overview(trained, profile, sizes[first], sizes[last], tuple(map(line, joined)))
 
 
-def _name(line: LineIdentity | Line) -> _Name:
+def _name(line: LineIdentity | Line | ExportRow) -> _Name:
     return scheduled(line), line.local_conv, line.pos_embed
 
 

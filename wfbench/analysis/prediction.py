@@ -24,7 +24,6 @@ from scipy.optimize import nnls
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.measure import scaling
 from wfbench.measure.scaling import Crossover, interpolated_crossover
-from wfbench.measure.work import KINDS, WITH_MACS, Work
 from wfbench.records import AnyRow, HeldOutRow, PredictedCrossoverRow, PredictionRow, Quantity, Question
 
 #: What was not measured: a resolution between measured ones, one beyond them, the mixer, or the size of the model or batch.
@@ -38,13 +37,6 @@ LEAST_RESOLUTIONS = 3
 MOST_STEP = 4.0
 
 
-def features(work: Work) -> np.ndarray:
-    """What a time is a sum of: operators, multiply-adds of the kinds that have them, bytes of every kind."""
-    return np.array(
-        [work.calls, *(work.macs.get(kind, 0) for kind in WITH_MACS), *(work.bytes.get(kind, 0) for kind in KINDS)], dtype=float
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Place:
     """Where a cell stands, measured or not.
@@ -53,7 +45,7 @@ class Place:
         mixer: with its schedule, options, factors and attention backend.
         size: of the model and the batch.
         tokens: of one image.
-        parts: what its value is a sum of, as `features`.
+        parts: what its value is a sum of, such as `wfbench.measure.work.features`.
     """
 
     mixer: str

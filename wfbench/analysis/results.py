@@ -11,6 +11,7 @@ from wfbench.analysis.capability import CapabilityResult, ProbeResult, capabilit
 from wfbench.analysis.claims import ClaimsResult, claims_results
 from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
+from wfbench.analysis.exports import ExportLine, export_lines
 from wfbench.analysis.fronts import Fronts, fronts
 from wfbench.analysis.image_pairs import ImageComparison, image_comparisons
 from wfbench.analysis.overview import Overview, overview
@@ -46,6 +47,7 @@ class Results:
         scores: scores of samples.
         predictions: cells that were not measured, by call of `wfbench predict`.
         ablations: what trained networks reach with something taken away, by setting and figure.
+        exports: which lines leave the bench with the same outputs, by model.
     """
 
     claims: tuple[ClaimsResult, ...]
@@ -65,6 +67,7 @@ class Results:
     scores: tuple[Scores, ...]
     predictions: tuple[Predictions, ...]
     ablations: tuple[AblationResult, ...]
+    exports: tuple[ExportLine, ...]
 
 
 def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[Run] = ()) -> Results:
@@ -81,7 +84,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     rows, asked = list(rows), asked or Asked()
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
-    beside = overview(accuracy, cost.profiles)
+    exports = export_lines(rows)
+    beside = overview(accuracy, cost.profiles, exports)
     probes = probe_results(rows)
     return Results(
         claims=claims_results(rows, asked.claims),
@@ -101,4 +105,5 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         scores=sample_scores(rows, asked.baseline),
         predictions=predictions(rows),
         ablations=ablations(rows),
+        exports=exports,
     )

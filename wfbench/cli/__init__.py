@@ -15,6 +15,7 @@ from wfbench.cli.data import data
 from wfbench.cli.demo import demo
 from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
+from wfbench.cli.export import export
 from wfbench.cli.mixers import mixers
 from wfbench.cli.predict import predict
 from wfbench.cli.probe import probe
@@ -62,6 +63,7 @@ app.command("predict")(predict)
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("erf")(erf)
+app.command("export")(export)
 app.command("sweep")(sweep)
 app.command("probe")(probe)
 app.command("demo")(demo)

@@ -13,7 +13,7 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def ablate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs, or hf:ORG/NAME.")],
     weights: Annotated[str, typer.Option(help="raw, or ema for the averaged ones.")] = "raw",
     batch_size: Annotated[
         int | None, typer.Option(help="Samples at once; it changes no result. Default: as in the trainer's evaluations.")
@@ -36,9 +36,10 @@ def ablate(
     from wfbench.tasks.ablate import AblateRequest
     from wfbench.tasks.ablate import ablate as take_apart
     from wfbench.tasks.common import choose_device
+    from wfbench.tasks.hub import located
 
     where, rows, told = choose_device(device), [], Told()
-    for run in runs:
+    for run in map(located, runs):
         request = AblateRequest(run, weights, batch_size, out)
         rows += take_apart(request, device=where, progress=partial(_say, told, run))
         told.end()

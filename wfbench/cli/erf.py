@@ -12,7 +12,9 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def erf(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories of `wfbench train`: before and after.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run directories of `wfbench train`, or hf:ORG/NAME: before and after.")
+    ] = None,
     mixer: Annotated[
         list[str] | None,
         typer.Option(help="A mixer in a fresh model; repeat it. Default, without runs: softmax, static, every strategy."),
@@ -39,6 +41,7 @@ def erf(
     from wfbench.cli.report import write_and_show
     from wfbench.tasks import erf as task
     from wfbench.tasks.common import choose_device, writable_dir
+    from wfbench.tasks.hub import located
 
     request, where = task.ErfRequest(images=images, draws=draws, seed=seed), choose_device(device)
     names = mixer or ([] if runs else ["softmax", "static", *(name for name in registry.names() if name.startswith("wf-"))])
@@ -46,7 +49,7 @@ def erf(
         for name in names:
             models.create(model, name, resolution)  # bad input is refused before anything is written
     writable_dir(out)
-    for run in runs or []:
+    for run in map(located, runs or []):
         records.append(out / "records.jsonl", task.of_run(run, request, where))
     for name in names:
         records.append(out / "records.jsonl", [task.of_mixer(name, model, resolution, request, where)])

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from wfbench.cli.launch import note_failure
-from wfbench.errors import InputError, NotFiniteError, in_full
+from wfbench.errors import ExportError, InputError, NotFiniteError, in_full
 from wfbench.signals import Interrupted, stopping
 
 #: What a file system says to a path, a right or a room that it does not have: no fault of the bench.
@@ -74,7 +74,7 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
         return "error", 2
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return "error", 2
-    if isinstance(error, (NotFiniteError, _named("wfbench.training", "RunError"))):
+    if isinstance(error, (ExportError, NotFiniteError, _named("wfbench.training", "RunError"))):
         return "failed", 1
     return "", None
 

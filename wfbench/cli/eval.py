@@ -15,7 +15,13 @@ from wfbench.cli.probe_eval import show_probe
 
 @speaks_plainly
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run directory, or a safetensors file with --recipe.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|WEIGHTS",
+            help="A run directory, a folder in the Hub's layout, or hf:ORG/NAME; or weights alone with --recipe.",
+        ),
+    ],
     weights: Annotated[str, typer.Option(help="Of a run: raw, or ema for the averaged ones.")] = "raw",
     recipe: Annotated[str | None, typer.Option(help="Of a file: the recipe whose model and data it has.")] = None,
     mixer: Annotated[str | None, typer.Option(help="Of a file: the mixer, if not the recipe's.")] = None,
@@ -32,7 +38,9 @@ def evaluate(
         Path | None, typer.Option(help="What FID compares with: an npz, or a folder of images. Default: the training images.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key: data.eval_resize=shorter")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results go. Default: eval/ beside the weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go. Default: eval/ beside the weights; of the Hub, runs/eval/.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Evaluate weights: top-1, top-5, loss, figures by class, and every prediction; at several resolutions, if asked for.
@@ -50,8 +58,12 @@ def evaluate(
     from wfbench.recipe import data_settings
     from wfbench.tasks.common import choose_device
     from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
+    from wfbench.tasks.hub import WEIGHTS_FILE, is_folder, located
     from wfbench.tasks.run_directory import read_recipe
 
+    path = located(path)
+    if recipe is not None and is_folder(path):  # weights alone, of another maker
+        path = path / WEIGHTS_FILE
     if weights not in ("raw", "ema"):
         raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema", remedy="choose one of the two")
     given = {"--samples": samples, "--inception": inception, "--reference": reference}

@@ -37,13 +37,19 @@ def predict(
     """
     from wfbench import records
     from wfbench.cli.report import write_and_show
+    from wfbench.errors import InputError
+    from wfbench.report import collect
     from wfbench.tasks import predict as task
     from wfbench.tasks.common import writable_dir
 
     request = task.PredictRequest(tuple(mixer or ()), tuple(resolution or ()), model, batch, baseline, measured_to)
     journal = out / "records.jsonl"
-    rows = task.read([*paths, *([journal] if journal.exists() else [])])
-    profiles = task.profile_in(task.read(paths))
+    rows, torn = collect([*paths, *([journal] if journal.exists() else [])])
+    if torn:
+        raise InputError(
+            "torn records", got=torn[0], expected="whole rows", remedy="measure the cells again, or remove the line"
+        )
+    profiles = task.profile_in(collect(paths)[0])
     writable_dir(out)
     with locked(out):
         micro = task.micro_of(rows, profiles)

@@ -14,6 +14,7 @@ from wfbench.locks import locked
 if TYPE_CHECKING:
     from wfbench.records import AnyRow
     from wfbench.report import Asked, Run
+    from wfbench.report.timm_csv import TimmResults
 
 #: Under this `train`, `profile`, `sweep`, `demo`, `erf` and `baselines` write, unless they are told another place.
 DEFAULT = Path("runs")
@@ -34,12 +35,21 @@ def report(
         Path | None, typer.Option(help="A file of claims to answer. Default: those that the sweeps recorded.")
     ] = None,
     published: Annotated[bool, typer.Option("--published", help="Also tables of published numbers, marked as such.")] = False,
+    timm: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A CSV that timm publishes (benchmark-infer-*, results-imagenet): also its numbers at the records' image "
+            "sizes, marked as published; repeat it."
+        ),
+    ] = None,
 ) -> None:
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
     from wfbench.analysis.claims import read_claims
     from wfbench.analysis.lines import BASELINE
     from wfbench.report import Asked, collect, find_runs
+    from wfbench.report.timm_csv import read_timm
 
+    theirs = [read_timm(path) for path in timm or []]
     sources = paths or [_written_by_default()]
     rows, torn = collect(sources)
     if baseline != BASELINE:
@@ -48,7 +58,7 @@ def report(
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
     with locked(place):
-        _write_and_show(rows, torn, find_runs(sources), place, asked, published=published)
+        _write_and_show(rows, torn, find_runs(sources), place, asked, published=published, timm=theirs)
 
 
 def _written_by_default() -> Path:
@@ -102,13 +112,14 @@ def _write_and_show(
     asked: Asked | None,
     *,
     published: bool,
+    timm: Sequence[TimmResults] = (),
     kinds: Sequence[str] = (),
 ) -> None:
     from rich.console import Console
 
     from wfbench.report import make, write_made
 
-    made = make(rows, asked=asked, published=published, runs=runs)
+    made = make(rows, asked=asked, published=published, timm=timm, runs=runs)
     written = write_made(made, out, torn)
     console = Console(width=None if Console().is_terminal else 160)
     for table in made.tables:

@@ -13,7 +13,7 @@ from wfbench.cli.errors import speaks_plainly
 
 @speaks_plainly
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of a denoiser.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of a denoiser, or hf:ORG/NAME.")],
     num: Annotated[int, typer.Option(help="How many samples; sample i shows class i modulo the classes.")] = 100,
     sampler: Annotated[
         str | None, typer.Option(help="ddpm, or for previews ddim or dpm-solver. Without it: as in the recipe.")
@@ -41,8 +41,10 @@ def sample(
     """
     from wfbench.tasks.common import choose_device, own_gpu
     from wfbench.tasks.draw_samples import PART, SampleRequest, draw, sampler_of
+    from wfbench.tasks.hub import located
     from wfbench.tasks.run_directory import read_recipe
 
+    run = located(run)
     how = sampler_of(read_recipe(run), name=sampler, steps=steps, cfg=cfg, cfg_channels=cfg_channels)
     request = SampleRequest(run, num, how, weights, seed, batch, vae, out, rank, processes)
     own = own_gpu(choose_device(device))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,6 +51,13 @@ class Work:
     bytes: Mapping[str, int]
     alive: int
     unknown: tuple[str, ...] = ()
+
+
+def features(work: Work) -> np.ndarray:
+    """What a time is a sum of: operators, multiply-adds of the kinds that have them, bytes of every kind."""
+    return np.array(
+        [work.calls, *(work.macs.get(kind, 0) for kind in WITH_MACS), *(work.bytes.get(kind, 0) for kind in KINDS)], dtype=float
+    )
 
 
 def work_of(call: Callable[[], object], tensors: Sequence[Tensor] = (), *, fused_attention: bool = True) -> Work:

@@ -4,7 +4,7 @@ Tables and plots are made from these rows and from nothing else. The schema is v
 newer than itself. A row that a killed writer left torn is reported and skipped; nothing else is lost.
 
     row.py           what all rows share
-    training.py, dense.py, diffusion.py, ablation.py, profile.py, prediction.py, evidence.py     rows by kind
+    training.py, dense.py, diffusion.py, ablation.py, profile.py, prediction.py, evidence.py, export.py     rows by kind
     journal.py       the union of all kinds; JSONL under a lock
     environment.py   the stamp
     identity.py      digests of code
@@ -17,6 +17,7 @@ from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.environment import stamp
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
+from wfbench.records.export import ExportRow
 from wfbench.records.journal import AnyRow, append, read
 from wfbench.records.prediction import HeldOutRow, MicrobenchmarkRow, PredictedCrossoverRow, PredictionRow, Quantity, Question
 from wfbench.records.probe import LeakCheck, ProbeCell, ProbeEvalRow, ProbeLook, ProbeRow
@@ -52,6 +53,7 @@ __all__ = [
     "Environment",
     "ErfRow",
     "EvalRow",
+    "ExportRow",
     "FitRow",
     "HarnessRow",
     "HeldOutRow",

@@ -16,6 +16,7 @@ from wfbench.records.ablation import AblationRow
 from wfbench.records.dense import DenseEvalRow, DenseRow
 from wfbench.records.diffusion import DenoisingRow, DiTRow, ScoreRow
 from wfbench.records.evidence import ClaimsRow, ErfRow, PictureRow
+from wfbench.records.export import ExportRow
 from wfbench.records.prediction import HeldOutRow, MicrobenchmarkRow, PredictedCrossoverRow, PredictionRow
 from wfbench.records.probe import ProbeEvalRow, ProbeRow
 from wfbench.records.profile import (
@@ -60,7 +61,8 @@ AnyRow = Annotated[
     | ScoreRow
     | AblationRow
     | TrialRow
-    | ClaimsRow,
+    | ClaimsRow
+    | ExportRow,
     Field(discriminator="kind"),
 ]
 _ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)

@@ -67,7 +67,7 @@ class TrainingRow(TracedRow):
     #: Where they are "at least": the MACs of the operators that are known. Then macs is None, and macs_error names the others.
     macs_at_least: float | None = None
     weights: Literal["raw", "ema"] = "raw"
-    #: What the weights began from: "none", or a file and the start of its SHA-256.
+    #: What the weights began from: "none", or a file and the start of its SHA-256; a file of the Hub is "hf:ORG/NAME@COMMIT".
     pretraining: str = "none"
     #: Training images that could not be read, each replaced by another of its class in every epoch.
     bad_images: int = 0
@@ -131,6 +131,8 @@ class EvalRow(TracedRow):
     weights: Literal["raw", "ema", "file"]
     #: The SHA-256 of the weights' file.
     weights_sha256: str
+    #: The repository of the Hub that they are from, with its commit: "hf:ORG/NAME@COMMIT"; None for others.
+    weights_source: str | None = None
     dataset: str
     #: The size the model was built for, and that of the images it was evaluated on.
     trained_size: tuple[int, int]

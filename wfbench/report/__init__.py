@@ -17,6 +17,7 @@ from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
 from wfbench.report.tables import tables, tables_of
+from wfbench.report.timm_csv import TimmResults, timm_tables
 
 __all__ = ["Asked", "Report", "Run", "Table", "collect", "find_runs", "make", "tables", "write"]
 
@@ -66,11 +67,22 @@ class Report:
     tables: Sequence[Table]
 
 
-def make(rows: Iterable[AnyRow], *, asked: Asked | None = None, published: bool = False, runs: Sequence[Run] = ()) -> Report:
-    """Analyse the rows and make the tables; the arguments are those of `write`."""
+def make(
+    rows: Iterable[AnyRow],
+    *,
+    asked: Asked | None = None,
+    published: bool = False,
+    timm: Sequence[TimmResults] = (),
+    runs: Sequence[Run] = (),
+) -> Report:
+    """Analyse the rows and make the tables; the arguments are those of `write`, and results that timm has published.
+
+    Raises:
+        InputError: for recorded claims that were changed, and published results of other image sizes.
+    """
     rows = list(rows)
     results = analyse(rows, asked, runs)
-    return Report(rows, runs, results, tables_of(results, published=published))
+    return Report(rows, runs, results, [*tables_of(results, published=published), *timm_tables(timm, rows)])
 
 
 def write(

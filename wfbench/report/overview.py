@@ -12,6 +12,7 @@ from wfbench.analysis.profile import CellCost
 from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
 from wfbench.report.accuracy_notes import digits_notes, seeds_notes
 from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.exports import export_notes, in_words
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
 from wfbench.report.profile import profile_columns, profile_title
 from wfbench.report.words import pixels
@@ -19,6 +20,7 @@ from wfbench.report.words import pixels
 #: The columns of a profile that people see: of the cell at the fewest tokens, and of that at the most.
 _FIRST = ("params (M)", "GMACs")
 _LAST = ("MACs exponent", "latency exponent", f"speed-up over {BASELINE}")
+_EXPORTS = "exports"
 
 
 def overview_tables(result: Overview) -> list[Table]:
@@ -30,11 +32,15 @@ def overview_tables(result: Overview) -> list[Table]:
         Column("same_model", lambda line: line.same_model),
         *_cell_columns(result, "first", lambda line: line.first, _FIRST, sides[0]),
         *_cell_columns(result, "last", lambda line: line.last, _LAST, sides[1]),
+        Column(
+            "exports", lambda line: line.exports and in_words(line.exports), _EXPORTS, words=True, optional=True, sparse=True
+        ),
     ]
     order = [
         *("mixer", ACCURACY, "seeds"),
         *(f"{heading} at {sides[0]} px" for heading in _FIRST),
         *(f"{heading} at {sides[1]} px" for heading in _LAST),
+        _EXPORTS,
     ]
     made = make_table("overview", "overview", "Mixers at a glance", columns, result.lines, _notes(result), order=order)
     return [replace(made, result=result)]
@@ -76,6 +82,7 @@ def _renamed(
 
 def _notes(result: Overview) -> list[str]:
     # Latencies are in the CSV alone, which has those of both sides.
+    exports = [line.exports for line in result.lines if line.exports is not None]
     cells = [cell for line in result.lines for cell in dict.fromkeys((line.first, line.last)) if cell is not None]
     return [
         f"{accuracy_title(result.accuracy)}. {profile_title(result.profile)}.",
@@ -88,6 +95,7 @@ def _notes(result: Overview) -> list[str]:
         ),
         *latency_notes(cells, in_csv=True),
         *speedup_notes(cells),
+        *(export_notes(exports) if exports else []),
         *exponent_notes(cells),
         *seeds_notes(result.accuracy),
         *digits_notes(result.accuracy),

@@ -19,6 +19,7 @@ from wfbench.report.claims import claims_tables
 from wfbench.report.columns import Table
 from wfbench.report.cost import cost_tables
 from wfbench.report.denoising import loss_tables, score_tables
+from wfbench.report.exports import export_tables
 from wfbench.report.fronts import front_tables
 from wfbench.report.images import image_tables
 from wfbench.report.overview import overview_tables
@@ -67,5 +68,6 @@ def tables_of(results: Results, *, published: bool = False) -> list[Table]:
         *score_tables(results.scores),
         *prediction_tables(results.predictions),
         *ablation_tables(results.ablations),
+        *export_tables(results.exports),
         *(published_tables() if published else []),
     ]

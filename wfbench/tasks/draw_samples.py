@@ -33,10 +33,11 @@ from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
 from wfbench.strict import read_json
+from wfbench.tasks import hub
 from wfbench.tasks.common import dtype_name, factors_of, precision_of, writable_dir
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import PUT_BACK, read_recipe, read_result
-from wfbench.tasks.weights import WEIGHTS, check_weights, read_weights
+from wfbench.tasks.weights import check_weights, read_weights, weights_file
 from wfbench.training.checkpoint import load_weights
 
 #: Samples in a part.
@@ -142,7 +143,7 @@ def load_model(run: Path, weights: str, device: torch.device) -> tuple[DiT, Reci
     denoiser(recipe)
     read_result(run)
     check_weights(run, weights, recipe)
-    path = run / WEIGHTS[weights]
+    path = weights_file(run, weights)
     tensors, sha256 = read_weights(path)
     table, patches = tensors.get("y_embedder.embedding_table.weight"), tensors.get("x_embedder.proj.weight")
     if table is None or patches is None:
@@ -182,7 +183,7 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
     model, recipe, sha256 = load_model(request.run, request.weights, device)
     codec = _codec(request, recipe, model, device)
     protocol = _protocol(request, recipe, model, codec, sha256, device)
-    out = request.out or request.run / "samples" / _name(protocol)
+    out = request.out or hub.results_of(request.run, "samples") / _name(protocol)
     writable_dir(out)
     if not (out / PROTOCOL).is_file():
         _agree(out, protocol)

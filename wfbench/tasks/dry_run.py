@@ -15,7 +15,7 @@ from wfbench.measure.flops import bytes_of_training
 from wfbench.recipe import Recipe
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import try_count
-from wfbench.tasks.jobs import prepare
+from wfbench.tasks.jobs import pinned, prepare
 from wfbench.tasks.jobs.session import identity_of
 from wfbench.training import TrainState, checkpoint, distributed
 
@@ -68,6 +68,7 @@ def dry_run(
     Raises:
         InputError, MixerError: for whatever would stop the run.
     """
+    recipe = pinned(recipe)
     run_directory.check_directory(recipe, out, resume)
     world = processes or distributed.world()
     checkpoint.check(out / "checkpoint")

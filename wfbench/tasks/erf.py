@@ -26,7 +26,7 @@ from wfbench.tasks.common import factors_of
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import classify
 from wfbench.tasks.run_directory import PUT_BACK, read_recipe, read_result
-from wfbench.tasks.weights import WEIGHTS
+from wfbench.tasks.weights import weights_file
 from wfbench.training import checkpoint
 
 #: Radii, in tokens, outside which the share of the energy is recorded: those that the image has room for.
@@ -159,7 +159,7 @@ def of_run(run: Path, request: ErfRequest, device: torch.device) -> Iterator[Erf
     model, some = prepared.model, choose_images(prepared.dataset.val, request.images, request.seed)
     batches = eval_batches(some, recipe.data, prepared.image_size, prepared.in_channels, batch_size=len(some))
     images = next(iter(batches))[0].to(device)
-    weights = run / WEIGHTS["raw"]
+    weights = weights_file(run, "raw")
     remade = row.recipe_digest == recipes.digest(recipe)
     if not remade:
         warnings.warn(

@@ -9,6 +9,7 @@ import torch
 
 from wfbench import records
 from wfbench.records import DenoisingRow, DiTRow
+from wfbench.tasks import hub
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import load_model
 from wfbench.tasks.identity import check_data
@@ -42,5 +43,5 @@ def evaluate_denoiser(run: Path, weights: str, *, device: torch.device, out: Pat
     )
     recorded = recorded_row(run, weights, DiTRow)
     pairs = zip((*row.mse, *row.vb), (*recorded.mse, *recorded.vb), strict=True)
-    records.append(writable_dir(out or run / "eval") / "records.jsonl", [row])
+    records.append(writable_dir(out or hub.results_of(run, "eval")) / "records.jsonl", [row])
     return HeldOutResult(row, max(abs(a - b) / abs(b) for a, b in pairs))

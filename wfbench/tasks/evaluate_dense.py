@@ -13,12 +13,13 @@ from wfbench.data.what_counts import in_few_words
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import DenseEvalRow, DenseRow
+from wfbench.tasks import hub
 from wfbench.tasks.common import other_machine
 from wfbench.tasks.evaluate_weights import OTHER_DATA, check_sizes
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, check_weights, read_metadata, read_weights
+from wfbench.tasks.weights import check_weights, read_metadata, read_weights, weights_file
 from wfbench.training import checkpoint
 
 #: Settings of `data.dense` by which the images and masks are the same.
@@ -61,7 +62,7 @@ def evaluate_dense_run(
     device: torch.device,
     out: Path | None = None,
 ) -> list[DenseResult]:
-    """Evaluate a finished run at every resolution asked for; rows go to ``out``, by default ``eval/`` of the run.
+    """Evaluate a finished run at every resolution asked for; rows go to ``out``, by default see `hub.results_of`.
 
     Args:
         run: the run directory.
@@ -78,9 +79,9 @@ def evaluate_dense_run(
         MixerError: for a mixer that cannot work at another resolution.
     """
     final, recipe = read_result(run), _recipe(run, weights, overrides)
-    tensors, sha256 = read_weights(run / WEIGHTS[weights])
+    tensors, sha256 = read_weights(weights_file(run, weights))
     job = dense.prepare(recipe.model_copy(update={"model": recipe.model.model_copy(update={"init_weights": None})}))
-    checkpoint.load_weights(job.model, tensors, str(run / WEIGHTS[weights]))
+    checkpoint.load_weights(job.model, tensors, str(run))
     job.model.to(device).eval()
     sizes = [(side, side) for side in resolutions] or [job.image_size]
     check_sizes(sizes, job.model.config.patch_size)
@@ -91,12 +92,13 @@ def evaluate_dense_run(
             expected="no --resolution, or images that are resized to it",
             remedy="--set data.dense.eval_size=shorter resizes their shorter side",
         )
-    notes = _compare(run, job, overrides)
+    notes = _compare(run, weights, job, overrides)
     for size in sizes:  # what does not fit one of them says so before the first is evaluated
         job.try_evaluation(next(job.held_out(size, batch_size=1)), size)
     unchanged = not overrides
     recorded = recorded_row(run, weights, DenseRow) if unchanged else None
-    try_directory(out or run / "eval")
+    place = out or hub.results_of(run, "eval")
+    try_directory(place)
     results = []
     for size in sizes:
         found = job.evaluation(job.model, size)
@@ -113,7 +115,7 @@ def evaluate_dense_run(
             **job.held_out_figures(found, "ema_" if weights == "ema" else ""),
         )
         results.append(DenseResult(row, recorded if size == job.image_size else None, notes))
-    records.append((out or run / "eval") / "records.jsonl", [result.row for result in results])
+    records.append(place / "records.jsonl", [result.row for result in results])
     return results
 
 
@@ -132,14 +134,14 @@ def _recipe(run: Path, weights: str, overrides: tuple[str, ...]) -> Recipe:
     return recipes.override(recipe, overrides)
 
 
-def _compare(run: Path, job: dense.DenseJob, overrides: tuple[str, ...]) -> tuple[str, ...]:
+def _compare(run: Path, weights: str, job: dense.DenseJob, overrides: tuple[str, ...]) -> tuple[str, ...]:
     """See that the held-out data are the run's, unless others were asked for; what is other and may be, in words."""
     then = read_identity(run)
     if then is None:
         return ()
     if not _are_others_asked_for(read_recipe(run), job.recipe, overrides):
         check_data(run, job.dataset, "val")
-    elif (about := read_metadata(run / WEIGHTS["raw"])) is not None and about.classes != job.dataset.classes:
+    elif (about := read_metadata(weights_file(run, weights))) is not None and about.classes != job.dataset.classes:
         raise InputError(
             "the data have other classes than the weights, or in another order",
             got=f"{job.dataset.name}: {in_few_words(job.dataset.classes)}",

@@ -22,11 +22,12 @@ from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import EvalRow, TrainRow
 from wfbench.strict import read_json
+from wfbench.tasks import hub
 from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
 from wfbench.tasks.jobs.classify import ClassifyJob, write_predictions
 from wfbench.tasks.run_directory import read_recipe, read_result, recorded_row, try_directory
-from wfbench.tasks.weights import WEIGHTS, check_weights, read_metadata, read_weights
+from wfbench.tasks.weights import check_weights, read_metadata, read_weights, weights_file
 from wfbench.training import Evaluation
 
 #: Settings by which other data are asked for than those of the run.
@@ -96,9 +97,9 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
     """
     of_run = request.path.is_dir()
     recipe = _recipe(request, of_run)
-    name = WEIGHTS[request.weights] if of_run else ""
-    tensors, sha256 = read_weights(request.path / name if of_run else request.path)
-    run, labels, notes = _open_job(recipe, tensors, request, request.path / name if of_run else request.path)
+    file = weights_file(request.path, request.weights) if of_run else request.path
+    tensors, sha256 = read_weights(file)
+    run, labels, notes = _open_job(recipe, tensors, request, file)
     notes += _compare(request, run) if of_run else ()
     sizes = [(side, side) for side in request.resolutions] or [run.image_size]
     check_sizes(sizes, run.model.config.patch_size)
@@ -108,7 +109,7 @@ def evaluate_weights(request: EvalRequest, *, device: torch.device) -> list[Resu
             run.model(torch.zeros(1, run.in_channels, *size, device=device))
     unchanged = of_run and not request.overrides and request.mapping is None
     recorded = recorded_row(request.path, request.weights, TrainRow) if unchanged else None
-    out = request.out or (request.path if of_run else request.path.parent) / "eval"
+    out = request.out or hub.results_of(request.path if of_run else request.path.parent, "eval")
     try_directory(out)
     results = []
     for size in sizes:
@@ -374,6 +375,7 @@ def _row(
         **factors_of(config),
         weights=request.weights if of_run else "file",
         weights_sha256=sha256,
+        weights_source=hub.name_of(request.path if of_run else request.path.parent),
         mixer_digest=run.identity.mixer_digest,
         model_digest=run.identity.model_digest,
         data_digest=run.identity.data_digest,

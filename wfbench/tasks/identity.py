@@ -19,6 +19,7 @@ from wfbench.data import Dataset, DenseDataset, Latents, Listing, ProbeDataset
 from wfbench.errors import InputError
 from wfbench.records.identity import class_files, digest_files, digest_text, imported_versions, package_files
 from wfbench.records.row import Strict
+from wfbench.tasks import hub
 from wfbench.training import checkpoint
 
 #: Whose files are followed wherever a mixer is from.
@@ -113,6 +114,9 @@ def read_identity(out: Path) -> Identity | None:
         InputError: if it cannot be read.
     """
     path = out / IDENTITY
+    if (folder := hub.read_config(out)) is not None:
+        names = ("mixer_digest", "model_digest", "data_digest", "code_changed")
+        return Identity(**{name: folder.result.get(name) for name in names})
     try:
         return Identity.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -171,6 +175,13 @@ def check_data(run: Path, dataset: Dataset | Latents | DenseDataset | ProbeDatas
     then = read_identity(run)
     if then is None or then.data_digest == dataset.listing.digest:
         return
+    if hub.is_folder(run):
+        raise InputError(
+            "the data are not those that the weights were trained with",
+            got=f"{dataset.name} (digest {dataset.listing.digest})",
+            expected=f"data of digest {then.data_digest}; {run} does not list them",
+            remedy="give their place by --data, if they lie elsewhere than the recipe says",
+        )
     found = read_listing(run).part(*parts).differences(dataset.listing.part(*parts))
     if found:
         raise InputError(

@@ -6,7 +6,6 @@ import statistics
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 from wfbench import models, records
 from wfbench.analysis.cells import Profile, Setting, profiles_of
 from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, label, scheduled
-from wfbench.analysis.prediction import Measured, Place, Predicted, Predictor, features, question_of
+from wfbench.analysis.prediction import Measured, Place, Predicted, Predictor, question_of
 from wfbench.errors import InputError, did_you_mean
 from wfbench.measure.latency import Sampler
 from wfbench.measure.scaling import Crossover, crossover
-from wfbench.measure.work import Work, microbenchmarks, work_of_model
+from wfbench.measure.work import Work, features, microbenchmarks, work_of_model
 from wfbench.models import PRESETS, ViTConfig
 from wfbench.records import (
     FACTORS,
@@ -442,15 +441,3 @@ def micro_of(rows: Iterable[AnyRow], profiles: Sequence[Profile]) -> list[Microb
         ):
             newest[row.name] = row
     return list(newest.values())
-
-
-def read(paths: Sequence[Path]) -> list[AnyRow]:
-    """The rows of records, for `profile_in` and `micro_of`; torn lines are an error."""
-    from wfbench.report import collect
-
-    rows, torn = collect(paths)
-    if torn:
-        raise InputError(
-            "torn records", got=torn[0], expected="whole rows", remedy="measure the cells again, or remove the line"
-        )
-    return rows

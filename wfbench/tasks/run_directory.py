@@ -16,6 +16,7 @@ from wfbench.errors import InputError
 from wfbench.files import in_bytes
 from wfbench.recipe import Recipe
 from wfbench.records import DenseRow, DiTRow, ProbeRow, TrainRow
+from wfbench.tasks import hub
 from wfbench.tasks.common import writable_dir
 from wfbench.training import checkpoint
 
@@ -109,12 +110,14 @@ def check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
 
 
 def read_recipe(out: Path) -> Recipe:
-    """The recipe of a run directory.
+    """The recipe of a run directory, or of a folder in the Hub's layout.
 
     Raises:
         InputError: if there is none, or it cannot be read.
     """
     path = out / "config.yaml"
+    if (folder := hub.read_config(out)) is not None:
+        return recipes.parse(folder.recipe, str(out / hub.CONFIG))
     if not path.is_file():
         raise InputError(
             "not a run directory",
@@ -126,7 +129,7 @@ def read_recipe(out: Path) -> Recipe:
 
 
 def read_result(out: Path) -> RunRow:
-    """The result of a finished run.
+    """The result of a finished run, or of a folder in the Hub's layout.
 
     Raises:
         InputError: if the run is not finished, or is none.
@@ -134,6 +137,9 @@ def read_result(out: Path) -> RunRow:
     read_recipe(out)
     path = out / "result.json"
     try:
+        if (folder := hub.read_config(out)) is not None:
+            path = out / hub.CONFIG
+            return _RESULT.validate_python(folder.result, strict=False)
         return _RESULT.validate_json(path.read_bytes())
     except OSError as e:
         raise InputError(
@@ -153,8 +159,19 @@ def read_result(out: Path) -> RunRow:
 
 def read_rows(out: Path) -> Sequence[RunRow]:
     """All training rows of a finished run: of its raw weights, and of the averaged ones where it has them."""
+    if hub.is_folder(out):
+        return [read_result(out)]
     rows, _ = records.read(out / "records.jsonl")
     return [row for row in rows if isinstance(row, RunRow)]
+
+
+def recorded_rows(out: Path) -> list[RunRow]:
+    """All that the trainer of a finished run recorded, its result first.
+
+    Raises:
+        InputError: if the run is not finished.
+    """
+    return [read_result(out), *read_rows(out)]
 
 
 def recorded_row(out: Path, weights: str, kind: type[R]) -> R:
@@ -163,8 +180,7 @@ def recorded_row(out: Path, weights: str, kind: type[R]) -> R:
     Raises:
         InputError: if the run is not finished, or has no such row.
     """
-    rows = [row for row in (read_result(out), *read_rows(out)) if isinstance(row, kind)]
-    row = next((row for row in rows if row.weights == weights), None)
+    row = next((row for row in recorded_rows(out) if isinstance(row, kind) and row.weights == weights), None)
     if row is None:
         raise InputError(
             "the run has no record of these weights",

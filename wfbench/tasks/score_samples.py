@@ -39,7 +39,7 @@ from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.run_directory import read_recipe, read_result
-from wfbench.tasks.weights import WEIGHTS
+from wfbench.tasks.weights import weights_file
 
 #: Fewer samples than this are not scored apart.
 FEWEST = 100
@@ -91,7 +91,7 @@ def score(request: ScoreRequest, *, device: torch.device) -> tuple[list[ScoreRow
     recipe = read_recipe(request.run)
     denoiser(recipe)
     images, labels, protocol = read_samples(request.samples)
-    if protocol["weights_sha256"] != _sha256(request.run / WEIGHTS[protocol["weights"]]):
+    if protocol["weights_sha256"] != _sha256(weights_file(request.run, protocol["weights"])):
         raise InputError(
             "the samples are of other weights",
             got=str(request.samples),

@@ -14,6 +14,7 @@ from wfbench import recipe as recipes
 from wfbench.errors import InputError, did_you_mean
 from wfbench.recipe import Recipe
 from wfbench.records.row import Strict
+from wfbench.tasks import hub
 from wfbench.tasks.identity import Identity
 
 #: The file of the final weights, raw or averaged, in a run directory.
@@ -108,6 +109,41 @@ def check_weights(run: Path, weights: str, recipe: Recipe) -> None:
         )
 
 
+def weights_file(run: Path, weights: str) -> Path:
+    """The file of the "raw" or "ema" weights of a run, or of a folder in the Hub's layout.
+
+    Raises:
+        InputError: for a folder that holds the other ones.
+    """
+    folder = hub.read_config(run)
+    if folder is None:
+        return run / WEIGHTS[weights]
+    if folder.weights != weights:
+        raise InputError(
+            "the folder holds other weights",
+            got=f"--weights {weights} of {hub.name_of(run) or run}",
+            expected=folder.weights,
+            remedy=f"use --weights {folder.weights}",
+        )
+    return run / hub.WEIGHTS_FILE
+
+
+def located_file(name: str | Path) -> tuple[Path, str]:
+    """The file that is meant where weights are accepted, and what records call it.
+
+    Args:
+        name: a safetensors file, a folder in the Hub's layout, or ``hf:ORG/NAME``, which is fetched if need be.
+
+    Raises:
+        InputError: as `wfbench.tasks.hub.fetch`.
+    """
+    if hub.is_name(name):
+        found = hub.fetch(name)
+        return found.place / hub.WEIGHTS_FILE, found.name
+    path = Path(name)
+    return (path / hub.WEIGHTS_FILE, path.resolve().name) if hub.is_folder(path) else (path, path.name)
+
+
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a safetensors file, and its SHA-256.
 
@@ -124,6 +160,6 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(
         "cannot read the weights",
         got=f"{path}: {getattr(error, 'strerror', None) or error}",
-        expected="a safetensors file; nothing is downloaded, and nothing is unpickled",
+        expected="a safetensors file; nothing is downloaded but by the name hf:ORG/NAME, and nothing is unpickled",
         remedy="check the path; other formats can be converted with the package safetensors",
     )

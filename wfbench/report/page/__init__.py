@@ -51,6 +51,7 @@ _SECTIONS = {
     "accuracy": "accuracy",
     "pareto": "accuracy",
     "overview": "glance",
+    "exports": "glance",
     "published": "published",
     "erf": "erf",
     "capability": "probes",

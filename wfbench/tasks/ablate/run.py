@@ -23,13 +23,13 @@ from wfbench.errors import InputError
 from wfbench.measure.strength import MeanPredictions, Place, Strengths, predicting_layers, seen
 from wfbench.recipe import Recipe
 from wfbench.records import AblationRow, Metric, Strength
-from wfbench.tasks import jobs
+from wfbench.tasks import hub, jobs
 from wfbench.tasks.ablate.interventions import Change, changed, changes_of, recorded
 from wfbench.tasks.common import dtype_name, slug, writable_dir
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs.base import Job
 from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, try_directory
-from wfbench.tasks.weights import WEIGHTS, check_weights, read_weights
+from wfbench.tasks.weights import check_weights, located_file, read_weights, weights_file
 from wfbench.training import checkpoint
 
 #: Hears how many samples are done.
@@ -55,7 +55,7 @@ class AblateRequest:
     @property
     def place(self) -> Path:
         """Where results go."""
-        return self.run / "ablation" if self.out is None else self.out / slug(self.run.resolve().name)
+        return hub.results_of(self.run, "ablation") if self.out is None else self.out / slug(self.run.resolve().name)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def ablate(request: AblateRequest, *, device: torch.device, progress: Progress |
 def _open(request: AblateRequest, device: torch.device) -> _Network:
     result, recipe = read_result(request.run), read_recipe(request.run)
     check_weights(request.run, request.weights, recipe)
-    path = request.run / WEIGHTS[request.weights]
+    path = weights_file(request.run, request.weights)
     tensors, sha256 = read_weights(path)
     job, is_as_it_began = _prepare(request.run, recipe, result)
     if len(job.dataset.val) < 2:
@@ -136,10 +136,18 @@ def _prepare(run: Path, recipe: Recipe, result: RunRow) -> tuple[Job, bool]:
         warnings.warn(f"{run} began with values that this version does not draw: its first strength is not known", stacklevel=2)
         return jobs.prepare(recipe), False
     weights = recipe.model.init_weights
-    if weights is not None and not Path(weights).is_file():
+    if weights is not None and not _is_at_hand(weights):
         warnings.warn(f"{run} began with {weights}, which is gone: its first strength is not known", stacklevel=2)
         return jobs.prepare(recipe.model_copy(update={"model": recipe.model.model_copy(update={"init_weights": None})})), False
     return jobs.prepare(recipe), True
+
+
+def _is_at_hand(weights: str) -> bool:
+    """Whether the weights that a run began from are there still."""
+    try:
+        return located_file(weights)[0].is_file()
+    except InputError:
+        return False
 
 
 def _measure(network: _Network, batch_size: int, progress: Progress) -> _Found:

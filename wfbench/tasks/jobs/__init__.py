@@ -14,12 +14,27 @@ import torch
 
 from wfbench.locks import locked
 from wfbench.recipe import Recipe
+from wfbench.tasks import hub
 from wfbench.tasks.jobs import classify, dense, dit, probe
 from wfbench.tasks.jobs.session import identity_of, run_session
 from wfbench.tasks.run_directory import RunRow, check_directory, read_result
 from wfbench.training import Trackers, Watch, distributed
 
-__all__ = ["prepare", "train"]
+__all__ = ["pinned", "prepare", "train"]
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the commit of the weights that it begins from, where it names a repository of the Hub.
+
+    So a resume begins from the same ones, and the digest of the recipe is of these.
+
+    Raises:
+        InputError: for weights that cannot be had.
+    """
+    name = recipe.model.init_weights
+    if name is None or not hub.is_name(name):
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"init_weights": hub.fetch(name).name})})
 
 
 def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJob | probe.ProbeJob:
@@ -56,6 +71,7 @@ def train(
     Raises:
         InputError, RunError, Interrupted: as `run_session`.
     """
+    recipe = distributed.on_main(lambda: pinned(recipe))
     distributed.on_main(lambda: check_directory(recipe, out, resume))  # before data are read
     with ExitStack() as held:
         distributed.on_main(lambda: held.enter_context(locked(out)))

@@ -39,7 +39,7 @@ from wfbench.recipe import Recipe
 from wfbench.records import Chosen, Environment, Row, Strength
 from wfbench.tasks.common import counted_fields, dtype_name, factors_of, try_count
 from wfbench.tasks.identity import Identity, identify
-from wfbench.tasks.weights import read_metadata, read_weights
+from wfbench.tasks.weights import located_file, read_metadata, read_weights
 from wfbench.training import Loss, Mix, Progress, Scores, TrainState, distributed
 
 #: Names of the weights in rows, by the prefix of their figures in metrics.jsonl.
@@ -343,7 +343,8 @@ def load_initial(
     own; they must be the same.
 
     Returns:
-        For the record, what they are: a file's name and the start of its SHA-256, or "none".
+        For the record, what they are: a file's name, or a repository of the Hub with its commit, and the start of the file's
+        SHA-256; or "none".
 
     Raises:
         InputError: for a file that cannot be read, or weights that do not fit.
@@ -351,13 +352,13 @@ def load_initial(
     section = recipe.model
     if section.init_weights is None:
         return "none"
-    path = Path(section.init_weights)
+    path, called = located_file(section.init_weights)
     (tensors, sha256), about = read_weights(path), read_metadata(path)
     fresh = fresh_head or section.init_head == "fresh"
     if about is not None and classes is not None and not fresh:
         tensors |= _in_order(tensors, about.classes, tuple(classes), path)
     models.load_initial(model, tensors, fresh_head=fresh, grid=None if about is None else about.grid)
-    return f"{path.name} {sha256[:12]}"
+    return f"{called} {sha256[:12]}"
 
 
 #: The tensors with a row for each class: of a head, and of a denoiser's table, where the null class follows.

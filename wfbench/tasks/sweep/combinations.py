@@ -14,6 +14,7 @@ from wfbench.data import Dataset, DenseDataset, ProbeDataset, open_dataset, open
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, Recipe
 from wfbench.tasks.identity import Identity, identify
+from wfbench.tasks.jobs import pinned
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
 from wfbench.tasks.sweep.single_run import PlannedRun, name_of
@@ -57,6 +58,12 @@ class Draft:
         """The same of its trials, which are judged on other images."""
         return identify(self.config.mixer, self.trial_dataset or self.dataset, self.config.between)
 
+    @functools.cached_property
+    def pin(self) -> tuple[str, ...]:
+        """The setting that names the commit of initial weights from the Hub, one for all seeds; none for other weights."""
+        name = pinned(self.recipe).model.init_weights
+        return () if name == self.recipe.model.init_weights else (f"model.init_weights={json.dumps(name)}",)
+
     def plan_run(
         self, seed: int, more: Sequence[str] = (), varied: Mapping[str, object] | None = None, folder: str = ""
     ) -> PlannedRun:
@@ -71,7 +78,7 @@ class Draft:
         Raises:
             InputError: for a recipe that cannot be.
         """
-        settings = (*self.settings, *more)
+        settings = (*self.settings, *more, *self.pin)
         words = ["--recipe", self.base, "--mixer", self.line.mixer]
         for option in ("local_conv", "pos", "every", "offset", "between"):
             value = getattr(self.line, option)

@@ -1,0 +1,84 @@
+"""Does a mixer export? A row for each mixer and format: it is exported, and the outputs are compared with the eager model's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import mixers
+from mixers import MixerError
+from wfbench.errors import ExportError, InputError
+from wfbench.records import ExportRow
+from wfbench.records.export import Format
+from wfbench.tasks.export.network import Network
+from wfbench.tasks.export.programs import write_program
+from wfbench.tasks.export.write import export_row
+
+#: The batch of a model that does not export for any.
+_FIXED = 2
+
+
+def check_exports(
+    names: Sequence[str],
+    formats: Sequence[Format],
+    network_of: Callable[[str], Network],
+    told: Callable[[str], object] = lambda line: None,
+) -> Iterator[ExportRow]:
+    """A row for each mixer and format, as soon as it is known; programs are written aside and thrown away.
+
+    A model is exported for any batch and, where that fails, for a batch of 2: then the row says why.
+
+    Args:
+        names: the mixers.
+        formats: what they are exported to.
+        network_of: makes the network of a mixer.
+        told: hears of each mixer before it is tried.
+
+    Raises:
+        InputError, MixerError: for a network that cannot be made.
+    """
+    for name in names:
+        network = network_of(name)
+        for to in formats:
+            told(f"{name} to {to}")
+            yield check_export(network, to)
+
+
+def check_export(network: Network, to: Format) -> ExportRow:
+    """Whether a network exports to a format, as a row."""
+    try:
+        return _tried(network, to, None)
+    except ExportError as e:
+        any_batch = e.reason
+    try:
+        row = _tried(network, to, _FIXED)
+    except ExportError as e:
+        return export_row(network, to, _FIXED, why=e.reason, why_fixed_batch=any_batch)
+    return row.model_copy(update={"why_fixed_batch": any_batch})
+
+
+def all_mixers() -> list[str]:
+    """The registered mixers and those of installed packages that load."""
+    found = []
+    for name in mixers.names():
+        try:
+            mixers.spec(name)
+        except (MixerError, InputError):
+            continue
+        found.append(name)
+    return found
+
+
+def _tried(network: Network, to: Format, batch: int | None) -> ExportRow:
+    with tempfile.TemporaryDirectory(prefix="wfbench-export-") as place:
+        found = write_program(network, to, Path(place), batch, {"mixer": network.fields["mixer"]})
+    return export_row(
+        network,
+        to,
+        batch,
+        difference=found.difference,
+        batches=found.batches,
+        packages=found.packages,
+        opset=found.opset,
+    )
