@@ -34,6 +34,7 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
     flags = {
         "mixers": ["--json"],
         "train": ["--mixer", "--recipe", "--data", "--set", "--seed", "--out", "--resume", "--device", "--local-conv", "--pos"]
+        + ["--model", "--epochs", "--lr", "--batch-size"]
         + ["--every", "--offset", "--between"]
         + ["--nproc", "--dry-run", "--tensorboard", "--wandb"],
         "eval": ["--weights", "--recipe", "--mixer", "--data", "--resolution", "--mapping", "--set", "--out", "--device"],
@@ -299,7 +300,7 @@ def test_a_profile_without_a_place_goes_on_in_runs_and_report_finds_it_there(tmp
     reported = run("report")
     assert reported.exit_code == 0, reported.output
     assert "static" in reported.output
-    assert Path("runs/tables.md").exists()
+    assert Path("runs/profile/tables.md").exists()
 
 
 def test_no_command_writes_into_the_committed_evidence_by_default():

@@ -48,7 +48,7 @@ def parse(words: list[str]) -> None:
     for recipe in several(given.get("recipe")):
         recipes.load(recipe)
     if command.name == "sweep" and given["file"] is not None:
-        load_request(ROOT / given["file"], {})
+        load_request(ROOT / given["file"] if given["file"].endswith(".yaml") else given["file"], {})
 
 
 def several(value: Any) -> list[str]:

@@ -32,7 +32,6 @@ app = typer.Typer(
     cls=PlainGroup,
     help="Which token mixer, at which resolution, on your hardware, at what accuracy, and is the difference real?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -72,11 +72,18 @@ class Draft:
             InputError: for a recipe that cannot be.
         """
         settings = (*self.settings, *more)
-        words = ["--recipe", self.base, "--mixer", self.line.mixer]
-        for option in ("local_conv", "pos", "every", "offset", "between"):
+        words, replaced = ["--recipe", self.base, "--mixer", self.line.mixer], {"model.mixer", "seed"}
+        for option, key in (
+            ("local_conv", "local_conv"),
+            ("pos", "pos_embed"),
+            *((k, k) for k in ("every", "offset", "between")),
+        ):
             value = getattr(self.line, option)
-            words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
-        words += [word for setting in settings for word in ("--set", setting)]
+            if value is not None:
+                words += [f"--{option.replace('_', '-')}", str(value)]
+                replaced.add(f"model.{key}")
+        kept = [setting for setting in settings if setting.partition("=")[0] not in replaced]
+        words += [word for setting in kept for word in ("--set", setting)]
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
         name = name_of(recipe, {**self.varied, **(varied or {})})
