@@ -16,10 +16,13 @@ from wfbench.cli.demo import demo
 from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.mixers import mixers
+from wfbench.cli.models import models
 from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
+from wfbench.cli.recipes import recipes
 from wfbench.cli.report import report
 from wfbench.cli.sample import sample
+from wfbench.cli.show import show
 from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.usage import PlainGroup
@@ -50,6 +53,9 @@ def _options(
 
 
 app.command("mixers")(mixers)
+app.command("models")(models)
+app.command("recipes")(recipes)
+app.command("show")(show)
 app.command("train")(train)
 app.command("sample")(sample)
 app.command("eval")(evaluate)

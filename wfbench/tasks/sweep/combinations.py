@@ -124,7 +124,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
     found: list[Draft] = []
     problems: list[str] = []
     opened: dict[str, tuple[_Data, _Data | None]] = {}
-    for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
+    for base, varied, line in itertools.product(request.recipes, _variations(request), lines_of(request)):
         settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
         recipe = resolve(base, line, request.data, settings)
         section, (dataset, trial_dataset) = recipe.model, _open_once(recipe, request, opened)
@@ -172,7 +172,8 @@ def match_lines(found: Sequence[Draft], baseline: str) -> list[str]:
     return said
 
 
-def _lines(request: SweepRequest) -> Iterator[Line]:
+def lines_of(request: SweepRequest) -> Iterator[Line]:
+    """Its mixers with each combination of the factors that are for all of them."""
     for line in request.mixers:
         convs = request.local_conv if line.local_conv is None and request.local_conv else (line.local_conv,)
         positions = request.pos if line.pos is None and request.pos else (line.pos,)
