@@ -64,6 +64,7 @@ def example(tmp_path):
     source = re.findall(r"```python\n(from mixers.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 12
     assert source in (ROOT / "docs" / "ADD_A_MIXER.md").read_text()
+    assert source == (ROOT / "examples" / "my_mixer.py").read_text()
     (tmp_path / "my_mixer.py").write_text(source)
     return f"{tmp_path}/my_mixer.py:MeanGate"
 
