@@ -89,6 +89,16 @@ def test_the_command_in_a_head_is_there(file: Path) -> None:
     assert found or file.parent.name == "sweeps", "a recipe says how it is run"
 
 
+@pytest.mark.parametrize("page", ["ADD_A_MIXER.md", "INSTALL.md", "../CONTRIBUTING.md"])
+def test_the_commands_of_a_page_are_there(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), flags=re.S | re.M)
+    found = [line for block in blocks for line in re.findall(r"^(?:\S*bin/|uv run )?wfbench ([a-z].*)$", block, flags=re.M)]
+    for line in found:
+        parse(shlex.split(line.partition(" > ")[0].replace("mean-gate", "pool"), comments=True))
+    assert found or "CONTRIBUTING" in page
+
+
 @pytest.mark.parametrize(
     "line",
     [

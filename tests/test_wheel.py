@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -71,3 +72,23 @@ def test_what_the_wheel_takes_in_is_in_the_source_archive_too() -> None:
     sources = set(targets["sdist"]["include"])
     assert {*targets["wheel"]["force-include"], *targets["wheel"]["packages"]} <= sources
     assert [name for name in sources if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.slow
+def test_the_walk_from_an_empty_file_to_a_pull_request(tmp_path: Path) -> None:
+    """What docs/ADD_A_MIXER.md does to the package, on a copy of it."""
+    shutil.copytree(ROOT / "mixers", tmp_path / "mixers", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "examples" / "mean_gate.py", tmp_path / "mixers")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+
+    def run(words: str) -> str:
+        call = [sys.executable, "-W", "ignore", "-m", *words.split()]
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    judged = json.loads(run("wfbench verify mean-gate --json"))
+    assert [check["name"] for check in judged["checks"] if check["verdict"] == "FAILS"] == []
+    assert "docs/ADD_A_MIXER.md" in run("wfbench show mean-gate")
+    tests = f"{ROOT}/tests/test_mixers.py {ROOT}/tests/test_flops.py"
+    assert " passed" in run(f"pytest -p no:cacheprovider -p no:warnings {tests} -o addopts= -q -k mean-gate").splitlines()[-1]
