@@ -11,7 +11,7 @@ import pkgutil
 
 from mixers.base import MixerError, MixerSpec, TokenMixer
 from mixers.counting import counts
-from mixers.registry import create, create_ffn_in, from_reference, layers, names, spec, to_reference
+from mixers.registry import create, create_ffn_in, defaults, from_reference, layers, names, spec, to_reference
 
 # Every module of this package registers its mixers when it is imported: a new file needs no other edit.
 for _module in pkgutil.iter_modules(__path__):
@@ -24,6 +24,7 @@ __all__ = [
     "counts",
     "create",
     "create_ffn_in",
+    "defaults",
     "from_reference",
     "layers",
     "names",

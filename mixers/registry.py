@@ -153,6 +153,22 @@ def layers(name: str) -> list[type[nn.Module]]:
     ]
 
 
+def defaults(name: str) -> dict[str, object]:
+    """The options of a mixer, as its name may carry them, each with its value in this mixer; None where it must be given.
+
+    Raises:
+        MixerError: as `spec`.
+    """
+    chosen, (token, _, ffn_in, _) = spec(name), layers(name)
+    found: dict[str, object] = {}
+    for layer, own in ((ffn_in, chosen.ffn_options), (token, chosen.token_options)):
+        parameters = inspect.signature(layer).parameters
+        for option in _options_of(layer):
+            default = parameters[option].default
+            found[option] = own.get(option, None if default is inspect.Parameter.empty else default)
+    return found
+
+
 def create(
     name: str,
     dim: int,

@@ -8,7 +8,7 @@ import pytest
 from helpers import run_python
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "files", "forkserver", "locks", "recipe", "records", "signals", "strict"}
+LEAVES = {"errors", "files", "forkserver", "locks", "recipe", "records", "shipped", "signals", "strict"}
 SIBLINGS = {"data", "training", "diffusion", "measure"}
 #: Of measure, what analysis may import: pure functions of numbers.
 PURE = ("wfbench.measure.scaling", "wfbench.measure.rounds")
@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": {"errors"},
     "signals": set(),
     "strict": {"errors", "files"},
-    "recipe": {"errors", "strict"},
+    "shipped": {"errors"},
+    "recipe": {"errors", "shipped", "strict"},
     "records": {"errors"},
     "analysis": {"errors", "records", "strict", "measure"},
     "report": {"errors", "records", "analysis", "strict"},

@@ -48,7 +48,7 @@ def parse(words: list[str]) -> None:
     for recipe in several(given.get("recipe")):
         recipes.load(recipe)
     if command.name == "sweep" and given["file"] is not None:
-        load_request(ROOT / given["file"], {})
+        load_request(ROOT / given["file"] if given["file"].endswith(".yaml") else given["file"], {})
 
 
 def several(value: Any) -> list[str]:
@@ -87,6 +87,19 @@ def test_the_command_in_a_head_is_there(file: Path) -> None:
     for line in found:
         parse(shlex.split(re.split(r" {3,}", line)[0])[1:])
     assert found or file.parent.name == "sweeps", "a recipe says how it is run"
+
+
+@pytest.mark.parametrize("page", ["ADD_A_MIXER.md", "INSTALL.md", "../CONTRIBUTING.md"])
+def test_the_commands_of_a_page_are_there(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "examples")
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), flags=re.S | re.M)
+    found = [line for block in blocks for line in re.findall(r"^(?:\S*bin/|uv run )?wfbench ([a-z].*)$", block, flags=re.M)]
+    for line in found:
+        said = line.partition(" > ")[0].replace("mean-gate", "pool")  # which the walk makes a registered one
+        parse(
+            shlex.split(said.replace("wfbench.examples.my_mixer", "my_mixer.py"), comments=True)
+        )  # a checkout has no such package
+    assert found or "CONTRIBUTING" in page
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import wfbench
 import wfbench.models as models
 from wfbench import records
 from wfbench.cli import app
@@ -39,6 +41,16 @@ def test_the_page_of_results_is_the_generated_one():
     assert text.count("\n- ") > 20
 
 
+def test_the_page_of_commands_is_the_generated_one():
+    text = (ROOT / "docs" / "COMMANDS.md").read_text()
+    assert script("make_commands").document() == text
+    for name, command in get_command(app).commands.items():
+        assert f"`wfbench {name}" in text
+        assert [p.opts for p in command.params if p.param_type_name == "option" and max(p.opts, key=len) not in text] == [], (
+            name
+        )
+
+
 def test_columns_of_a_table_are_chosen_by_their_names(update):
     table = "| a | b | c |\n| :--- | ---: | ---: |\n| 1 | \\|x\\| &lt; 2 |  |\n\n- a note"
     assert update.with_columns(table, ("c", "b")) == "| b | c |\n| ---: | ---: |\n| \\|x\\| &lt; 2 |  |"
@@ -64,6 +76,7 @@ def example(tmp_path):
     source = re.findall(r"```python\n(from mixers.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 12
     assert source in (ROOT / "docs" / "ADD_A_MIXER.md").read_text()
+    assert source == (ROOT / "examples" / "my_mixer.py").read_text()
     (tmp_path / "my_mixer.py").write_text(source)
     return f"{tmp_path}/my_mixer.py:MeanGate"
 
@@ -105,3 +118,21 @@ def test_the_mixer_of_the_readme_is_refuted_once_a_line_is_wrong(tmp_path):
     judged = CliRunner().invoke(app, ["verify", name])
     assert judged.exit_code == 1
     assert "batch independence" in judged.output
+
+
+def test_templates_ask_for_what_verify_says():
+    templates = [*(ROOT / ".github").rglob("*.md")]
+    assert len(templates) == 3
+    for template in templates:
+        assert "output of `wfbench verify " in template.read_text(), template.name
+
+
+def test_the_walk_to_a_pull_request_is_short_and_its_files_are_there():
+    text = (ROOT / "docs" / "ADD_A_MIXER.md").read_text()
+    assert len(text.splitlines()) <= 120
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
+    assert [link for link in links if not (ROOT / "docs" / link.split("#")[0]).exists()] == []
+
+
+def test_the_citation_has_the_version():
+    assert f"version: {wfbench.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from wfbench import models
+from wfbench import models, shipped
 from wfbench import recipe as recipes
 from wfbench.data.mixing import mixer_of
 from wfbench.data.transforms import eval_transform, train_transform
@@ -187,7 +187,7 @@ def test_fine_tuning_follows_swin_s():
 
 @pytest.mark.parametrize("name", [*NAMES, "imagenet-deit", "imagenet-finetune-384"])
 def test_the_head_says_how_it_is_run_and_that_it_was_not_yet(name):
-    head = (recipes.recipes_dir() / f"{name}.yaml").read_text().split("\ntask:")[0]
+    head = (shipped.directory("recipes") / f"{name}.yaml").read_text().split("\ntask:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     words = ("One GPU:", "Eight GPUs:", "Two hosts:", "Hardware:", "Time:", "Expected:", "not yet run", f"--recipe {name} ")
     assert [word for word in words if word not in head] == []

@@ -80,10 +80,9 @@ class UndeclaredError(InputError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known ones, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    """A remedy for an unknown name: the nearest known ones, or to choose among them; ``expected`` of the error lists them."""
+    near = difflib.get_close_matches(name, sorted(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else "choose one of these"
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from wfbench import strict
-from wfbench.errors import InputError, did_you_mean
+from wfbench import shipped, strict
+from wfbench.errors import InputError
 from wfbench.strict import Section as _Section
 
 #: Of the way in which random numbers follow from the seed. 1: initial values in the order of construction, drop-path from
@@ -528,7 +528,7 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         InputError: for an unknown recipe or key, a malformed file, or a value out of range.
     """
-    path = _find(str(name_or_path))
+    path = shipped.find(str(name_or_path), "recipes")
     data = strict.read_yaml(path, "recipe")
     data.setdefault("name", path.stem)
     for override in overrides:
@@ -580,13 +580,7 @@ def dump(recipe: Recipe) -> str:
 
 def names() -> list[str]:
     """The recipes that come with the package."""
-    return sorted(path.stem for path in recipes_dir().glob("*.yaml"))
-
-
-def recipes_dir() -> Path:
-    """Where they lie: inside the package when installed from a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+    return shipped.names("recipes")
 
 
 def digest(recipe: Recipe) -> str:
@@ -639,23 +633,6 @@ def differences(a: Recipe, b: Recipe, ignore: Iterable[str] = ()) -> list[str]:
     left, right = (dict(_flat(r.model_dump(mode="json"))) for r in (a, b))
     keys = [key for key in dict.fromkeys((*left, *right)) if key not in set(ignore)]
     return [f"{key}: {left.get(key)} / {right.get(key)}" for key in keys if left.get(key) != right.get(key)]
-
-
-def _find(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        raise InputError("no such recipe file", got=name, expected="a YAML file", remedy="check the path")
-    known = names()
-    if name not in known:
-        raise InputError(
-            "unknown recipe",
-            got=repr(name),
-            expected=f"one of {', '.join(known)}, or a path that ends in .yaml",
-            remedy=did_you_mean(name, known),
-        )
-    return recipes_dir() / f"{name}.yaml"
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -17,11 +17,14 @@ from wfbench.cli.erf import erf
 from wfbench.cli.eval import evaluate
 from wfbench.cli.export import export
 from wfbench.cli.mixers import mixers
+from wfbench.cli.models import models
 from wfbench.cli.predict import predict
 from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
+from wfbench.cli.recipes import recipes
 from wfbench.cli.report import report
 from wfbench.cli.sample import sample
+from wfbench.cli.show import show
 from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
 from wfbench.cli.usage import PlainGroup
@@ -34,7 +37,6 @@ app = typer.Typer(
     cls=PlainGroup,
     help="Which token mixer, at which resolution, on your hardware, at what accuracy, and is the difference real?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -53,6 +55,9 @@ def _options(
 
 
 app.command("mixers")(mixers)
+app.command("models")(models)
+app.command("recipes")(recipes)
+app.command("show")(show)
 app.command("train")(train)
 app.command("sample")(sample)
 app.command("eval")(evaluate)

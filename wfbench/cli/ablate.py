@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
 
 
 @speaks_plainly
 def ablate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs, or hf:ORG/NAME.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Directories of finished runs, or hf:ORG/NAME.", autocompletion=complete.runs),
+    ],
     weights: Annotated[str, typer.Option(help="raw, or ema for the averaged ones.")] = "raw",
     batch_size: Annotated[
         int | None, typer.Option(help="Samples at once; it changes no result. Default: as in the trainer's evaluations.")

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
 
 
 @speaks_plainly
 def baselines(
-    recipe: Annotated[str, typer.Option(help="The recipe whose data are taken.")] = "digits",
+    recipe: Annotated[str, typer.Option(help="The recipe whose data are taken.", autocompletion=complete.recipes)] = "digits",
     data: Annotated[str | None, typer.Option(help="Where the images are, as of `wfbench train`.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: data.limit=1000")] = None,
     out: Annotated[Path | None, typer.Option(help="Where records.jsonl is added to. Default: runs/RECIPE-baselines.")] = None,

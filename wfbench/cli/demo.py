@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 
 
 @speaks_plainly
@@ -15,9 +16,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Where everything goes; by default runs/demo, or the next free name.")
     ] = None,
-    mixer: Annotated[
-        list[str] | None, typer.Option(help="A mixer; repeat it. By default softmax, linear, weightformer.")
-    ] = None,
+    mixer: Annotated[list[str] | None, several_mixers("A mixer; repeat it. By default softmax, linear, weightformer.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every registered mixer: about half an hour on 2 cores.")] = False,
 ) -> None:
     """Train softmax, linear and WeightFormer on real images, profile them, and print the tables; under 5 minutes on 2 cores."""

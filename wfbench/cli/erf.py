@@ -7,19 +7,26 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 
 
 @speaks_plainly
 def erf(
     runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run directories of `wfbench train`, or hf:ORG/NAME: before and after.")
+        list[Path] | None,
+        typer.Argument(
+            help="Run directories of `wfbench train`, or hf:ORG/NAME: before and after.", autocompletion=complete.runs
+        ),
     ] = None,
     mixer: Annotated[
         list[str] | None,
-        typer.Option(help="A mixer in a fresh model; repeat it. Default, without runs: softmax, static, every strategy."),
+        several_mixers("A mixer in a fresh model; repeat it. Default, without runs: softmax, static, every strategy."),
     ] = None,
-    model: Annotated[str, typer.Option(help="The fresh model that the mixers go into.")] = "vit-tiny",
+    model: Annotated[
+        str, typer.Option(help="The fresh model that the mixers go into.", autocompletion=complete.models)
+    ] = "vit-tiny",
     resolution: Annotated[int | None, typer.Option(help="Side in pixels of the fresh model. Default: the model's own.")] = None,
     images: Annotated[int, typer.Option(help="Images that the maps are averaged over.")] = 32,
     draws: Annotated[int, typer.Option(help="Random projections of the features per image.")] = 2,

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.dense import say_recorded, show_dense
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import one_mixer
 from wfbench.cli.probe_eval import show_probe
 
 
@@ -20,11 +22,14 @@ def evaluate(
         typer.Argument(
             metavar="RUN|WEIGHTS",
             help="A run directory, a folder in the Hub's layout, or hf:ORG/NAME; or weights alone with --recipe.",
+            autocompletion=complete.weights,
         ),
     ],
     weights: Annotated[str, typer.Option(help="Of a run: raw, or ema for the averaged ones.")] = "raw",
-    recipe: Annotated[str | None, typer.Option(help="Of a file: the recipe whose model and data it has.")] = None,
-    mixer: Annotated[str | None, typer.Option(help="Of a file: the mixer, if not the recipe's.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of a file: the recipe whose model and data it has.", autocompletion=complete.recipes)
+    ] = None,
+    mixer: Annotated[str | None, one_mixer("Of a file: the mixer, if not the recipe's.", "one call for each")] = None,
     data: Annotated[str | None, typer.Option(help="Other images: a path, or SOURCE:PATH.")] = None,
     resolution: Annotated[list[int] | None, typer.Option(help="A side in pixels; repeat it. Default: the model's own.")] = None,
     mapping: Annotated[

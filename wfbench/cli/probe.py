@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 
 _QUICK = (
     "Quick: recall after 800 steps, of the 6,000 that the probe has, and one seed unless --seeds says more. It shows how fast "
@@ -18,10 +20,13 @@ _QUICK = (
 @speaks_plainly
 def probe(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Probes: majority, recall, needle, shift, hop, flood. Default: the first four.")
+        list[str] | None,
+        typer.Argument(
+            help="Probes: majority, recall, needle, shift, hop, flood. Default: the first four.", autocompletion=complete.probes
+        ),
     ] = None,
     mixer: Annotated[
-        list[str] | None, typer.Option(help="A mixer; repeat it. By default softmax, linear, weightformer, static.")
+        list[str] | None, several_mixers("A mixer; repeat it. By default softmax, linear, weightformer, static.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds of each. Default: 3; with --quick, 1.", min=1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Recall alone, for 800 steps: under a minute for each mixer.")] = False,

@@ -7,75 +7,160 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
 from wfbench.locks import locked
 
+#: Groups of the options in --help.
+_MODEL, _CALL, _AGAINST, _MORE, _HOW = (
+    "The models",
+    "The call that is measured",
+    "What it is held against",
+    "What is measured beside MACs and latency",
+    "How it is measured",
+)
+
 
 @speaks_plainly
 def profile(
-    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: softmax linear weightformer.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model the mixers go into. Default: vit-tiny.")] = None,
+    mixer: Annotated[
+        list[str] | None, several_mixers("A mixer; repeat it. Default: softmax linear weightformer.", _MODEL)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model the mixers go into. Default: vit-tiny.", autocompletion=complete.models, rich_help_panel=_MODEL
+        ),
+    ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="The model of a recipe, with its sizes, classes and decoder, instead of --model.")
+        str | None,
+        typer.Option(
+            help="The model of a recipe, with its sizes, classes and decoder, instead of --model.",
+            autocompletion=complete.recipes,
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(help="With --recipe: the classes of its data, where these are in files.")
+        int | None,
+        typer.Option(help="With --recipe: the classes of its data, where these are in files.", rich_help_panel=_MODEL),
     ] = None,
-    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET, rich_help_panel=_MODEL)] = None,
     resolution: Annotated[
         list[int] | None,
-        typer.Option(help="A side in pixels; repeat it. Default: 224 448 672 896. DiTs work on latents of 1/8 of it."),
+        typer.Option(
+            help="A side in pixels; repeat it. Default: 224 448 672 896. DiTs work on latents of 1/8 of it.",
+            rich_help_panel=_CALL,
+        ),
     ] = None,
     pixel_space: Annotated[
-        bool, typer.Option("--pixel-space", help="A DiT works on the RGB image itself, not on a latent.")
+        bool,
+        typer.Option("--pixel-space", help="A DiT works on the RGB image itself, not on a latent.", rich_help_panel=_MODEL),
     ] = False,
     local_conv: Annotated[
-        str | None, typer.Option(help="none or dwc: a depthwise convolution beside every mixer. Without it: as in the model.")
+        str | None,
+        typer.Option(
+            help="none or dwc: a depthwise convolution beside every mixer. Without it: as in the model.", rich_help_panel=_MODEL
+        ),
     ] = None,
     pos: Annotated[
-        str | None, typer.Option(help="Position of every mixer: none, learned, sincos or rope2d. Without it: as in the model.")
+        str | None,
+        typer.Option(
+            help="Position of every mixer: none, learned, sincos or rope2d. Without it: as in the model.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     every: Annotated[
         int | None,
-        typer.Option(help="One layer in so many carries the mixer, of every mixer; the baseline is also measured without it."),
+        typer.Option(
+            help="One layer in so many carries the mixer, of every mixer; the baseline is also measured without it.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
-    offset: Annotated[int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.")] = None,
-    between: Annotated[str | None, typer.Option(help="The mixer that fills the other layers: static, linear, ...")] = None,
-    mode: Annotated[str, typer.Option(help="infer, or train: forward, backward and optimiser step.")] = "infer",
-    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
-    tokens: Annotated[int | None, typer.Option(help="Tokens in a call at every resolution, instead of --batch.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; in training by autocast.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the models through torch.compile.")] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Weights and images in channels-last order.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    offset: Annotated[
+        int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.", rich_help_panel=_MODEL)
+    ] = None,
+    between: Annotated[
+        str | None,
+        typer.Option(
+            help="The mixer that fills the other layers: static, linear, ...",
+            autocompletion=complete.mixers,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="infer, or train: forward, backward and optimiser step.", rich_help_panel=_CALL)
+    ] = "infer",
+    batch: Annotated[int, typer.Option(help="Images in a call.", rich_help_panel=_CALL)] = 1,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens in a call at every resolution, instead of --batch.", rich_help_panel=_CALL)
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16; in training by autocast.", rich_help_panel=_CALL)
+    ] = "float32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run the models through torch.compile.", rich_help_panel=_CALL)
+    ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Weights and images in channels-last order.", rich_help_panel=_CALL)
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of one operator; by default PyTorch's number.", min=1, max=1024)
+        int | None,
+        typer.Option(help="Threads of one operator; by default PyTorch's number.", min=1, max=1024, rich_help_panel=_HOW),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="The mixer that crossovers are found against.")] = "softmax",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="The mixer that crossovers are found against.", autocompletion=complete.mixers, rich_help_panel=_AGAINST
+        ),
+    ] = "softmax",
     attention: Annotated[
-        str, typer.Option(help="best: softmax with each backend of its attention, forced and named. auto: PyTorch's choice.")
+        str,
+        typer.Option(
+            help="best: softmax with each backend of its attention, forced and named. auto: PyTorch's choice.",
+            rich_help_panel=_AGAINST,
+        ),
     ] = "best",
     alternatives: Annotated[
-        bool, typer.Option("--alternatives", help="Also the baseline with larger patches, and with half the layers.")
+        bool,
+        typer.Option(
+            "--alternatives", help="Also the baseline with larger patches, and with half the layers.", rich_help_panel=_AGAINST
+        ),
     ] = False,
-    saturate: Annotated[bool, typer.Option("--saturate", help="Also find the batch at which images/s stop growing.")] = False,
-    max_batch: Annotated[int, typer.Option(help="The largest batch that --saturate tries.")] = 1024,
-    breakdown: Annotated[bool, typer.Option("--breakdown", help="Also list MACs by module and operator.")] = False,
-    isolate: Annotated[bool, typer.Option(help="A fresh process for every cell and round, or one for all.")] = True,
+    saturate: Annotated[
+        bool, typer.Option("--saturate", help="Also find the batch at which images/s stop growing.", rich_help_panel=_MORE)
+    ] = False,
+    max_batch: Annotated[int, typer.Option(help="The largest batch that --saturate tries.", rich_help_panel=_MORE)] = 1024,
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="Also list MACs by module and operator.", rich_help_panel=_MORE)
+    ] = False,
+    isolate: Annotated[
+        bool, typer.Option(help="A fresh process for every cell and round, or one for all.", rich_help_panel=_HOW)
+    ] = True,
     memory: Annotated[
         bool | None,
-        typer.Option("--memory/--no-memory", help="Measure peak memory, in fresh processes. Default: not with --no-isolate."),
+        typer.Option(
+            "--memory/--no-memory",
+            help="Measure peak memory, in fresh processes. Default: not with --no-isolate.",
+            rich_help_panel=_MORE,
+        ),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="How often the grid is measured. Default: 10; 20 with --no-isolate.")
+        int | None,
+        typer.Option(help="How often the grid is measured. Default: 10; 20 with --no-isolate.", rich_help_panel=_HOW),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long a cell is sampled in each round, if isolated.")] = 1.0,
-    budget: Annotated[float, typer.Option(help="Seconds after which an isolated cell is stopped.")] = 120.0,
-    order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.")] = False,
-    out: Annotated[Path, typer.Option(help="Where records, tables and plots go.")] = Path("runs/profile"),
+    seconds: Annotated[
+        float, typer.Option(help="How long a cell is sampled in each round, if isolated.", rich_help_panel=_HOW)
+    ] = 1.0,
+    budget: Annotated[
+        float, typer.Option(help="Seconds after which an isolated cell is stopped.", rich_help_panel=_HOW)
+    ] = 120.0,
+    order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.", rich_help_panel=_HOW)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.", rich_help_panel=_HOW)] = False,
+    out: Annotated[Path, typer.Option(help="Where records, tables and plots go.", rich_help_panel=_HOW)] = Path("runs/profile"),
 ) -> None:
     """Measure MACs, latency and peak memory by resolution, and say how they scale and where mixers cross.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
 from wfbench.locks import locked
 
@@ -22,7 +25,12 @@ DEFAULT = Path("runs")
 
 @speaks_plainly
 def report(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Records, or directories with records. Default: runs.")] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Records, or directories with records. Default: the newest in runs/.", autocompletion=complete.results
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where tables and plots go. Default: the first directory given.")] = None,
     baseline: Annotated[
         str, typer.Option(help="The line that accuracies are held against, by its name in the table.")
@@ -50,7 +58,7 @@ def report(
     from wfbench.report.timm_csv import read_timm
 
     theirs = [read_timm(path) for path in timm or []]
-    sources = paths or [_written_by_default()]
+    sources = paths or [_newest(DEFAULT)]
     rows, torn = collect(sources)
     if baseline != BASELINE:
         _check_baseline(baseline, rows)
@@ -61,22 +69,38 @@ def report(
         _write_and_show(rows, torn, find_runs(sources), place, asked, published=published, timm=theirs)
 
 
-def _written_by_default() -> Path:
-    """Where the other commands write unless they are told another place.
+def _newest(place: Path) -> Path:
+    """The directory below a place whose records were written last; which one, and why that one, is said.
 
     Raises:
-        InputError: if there is no such place.
+        InputError: if no directory below it has records.
     """
     from wfbench.errors import InputError
 
-    if not DEFAULT.is_dir():
+    written = sorted(_written(place).items(), key=lambda item: (-item[1], item[0]))
+    if not written:
         raise InputError(
             "nothing to report on",
-            got=f"no path, and no directory {DEFAULT.absolute()}",
-            expected=f"what train, profile, sweep or demo wrote into {DEFAULT}/",
+            got=f"no path, and no records in {place.absolute()}",
+            expected=f"what train, profile, sweep or demo wrote into {place}/",
             remedy="run one of them first, here; or name records or a directory that holds some",
         )
-    return DEFAULT
+    newest, when = written[0]
+    others = f", the last of {len(written)} directories in {place}/; all of them: wfbench report {place}" if written[1:] else ""
+    typer.echo(f"reporting on {newest}: its records are of {datetime.fromtimestamp(when):%Y-%m-%d %H:%M}{others}", err=True)
+    return newest
+
+
+def _written(place: Path) -> dict[Path, float]:
+    """The directories in a place that have records, in them or below, each with when the newest was written."""
+    found: dict[Path, float] = {}
+    for directory, _, names in os.walk(place):
+        file = Path(directory, "records.jsonl")
+        if file.name in names and file.stat().st_size:
+            inside = file.parent.relative_to(place).parts
+            top = place / inside[0] if inside else place
+            found[top] = max(found.get(top, 0.0), file.stat().st_mtime)
+    return found
 
 
 def _check_baseline(baseline: str, rows: Sequence[AnyRow]) -> None:

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.data import counting
 from wfbench.cli.errors import speaks_plainly
 
 
 @speaks_plainly
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory of a denoiser, or hf:ORG/NAME.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run directory of a denoiser, or hf:ORG/NAME.", autocompletion=complete.runs),
+    ],
     num: Annotated[int, typer.Option(help="How many samples; sample i shows class i modulo the classes.")] = 100,
     sampler: Annotated[
         str | None, typer.Option(help="ddpm, or for previews ddim or dpm-solver. Without it: as in the recipe.")

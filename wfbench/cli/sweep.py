@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
 
@@ -16,44 +18,109 @@ if TYPE_CHECKING:
     from wfbench.tasks.sweep import Dispatch, SweepRequest
 
 
+#: Groups of the options in --help.
+_LINES, _TRAINING, _FAIR, _RUN, _SLURM = "What is compared", "What all runs share", "Fairness and claims", "The runs", "Slurm"
+
+
 @speaks_plainly
 def sweep(
-    file: Annotated[Path | None, typer.Argument(help="A YAML of the sweep; options replace what it says.")] = None,
-    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it.")] = None,
-    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="A seed; repeat it. Default: 0.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="A recipe; repeat it. Default: digits.")] = None,
-    local_conv: Annotated[list[str] | None, typer.Option(help="none or dwc, for every mixer; repeat it.")] = None,
-    pos: Annotated[list[str] | None, typer.Option(help="A position, for every mixer; repeat it.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A sweep that comes with the package, or a YAML of one; options replace what it says.",
+            autocompletion=complete.sweeps,
+        ),
+    ] = None,
+    mixer: Annotated[list[str] | None, several_mixers("A mixer; repeat it.", _LINES)] = None,
+    mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET, rich_help_panel=_LINES)] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed; repeat it. Default: 0.", rich_help_panel=_TRAINING)] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe; repeat it. Default: digits.", autocompletion=complete.recipes, rich_help_panel=_LINES),
+    ] = None,
+    local_conv: Annotated[
+        list[str] | None, typer.Option(help="none or dwc, for every mixer; repeat it.", rich_help_panel=_LINES)
+    ] = None,
+    pos: Annotated[
+        list[str] | None, typer.Option(help="A position, for every mixer; repeat it.", rich_help_panel=_LINES)
+    ] = None,
     every: Annotated[
-        list[int] | None, typer.Option(help="One layer in so many carries the mixer, of every mixer; repeat it.")
+        list[int] | None,
+        typer.Option(help="One layer in so many carries the mixer, of every mixer; repeat it.", rich_help_panel=_LINES),
     ] = None,
-    offset: Annotated[list[int] | None, typer.Option(help="The first of these layers, from 0; repeat it.")] = None,
-    between: Annotated[list[str] | None, typer.Option(help="The mixer that fills the other layers; repeat it.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key in all runs.")] = None,
-    vary: Annotated[list[str] | None, typer.Option(help="Several values of a recipe key: optim.lr=[1e-3,2e-3]")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the images are, as in `wfbench train`.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="The mixer that others are matched to. Default: softmax.")] = None,
-    match: Annotated[str | None, typer.Option(help="params or macs: make each mixer's equal to the baseline's.")] = None,
-    tune: Annotated[str | None, typer.Option(help="lr: find each mixer's best rate first, by the same trials.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Rates that are tried for each mixer. Default: 5.")] = None,
-    claims: Annotated[str | None, typer.Option(help="A file of claims, recorded before the first run.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs/sweep"),
-    jobs: Annotated[int | None, typer.Option(help="Runs at once. Default: 1; on Slurm, all.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: cores / jobs.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    slurm: Annotated[bool, typer.Option("--slurm", help="Run as Slurm jobs, through submitit.")] = False,
-    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    offset: Annotated[
+        list[int] | None, typer.Option(help="The first of these layers, from 0; repeat it.", rich_help_panel=_LINES)
+    ] = None,
+    between: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The mixer that fills the other layers; repeat it.", autocompletion=complete.mixers, rich_help_panel=_LINES
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe key in all runs.", rich_help_panel=_TRAINING)
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="Several values of a recipe key: optim.lr=[1e-3,2e-3]", rich_help_panel=_LINES)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are, as in `wfbench train`.", rich_help_panel=_TRAINING)
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="The mixer that others are matched to. Default: softmax.",
+            autocompletion=complete.mixers,
+            rich_help_panel=_FAIR,
+        ),
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(help="params or macs: make each mixer's equal to the baseline's.", rich_help_panel=_FAIR)
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="lr: find each mixer's best rate first, by the same trials.", rich_help_panel=_FAIR)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Rates that are tried for each mixer. Default: 5.", rich_help_panel=_FAIR)
+    ] = None,
+    claims: Annotated[
+        str | None, typer.Option(help="A file of claims, recorded before the first run.", rich_help_panel=_FAIR)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the run directories go.", rich_help_panel=_RUN)] = Path("runs/sweep"),
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once. Default: 1; on Slurm, all.", min=1, rich_help_panel=_RUN)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each run. Default: cores / jobs.", min=1, rich_help_panel=_RUN)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)] = "auto",
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Run as Slurm jobs, through submitit.", rich_help_panel=_SLURM)
+    ] = False,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.", rich_help_panel=_SLURM)] = None,
     time: Annotated[
-        int | None, typer.Option(help="Minutes of a Slurm job; a run that needs more is queued again. Default: 240.", min=1)
+        int | None,
+        typer.Option(
+            help="Minutes of a Slurm job; a run that needs more is queued again. Default: 240.", min=1, rich_help_panel=_SLURM
+        ),
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of a Slurm job. Default: 0.", min=0, max=1)] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of a Slurm job. Default: 2.", min=1)] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs of a Slurm job. Default: 0.", min=0, max=1, rich_help_panel=_SLURM)
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a Slurm job. Default: 2.", min=1, rich_help_panel=_SLURM)] = None,
     until: Annotated[
-        str | None, typer.Option(help="decided: add seeds at the claims' looks, only where an undecided claim needs them.")
+        str | None,
+        typer.Option(
+            help="decided: add seeds at the claims' looks, only where an undecided claim needs them.", rich_help_panel=_FAIR
+        ),
     ] = None,
-    max_seeds: Annotated[int | None, typer.Option(help="With --until decided: no look beyond so many seeds.", min=2)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how they stand, and stop.")] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(help="With --until decided: no look beyond so many seeds.", min=2, rich_help_panel=_FAIR)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and how they stand, and stop.", rich_help_panel=_RUN)
+    ] = False,
 ) -> None:
     """Train mixers × seeds × recipes; what is finished is left alone, what was stopped is resumed.
 

@@ -64,6 +64,8 @@ def _said_plainly(context: Callable[[], Any]) -> Iterator[None]:
     """Refuse what Typer refuses; ``context`` makes that of the command, which some of its errors do not say."""
     try:
         yield
+    except InputError as e:  # of what reads the value of an option; a command says its own
+        _refuse(e)
     except _UsageError as e:
         if type(e).__name__ == "NoArgsIsHelpError":  # no error: the help that a call without arguments asks for
             raise

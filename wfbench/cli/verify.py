@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 @speaks_plainly
 def verify(
-    mixer: Annotated[str | None, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.")] = None,
+    mixer: Annotated[
+        str | None, typer.Argument(help="A mixer's name, or path/to/file.py:ClassName.", autocompletion=complete.mixers)
+    ] = None,
     mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every registered mixer: a line for each, and the time.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

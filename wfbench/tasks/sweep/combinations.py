@@ -79,11 +79,18 @@ class Draft:
             InputError: for a recipe that cannot be.
         """
         settings = (*self.settings, *more, *self.pin)
-        words = ["--recipe", self.base, "--mixer", self.line.mixer]
-        for option in ("local_conv", "pos", "every", "offset", "between"):
+        words, replaced = ["--recipe", self.base, "--mixer", self.line.mixer], {"model.mixer", "seed"}
+        for option, key in (
+            ("local_conv", "local_conv"),
+            ("pos", "pos_embed"),
+            *((k, k) for k in ("every", "offset", "between")),
+        ):
             value = getattr(self.line, option)
-            words += [] if value is None else [f"--{option.replace('_', '-')}", str(value)]
-        words += [word for setting in settings for word in ("--set", setting)]
+            if value is not None:
+                words += [f"--{option.replace('_', '-')}", str(value)]
+                replaced.add(f"model.{key}")
+        kept = [setting for setting in settings if setting.partition("=")[0] not in replaced]
+        words += [word for setting in kept for word in ("--set", setting)]
         words += ["--seed", str(seed), *([] if self.data is None else ["--data", self.data])]
         recipe = resolve(self.base, self.line, self.data, (*settings, f"seed={seed}"))
         name = name_of(recipe, {**self.varied, **(varied or {})})
@@ -124,7 +131,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
     found: list[Draft] = []
     problems: list[str] = []
     opened: dict[str, tuple[_Data, _Data | None]] = {}
-    for base, varied, line in itertools.product(request.recipes, _variations(request), _lines(request)):
+    for base, varied, line in itertools.product(request.recipes, _variations(request), lines_of(request)):
         settings = (*request.settings, *(f"{key}={json.dumps(value)}" for key, value in varied.items()))
         recipe = resolve(base, line, request.data, settings)
         section, (dataset, trial_dataset) = recipe.model, _open_once(recipe, request, opened)
@@ -177,7 +184,8 @@ def match_lines(found: Sequence[Draft], baseline: str) -> list[str]:
     return said
 
 
-def _lines(request: SweepRequest) -> Iterator[Line]:
+def lines_of(request: SweepRequest) -> Iterator[Line]:
+    """Its mixers with each combination of the factors that are for all of them."""
     for line in request.mixers:
         convs = request.local_conv if line.local_conv is None and request.local_conv else (line.local_conv,)
         positions = request.pos if line.pos is None and request.pos else (line.pos,)

@@ -98,10 +98,21 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
     Raises:
         InputError, MixerError: if the model cannot be, or its MACs are a lower bound only.
     """
-    with torch.device("meta"):  # shapes alone; the global generator is not drawn from
-        model = _build(recipe, classes, changed)
-    if what == "params":
-        return sum(parameter.numel() for parameter in model.parameters())
+    model = build(recipe, classes, changed)
+    return params_of(model) if what == "params" else macs_of(model)
+
+
+def params_of(model: models.AnyModel) -> int:
+    """How many parameters a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs_of(model: models.AnyModel) -> int:
+    """MACs of one image's forward pass, on the order of evaluation that is quoted.
+
+    Raises:
+        InputError: if they are a lower bound only.
+    """
     try:
         return sum(model.declared_macs(model.config.image_size).values())
     except UndeclaredError:
@@ -123,14 +134,20 @@ def _counted(model: models.AnyModel, name: str) -> int:
     return int(counted.number)
 
 
-def _build(recipe: Recipe, classes: int, changed: Mapping[str, object]) -> models.AnyModel:
+def build(recipe: Recipe, classes: int, changed: Mapping[str, object] | None = None) -> models.AnyModel:
+    """A recipe's model without weights.
+
+    Raises:
+        InputError, MixerError: if it cannot be.
+    """
     section = recipe.model
-    settings: dict[str, Any] = {**section.overrides(), **changed}
-    if recipe.dense is not None:
-        return models.create_dense(
-            section.name, section.mixer, section.image_size, num_classes=classes, decoder=recipe.dense.decoder, **settings
-        )
-    return models.create(section.name, section.mixer, section.image_size, classes, **settings)
+    settings: dict[str, Any] = {**section.overrides(), **(changed or {})}
+    with torch.device("meta"):  # shapes alone; the global generator is not drawn from
+        if recipe.dense is not None:
+            return models.create_dense(
+                section.name, section.mixer, section.image_size, num_classes=classes, decoder=recipe.dense.decoder, **settings
+            )
+        return models.create(section.name, section.mixer, section.image_size, classes, **settings)
 
 
 def _config(recipe: Recipe, classes: int) -> models.Config:

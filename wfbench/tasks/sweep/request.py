@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from wfbench import strict
+from wfbench import shipped, strict
 from wfbench.strict import Section
 
 Conv = Literal["none", "dwc"]
@@ -102,17 +102,21 @@ class SweepRequest(Section):
         return self
 
 
-def load_request(file: Path | None, options: Mapping[str, Any]) -> SweepRequest:
+def load_request(sweep: str | Path | None, options: Mapping[str, Any]) -> SweepRequest:
     """The request in a YAML file, with options of the command line in its place; ``set`` is added to the file's.
 
     Args:
-        file: the YAML; None for none.
+        sweep: a sweep that comes with the package, by name (``cifar10``), or the path of a YAML file; None for none. The
+            claims of a sweep by name are those beside it, wherever the command runs.
         options: by the YAML's keys; None and empty lists are options that were not given.
 
     Raises:
-        InputError: for a file that cannot be read, an unknown key, or a value that cannot be.
+        InputError: for an unknown sweep, a file that cannot be read, an unknown key, or a value that cannot be.
     """
+    file = None if sweep is None else shipped.find(str(sweep), "sweeps")
     data = strict.read_yaml(file, "sweep") if file is not None else {}
+    if file is not None and str(file) != str(sweep) and isinstance(data.get("claims"), str):
+        data["claims"] = str(file.with_name(Path(data["claims"]).name))
     given = {key: value for key, value in options.items() if value is not None and value != []}
     if "set" in given and isinstance(data.get("set"), list):
         given["set"] = [*data["set"], *given["set"]]
