@@ -19,6 +19,7 @@ from wfbench.cli.mixers import mixers
 from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
 from wfbench.cli.report import report
+from wfbench.cli.reproduce import reproduce
 from wfbench.cli.sample import sample
 from wfbench.cli.sweep import sweep
 from wfbench.cli.train import train
@@ -58,6 +59,7 @@ app.command("ablate")(ablate)
 app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("report")(report)
+app.command("reproduce")(reproduce)
 app.command("verify")(verify)
 app.command("erf")(erf)
 app.command("sweep")(sweep)

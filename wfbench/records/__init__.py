@@ -4,7 +4,7 @@ Tables and plots are made from these rows and from nothing else. The schema is v
 newer than itself. A row that a killed writer left torn is reported and skipped; nothing else is lost.
 
     row.py           what all rows share
-    training.py, dense.py, diffusion.py, ablation.py, profile.py, evidence.py     rows by kind
+    training.py, dense.py, diffusion.py, ablation.py, profile.py, evidence.py, reproduction.py     rows by kind
     journal.py       the union of all kinds; JSONL under a lock
     environment.py   the stamp
     identity.py      digests of code
@@ -30,6 +30,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
+from wfbench.records.reproduction import ReproductionRow
 from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, Slot, Strength, TrainRow, TrialRow
 
@@ -63,6 +64,7 @@ __all__ = [
     "ProbeLook",
     "ProbeRow",
     "ProfileRow",
+    "ReproductionRow",
     "Row",
     "ScalingRow",
     "ScoreRow",

@@ -28,6 +28,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
+from wfbench.records.reproduction import ReproductionRow
 from wfbench.records.row import SCHEMA, Row
 from wfbench.records.training import BaselineRow, EvalRow, TrainRow, TrialRow
 
@@ -55,7 +56,8 @@ AnyRow = Annotated[
     | ScoreRow
     | AblationRow
     | TrialRow
-    | ClaimsRow,
+    | ClaimsRow
+    | ReproductionRow,
     Field(discriminator="kind"),
 ]
 _ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)
