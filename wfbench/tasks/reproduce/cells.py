@@ -11,7 +11,9 @@ from typing import Literal
 
 from wfbench.analysis.cells import Profile, profiles_of
 from wfbench.analysis.lines import label, scheduled
+from wfbench.analysis.reproduction import log_speed_ups
 from wfbench.errors import InputError
+from wfbench.measure.rounds import LEAST_ROUNDS
 from wfbench.records import FACTORS, AnyRow, DenseRow, DiTRow, MeasurementRow, ProbeRow, ProfileRow, TrainRow
 from wfbench.tasks.profile import summary
 from wfbench.tasks.run_directory import RunRow, read_rows
@@ -144,6 +146,8 @@ def _profile_cells(rows: Iterable[AnyRow], left_out: dict[str, int]) -> list[Cel
                 _count(left_out, "cells of a profile without a baseline at their size")
             elif baseline is row:
                 _count(left_out, "baselines, with which the others are compared")
+            elif len(log_speed_ups(row, baseline)) < LEAST_ROUNDS:
+                _count(left_out, f"cells of a profile with fewer than {LEAST_ROUNDS} rounds, which have no interval")
             else:
                 own = measured.get((row.session, summary.key_of(row)), [])
                 found.append(ProfileCell(row, baseline, profile, tuple(own)))

@@ -27,7 +27,6 @@ from wfbench.analysis.reproduction import (
 )
 from wfbench.errors import InputError
 from wfbench.measure.latency import FORKED, INTERLEAVED, ISOLATED
-from wfbench.measure.rounds import LEAST_ROUNDS
 from wfbench.models import DiTConfig
 from wfbench.records import SCHEDULE, AnyRow, Environment, ProfileRow
 from wfbench.records.identity import digest_text
@@ -36,7 +35,7 @@ from wfbench.tasks.profile.request import PATH, ROUNDS, ProfileRequest
 from wfbench.tasks.profile.run import Watch as ProfileWatch
 from wfbench.tasks.profile.run import profile as measure_profile
 from wfbench.tasks.reproduce.cells import ProfileCell
-from wfbench.tasks.reproduce.training import threads
+from wfbench.tasks.reproduce.training import in_short, threads
 from wfbench.tasks.reproduce.verdict import Verdict
 
 #: Peak memory, measured once in either run, is the same within the larger of this share and these bytes.
@@ -81,10 +80,6 @@ def plan_profile(cell: ProfileCell, *, device: str | None) -> ProfilePlan | list
     with threads(there.threads):
         here = records.stamp(chosen)
     missing = _other_place(there, here)
-    rounds = len(log_speed_ups(row, cell.baseline))
-    if rounds < LEAST_ROUNDS:
-        why = f" ({row.rounds_reason})" if row.rounds_reason else ""
-        missing.append(f"rounds: {rounds} in common with the baseline, of at least {LEAST_ROUNDS}{why}")
     if row.path != PATH:
         missing.append(f"a way to time the evaluation path {row.path}: it is not timed any more")
     if missing:
@@ -93,7 +88,7 @@ def plan_profile(cell: ProfileCell, *, device: str | None) -> ProfilePlan | list
         request = _request_of(cell, chosen)
         keys = {made.key for made in request.cells()}
     except (InputError, MixerError) as e:
-        return [" ".join(str(e).split())]
+        return [in_short(e)]
     if request.protocol != row.protocol:
         return [f"the protocol {row.protocol}: here it would be {request.protocol}"]
     plan = ProfilePlan(cell, request, tuple(_differences(row, here)))

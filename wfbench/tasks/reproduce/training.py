@@ -80,7 +80,7 @@ def plan_training(cell: TrainingCell, *, data: str | None, device: str | None) -
         job = jobs.prepare(recipe)
         identity = job.identity
     except (InputError, MixerError) as e:
-        return [" ".join(str(e).split())]
+        return [in_short(e)]
     other_data = _other_data(row, job.dataset.name, identity.data_digest)
     if other_data:
         return other_data
@@ -176,6 +176,13 @@ def spread_of(cell: TrainingCell, others: Sequence[Cell]) -> Spread | None:
         return moderated([own or [0.0], *rest])[0]
     except InputError:
         return None
+
+
+def in_short(error: Exception) -> str:
+    """What was wrong and what was got, in one line."""
+    lines = str(error).splitlines()
+    got = next((line.strip().removeprefix("got:").strip() for line in lines if line.startswith("  got:")), None)
+    return lines[0] if got is None else f"{lines[0]} ({got})"
 
 
 @contextmanager
