@@ -175,24 +175,24 @@ def test_false_alarms_are_few_in_a_small_simulation() -> None:
 @pytest.mark.parametrize("cells", [1, 6])
 @pytest.mark.parametrize("noise", [normal, sometimes_far])
 def test_false_alarms_of_profiles_are_at_most_5_percent(rounds: tuple[int, int], cells: int, noise: Rounds) -> None:
-    alarms = share(3000, lambda rng: any(profile_call(rng, rounds=rounds, cells=cells, noise=noise)))
+    alarms = share(2000, lambda rng: any(profile_call(rng, rounds=rounds, cells=cells, noise=noise)))
     print(f"rounds {rounds}, {cells} cells, {noise.__name__}: {100 * alarms:.2f} %")  # noqa: T201
-    assert alarms <= most(3000)
+    assert alarms <= most(2000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "lines", "spread"), [(5, 20, 0.25), (5, 20, 0.5), (2, 20, 0.25), (3, 3, 0.0), (5, 6, 0.25)])
 @pytest.mark.parametrize("cells", [1, 2])
 def test_false_alarms_of_trainings_are_at_most_5_percent(seeds: int, lines: int, spread: float, cells: int) -> None:
-    alarms = share(3000, lambda rng: any(training_call(rng, seeds=seeds, lines=lines, spread=spread, cells=cells)))
+    alarms = share(2000, lambda rng: any(training_call(rng, seeds=seeds, lines=lines, spread=spread, cells=cells)))
     print(f"{lines} lines of {seeds} seeds, spread {spread}, {cells} cells: {100 * alarms:.2f} %")  # noqa: T201
-    assert alarms <= most(3000)
+    assert alarms <= most(2000)
 
 
 @pytest.mark.slow
 def test_a_rule_without_its_allowances_raises_too_many_alarms() -> None:
     """Without the correction for several cells, and without what differs from run to run."""
-    trials = 2000
+    trials = 1000
     assert share(trials, lambda rng: any(profile_call(rng, rounds=(10, 10), family=1))) > most(trials)
     quiet = {"rounds": (20, 20), "noise": lambda rng, shape: 0.2 * normal(rng, shape)}
     assert share(trials, lambda rng: any(profile_call(rng, **quiet, allowed=0.0))) > most(trials)
@@ -206,10 +206,10 @@ def test_how_often_a_change_of_20_percent_is_found() -> None:
 
     def power(rounds: int, cells: int) -> float:
         both = rounds, max(rounds, 10)
-        return share(1000, lambda rng: profile_call(rng, rounds=both, cells=cells, change=change)[0])
+        return share(500, lambda rng: profile_call(rng, rounds=both, cells=cells, change=change)[0])
 
     found = {(rounds, cells): power(rounds, cells) for rounds in (3, 10, 20) for cells in (1, 6)}
     print({key: f"{100 * value:.0f} %" for key, value in found.items()})  # noqa: T201
     assert found[20, 1] > 0.85
     assert found[20, 1] > found[20, 6] > found[10, 6] > found[3, 6]
-    assert share(1000, lambda rng: training_call(rng, change=0.2 * 40)[0]) > 0.99
+    assert share(500, lambda rng: training_call(rng, change=0.2 * 40)[0]) > 0.99
