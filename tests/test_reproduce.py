@@ -19,14 +19,15 @@ from wfbench import records
 from wfbench.analysis.reproduction import Spread
 from wfbench.cli import app
 from wfbench.errors import InputError
-from wfbench.measure.latency import INTERLEAVED
+from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.records import AnyRow, MeasurementRow, ProfileRow, ReproductionRow
 from wfbench.report import collect
 from wfbench.tasks import reproduce as task
 from wfbench.tasks.profile import summary
 from wfbench.tasks.profile.request import PATH, ProfileRequest
 from wfbench.tasks.reproduce.cells import ProfileCell, TrainingCell, subject_of
-from wfbench.tasks.reproduce.training import TrainingPlan, judge_training
+from wfbench.tasks.reproduce.profile import ProfilePlan, plan_profile
+from wfbench.tasks.reproduce.training import TrainingPlan, judge_training, spread_of
 
 TINY = ["--set", "model.embed_dim=16", "--set", "model.depth=1", "--set", "epochs=1", "--set", "optim.warmup_epochs=0"]
 #: Seconds of a call at 32 px, by mixer.
@@ -181,6 +182,29 @@ def test_cells_of_one_setting_are_measured_in_one_request_beside_the_baseline(tm
     assert keys == 6
     assert (request.isolate, request.seconds, request.rounds, request.protocol) == (False, 0.5, 20, INTERLEAVED)
     assert (set(request.mixers), request.resolutions, request.attention) == (set(SECONDS), (32, 64), "auto")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"protocol": ISOLATED}, {"protocol": ISOLATED, "isolate": True, "rounds": 10}),
+        ({"token_budget": 32, "batch": 2}, {"tokens": 32, "batch": 1}),
+        ({"mode": "train", "dtype": "bfloat16 autocast"}, {"mode": "train", "dtype": "bfloat16"}),
+        ({"every": 2, "offset": 1, "between": "static"}, {"every": 2, "between": "static"}),
+        ({"variant": "patch 32"}, {"alternatives": True}),
+        ({"local_conv": "dwc", "pos_embed": "sincos"}, {"local_conv": "dwc", "pos_embed": "sincos"}),
+    ],
+)
+def test_the_request_is_what_the_row_says(changes: dict[str, Any], expected: dict[str, object]) -> None:
+    mixer = "softmax" if "variant" in changes else "linear"
+    own = {key: value for key, value in changes.items() if key not in ("every", "offset", "between", "variant")}
+    rows = [row("softmax", 64, **own), row(mixer, 64, factor=1.2, **changes)]
+    (cell,) = task.find_cells(rows, Path()).cells
+    assert isinstance(cell, ProfileCell)
+    made = plan_profile(cell, device=None)
+    assert isinstance(made, ProfilePlan), made
+    assert {key: getattr(made.request, key) for key in expected} == expected
+    assert {summary.key_of(r) for r in rows} == set(made.keys) <= {c.key for c in made.request.cells()}
 
 
 def test_a_time_that_is_40_percent_off_in_every_round_disagrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +448,6 @@ def test_the_spread_is_that_of_the_other_runs() -> None:
     rows, _ = collect([Path(__file__).parent.parent / "results" / "cifar10-strategies"])
     place = Path(__file__).parent.parent / "results" / "cifar10-strategies"
     found = task.find_cells(rows, place, "training")
-    from wfbench.tasks.reproduce.training import spread_of
 
     cell = next(cell for cell in found.cells if cell.name == "cifar10, softmax, seed 5")
     assert isinstance(cell, TrainingCell)
