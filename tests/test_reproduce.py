@@ -472,6 +472,10 @@ def test_two_cells_of_a_real_profile(tmp_path: Path) -> None:
     assert again.exit_code in (0, 1, 2), again.output
     rows = [r for r in records.read(tmp_path / "out" / "records.jsonl")[0] if isinstance(r, ReproductionRow)]
     assert len(rows) == 2
+    (journal,) = (tmp_path / "out").glob("profile-*.jsonl")
+    new = [r for r in records.read(journal)[0] if isinstance(r, ProfileRow)]
+    sides = {side for r in rows for side in (32, 64) if r.cell.endswith(f"{side} px")}
+    assert len(new) == 2 + len(sides), "the drawn cells and their baselines, and no more"
     for found in rows:
         assert found.new is not None
         assert found.difference == pytest.approx(found.new / (found.recorded or 0))
