@@ -43,6 +43,13 @@ def predictions_of(cell: TrainingCell) -> pd.DataFrame | None:
     return Run(cell.place, cell.row).predictions()
 
 
+def in_short(error: Exception) -> str:
+    """What was wrong and what was got, in one line."""
+    lines = str(error).splitlines()
+    got = next((line.strip().removeprefix("got:").strip() for line in lines if line.startswith("  got:")), None)
+    return lines[0] if got is None else f"{lines[0]} ({got})"
+
+
 def _of_profile(cell: ProfileCell) -> Iterator[str]:
     for row in (cell.row, cell.baseline):
         whose = "" if row is cell.row else "the baseline's "
@@ -85,7 +92,7 @@ def _of_training(cell: TrainingCell) -> Iterator[str]:
         try:
             predictions_of(cell)
         except InputError as e:
-            yield " ".join(str(e).split())
+            yield in_short(e)
 
 
 def _of_curve(row: TrainRow, run: Run) -> Iterator[str]:

@@ -35,7 +35,8 @@ from wfbench.tasks.profile.request import PATH, ROUNDS, ProfileRequest
 from wfbench.tasks.profile.run import Watch as ProfileWatch
 from wfbench.tasks.profile.run import profile as measure_profile
 from wfbench.tasks.reproduce.cells import ProfileCell
-from wfbench.tasks.reproduce.training import in_short, threads
+from wfbench.tasks.reproduce.own import in_short
+from wfbench.tasks.reproduce.training import threads
 from wfbench.tasks.reproduce.verdict import Verdict
 
 #: Peak memory, measured once in either run, is the same within the larger of this share and these bytes.

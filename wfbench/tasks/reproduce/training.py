@@ -25,7 +25,7 @@ from wfbench.tasks import jobs
 from wfbench.tasks.common import other_machine, slug
 from wfbench.tasks.identity import changes
 from wfbench.tasks.reproduce.cells import Cell, TrainingCell
-from wfbench.tasks.reproduce.own import predictions_of, result_of
+from wfbench.tasks.reproduce.own import in_short, predictions_of, result_of
 from wfbench.tasks.reproduce.verdict import Verdict
 from wfbench.tasks.run_directory import RunRow, read_recipe, recorded_row
 from wfbench.training import RunError
@@ -176,13 +176,6 @@ def spread_of(cell: TrainingCell, others: Sequence[Cell]) -> Spread | None:
         return moderated([own or [0.0], *rest])[0]
     except InputError:
         return None
-
-
-def in_short(error: Exception) -> str:
-    """What was wrong and what was got, in one line."""
-    lines = str(error).splitlines()
-    got = next((line.strip().removeprefix("got:").strip() for line in lines if line.startswith("  got:")), None)
-    return lines[0] if got is None else f"{lines[0]} ({got})"
 
 
 @contextmanager
