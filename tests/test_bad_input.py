@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from wfbench.cli import app
+from wfbench.records import ClaimsRow, Environment, ProfileRow, stamp
 
 TINY = ["epochs=1", "optim.warmup_epochs=0", "model.embed_dim=24", "model.depth=1"]
 #: From a name of the table to what makes the file, in the directory where the commands run.
@@ -55,6 +56,11 @@ FILES: dict[str, Callable[[Path], object]] = {
     "torn.jsonl": lambda path: path.write_text('{"kind": "train"\n{"kind": "train"}\n'),
     "future.jsonl": lambda path: path.write_text('{"kind": "train", "schema_version": 999}\n'),
     "kind.jsonl": lambda path: path.write_text('{"kind": "trian", "schema_version": 6}\n'),
+    "elsewhere.jsonl": lambda path: path.write_text("".join(row.model_dump_json() + "\n" for row in _timed_elsewhere())),
+    "claims-only.jsonl": lambda path: path.write_text(
+        ClaimsRow(environment=_elsewhere(), sha256="0", text="", begun=0).model_dump_json() + "\n"
+    ),
+    "alone/orphan.csv": lambda path: path.parent.mkdir() or path.write_text("a,b\n"),
     "weights.safetensors": lambda path: save_file({"stray": torch.ones(2)}, path),
     "torn.safetensors": lambda path: path.write_bytes(b"\x08\0\0\0\0\0\0\0{}"),
     "map.json": lambda path: path.write_text(json.dumps({"a": 99})),
@@ -72,6 +78,18 @@ FILES: dict[str, Callable[[Path], object]] = {
     "samples.npz": lambda path: np.savez(path, arr_0=np.zeros((2, 8, 8), np.uint8)),
     "x" * 200: lambda path: path.write_text(""),
 }
+
+
+def _elsewhere() -> Environment:
+    return stamp("cpu").model_copy(update={"device": "Another CPU"})
+
+
+def _timed_elsewhere() -> list[ProfileRow]:
+    """Two cells of a profile, on another machine."""
+    shared = {"environment": _elsewhere(), "session": "s", "model": "vit-tiny", "resolution": (32, 32), "tokens": 4, "batch": 1}
+    shared |= {"mode": "infer", "dtype": "float32", "sdpa_backend": "chosen by PyTorch", "path": "auto", "order_seed": 0}
+    shared |= {"protocol": "interleaved-v1", "status": "ok", "round_medians": (0.1, 0.2, 0.3), "median": 0.2}
+    return [ProfileRow(**shared, mixer=mixer) for mixer in ("softmax", "linear")]
 
 
 def _tear(folder: Path) -> None:
@@ -351,6 +369,19 @@ CALLS: list[list[str] | str] = [
     "report --margin nan",
     "report --claims no-such.yaml",
     "report --claims claims.yaml",
+    # reproductions
+    "reproduce",
+    "reproduce no-such",
+    "reproduce folder",
+    "reproduce empty",
+    "reproduce no-such.csv",
+    "reproduce alone/orphan.csv",
+    "reproduce future.jsonl",
+    "reproduce claims-only.jsonl",
+    "reproduce elsewhere.jsonl",
+    "reproduce elsewhere.jsonl --cells 0",
+    "reproduce elsewhere.jsonl --seed -1",
+    "reproduce elsewhere.jsonl --device tpu",
     # weights, runs
     "eval no-such",
     "eval folder",

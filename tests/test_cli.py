@@ -52,6 +52,7 @@ def test_the_commands_and_their_flags_are_what_users_rely_on():
             "--budget",
         ],
         "report": ["--out", "--claims"],
+        "reproduce": ["--cells", "--seed", "--data", "--device", "--out"],
         "sweep": ["--mixer", "--seed", "--recipe", "--local-conv", "--pos", "--set", "--vary", "--data", "--baseline"]
         + ["--every", "--offset", "--between"]
         + ["--match", "--tune", "--trials", "--claims", "--out", "--jobs", "--threads", "--device", "--slurm", "--partition"]

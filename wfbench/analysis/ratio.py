@@ -49,7 +49,7 @@ def speed_up(profile: Profile, row: ProfileRow) -> SpeedUp | None:
         return None
     if baseline is row:
         return SpeedUp(Interval(1.0, why_none="it is the baseline"), len(row.round_medians), None, is_baseline=True)
-    pairs = common_rounds(_by_round(profile, row), _by_round(profile, baseline))
+    pairs = common_rounds(rounds_of(row), rounds_of(baseline))
     rounds, found = len(pairs[0]), paired_ratio(*pairs)
     if found is None:
         return SpeedUp(Interval(theirs / ours, why_none=_why_none(row, baseline, rounds)), rounds, None)
@@ -58,9 +58,9 @@ def speed_up(profile: Profile, row: ProfileRow) -> SpeedUp | None:
     return SpeedUp(ratio, rounds, rounds_needed(found))
 
 
-def _by_round(profile: Profile, row: ProfileRow) -> Mapping[int, float]:
-    """The times of a cell by round, as the profile compares them."""
-    images = 1 if profile.setting.token_budget is None else row.batch
+def rounds_of(row: ProfileRow) -> Mapping[int, float]:
+    """The times of a cell by round, as a profile compares them: of one image where a token budget sets the batch."""
+    images = 1 if row.token_budget is None else row.batch
     return {number: seconds / images for number, seconds in row.by_round.items()}
 
 

@@ -23,6 +23,7 @@ from wfbench.cli.probe import probe
 from wfbench.cli.profile import profile
 from wfbench.cli.recipes import recipes
 from wfbench.cli.report import report
+from wfbench.cli.reproduce import reproduce
 from wfbench.cli.sample import sample
 from wfbench.cli.show import show
 from wfbench.cli.sweep import sweep
@@ -66,6 +67,7 @@ app.command("baselines")(baselines)
 app.command("profile")(profile)
 app.command("predict")(predict)
 app.command("report")(report)
+app.command("reproduce")(reproduce)
 app.command("verify")(verify)
 app.command("erf")(erf)
 app.command("export")(export)

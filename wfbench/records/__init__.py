@@ -4,7 +4,8 @@ Tables and plots are made from these rows and from nothing else. The schema is v
 newer than itself. A row that a killed writer left torn is reported and skipped; nothing else is lost.
 
     row.py           what all rows share
-    training.py, dense.py, diffusion.py, ablation.py, profile.py, prediction.py, evidence.py, export.py     rows by kind
+    training.py, dense.py, diffusion.py, ablation.py, profile.py, prediction.py, evidence.py,
+    export.py, reproduction.py                 rows by kind
     journal.py       the union of all kinds; JSONL under a lock
     environment.py   the stamp
     identity.py      digests of code
@@ -32,6 +33,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
+from wfbench.records.reproduction import ReproductionRow
 from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, Slot, Strength, TrainRow, TrialRow
 
@@ -72,6 +74,7 @@ __all__ = [
     "ProfileRow",
     "Quantity",
     "Question",
+    "ReproductionRow",
     "Row",
     "ScalingRow",
     "ScoreRow",

@@ -30,6 +30,7 @@ from wfbench.records.profile import (
     ScalingRow,
     ThroughputRow,
 )
+from wfbench.records.reproduction import ReproductionRow
 from wfbench.records.row import SCHEMA, Row
 from wfbench.records.training import BaselineRow, EvalRow, TrainRow, TrialRow
 
@@ -62,7 +63,8 @@ AnyRow = Annotated[
     | AblationRow
     | TrialRow
     | ClaimsRow
-    | ExportRow,
+    | ExportRow
+    | ReproductionRow,
     Field(discriminator="kind"),
 ]
 _ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)

@@ -64,6 +64,7 @@ class ProfileRequest:
             `LEAST_THROUGHPUT_ROUNDS` at least.
         seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
         force: measure again what has been measured.
+        fork: isolated latencies on a CPU are taken in forks, where that can be; else in fresh processes.
     """
 
     model: str = "vit-tiny"
@@ -98,6 +99,7 @@ class ProfileRequest:
     budget: float = 120.0
     order_seed: int = 0
     force: bool = False
+    fork: bool = True
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class ProfileRequest:
         """How latency is measured, by the name that rows give it."""
         if not self.isolate:
             return INTERLEAVED
-        return FORKED if self.device == "cpu" and forkserver.is_possible() else ISOLATED
+        return FORKED if self.fork and self.device == "cpu" and forkserver.is_possible() else ISOLATED
 
     def cells(self) -> list[Cell]:
         """Every cell, mixer by mixer; the baseline's once for each of its backends.

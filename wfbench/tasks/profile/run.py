@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,13 +71,16 @@ class Lines:
         self.line(f"{cell.name}: {', '.join(f'{key} {value}' for key, value in figures.items())}")
 
 
-def profile(request: ProfileRequest, journal: Path, watch: Watch | None = None) -> list[AnyRow]:
+def profile(
+    request: ProfileRequest, journal: Path, watch: Watch | None = None, only: Collection[summary.Key] | None = None
+) -> list[AnyRow]:
     """Measure what the records of the same session lack, then sum it up.
 
     Args:
         request: what to measure.
         journal: the file of records: read for what was measured before, and added to.
         watch: hears of the progress.
+        only: of the request's cells, those with these keys; None for all.
 
     Returns:
         The rows that were added beside the raw measurements: a row for every cell of the request, failed ones included, and
@@ -87,7 +90,7 @@ def profile(request: ProfileRequest, journal: Path, watch: Watch | None = None) 
         InputError, MixerError: for a model, mixer, resolution or number that cannot be; nothing has been measured then.
     """
     watch = watch or Lines()
-    cells = request.cells()
+    cells = [cell for cell in request.cells() if only is None or cell.key in only]
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     environment = records.stamp(request.device)
