@@ -158,6 +158,15 @@ def profile(
     budget: Annotated[
         float, typer.Option(help="Seconds after which an isolated cell is stopped.", rich_help_panel=_HOW)
     ] = 120.0,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            help="More rounds of cells whose speed-up is known less well than this: 0.1 is 10 %.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    more_minutes: Annotated[
+        float, typer.Option(help="With --precision: minutes of more rounds, at most.", rich_help_panel=_HOW)
+    ] = 10.0,
     order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.", rich_help_panel=_HOW)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.", rich_help_panel=_HOW)] = False,
     out: Annotated[Path, typer.Option(help="Where records, tables and plots go.", rich_help_panel=_HOW)] = Path("runs/profile"),
@@ -215,6 +224,8 @@ def profile(
         rounds=rounds if rounds is not None else ROUNDS[ISOLATED if isolate else INTERLEAVED],
         seconds=seconds,
         budget=budget,
+        precision=precision,
+        more_minutes=more_minutes,
         order_seed=order_seed,
         force=force,
         **given,  # type: ignore[arg-type]

@@ -136,6 +136,11 @@ class MeasurementRow(CellRow):
     #: How its process came to be: a fork of a server that had imported everything and computed nothing, or a fresh Python. None
     #: without a process of its own, and in rows before there were forks.
     origin: Literal["fork", "fresh"] | None = None
+    #: How many of the cores that its threads may use were busy with other work meanwhile, on average; None where the system
+    #: does not tell, and in rows before it was looked at.
+    missing_cores: float | None = None
+    #: Whether that was more than `wfbench.measure.load.CROWDED`: it was measured again, once more at most, in another block.
+    crowded: bool = False
     #: Wall seconds of the measurement, start-up of its process counted, and those within calls of the model.
     wall_seconds: float
     call_seconds: float

@@ -63,6 +63,9 @@ class ProfileRequest:
         rounds: how often the whole grid is measured; also the rounds of each batch that ``saturate`` tries, which are
             `LEAST_THROUGHPUT_ROUNDS` at least.
         seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
+        precision: after the rounds, cells whose speed-up over the baseline is known less well than this, as a relative
+            half-width, are measured in more rounds, beside the baseline; None for no more rounds.
+        more_minutes: after so many minutes of them, what is not known as well stays so.
         force: measure again what has been measured.
         fork: isolated latencies on a CPU are taken in forks, where that can be; else in fresh processes.
     """
@@ -98,6 +101,8 @@ class ProfileRequest:
     seconds: float = 1.0
     budget: float = 120.0
     order_seed: int = 0
+    precision: float | None = None
+    more_minutes: float = 10.0
     force: bool = False
     fork: bool = True
 
@@ -278,7 +283,22 @@ class ProfileRequest:
                     expected="seconds above 0",
                     remedy=f"leave {name} out for its default: wfbench profile --help",
                 )
-        for name, chosen in (("--saturate", self.saturate), ("--compile", self.compile)):
+        if self.precision is not None and not 0.001 <= self.precision < 1:
+            raise InputError(
+                "no such precision",
+                got=f"--precision {self.precision:g}",
+                expected="a relative half-width from 0.001 to 1",
+                remedy="0.1 is 10 %",
+            )
+        if not 0 < self.more_minutes < float("inf"):
+            raise InputError(
+                "--more-minutes must be positive",
+                got=self.more_minutes,
+                expected="minutes above 0",
+                remedy="leave --precision out for no more rounds",
+            )
+        per_process = (("--saturate", self.saturate), ("--compile", self.compile), ("--precision", self.precision is not None))
+        for name, chosen in per_process:
             if chosen and not self.isolate:
                 raise InputError(
                     f"{name} needs processes of their own",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import statistics
 import time
@@ -16,11 +18,13 @@ import torch
 from mixers import MixerError
 from wfbench import records
 from wfbench.analysis.derived import derived_rows
+from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError
 from wfbench.forkserver import Origin
 from wfbench.measure.flops import FlopCount, bytes_of_training
 from wfbench.measure.isolate import EXACT_MEMORY, run_isolated
 from wfbench.measure.latency import FORKED, Timed, in_random_order, status_of, time_interleaved
+from wfbench.measure.rounds import paired_ratio
 from wfbench.records import (
     AnyRow,
     BreakdownRow,
@@ -214,12 +218,16 @@ class _Run:
     def lacking(self) -> bool:
         """Whether anything is missing."""
         known = {summary.key_of(row): row for row in self.rows}
-        return self.summed_up != self.request.baseline or any(
-            cell.key not in known
-            or self.rounds_lacking(cell)
-            or self.stages_lacking(cell)
-            or (self.request.breakdown and cell.key not in self.broken_down and known[cell.key].macs is not None)
-            for cell in self.cells
+        return (
+            self.summed_up != self.request.baseline
+            or bool(self.imprecise())
+            or any(
+                cell.key not in known
+                or self.rounds_lacking(cell)
+                or self.stages_lacking(cell)
+                or (self.request.breakdown and cell.key not in self.broken_down and known[cell.key].macs is not None)
+                for cell in self.cells
+            )
         )
 
     # --- measuring
@@ -254,11 +262,12 @@ class _Run:
     def measure(self) -> None:
         """Measure what is missing, in random order."""
         began = time.perf_counter()
-        if not any(self.rounds_lacking(cell) or self.stages_lacking(cell) for cell in self.cells):
+        if not any(self.rounds_lacking(cell) or self.stages_lacking(cell) for cell in self.cells) and not self.imprecise():
             return
         if self.request.isolate:
             self._machine_rates()
             self._isolated()
+            self._more_rounds()
         else:
             self._interleaved()
             if self.request.device == "cuda":
@@ -270,11 +279,65 @@ class _Run:
 
     def _isolated(self) -> None:
         for k in range(self.request.rounds):
-            waiting = {str(cell.key): cell for cell in self.cells}
-            by_side = {key: cell.resolution for key, cell in waiting.items()}
-            for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get):
-                if k in self.rounds_lacking(waiting[key]):
-                    self._one(waiting[key], "latency", k)
+            self._round(k, [cell for cell in self.cells if k in self.rounds_lacking(cell)])
+
+    def _round(self, k: int, cells: Sequence[Cell]) -> None:
+        """One round of the cells, block by block: a block that other work disturbed is measured again, once."""
+        waiting = {str(cell.key): cell for cell in cells}
+        by_side = {key: cell.resolution for key, cell in waiting.items()}
+        order = [waiting[key] for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get)]
+        for _, own in itertools.groupby(order, key=lambda cell: cell.resolution):
+            block = list(own)
+            for cell in block:
+                self._one(cell, "latency", k)
+            rows = [row for cell in block for row in self.of(cell, "latency") if row.round == k]
+            if any(row.crowded for row in rows) and not any(row.status != "ok" for row in rows):
+                self.watch.line(f"round {k + 1} at {block[0].resolution} px: other work kept the cores busy; once more")
+                for cell in block:
+                    self._one(cell, "latency", k)
+
+    def imprecise(self) -> list[Cell]:
+        """Cells whose speed-up is known less well than was asked for."""
+        if self.request.precision is None:
+            return []
+        return [cell for cell in self.cells if self._half_width(cell) > self.request.precision]
+
+    def _half_width(self, cell: Cell) -> float:
+        """Of a cell's speed-up over the baseline's fastest cell beside it, relative; 0 where there is nothing to know."""
+        times = self._by_round(cell)
+        beside = self._baseline_of(cell)
+        if beside is None or not times:
+            return 0.0
+        theirs = self._by_round(beside)
+        common = sorted(times.keys() & theirs.keys())
+        found = paired_ratio([times[k] for k in common], [theirs[k] for k in common])
+        return math.inf if found is None else found.relative_half_width
+
+    def _baseline_of(self, cell: Cell) -> Cell | None:
+        """The baseline's fastest cell at the same resolution; None if there is none, or the cell is of the baseline itself."""
+        own = [other for other in self.cells if scheduled(other.config) == self.request.baseline and not other.variant]
+        timed = [other for other in own if other.resolution == cell.resolution and self._by_round(other)]
+        if cell in own or not timed:
+            return None
+        return min(timed, key=lambda other: statistics.median(self._by_round(other).values()))
+
+    def _by_round(self, cell: Cell) -> dict[int, float]:
+        """The median of each round; empty for a cell that failed."""
+        rows = self.of(cell, "latency")
+        return {} if any(row.status != "ok" for row in rows) else {row.round: statistics.median(row.samples) for row in rows}
+
+    def _more_rounds(self) -> None:
+        """Rounds of the cells that are not known well enough, each beside its baseline, until they are or time is up."""
+        deadline = time.monotonic() + 60 * self.request.more_minutes
+        while wide := self.imprecise():
+            if time.monotonic() >= deadline:
+                names = ", ".join(cell.name for cell in wide)
+                self.watch.line(f"{self.request.more_minutes:g} minutes of more rounds are over; known less well: {names}")
+                return
+            k = 1 + max(row.round for cell in self.cells for row in self.of(cell, "latency"))
+            beside = [base for cell in wide if (base := self._baseline_of(cell)) is not None]
+            self.watch.line(f"round {k + 1}: {len(wide)} cells are known less well than was asked")
+            self._round(k, list(dict.fromkeys([*wide, *beside])))
 
     def _one(self, cell: Cell, stage: str, k: int) -> None:
         self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")

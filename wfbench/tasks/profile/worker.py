@@ -11,6 +11,7 @@ import torch
 
 from wfbench.measure.isolate import serve
 from wfbench.measure.latency import Sampler, status_of
+from wfbench.measure.load import LoadMeter
 from wfbench.measure.memory import peak_memory
 from wfbench.measure.roofline import measure_rates
 from wfbench.tasks.profile.cell import DTYPES, Cell
@@ -56,8 +57,11 @@ class Job:
 
     def _latency(self) -> dict[str, Any]:
         sampler = Sampler(self.cell.call(), self.threads, self.cell.device)
+        meter = LoadMeter(self.threads)
         samples = sampler.samples(self.seconds, LEAST_CALLS, self.budget)
-        return {"samples": samples, "call_seconds": sampler.call_seconds}
+        load = meter.load()
+        found = {"samples": samples, "call_seconds": sampler.call_seconds}
+        return found if load is None else found | {"missing_cores": load.missing, "crowded": load.is_crowded}
 
     def _memory(self) -> dict[str, Any]:
         if self.cell.compiled and self.cell.device == "cpu":
