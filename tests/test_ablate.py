@@ -296,6 +296,7 @@ def _means(model: nn.Module, x: Tensor) -> dict[Place, Tensor]:
     return mean.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_every_row_of_a_run_has_strengths_before_and_after_and_a_curve(recipe: str, trained: dict[str, Path]) -> None:
     rows = [row for row in records.read(trained[recipe] / "records.jsonl")[0] if isinstance(row, TrainRow | DenseRow | DiTRow)]
@@ -353,6 +354,7 @@ def test_the_random_state_is_left_as_it_was() -> None:
 # --- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "metrics"), [("digits", {"accuracy"}), ("scenes", {"miou", "pixel_accuracy"}), ("dit-digits", {"loss"})]
 )
@@ -381,6 +383,7 @@ def test_a_run_of_each_kind_is_taken_apart(recipe: str, metrics: set[str], train
     assert branch.difference != 0
 
 
+@pytest.mark.slow
 def test_batches_change_no_result(trained: dict[str, Path], taken: Taken, tmp_path: Path) -> None:
     for recipe in RECIPES:
         few = 100 if recipe == "digits" else 4

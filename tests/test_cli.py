@@ -220,6 +220,7 @@ def records(tmp_path: Path) -> Path:
     return tmp_path / "records.jsonl"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", list(BAD))
 def test_bad_input_is_one_message_and_exit_code_2(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -287,6 +288,7 @@ def test_a_failed_run_is_exit_code_1_and_names_the_step(tmp_path):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_a_profile_without_a_place_goes_on_in_runs_and_report_finds_it_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["profile", "--mixer", "static", "--resolution", 32, "--rounds", 1, "--no-isolate", "--device", "cpu"]

@@ -72,6 +72,7 @@ def commands_of(script: Path, place: Path, **environment: str) -> list[list[str]
     return [line.split("\0")[:-1] for line in said.read_text().split("\n\0") if line]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
 def test_what_a_script_calls_is_there(script: Path, tmp_path: Path) -> None:
     found = commands_of(script, tmp_path)
@@ -80,6 +81,7 @@ def test_what_a_script_calls_is_there(script: Path, tmp_path: Path) -> None:
         parse(words)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("file", HEADS, ids=lambda file: file.stem)
 def test_the_command_in_a_head_is_there(file: Path) -> None:
     text = re.sub(r"\n# +(?=--)", " ", file.read_text())

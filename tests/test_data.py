@@ -434,6 +434,7 @@ def test_batches_are_a_function_of_seed_epoch_and_index_whatever_the_workers():
     assert not torch.equal(plain[0][0], plain[4][0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "augmix-m5", "original", None])
 def test_full_augmentation_is_a_function_of_seed_epoch_and_index(in_channels, policy, tmp_path):

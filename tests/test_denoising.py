@@ -125,6 +125,7 @@ def test_the_half_width_is_that_of_the_t_interval_over_seeds() -> None:
     assert shares.high == pytest.approx(3.84146 / (500 + 3.84146), rel=1e-3)  # Wilson's upper end for none of 500
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("better", "shift", "finding"),
     [("less", -1.0, "better"), ("less", 1.0, "worse"), ("more", 1.0, "better"), ("neither", -1.0, "lower")],

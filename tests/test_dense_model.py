@@ -115,6 +115,7 @@ def test_the_linear_decoder_is_the_classifier_s_head_at_every_token_brought_to_t
     assert torch.equal(model(x), F.interpolate(at_tokens, (56, 24), mode="bilinear", align_corners=False))
 
 
+@pytest.mark.sampled(4)
 @decoders
 @pytest.mark.parametrize("size", [ODD, (64, 96), (8, 136)])
 @pytest.mark.parametrize("class_token", [False, True])
@@ -153,6 +154,7 @@ def test_three_counts_of_a_dense_model_agree(decoder: str, size: tuple[int, int]
         assert count.elementwise == alone.elementwise + n * 7 + 4 * 7 * size[0] * size[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_token", [False, True])
 @torch.no_grad()
 def test_dpt_is_smp_s_where_its_maps_fit(class_token: bool) -> None:
@@ -280,6 +282,7 @@ def test_what_the_trainer_asks_of_a_model_is_the_backbone_s() -> None:
     assert torch.equal(model(x), plain)
 
 
+@pytest.mark.slow
 @decoders
 @torch.no_grad()
 def test_a_dense_model_can_be_exported(decoder: str) -> None:

@@ -145,6 +145,7 @@ def test_three_counts_agree_with_any_mixer(mixer: str, size: Grid, batch: int) -
     assert count_flops(model, (batch, 4, *size)).macs == count.macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit-s-2", "weightformer-dit-s-2"])
 def test_the_counts_agree_on_a_released_size(name: str) -> None:
     model = models.create(name)

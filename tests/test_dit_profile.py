@@ -44,6 +44,7 @@ def test_in_pixel_space_the_model_sees_the_image(tmp_path: Path) -> None:
     assert row.macs == sum(models.create("dit-s-8", image_size=64, in_channels=3).declared_macs((64, 64)).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_training_step_is_the_denoisers(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []

@@ -39,6 +39,7 @@ def recipe_of(*settings: str):
     return recipes.load("digits", [*SMALL, *settings])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -66,6 +67,7 @@ def test_the_rates_are_those_that_the_steps_use(settings, tmp_path):
         assert used[0] > used[-1] or recipe.optim.warmup_epochs
 
 
+@pytest.mark.slow
 def test_groups_macs_memory_and_disk_are_those_of_the_run(tmp_path):
     recipe = recipe_of("epochs=4", "ema.decay=0.9", "keep_every=2", "compute.micro_batch=16", "model.mixer=weightformer")
     planned = dry_run(recipe, tmp_path / "run")

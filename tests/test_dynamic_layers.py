@@ -244,6 +244,7 @@ def test_the_linear_compiles_whole(strategy: str, path: str) -> None:
     all_near(gradients(layer, compiled, x, (4, 6)), gradients(layer, layer, x, (4, 6)), "compiled")
 
 
+@pytest.mark.slow
 @conv_strategy
 def test_the_convolution_compiles_whole(strategy: str) -> None:
     layer, x = conv(strategy), tokens(2, (4, 6))

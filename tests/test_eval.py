@@ -433,6 +433,7 @@ BAD = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", list(BAD))
 def test_bad_input_is_one_message_exit_code_2_and_nothing_is_written(case, a_run, tmp_path):
     make, expected = BAD[case]

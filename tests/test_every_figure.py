@@ -182,6 +182,7 @@ def uncertain() -> Iterator[tuple[Table, Column[Any]]]:
                         yield table, column
 
 
+@pytest.mark.slow
 def test_a_column_that_loses_its_intervals_is_found() -> None:
     seen = {name_of(column) for _, column in uncertain()}
     assert seen >= {"accuracy", "loss", "median_seconds", "speedup", "latency_exponent", "difference", "train_seconds", "value"}

@@ -385,6 +385,7 @@ def test_the_flags_of_train_are_shorthand_for_settings(tmp_path: Path, monkeypat
     assert sorted(path.name for path in Path("runs").iterdir()) == ["digits-vit-tiny-pos-none-s0", "digits-vit-tiny-s0"]
 
 
+@pytest.mark.slow
 def test_the_flags_of_profile_hold_for_every_mixer(tmp_path: Path) -> None:
     words = ["--mixer", "softmax", "--mixer", "linear", "--resolution", "32", "--rounds", "2", "--out", str(tmp_path)]
     words += ["--no-isolate", "--attention", "auto"]

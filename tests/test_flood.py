@@ -95,6 +95,7 @@ def test_which_walk_has_which_mark_is_a_fair_draw_that_knows_nothing_of_the_walk
         assert stats.ttest_rel(*zip(*pairs, strict=True)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mark_that_goes_with_the_shape_is_seen() -> None:
     """On purpose: the walk that was made first always has the first mark. It covers other ground than the second one."""
     u = uniforms([(5, i) for i in range(4000)], 2)
@@ -163,6 +164,7 @@ class Blank(Flood):
         return canvases
 
 
+@pytest.mark.slow
 def test_leaks_on_purpose_are_caught() -> None:
     split = opened("flood").train
     assert check_leak(replace(split, probe=Blank()), 2).readout > check_leak(replace(split, probe=Blank()), 2).bound

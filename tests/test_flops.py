@@ -409,6 +409,7 @@ def test_counted_exponents_of_softmax_between_4k_and_16k_tokens_are_those_of_the
     assert slope - 0.0035 < local_exponents((4096, 16384), counted)[0] < slope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["linear", "weightformer", "xca", "static"])
 def test_counted_exponents_of_linear_mixers_between_4k_and_16k_tokens_are_one(
     mixer: str, monkeypatch: pytest.MonkeyPatch

@@ -104,6 +104,7 @@ def test_exit_codes_and_tracebacks_come_back(fork: bool) -> None:
         assert ("KeyError: 'out of luck'" in Path("said.txt").read_text()) == (words == ("raise",))
 
 
+@pytest.mark.slow
 def test_several_at_once_and_a_wait_that_is_too_long(tmp_path) -> None:
     files = [tmp_path / str(k) for k in range(3)]
     processes = [start("sleep", str(file))[0] for file in files]
@@ -158,6 +159,7 @@ def test_a_variable_that_libraries_read_when_loaded_makes_a_fresh_process() -> N
     assert start("exit", "0", OMP_NUM_THREADS="")[1] == "fresh"
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_replaced_and_its_processes_count_as_killed_when_they_end(tmp_path) -> None:
     process, _ = start("sleep", str(tmp_path / "began"))
     pid = pid_of(process, tmp_path / "began")
@@ -170,6 +172,7 @@ def test_a_killed_server_is_replaced_and_its_processes_count_as_killed_when_they
     assert process.wait(100) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_import_leaves_a_fresh_process() -> None:
     Path("other_work.py").write_text("raise ImportError('nothing here')")
     process, origin = start(module="other_work")

@@ -53,6 +53,7 @@ def test_every_mixer_has_softmax_s_budget_within_2_percent_or_is_refused(mixer: 
     assert made.chosen.residual == found.residual
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mixer", ["identity", "weightformer", "ttt"])
 @pytest.mark.parametrize("what", ["params", "macs"])
 def test_the_counts_are_those_of_the_model_that_is_built_and_counted(mixer: str, what: str) -> None:

@@ -87,6 +87,7 @@ def test_an_unknown_option_says_which_there_are() -> None:
         mixers.spec("identity(a=1)")
 
 
+@pytest.mark.slow
 def test_every_command_takes_options(tmp_path: Path) -> None:
     def run(*words: str) -> str:
         done = CliRunner().invoke(app, [*words, "--mixer-set", "local=false"])

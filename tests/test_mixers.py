@@ -33,6 +33,7 @@ every_mixer = pytest.mark.parametrize("name", mixers.names())
 dynamic_layer = pytest.mark.parametrize("slot", ["token", "ffn_in"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", GRIDS)
 @every_layer

@@ -77,6 +77,7 @@ def assert_in_one_style(stderr: str, stdout: str) -> None:
     assert stdout == ""
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_bad_input_is_one_message_of_one_form(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -281,6 +281,7 @@ def test_two_machines_are_refused(measured):
         task.calibrate(task.profile_in([row.model_copy(update={"environment": other}) for row in measured])[0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -293,6 +293,7 @@ def test_training_stops_once_every_level_is_solved(tmp_path: Path, monkeypatch: 
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_resumed_is_bit_equal(tmp_path: Path) -> None:
     recipe = tiny("recall", "model.mixer=weightformer", "save_steps=1")
     jobs.train(recipe, tmp_path / "a", Silent(), device=CPU)

@@ -201,6 +201,7 @@ def kinds(path, kind):
     return [r for r in records.read(path)[0] if r.kind == kind]
 
 
+@pytest.mark.slow
 def test_a_second_call_measures_only_what_is_missing_and_force_measures_again(tmp_path):
     path = tmp_path / "r.jsonl"
     profile(SHARED, path)
@@ -221,6 +222,7 @@ def test_a_second_call_measures_only_what_is_missing_and_force_measures_again(tm
     assert profile(SHARED, path) == []  # of the forced session, which is the newest
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("changes", [{"batch": 2}, {"mode": "train"}, {"dtype": "bfloat16"}, {"pos_embed": "sincos"}])
 def test_another_setting_is_another_session(changes, tmp_path):
     path = tmp_path / "r.jsonl"
@@ -240,6 +242,7 @@ def test_a_changed_mixer_file_is_another_session(tmp_path):
     assert first[0].session != second[0].session
 
 
+@pytest.mark.slow
 def test_constant_tokens_choose_the_batch_and_times_are_by_image(tmp_path):
     rows = profile(replace(SHARED, tokens=70), tmp_path / "r.jsonl")
     cells = [r for r in rows if r.kind == "profile" and r.mixer == "static"]
@@ -250,6 +253,7 @@ def test_constant_tokens_choose_the_batch_and_times_are_by_image(tmp_path):
     assert scaling.batch is None
 
 
+@pytest.mark.slow
 def test_the_baseline_is_timed_by_every_backend_and_the_fastest_counts(tmp_path):
     rows = profile(replace(SHARED, attention="best"), tmp_path / "r.jsonl")
     cells = {(r.mixer, r.sdpa_backend, r.resolution[0]): r for r in rows if r.kind == "profile"}
@@ -260,6 +264,7 @@ def test_the_baseline_is_timed_by_every_backend_and_the_fastest_counts(tmp_path)
     assert list(crossover.baseline_backends) == fastest
 
 
+@pytest.mark.slow
 def test_the_alternatives_are_the_baseline_with_larger_patches_and_fewer_layers(tmp_path):
     rows = profile(replace(SHARED, alternatives=True, rounds=1), tmp_path / "r.jsonl")
     cells = {(r.mixer, r.variant, r.resolution[0]): r for r in rows if r.kind == "profile"}
@@ -298,6 +303,7 @@ def test_what_was_measured_and_not_summed_up_is_summed_up_by_the_next_call(tmp_p
     assert profile(SHARED, path) == []
 
 
+@pytest.mark.slow
 def test_another_baseline_needs_no_new_measurement(tmp_path):
     path = tmp_path / "r.jsonl"
     profile(SHARED, path)
@@ -306,6 +312,7 @@ def test_another_baseline_needs_no_new_measurement(tmp_path):
     assert len(kinds(path, "measurement")) == 2 * 2 * 3
 
 
+@pytest.mark.slow
 def test_without_the_baseline_there_are_no_crossovers_and_that_is_said(tmp_path):
     told = []
     rows = profile(replace(SHARED, mixers=("static", "pool"), rounds=1), tmp_path / "r.jsonl", run.Lines(told.append))
@@ -313,6 +320,7 @@ def test_without_the_baseline_there_are_no_crossovers_and_that_is_said(tmp_path)
     assert "no crossovers: the baseline softmax and another mixer need two sides in common" in told
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_dtype_that_is_timed(tmp_path):
     one = replace(SHARED, mixers=("static",), resolutions=(64,), rounds=1)
     full, half, train, mixed = (

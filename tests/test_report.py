@@ -497,6 +497,7 @@ def test_csv_numbers_are_the_rows_numbers(tmp_path: Path) -> None:
     assert [line["status"] for line in (timed, uncounted, oom)] == ["ok", "ok", "oom"]
 
 
+@pytest.mark.slow
 def test_a_table_of_the_report_before_does_not_stay_beside_new_ones(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("mine")
     report.write(small_report(), tmp_path)

@@ -132,6 +132,7 @@ class Alone(nn.Module):
         return {"layer": self.layer.macs(image_size, batch, path)}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch", [1, 3])
 @every_option
 def test_the_declared_work_with_other_options_is_the_counted_work(name: str, options: dict, batch: int) -> None:

@@ -58,6 +58,7 @@ def test_a_mixer_with_options_equals_its_naive_form(name: str, options: dict[str
     assert_equals_naive(made(name, **options), tokens(batch, grid), grid)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("grid", "batch"), [((5, 7), 1), ((9, 8), 3)])
 @with_options
 def test_the_declared_work_with_options_is_the_counted_work(
@@ -169,6 +170,7 @@ def performers_error(features: int) -> float:
     return torch.stack(errors).square().mean().sqrt().item()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_performer_comes_to_softmax_attention_as_one_over_the_root_of_its_features() -> None:
     few, more, most = (performers_error(features) for features in (64, 1024, 16384))

@@ -86,6 +86,7 @@ def test_a_report_reads_each_file_once_and_makes_each_table_once(
     assert (tmp_path / "out" / "page.html").is_file()
 
 
+@pytest.mark.slow
 def test_another_baseline_reads_no_file_again(
     scale: ModuleType, first: Path, tmp_path: Path, calls: collections.Counter[str]
 ) -> None:

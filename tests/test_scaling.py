@@ -169,6 +169,7 @@ def test_a_curve_without_a_logarithm_has_no_bounds():
         assert (interval.low, interval.high) == (-math.inf, math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "noise"), [(0.04, 0.03), (0.04, 0.0), (0.0, 0.04)])
 def test_the_intervals_cover_the_truth_of_a_simulated_machine(cell, noise):
     """500 grids: each cell has an error of its own that all rounds share, and each round noise."""
