@@ -106,6 +106,7 @@ def moderated(samples: Sequence[Sequence[float]]) -> list[Spread]:
             "nothing says how far numbers scatter",
             got="no sample of two values that differ",
             expected="at least one such sample",
+            remedy="measure more rounds",
         )
     floor = 1e-5 * float(np.median(raw[known][raw[known] > 0]))
     raw = np.maximum(raw, floor)  # a sample that happens not to scatter has a logarithm too

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
 
@@ -39,7 +40,8 @@ def export(
     ] = False,
     weights: Annotated[str, typer.Option(help="Of a run: raw, or ema for the averaged ones.")] = "raw",
     mixer: Annotated[
-        list[str] | None, typer.Option(help="Of a model: its mixer; with --check repeat it, by default every registered one.")
+        list[str] | None,
+        several_mixers("Of a model: its mixer; with --check repeat it, by default every registered one."),
     ] = None,
     mixer_set: Annotated[list[str] | None, typer.Option("--mixer-set", help=MIXER_SET)] = None,
     local_conv: Annotated[str | None, typer.Option(help="Of a model: none or dwc. Without it: as in the model.")] = None,

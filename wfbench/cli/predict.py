@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.mixer_option import several_mixers
 from wfbench.locks import locked
 
 
 @speaks_plainly
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="Records of `wfbench profile`, of one machine.")],
-    mixer: Annotated[list[str] | None, typer.Option(help="A mixer; repeat it. Default: those of the records.")] = None,
+    mixer: Annotated[list[str] | None, several_mixers("A mixer; repeat it. Default: those of the records.")] = None,
     resolution: Annotated[
         list[int] | None, typer.Option(help="Side in pixels; repeat it. Default: twice the largest side of the records.")
     ] = None,
@@ -50,6 +51,7 @@ def predict(
             "torn records", got=torn[0], expected="whole rows", remedy="measure the cells again, or remove the line"
         )
     profiles = task.profile_in(collect(paths)[0])
+    task.check(profiles, request, calibrating=calibrate)  # bad input is refused before anything is written
     writable_dir(out)
     with locked(out):
         micro = task.micro_of(rows, profiles)

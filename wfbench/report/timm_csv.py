@@ -136,7 +136,7 @@ def read_timm(path: Path) -> TimmResults:
     try:
         found = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as e:
-        raise InputError("cannot read the published results", got=f"{path}: {e}", expected=expected) from e
+        raise InputError("cannot read the published results", got=f"{path}: {e}", expected=expected, remedy=_AGAIN) from e
     head = found[0] if found else []
     kind = next((name for name, kind in _KINDS.items() if set(kind.headings) <= set(head)), None)
     if kind is None or len(set(head)) < len(head) or len(found) < 2:
@@ -144,7 +144,7 @@ def read_timm(path: Path) -> TimmResults:
             "not a file of timm's results",
             got=f"{path}: {', '.join(head)[:200] or 'nothing'}",
             expected=expected,
-            remedy="take the file as timm publishes it, in its folder results/",
+            remedy=_AGAIN,
         )
     lines = [_line(path, number, head, cells, kind) for number, cells in enumerate(found[1:], 2) if cells]
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -203,16 +203,23 @@ def _column(key: str, heading: str) -> Column[dict[str, str | float | None]]:
     )
 
 
+#: The remedy for a file of published results that is not whole.
+_AGAIN = "take the file as timm publishes it, in its folder results/"
+
+
 def _line(path: Path, number: int, head: Sequence[str], cells: Sequence[str], kind: str) -> dict[str, str | float | None]:
     expected = f"{len(head)} values, of which those under {', '.join(_KINDS[kind].headings)} are a name and numbers"
     if len(cells) != len(head):
-        raise InputError("a torn line of published results", got=f"{path}:{number}: {len(cells)} values", expected=expected)
+        got = f"{path}:{number}: {len(cells)} values"
+        raise InputError("a torn line of published results", got=got, expected=expected, remedy=_AGAIN)
     entry: dict[str, str | float | None] = {}
     for key in _KINDS[kind].headings:
         cell = cells[head.index(key)].strip()
         entry[key] = cell if key == "model" else _number(cell, f"{path}:{number}: {key} = {cell!r}", expected)
     if not entry["model"]:
-        raise InputError("a line of published results without a model", got=f"{path}:{number}", expected=expected)
+        raise InputError(
+            "a line of published results without a model", got=f"{path}:{number}", expected=expected, remedy=_AGAIN
+        )
     return entry
 
 
@@ -225,5 +232,5 @@ def _number(cell: str, where: str, expected: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise InputError("no number in published results", got=where, expected=expected)
+        raise InputError("no number in published results", got=where, expected=expected, remedy=_AGAIN)
     return value

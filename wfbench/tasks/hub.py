@@ -159,7 +159,10 @@ def read_config(path: Path) -> HubConfig | None:
         problem = e.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise InputError(
-            "cannot read the folder's config", got=f"{path / CONFIG}: {where}: {problem['msg']}", expected=expected
+            "cannot read the folder's config",
+            got=f"{path / CONFIG}: {where}: {problem['msg']}",
+            expected=expected,
+            remedy="fetch or export the folder again",
         ) from e
 
 

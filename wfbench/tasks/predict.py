@@ -23,6 +23,7 @@ from wfbench.models import PRESETS, ViTConfig
 from wfbench.records import (
     FACTORS,
     AnyRow,
+    Environment,
     HeldOutRow,
     MicrobenchmarkRow,
     PredictedCrossoverRow,
@@ -72,14 +73,7 @@ def calibrate(profile: Profile, *, say: Callable[[str], None] = lambda line: Non
     before = torch.get_num_threads()
     torch.set_num_threads(there.threads)
     try:
-        here = records.stamp(there.device_type)
-        if (here.device, here.threads) != (there.device, there.threads):
-            raise InputError(
-                "the microbenchmarks would be of another machine than the profile",
-                got=f"{here.device}, {here.threads} threads",
-                expected=f"{there.device}, {there.threads} threads",
-                remedy="leave --calibrate out, or measure a profile here with `wfbench profile`",
-            )
+        here = _here(there)
         dtype = DTYPES[profile.setting.dtype]
         benchmarks = list(microbenchmarks(there.device_type))
         medians: list[list[float]] = [[] for _ in benchmarks]
@@ -103,6 +97,19 @@ def calibrate(profile: Profile, *, say: Callable[[str], None] = lambda line: Non
         for benchmark, own in zip(benchmarks, medians, strict=True)
         for work in (benchmark.work(dtype),)
     ]
+
+
+def _here(there: Environment) -> Environment:
+    """The stamp of this machine, which must be that one; with as many threads set."""
+    here = records.stamp(there.device_type)
+    if here.device != there.device:
+        raise InputError(
+            "the microbenchmarks would be of another machine than the profile",
+            got=here.device,
+            expected=there.device,
+            remedy="leave --calibrate out, or measure a profile here with `wfbench profile`",
+        )
+    return here
 
 
 def profile_in(rows: Iterable[AnyRow]) -> list[Profile]:
@@ -162,14 +169,7 @@ def predict(profiles: Sequence[Profile], micro: Sequence[MicrobenchmarkRow], req
         InputError, MixerError: for a model, mixer or resolution that cannot be.
     """
     every = [row for profile in profiles for row in profile.cells if row.status == "ok"]
-    rows = [row for row in every if request.measured_to is None or max(row.resolution) <= request.measured_to]
-    if not rows:
-        raise InputError(
-            "nothing to predict from",
-            got=f"no cell up to {request.measured_to} px",
-            expected=f"{min(max(row.resolution) for row in every)} px or more",
-            remedy="raise --measured-to",
-        )
+    rows = _used(every, request)
     works = _Works()
     timed = [(row, row.median) for row in rows if row.median is not None]
     held = [(row, row.memory_bytes) for row in rows if row.memory_status == "ok" and row.memory_bytes is not None]
@@ -204,6 +204,29 @@ def predict(profiles: Sequence[Profile], micro: Sequence[MicrobenchmarkRow], req
             made.append(_row(target, found, quantity, session, len(timed if quantity == "latency" else held), len(micro)))
     made += _crossovers(times, works, request, rows, every, targets, session)
     return made
+
+
+def check(profiles: Sequence[Profile], request: PredictRequest, *, calibrating: bool = False) -> None:
+    """Refuse a request that cannot be; the errors are those of `predict`, and of `calibrate`."""
+    if calibrating:
+        _here(profiles[0].cells[0].environment)
+    every = [row for profile in profiles for row in profile.cells if row.status == "ok"]
+    for target in _targets(request, _used(every, request)):
+        with torch.device("meta"):
+            models.create(target.model, target.mixer, target.resolution, **_overrides(target))
+
+
+def _used(every: Sequence[ProfileRow], request: PredictRequest) -> list[ProfileRow]:
+    """The cells that are predicted from."""
+    rows = [row for row in every if request.measured_to is None or max(row.resolution) <= request.measured_to]
+    if not rows:
+        raise InputError(
+            "nothing to predict from",
+            got=f"no cell up to {request.measured_to} px",
+            expected=f"{min(max(row.resolution) for row in every)} px or more",
+            remedy="raise --measured-to",
+        )
+    return rows
 
 
 def _both(times: Predictor, memory: Predictor | None) -> Iterator[tuple[Quantity, Predictor]]:

@@ -19,7 +19,7 @@ from wfbench.tasks.evaluate_weights import check_sizes
 from wfbench.tasks.identity import Identity, changes, mixer_digest, model_digest
 from wfbench.tasks.jobs import dense, dit
 from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, recorded_rows
-from wfbench.tasks.weights import WEIGHTS, WeightsMetadata, read_metadata, read_weights, weights_file
+from wfbench.tasks.weights import WeightsMetadata, check_weights, read_metadata, read_weights, weights_file
 from wfbench.training.checkpoint import load_weights
 
 #: Precisions that a model can be exported in, and the largest difference from the eager model's outputs that is allowed, in
@@ -79,15 +79,13 @@ def of_run(run: Path, weights: str = "raw", *, image_size: int | None = None, dt
         MixerError: for a mixer that is not there.
     """
     recipe, result = read_recipe(run), read_result(run)
-    if weights not in WEIGHTS:
-        raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema", remedy="choose one of the two")
-    if weights == "ema" and recipe.ema is None:
-        raise InputError("the run has no averaged weights", got=f"{run} with ema: null", remedy="use --weights raw")
+    check_weights(run, weights, recipe)
     if recipe.data.probe is not None:
         raise InputError(
             "the network of a probe is not exported",
             got=f"{run}: a probe reads planes of symbols that nothing outside this bench makes",
             expected="the run of a classifier, of dense prediction or of a denoiser",
+            remedy="its weights are in model.safetensors; wfbench.models.create_dense makes the model that they fit",
         )
     row = next((row for row in recorded_rows(run) if row.weights == weights), result)
     path = weights_file(run, weights)
@@ -126,6 +124,7 @@ def build(recipe: Recipe, tensors: dict[str, Tensor], where: Path) -> AnyModel:
             "the weights do not say how many classes they have",
             got=f"{where}, without {' or '.join(names)}",
             expected="the weights of a run",
+            remedy="put the run's model.safetensors back, or train it again",
         )
     match recipe.task:
         case "classify":

@@ -123,9 +123,9 @@ def draw(cells: Cells, count: int, seed: int) -> tuple[Cell, ...]:
         InputError: for a number below 1, or a seed below 0.
     """
     if count < 1:
-        raise InputError("--cells must be positive", got=count, expected="1 or more")
+        raise InputError("--cells must be positive", got=count, expected="1 or more", remedy="--cells 3 repeats three")
     if seed < 0:
-        raise InputError("--seed must not be negative", got=seed, expected="0 or more")
+        raise InputError("--seed must not be negative", got=seed, expected="0 or more", remedy="--seed 0 is the default")
     return tuple(random.Random(seed).sample(cells.cells, min(count, len(cells.cells))))
 
 

@@ -216,6 +216,7 @@ def _recipe_of(cell: TrainingCell) -> Recipe:
             "the row does not say how it was trained: no config.yaml of its run is beside it, and its recipe is another",
             got=f"digest {row.recipe_digest} in the record",
             expected=f"{recipes.digest(recipe)}, as the recipe {row.recipe} with the settings of its command has it here",
+            remedy="put the run directory, with its config.yaml, back beside the record",
         )
     return recipe
 
