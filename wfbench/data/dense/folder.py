@@ -93,7 +93,7 @@ class MaskedFiles:
     def _indices(self, i: int) -> np.ndarray:
         """The numbers in the i-th mask's file (H, W), 8 bits."""
         image = Image.open(io.BytesIO(self.masks.read(i)))
-        kind = image.tile[0].args if image.format == "PNG" and image.tile else None
+        kind = image.tile[0][3] if image.format == "PNG" and image.tile else None
         if kind not in ("1", "P", "P;1", "P;2", "P;4", "L"):
             raise InputError(
                 "a mask is no picture of class numbers",
