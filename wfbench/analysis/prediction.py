@@ -13,6 +13,7 @@ quantile from the other lines, mixers or sizes than those it is tried on.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Hashable, Iterable, Sequence
@@ -253,7 +254,7 @@ class Predictor:
         found = [cell for question in QUESTIONS for cell in hold_out(cells, micro, question)]
         return cls(Calibration(cells, micro), tuple(found))
 
-    @property
+    @functools.cached_property
     def accuracies(self) -> dict[Question, Accuracy]:
         """By question; those that could not be tried are missing."""
         groups = {question: [cell for cell in self.held_out if cell.question == question] for question in QUESTIONS}

@@ -45,16 +45,17 @@ def predict(
 
     request = task.PredictRequest(tuple(mixer or ()), tuple(resolution or ()), model, batch, baseline, measured_to)
     journal = out / "records.jsonl"
-    rows, torn = collect([*paths, *([journal] if journal.exists() else [])])
-    if torn:
+    rows, torn = collect(paths)
+    earlier, torn_earlier = collect([journal]) if journal.exists() else ([], [])
+    if torn := [*torn, *torn_earlier]:
         raise InputError(
             "torn records", got=torn[0], expected="whole rows", remedy="measure the cells again, or remove the line"
         )
-    profiles = task.profile_in(collect(paths)[0])
+    profiles = task.profile_in(rows)
     task.check(profiles, request, calibrating=calibrate)  # bad input is refused before anything is written
     writable_dir(out)
     with locked(out):
-        micro = task.micro_of(rows, profiles)
+        micro = task.micro_of([*rows, *earlier], profiles)
         if calibrate:
             micro = task.calibrate(profiles[0], say=lambda line: typer.echo(line, err=True))
             records.append(journal, micro)

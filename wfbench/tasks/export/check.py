@@ -12,8 +12,7 @@ from wfbench.errors import ExportError, InputError
 from wfbench.records import ExportRow
 from wfbench.records.export import Format
 from wfbench.tasks.export.network import Network
-from wfbench.tasks.export.programs import write_program
-from wfbench.tasks.export.write import export_row
+from wfbench.tasks.export.write import export_row, program_row
 
 #: The batch of a model that does not export for any.
 _FIXED = 2
@@ -72,13 +71,4 @@ def all_mixers() -> list[str]:
 
 def _tried(network: Network, to: Format, batch: int | None) -> ExportRow:
     with tempfile.TemporaryDirectory(prefix="wfbench-export-") as place:
-        found = write_program(network, to, Path(place), batch, {"mixer": network.fields["mixer"]})
-    return export_row(
-        network,
-        to,
-        batch,
-        difference=found.difference,
-        batches=found.batches,
-        packages=found.packages,
-        opset=found.opset,
-    )
+        return program_row(network, to, Path(place), batch, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +76,23 @@ def export_program(network: Network, to: Format, out: Path, batch: int | None) -
 
     def write(part: Path) -> ExportRow:
         said = {} if network.about is None else network.about.model_dump(mode="json")
-        found = write_program(network, to, part, batch, said | {"mixer": network.fields["mixer"]})
-        return export_row(
-            network,
-            to,
-            batch,
-            difference=found.difference,
-            batches=found.batches,
-            packages=found.packages,
-            opset=found.opset,
-        )
+        return program_row(network, to, part, batch, said)
 
     return write_export(network, to, out, write, batch)
+
+
+def program_row(network: Network, to: Format, place: Path, batch: int | None, said: Mapping[str, Any]) -> ExportRow:
+    """Write a checked program into a directory; its row. With the mixer, ``said`` goes into the program's file."""
+    found = write_program(network, to, place, batch, {**said, "mixer": network.fields["mixer"]})
+    return export_row(
+        network,
+        to,
+        batch,
+        difference=found.difference,
+        batches=found.batches,
+        packages=found.packages,
+        opset=found.opset,
+    )
 
 
 def export_row(network: Network, to: Format, batch: int | None, *, why: str = "", **found: Any) -> ExportRow:
