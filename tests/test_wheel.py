@@ -47,7 +47,9 @@ def test_the_wheel_has_what_is_not_code_and_is_small(wheel: Path) -> None:
 def test_commands_run_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "OMP_NUM_THREADS": "1"}
+    # Typer takes any value of PY_COLORS, "0" too, for a wish for colours, and these cut an option's name in two.
+    environment = {name: value for name, value in os.environ.items() if name != "PY_COLORS"}
+    environment |= {"PYTHONPATH": str(tmp_path / "installed"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "TERM": "dumb"}
 
     def run(words: str) -> str:
         call = [sys.executable, "-W", "ignore", "-m", "wfbench", *words.split()]
