@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_data import write_folder
 from typer.testing import CliRunner, Result
 
-from wfbench import locks, report
+from wfbench import files, locks, report
 from wfbench.cli import app
 from wfbench.errors import InputError, NotFiniteError, check_finite
 from wfbench.records import read
@@ -468,3 +468,12 @@ def test_an_empty_word_is_refused(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "wfbench", *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: an empty word\n  got:      '' after {words[-2]}")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".report-killed").mkdir()
+    (tmp_path / ".report-killed" / "accuracy.md").write_text("a part")
+    with files.part_directory(tmp_path, "report") as first, files.part_directory(tmp_path, "report") as second:
+        assert first.is_dir()
+        assert sorted(tmp_path.iterdir()) == sorted([first, second])
+    assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -55,3 +58,28 @@ def write_whole(path: Path, text: str, suffix: str = "") -> None:
     """Write a text file, whole."""
     with whole(path, suffix) as part:
         part.write_text(text)
+
+
+@contextmanager
+def part_directory(place: Path, name: str) -> Iterator[Path]:
+    """A hidden directory ``.NAME-…`` in ``place`` for files until all of them are whole; it is removed at the end.
+
+    Those that killed processes left there are removed too: a process holds a lock on its own while it lives. On a file system
+    without locks they stay.
+    """
+    for left in place.glob(f".{name}-*"):
+        with suppress(OSError):
+            file = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(file)
+    with tempfile.TemporaryDirectory(dir=place, prefix=f".{name}-") as made:
+        file = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Path(made)
+        finally:
+            os.close(file)

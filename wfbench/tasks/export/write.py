@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,8 +122,7 @@ def write_export(
     with locked(out):
         check_place(out)
         told = {"expected": "a writable directory with room", "remedy": "make room, or choose another directory"}
-        with writing("the export", out, **told), tempfile.TemporaryDirectory(dir=out, prefix=".export-") as held:
-            part = Path(held)
+        with writing("the export", out, **told), files.part_directory(out, "export") as part:
             row = write(part)
             names = sorted(file.name for file in part.iterdir())
             about = About(
