@@ -13,6 +13,8 @@ from wfbench import records, report
 from wfbench.analysis.results import analyse
 from wfbench.records import AblationRow, AnyRow, Strength
 from wfbench.report.answers import answers, to_markdown
+from wfbench.report.findings import findings
+from wfbench.report.findings import to_markdown as in_short
 
 
 def said(rows: list[AnyRow], title: str) -> list[str]:
@@ -166,10 +168,11 @@ def test_answers_are_written_beside_the_tables_and_into_the_page_and_do_not_stay
     paths = report.write(rows, tmp_path)
     assert tmp_path / "answers.md" in paths
     text = (tmp_path / "answers.md").read_text()
-    assert text == to_markdown(answers(analyse(rows)))
+    results = analyse(rows)
+    assert text == f"{in_short(findings(results))}\n{to_markdown(answers(results))}"
     page = (tmp_path / "page.html").read_text()
     assert answers(analyse(rows))[0].sentences[0] in page
-    assert page.index('id="answers"') < page.index('id="accuracy"')
+    assert page.index('id="short"') < page.index('id="answers"') < page.index('id="accuracy"')
     report.write([], tmp_path)
     assert not (tmp_path / "answers.md").exists()
 

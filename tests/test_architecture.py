@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "shipped", "strict"},
     "records": {"errors"},
     "analysis": {"errors", "records", "strict", "measure"},
-    "report": {"errors", "records", "analysis", "strict"},
+    "report": {"errors", "files", "records", "analysis", "strict"},
     "models": {"mixers", *LEAVES},
     **{room: {"mixers", "models", *LEAVES} for room in SIBLINGS},
     "tasks": {"mixers", "models", "analysis", *LEAVES, *SIBLINGS},

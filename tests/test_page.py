@@ -201,24 +201,30 @@ def chromium() -> str | None:
 
 
 @pytest.fixture
-def opened(written: Path) -> Iterator[tuple[Any, list[str]]]:
-    """The page in a browser, and what should stay empty: console messages, errors and requests beyond the file."""
+def browser() -> Iterator[Any]:
+    """A browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="skipped: Playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         except sync_api.Error as e:
             pytest.skip(f"skipped: no Chromium here, so the page was not opened ({str(e).splitlines()[0]})")
-        view, trouble = browser.new_page(viewport={"width": 1200, "height": 900}), []
-        view.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-        view.on("pageerror", lambda error: trouble.append(str(error)))
-        view.on("request", lambda request: trouble.append(request.url) if not request.url.startswith("data:") else None)
-        view.goto(written.as_uri())
-        view.wait_for_function("[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)")
-        assert trouble == [written.as_uri()]
-        trouble.clear()
-        yield view, trouble
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def opened(written: Path, browser: Any) -> tuple[Any, list[str]]:
+    """The page in a browser, and what should stay empty: console messages, errors and requests beyond the file."""
+    view, trouble = browser.new_page(viewport={"width": 1200, "height": 900}), []
+    view.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
+    view.on("pageerror", lambda error: trouble.append(str(error)))
+    view.on("request", lambda request: trouble.append(request.url) if not request.url.startswith("data:") else None)
+    view.goto(written.as_uri())
+    view.wait_for_function("[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)")
+    assert trouble == [written.as_uri()]
+    trouble.clear()
+    return view, trouble
 
 
 def column(view: Any, table: str, place: int) -> list[str]:
@@ -227,10 +233,79 @@ def column(view: Any, table: str, place: int) -> list[str]:
     return [text.strip() for text in cells.all_inner_texts()]
 
 
+def unfold(view: Any, section: str) -> None:
+    """Unfold a part by the keyboard."""
+    view.locator(f"#{section} > details > summary").press("Enter")
+
+
+def chosen(view: Any) -> dict[str, list[str]]:
+    """What the chooser says: by heading the mixers below it."""
+    blocks = view.locator(".chooser .found h4").all_inner_texts()
+    lists = view.locator(".chooser .found ul").all()
+    return {head.split(" (")[0]: found.locator("b").all_inner_texts() for head, found in zip(blocks, lists, strict=True)}
+
+
+@pytest.mark.browser
+def test_the_page_begins_with_findings_and_folds_the_rest(opened: tuple[Any, list[str]]) -> None:
+    view, trouble = opened
+    sections = view.locator("main > section").evaluate_all("found => found.map(section => section.id)")
+    assert sections[:2] == ["short", "choose"]
+    questions = view.locator("#short h3.question").all_inner_texts()
+    assert questions[:2] == ["How accurate is it?", "From which image side is it faster?"]
+    assert view.locator("#short .chart").evaluate_all("found => found.map(chart => chart.id)") == [
+        "chart-accuracy",
+        "chart-profile",
+    ]
+    folded = view.locator("main > section > details").evaluate_all("found => found.map(part => part.open)")
+    assert len(folded) == len(sections) - 2
+    assert not any(folded)
+    view.locator('nav a[href="#cost"]').press("Enter")
+    view.wait_for_function("document.querySelector('#cost > details').open")
+    assert view.locator("#table-profile").is_visible()
+    assert trouble == []
+
+
+@pytest.mark.browser
+def test_the_chooser_lists_what_remains_by_the_keyboard_alone(opened: tuple[Any, list[str]]) -> None:
+    view, trouble = opened
+    # At 672 px linear takes 150 ms [135, 181], pool 301 ms [271, 361], softmax 337 ms; pool is the second in accuracy.
+    assert chosen(view) == {"Fits": ["linear", "pool", "softmax"]}
+    latency = view.locator('.chooser input[name="latency"]')
+    latency.press("ArrowRight")  # the longest time that was measured: softmax's, whose interval reaches over it
+    assert chosen(view) == {"Fits": ["linear"], "May fit: its interval reaches over a limit": ["pool", "softmax"]}
+    latency.press("End")  # the shortest, at the smallest side
+    assert chosen(view) == {"Does not fit": ["linear", "pool", "softmax"]}
+    view.locator('.chooser input[name="side"]').press("Home")
+    assert chosen(view) == {"May fit: its interval reaches over a limit": ["softmax"], "Does not fit": ["linear", "pool"]}
+    latency.press("Home")
+    accuracy = view.locator('.chooser input[name="accuracy"]')
+    accuracy.press("End")
+    found = chosen(view)
+    assert "softmax" in found["May fit: its interval reaches over a limit"]
+    assert "linear" in found["Does not fit"]
+    assert trouble == []
+
+
+@pytest.mark.browser
+def test_what_was_not_measured_is_unknown_and_what_failed_does_not_fit(tmp_path: Path, browser: Any) -> None:
+    memory = {"memory_bytes": 1e8, "memory_status": "ok"}
+    made = [cell(mixer, side, 0.1 * side / 224, **memory) for mixer in ("linear", "softmax") for side in (224, 448)]
+    made += [cell("pool", 224, 0.05), cell("xca", 224, 0.1), cell("xca", 448, None, status="oom", message="no room")]
+    report.write(made, tmp_path)
+    view = browser.new_page()
+    view.goto((tmp_path / "page.html").as_uri())
+    assert chosen(view) == {"Fits": ["linear", "softmax"], "Unknown": ["pool"], "Does not fit": ["xca"]}
+    view.locator('.chooser input[name="side"]').press("Home")
+    assert chosen(view) == {"Fits": ["pool", "linear", "softmax", "xca"]}
+    view.locator('.chooser input[name="memory"]').press("End")
+    assert chosen(view) == {"Fits": ["linear", "softmax"], "Unknown": ["pool", "xca"]}
+
+
 @pytest.mark.browser
 def test_the_page_works_from_a_file(opened: tuple[Any, list[str]]) -> None:
     view, trouble = opened
     assert view.locator(".plot svg.marks").count() == 3
+    unfold(view, "accuracy")
     headings = [text.strip() for text in view.locator("#table-accuracy thead th").all_inner_texts()]
     mixer, accuracy = headings.index("mixer"), headings.index("accuracy (%, measured)")
 
@@ -277,6 +352,10 @@ def test_the_page_fits_a_narrow_screen_and_follows_the_colour_scheme(opened: tup
     view.set_viewport_size({"width": 390, "height": 800})
     view.wait_for_function("document.querySelector('#chart-accuracy').dataset.narrow === 'true'")
     assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    view.evaluate("document.querySelectorAll('main details').forEach((part) => { part.open = true; })")
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    cut = "found => found.filter((e) => e.getBoundingClientRect().right > 390).map((e) => e.className + e.textContent)"
+    assert view.locator(".finding, .chooser label, .chooser li, nav a, summary, .answers li").evaluate_all(cut) == []
     assert trouble == []
 
 

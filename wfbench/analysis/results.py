@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wfbench.analysis.ablation import AblationResult, ablations
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.capability import CapabilityResult, ProbeResult, capabilities, probe_results
+from wfbench.analysis.choice import Choice, choices
 from wfbench.analysis.claims import ClaimsResult, claims_results
 from wfbench.analysis.cost import Costs, costs
 from wfbench.analysis.denoising import Losses, Scores, held_out_losses, sample_scores
@@ -48,6 +49,7 @@ class Results:
         predictions: cells that were not measured, by call of `wfbench predict`.
         ablations: what trained networks reach with something taken away, by setting and figure.
         exports: which lines leave the bench with the same outputs, by model.
+        choices: of each profile what is known of its mixers, for a choice between them.
     """
 
     claims: tuple[ClaimsResult, ...]
@@ -68,6 +70,7 @@ class Results:
     predictions: tuple[Predictions, ...]
     ablations: tuple[AblationResult, ...]
     exports: tuple[ExportLine, ...]
+    choices: tuple[Choice, ...]
 
 
 def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[Run] = ()) -> Results:
@@ -106,4 +109,5 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         predictions=predictions(rows),
         ablations=ablations(rows),
         exports=exports,
+        choices=choices(cost.profiles, beside, probes),
     )

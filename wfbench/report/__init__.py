@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from wfbench import records
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.results import Results, analyse
 from wfbench.errors import InputError
+from wfbench.files import part_directory
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
@@ -124,10 +124,10 @@ def write_made(made: Report, out: Path, torn: Sequence[str] = ()) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         before = _linked(out / "tables.md") | {out / "answers.md"}
         # Beside its place, so that a full disk leaves the report before as it was.
-        with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as part:
-            names = _write_all(made, Path(part), torn)
+        with part_directory(out, "report") as part:
+            names = _write_all(made, part, torn)
             for name in names:
-                os.replace(Path(part) / name, out / name)
+                os.replace(part / name, out / name)
         written = [out / name for name in names]
         for path in before - set(written):
             path.unlink(missing_ok=True)
@@ -146,11 +146,13 @@ def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
     from wfbench.report import figures
     from wfbench.report.answers import answers
     from wfbench.report.answers import to_markdown as answers_to_markdown
+    from wfbench.report.findings import findings
+    from wfbench.report.findings import to_markdown as findings_to_markdown
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
 
     results, made = report.results, report.tables
-    found, said = sources(report.rows), answers(results)
+    found, said, shortly = sources(report.rows), answers(results), findings(results)
     names: list[str] = []
     sections = {}
     for table in made:
@@ -164,8 +166,8 @@ def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
         sections[table.name] += f"\n![{table.title}]({path.name})\n"
     first = {
         "tables.md": "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)]),
-        "page.html": page(report.rows, results, made, report.runs, found, torn, said),
-        **({"answers.md": answers_to_markdown(said)} if said else {}),
+        "page.html": page(report.rows, results, made, report.runs, found, torn, said, shortly),
+        **({"answers.md": findings_to_markdown(shortly) + "\n" + answers_to_markdown(said)} if said else {}),
     }
     for name, text in first.items():
         (out / name).write_text(text, encoding="utf-8")

@@ -23,9 +23,11 @@ from wfbench.records.run_directory import Run
 from wfbench.report.answers import Question
 from wfbench.report.columns import Table
 from wfbench.report.figures import mixer_styles
+from wfbench.report.findings import Finding
 from wfbench.report.page.accuracy import cost_chart
 from wfbench.report.page.capability import probe_chart
 from wfbench.report.page.charts import Chart
+from wfbench.report.page.chooser import Chooser, chooser
 from wfbench.report.page.curves import training_charts
 from wfbench.report.page.pictures import Picture, claims_pictures, pictures, size_pictures
 from wfbench.report.page.scaling import scaling_chart
@@ -44,6 +46,8 @@ _LEGENDS = {
     "probes": "Choose a probe by the horizontal axis; click a name in the legend to pick it out. Grey lines are floors: what "
     "needs no such ability.",
 }
+#: What stands below the chart of each kind of finding.
+_LEGEND_OF = {"accuracy": "accuracy", "cost": "scaling", "probes": "probes"}
 #: The section of each kind of table; the other kinds are about cost.
 _SECTIONS = {
     "claims": "claims",
@@ -65,6 +69,15 @@ _SECTIONS = {
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """A finding with the chart that shows it, and what stands below the chart."""
+
+    finding: Finding
+    chart: Chart | None
+    legend: str
+
+
+@dataclass(frozen=True)
 class _Section:
     id: str
     title: str
@@ -75,9 +88,17 @@ class _Section:
     left_out: str = ""
     sources: Sequence[Source] = field(default_factory=tuple)
     answers: Sequence[Question] = ()
+    findings: Sequence[_Shown] = ()
+    choosers: Sequence[Chooser] = ()
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether it is shown only when it is asked for: all but the findings and the choice."""
+        return not (self.findings or self.choosers)
 
     def __bool__(self) -> bool:
-        return bool(self.charts or self.tables or self.maps or self.left_out or self.sources or self.answers)
+        inside = (self.charts, self.tables, self.maps, self.left_out, self.sources, self.answers, self.findings, self.choosers)
+        return any(inside)
 
 
 def page(
@@ -88,8 +109,9 @@ def page(
     sources: Sequence[Source],
     torn: Sequence[str] = (),
     answers: Sequence[Question] = (),
+    findings: Sequence[Finding] = (),
 ) -> str:
-    """The page as HTML.
+    """The page as HTML: first the findings, each with its chart, and a choice between mixers; then everything, folded.
 
     Args:
         rows: the records, for pictures and the summary.
@@ -99,23 +121,28 @@ def page(
         sources: environments and commands.
         torn: messages about torn lines.
         answers: what the results say, in sentences.
+        findings: the same in short.
     """
     import jinja2
 
     import wfbench
 
     drawn = _charts_by_section(tables, runs)
+    shortly = [_with_chart(finding, drawn) for finding in findings]
     by_section: dict[str, list[Table]] = {}
     for table in tables:
         by_section.setdefault(_SECTIONS.get(table.kind, "cost"), []).append(table)
     shown = {name: [_table(table) for table in found] for name, found in by_section.items()}
     answered, by_size = claims_pictures(results, tables), size_pictures(results, tables)
+    choosers = [made for choice in results.choices if (made := chooser(choice)) is not None]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("template.html"))
 
     def render(pictured: Mapping[str, Sequence[Picture]], left_out: str) -> str:
         sections = [
-            _Section("answers", "Answers", answers=answers),
+            _Section("short", "In short", findings=shortly),
+            _Section("choose", "Which one for me?", choosers=choosers),
+            _Section("answers", "Every line in words", answers=answers),
             _Section("claims", "Claims", tables=shown.get("claims", ()), maps=answered),
             _Section("glance", "At a glance", tables=shown.get("glance", ())),
             _Section("accuracy", "Accuracy", drawn["accuracy"], shown.get("accuracy", ()), _LEGENDS["accuracy"]),
@@ -148,6 +175,12 @@ def page(
     room = MOST_BYTES - len(render(nothing, "").encode()) - 2_000
     pictured, left = pictures(rows, room)
     return render(pictured, f"No room on this page: {', '.join(left)}." if left else "")
+
+
+def _with_chart(finding: Finding, drawn: dict[str, list[Chart]]) -> _Shown:
+    """A finding with the first chart of its kind, which then stands nowhere else."""
+    charts = drawn.get(finding.chart, [])
+    return _Shown(finding, charts.pop(0) if charts else None, _LEGENDS.get(_LEGEND_OF.get(finding.chart, ""), ""))
 
 
 def _table(table: Table) -> dict[str, object]:

@@ -39,13 +39,14 @@ function filled(chart, x, y) {
 function draw(figure, chart) {
   const chosen = (axis) => chart[axis][Number(figure.querySelector(`select[data-axis="${axis}"]`)?.value ?? 0)];
   const plot = figure.querySelector(".plot");
+  if (!plot.clientWidth) { figure.dataset.narrow = "folded"; return; } // drawn when it is unfolded
   const spec = filled(chart, chosen("x"), chosen("y"));
   const narrow = plot.clientWidth < 620;
   spec.config.legend = { ...spec.config.legend, ...(narrow ? { orient: "bottom", columns: 2, labelLimit: 130 } : {}) };
   figure.dataset.narrow = narrow;
   figure.dataset.points = spec.datasets.points.length;
   const options = { renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false } };
-  return vegaEmbed(plot, spec, options).then((result) => { figure.view = result.view; figure.dataset.drawn = `${chosen("x").field} ${chosen("y").field}`; });
+  vegaEmbed(plot, spec, options).then((result) => { figure.view = result.view; figure.dataset.drawn = `${chosen("x").field} ${chosen("y").field}`; });
 }
 
 for (const figure of document.querySelectorAll(".chart")) {
@@ -55,8 +56,8 @@ for (const figure of document.querySelectorAll(".chart")) {
   new ResizeObserver(() => {
     clearTimeout(asked);
     asked = setTimeout(() => {
-      const narrow = figure.querySelector(".plot").clientWidth < 620;
-      if (String(narrow) !== figure.dataset.narrow) draw(figure, chart);
+      const width = figure.querySelector(".plot").clientWidth, narrow = width < 620;
+      if (width && String(narrow) !== figure.dataset.narrow) draw(figure, chart);
     }, 100);
   }).observe(figure);
   draw(figure, chart);
@@ -103,6 +104,84 @@ for (const table of document.querySelectorAll("table.data")) {
     }
   });
 }
+
+// --- which one for me: limits that sliders set, over cells that were measured
+
+const titles = { fits: "Fits", may: "May fit: its interval reaches over a limit", unknown: "Unknown", not: "Does not fit" };
+
+function judged(value, limit, bound) {
+  if (value.unknown || value.fails) return value.unknown ? "unknown" : "not";
+  if (bound === null) return "fits";
+  const [estimate, low, high] = value.value;
+  const [best, worst] = limit.most ? [low ?? estimate, high ?? estimate] : [high ?? estimate, low ?? estimate];
+  const meets = (end) => (limit.most ? end <= bound : end >= bound);
+  // A bound that stands for a measured value is met by that value, whose interval reaches over it.
+  return meets(worst) ? "fits" : meets(estimate) || meets(best) ? "may" : "not";
+}
+
+function choose(form, data) {
+  const slider = (name) => form.querySelector(`input[name="${name}"]`);
+  const shown = (value, unit) => `${number(value)}${unit && ` ${unit}`}`;
+  const side = Number(slider("side").value);
+  slider("side").parentElement.querySelector("output").textContent = `${data.sides[side]} px`;
+  const bounds = data.limits.map((limit) => {
+    const place = Number(slider(limit.field).value), bound = place ? limit.values[place - 1] : null;
+    slider(limit.field).parentElement.querySelector("output").textContent = bound === null ? "any" : shown(bound, limit.unit);
+    return bound;
+  });
+  const groups = { fits: [], may: [], unknown: [], not: [] };
+  for (const candidate of data.candidates) {
+    const cell = candidate.cells[side], verdicts = [], words = [];
+    data.limits.forEach((limit, at) => {
+      const value = cell[limit.field] ?? candidate[limit.field];
+      const verdict = bounds[at] === null && limit.field !== "latency" ? "fits" : judged(value, limit, bounds[at]);
+      verdicts.push(verdict);
+      const reason = value.unknown ?? value.fails;
+      if (reason === undefined) words.push(shown(value.value[0], limit.unit || limit.words));
+      else if (verdict !== "fits") words.push(`${limit.words} ${reason}`);
+    });
+    const worst = ["not", "unknown", "may"].find((verdict) => verdicts.includes(verdict)) ?? "fits";
+    groups[worst].push({ name: candidate.name, words: words.join(", "), order: cell.latency.value?.[0] ?? Infinity });
+  }
+  const found = form.querySelector(".found");
+  found.replaceChildren();
+  for (const [group, members] of Object.entries(groups)) {
+    if (!members.length) continue;
+    members.sort((a, b) => a.order - b.order);
+    const heading = document.createElement("h4"), list = document.createElement("ul");
+    heading.textContent = `${titles[group]} (${members.length})`;
+    list.className = group;
+    for (const { name, words } of members) {
+      const item = document.createElement("li"), bold = document.createElement("b");
+      bold.textContent = name;
+      item.append(bold, words && ` ${words}`);
+      list.append(item);
+    }
+    found.append(heading, list);
+  }
+}
+
+for (const form of document.querySelectorAll(".chooser")) {
+  const data = JSON.parse(form.querySelector("script").textContent);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => choose(form, data));
+  choose(form, data);
+}
+
+// --- a link into a folded part unfolds it
+
+function unfold() {
+  const part = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!part) return;
+  for (let at = part; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  const inside = part.querySelector(":scope > details");
+  if (inside) inside.open = true;
+  part.scrollIntoView();
+}
+
+addEventListener("hashchange", unfold);
+document.querySelector("nav").addEventListener("click", () => setTimeout(unfold));
+unfold();
 
 // --- print: what is folded away on a screen is shown on paper
 

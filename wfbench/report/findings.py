@@ -1,0 +1,347 @@
+"""The findings in short: for each question one or a few sentences, made from results; `answers` has every line of them.
+
+The demo prints them, the page begins with them, and the README's come from the reports in results/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from wfbench.analysis.ablation import AblationResult
+from wfbench.analysis.capability import CapabilityResult, ProbeLine, ProbeResult
+from wfbench.analysis.claims import Answer, ClaimsResult
+from wfbench.analysis.denoising import Losses
+from wfbench.analysis.differences import Comparison
+from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import label
+from wfbench.analysis.results import Results
+from wfbench.analysis.scaling import Crossing, Crossovers
+from wfbench.analysis.seed_differences import SeedFamily
+from wfbench.analysis.seeds import AccuracyResult
+from wfbench.analysis.segmentation import SegmentationResult
+from wfbench.report.ablation import FIGURES
+from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
+from wfbench.report.crossover import crossing_in_words
+from wfbench.report.differences import signed_points
+from wfbench.report.words import number, number_with_half_width, percent, pixels, plural, with_half_width
+
+#: So many names or values a sentence lists; of more it says the first ones and how many there are.
+MOST = 6
+#: Of the charts of the page, the one that shows a finding.
+ChartKind = Literal["probes", "accuracy", "cost", ""]
+
+_STORES = {"recall": "pairs of key and value", "needle": "tokens", "flood": "steps along a walk"}
+
+
+class Finding(NamedTuple):
+    """What the results say to one question.
+
+    Attributes:
+        question: the question.
+        sentences: the answer; each sentence names what it is of.
+        chart: which charts of the page show it.
+    """
+
+    question: str
+    sentences: tuple[str, ...]
+    chart: ChartKind = ""
+
+
+def findings(results: Results) -> list[Finding]:
+    """What the results say, in short; questions without an answer are left out."""
+    found = [
+        Finding("What can it do?", tuple(_can_do(results.capabilities)), "probes"),
+        Finding("How accurate is it?", tuple(_accurate(results)), "accuracy"),
+        Finding("From which image side is it faster?", tuple(map(_faster, results.costs.crossovers)), "cost"),
+        Finding("What was claimed, and does it hold?", tuple(map(_claimed, results.claims))),
+        Finding("What in it does the work?", tuple(sentence for one in results.ablations for sentence in _works(one))),
+        Finding("How sure is that?", tuple(_sure(results))),
+    ]
+    return [finding for finding in found if finding.sentences]
+
+
+def to_markdown(found: Sequence[Finding]) -> str:
+    """The findings as a section of Markdown, a line for each sentence; empty without any."""
+    if not found:
+        return ""
+    lines = (f"- {sentence}\n" for finding in found for sentence in finding.sentences)
+    return "## In short\n\n" + "".join(lines).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def _listed(words: Sequence[str], most: int = MOST) -> str:
+    """Words as a list: "a, b and c"; of many the first, and how many more there are."""
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _plain(dataset: str) -> str:
+    """A data set's name without what is said of it in parentheses; `answers` has that too."""
+    return dataset.partition(" (")[0].capitalize() if dataset[0].islower() else dataset.partition(" (")[0]
+
+
+def _verb(names: Sequence[str], one: str, several: str) -> str:
+    return f"{_listed(names)} {one if len(names) == 1 else several}"
+
+
+# --- what can it do?
+
+
+def _can_do(capabilities: Iterable[CapabilityResult]) -> Iterable[str]:
+    for result in capabilities:
+        for probe in result.probes:
+            lines = [line for line in probe.lines if not line.leaks]
+            if lines:
+                yield _probed(lines, probe)
+
+
+def _probed(lines: Sequence[ProbeLine], probe: ProbeResult) -> str:
+    """One probe, over all its lines."""
+    name, seeds = probe.setting.probe, _seeds({len(line.runs) for line in lines})
+    if name in _STORES:
+        return f"{name.capitalize()}, after {_steps(lines)} of training ({seeds} of each): {_capacities(lines, name)}."
+    if name == "shift":
+        found = [f"{line.label} {share_in_words(line.mean)}" for line in _best_first(lines)]
+        return f"Shift, right answers in % ({seeds} of each): {_all_of(found)}."
+    if name == "hop":
+        found = [f"{line.label} {_range(line.hops.values())}" for line in lines]
+        return f"Hop, steps of a chain that are followed ({seeds} of each): {_all_of(found)}."
+    own = [place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size]
+    hardest = own[-1]
+    values = [(line.label, line.accuracies[line.end][hardest]) for line in lines]
+    known = sorted(((value, label) for label, value in values if value is not None), key=lambda pair: -pair[0].estimate)
+    words = [f"{label} {share_in_words(value)}" for value, label in known]
+    chance = percent(probe.cells[hardest].chance)
+    where = cell_words(probe, hardest)
+    return f"{name.capitalize()}, right answers in % at {where} ({seeds} of each; guessing has {chance}): {_all_of(words)}."
+
+
+def _steps(lines: Sequence[ProbeLine]) -> str:
+    """The steps of training: those that were planned, since a run that solves all ends early."""
+    return f"{max(line.end for line in lines):,} steps"
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    low, high = min(counts := set(counts)), max(counts)
+    return plural(high, "seed") if low == high else f"{low} to {high} seeds"
+
+
+def _range(values: Iterable[int]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _best_first(lines: Sequence[ProbeLine]) -> list[ProbeLine]:
+    return sorted(lines, key=lambda line: -line.mean.estimate)
+
+
+def _all_of(words: Sequence[str]) -> str:
+    """Values in falling order: all of a few, else the first and the last ones."""
+    if len(words) <= MOST + 2:
+        return ", ".join(words)
+    return f"{', '.join(words[:4])}, … {', '.join(words[-2:])} ({len(words)} mixers)"
+
+
+def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
+    """Lines by what they store: those beyond what was asked, numbers, and those that have not learnt the probe."""
+    beyond: dict[float, list[str]] = {}
+    numbers: list[tuple[float, str]] = []
+    none: list[str] = []
+    unit = _STORES[probe]
+    for line in lines:
+        found = line.capacity[line.end]
+        if found.bound is not None and found.bound.censored == "above":
+            beyond.setdefault(found.bound.value, []).append(line.label)
+        elif found.bound is not None and found.bound.censored == "below":
+            none.append(line.label)
+        else:
+            order = found.mean.estimate if found.mean is not None else max(one.low for one in found.by_seed.values())
+            numbers.append((-order, f"{line.label} {crossings_in_words(found, probe)}"))
+    parts = [
+        f"{_verb(names, 'has', 'have')} at least {most:,.0f} {unit}, the most that was asked"
+        for most, names in sorted(beyond.items(), reverse=True)
+    ]
+    parts += [f"{_all_of([words for _, words in sorted(numbers)])}{'' if beyond else f' {unit}'}"] if numbers else []
+    parts += [f"{_verb(none, 'has', 'have')} not learnt it"] if none else []
+    return "; ".join(parts)
+
+
+# --- how accurate?
+
+
+def _accurate(results: Results) -> Iterable[str]:
+    yield from (_accuracy(result) for result in results.accuracy if result.lines)
+    yield from (_segmentation(result) for result in results.segmentation if result.lines)
+    yield from (_losses(result) for result in results.losses if result.lines)
+
+
+def _accuracy(result: AccuracyResult) -> str:
+    lines = sorted(result.lines, key=lambda line: -line.accuracy.estimate)
+    seeds = _seeds({len(line.seeds) for line in lines})
+    where = f"{_plain(result.dataset)}, accuracy in % ({seeds} of each)"
+    compared = [(line.label, comparison) for line in lines if (comparison := result.comparison(line)) is not None]
+    if not compared:
+        words = [f"{line.label} {with_half_width(line.accuracy, percent)}" for line in lines]
+        simple = [f"{row.name} has {percent(row.accuracy)}" for row in result.simple_classifiers]
+        beside = f"; {_listed(simple)}" if simple else ""
+        return f"{where}: {_all_of(words)}{beside}."
+    baseline = next((line for line in lines if line.label == result.asked.baseline), None)
+    begin = "" if baseline is None else f"{baseline.label} {with_half_width(baseline.accuracy, percent)}; "
+    return f"{where}: {begin}{_against(compared)}."
+
+
+def _against(compared: Sequence[tuple[str, Comparison]]) -> str:
+    """Lines held against the baseline, by what the test says; differences in points."""
+    groups: dict[str, list[str]] = {}
+    for name, comparison in compared:
+        sided = comparison.sided
+        shown = name if sided == "not distinguishable" else f"{name} {signed_points(comparison.difference)}"
+        groups.setdefault(sided, []).append(shown)
+    return "; ".join(f"{sided}: {_listed(groups[sided])}" for sided in groups)
+
+
+def _segmentation(result: SegmentationResult) -> str:
+    lines = sorted(result.lines, key=lambda line: -line.miou.estimate)
+    words = [f"{line.label} {with_half_width(line.miou, percent)}" for line in lines]
+    seeds = _seeds({len(line.runs) for line in lines})
+    return f"{_plain(result.setting.dataset)}, mIoU in % ({seeds} of each): {_all_of(words)}{_found(result.family)}."
+
+
+def _losses(result: Losses) -> str:
+    lines = sorted(result.lines, key=lambda line: line.loss.estimate)
+    words = [f"{line.label} {number_with_half_width(line.loss)}" for line in lines]
+    seeds = _seeds({len(line.runs) for line in lines})
+    where = f"{_plain(result.setting.dataset)}, {result.setting.weights} weights, held-out loss ({seeds} of each)"
+    return f"{where}: {_all_of(words)}{_found(result.family)}."
+
+
+def _found(family: SeedFamily) -> str:
+    """Which lines differ from the baseline for sure."""
+    sure: dict[str, list[str]] = {}
+    for name, difference in family.differences.items():
+        sure.setdefault(difference.finding, []).append(name)
+    if not sure:
+        return ""
+    return f"; against {family.baseline} " + ", ".join(f"{finding}: {_listed(names)}" for finding, names in sure.items())
+
+
+# --- from which side is it faster?
+
+
+def _faster(result: Crossovers) -> str:
+    """Where the lines of a profile overtake the baseline."""
+    setting, first = result.profile.setting, result.crossings[0]
+    plain = [crossing for crossing in result.crossings if not crossing.line.variant] or result.crossings
+    at = sorted((crossing for crossing in plain if crossing.verdict == "at"), key=lambda crossing: crossing.side or math.inf)
+    always = [f"{label(crossing.line)}{_sure_from(crossing)}" for crossing in plain if crossing.verdict == "always"]
+    never = [f"{label(crossing.line)}{_sure_up_to(crossing)}" for crossing in plain if crossing.verdict == "none"]
+    parts = [_all_of([f"{label(crossing.line)} {crossing_in_words(crossing)}" for crossing in at])] if at else []
+    sides = f"{first.smallest_side}–{first.largest_side} px"
+    parts += [f"at every side measured ({sides}): {_listed(always)}"] if always else []
+    parts += [f"at none ({sides}): {_listed(never)}"] if never else []
+    what = "a training step" if setting.mode == "train" else "inference"
+    where = f"{setting.model}, {what} on {setting.device} with {plural(setting.threads, 'thread')}"
+    where = where if setting.device != "cuda" and setting.threads else f"{setting.model}, {what} on {setting.device}"
+    return f"{where}, faster than {label(first.baseline)}: {'; '.join(parts)}."
+
+
+def _sure_from(crossing: Crossing) -> str:
+    """Of a line that is faster at every side: from where on that is sure, if not everywhere."""
+    if not crossing.has_interval or (crossing.side_high is not None and crossing.side_high <= crossing.smallest_side):
+        return ""
+    return " (not surely)" if crossing.side_high is None else f" (surely from {crossing.side_high:.0f} px)"
+
+
+def _sure_up_to(crossing: Crossing) -> str:
+    """Of a line that is faster at no side: up to where that is sure, if not everywhere."""
+    if not crossing.has_interval or (crossing.side_low is not None and crossing.side_low >= crossing.largest_side):
+        return ""
+    return " (not surely)" if crossing.side_low is None else f" (surely up to {crossing.side_low:.0f} px)"
+
+
+# --- what was claimed?
+
+
+def _claimed(result: ClaimsResult) -> str:
+    verdicts: dict[str, list[Answer]] = {}
+    for line in result.answered:
+        verdicts.setdefault(line.answer.verdict, []).append(line.answer)
+    counts = [f"{len(found)} {verdict}" for verdict, found in sorted(verdicts.items())]
+    open_ones = verdicts.get("undecidable", [])
+    return f"Of {plural(len(result.answered), 'claim')}, {_listed(counts)}{_prices(open_ones)}."
+
+
+def _prices(answers: Sequence[Answer]) -> str:
+    """What it would take to decide the open claims, if what was found is true."""
+    known = sorted(
+        price.seconds
+        for answer in answers
+        if (price := answer.if_estimate) is not None and price.seconds is not None and price.needed.seeds is not None
+    )
+    if not known:
+        return ""
+    hours = [number(seconds / 3600, digits=2) for seconds in (known[0], known[-1])]
+    ends = f"{hours[0]} h" if len(known) == 1 else f"{hours[0]} to {hours[1]} h each"
+    beyond = len(answers) - len(known)
+    more = f"; {beyond} would need more seeds than were counted" if beyond else ""
+    return f"; to decide {len(known)} of the open ones takes {ends} of training more, if the estimates are true{more}"
+
+
+# --- what does the work?
+
+
+def _works(result: AblationResult) -> Iterable[str]:
+    """Of each network, what becomes of it with the prediction of all its layers set to 0."""
+    seen, is_share = set(), FIGURES[result.setting.metric][1]
+    for line in result.lines:  # all layers together come first
+        key = line.label, line.slot
+        if line.what != "zero" or key in seen:
+            continue
+        seen.add(key)
+        part = {"fc1": "dynamic Linear", "mixer": "mixer"}[line.slot]
+        change = f"{signed_points(line.difference)} points" if is_share else f"{_loss(line.difference)} of loss"
+        where = f"{line.label} on {_plain(result.setting.dataset)}"
+        yield f"{where}, the prediction of its {part} set to 0: {change} ({_seeds({len(line.runs)})})."
+
+
+def _loss(difference: Interval) -> str:
+    ends = "" if difference.low is None else f" [{number(difference.low)}, {number(difference.high)}]"
+    return f"{number(difference.estimate)}{ends}"
+
+
+# --- how sure?
+
+
+def _sure(results: Results) -> Iterable[str]:
+    """What single seeds and rounds leave open, and what more would cost."""
+    return dict.fromkeys(_doubts(results))
+
+
+def _doubts(results: Results) -> Iterable[str]:
+    single = {
+        probe.setting.probe: math.fsum(run.train_seconds for line in probe.lines for run in line.runs)
+        for result in results.capabilities
+        for probe in result.probes
+        if all(len(line.runs) == 1 for line in probe.lines)
+    }
+    single |= {
+        _plain(result.dataset): math.fsum(row.train_seconds for row in result.runs)
+        for result in results.accuracy
+        if result.lines and all(len(line.seeds) == 1 for line in result.lines)
+    }
+    if single:
+        minutes = number(max(1.0, 4 * math.fsum(single.values()) / 60), digits=2)
+        yield (
+            f"One seed of each mixer ranks nothing ({_listed(list(single))}): another seed may turn the order round. "
+            f"Four more of each would take {minutes} minutes of training on such a core, and give intervals."
+        )
+    for result in results.costs.profiles:
+        rounds = {len(row.round_medians) for cell in result.cells if (row := cell.row).round_medians}
+        if rounds and len(result.cells) > 1:
+            sides = sorted({cell.row.resolution for cell in result.cells})
+            yield (
+                f"Times from {pixels(sides[0])} to {pixels(sides[-1])} px are medians of {_range(rounds)} rounds on this one "
+                "machine; brackets are 95 % intervals over rounds, and another machine has other crossovers."
+            )
