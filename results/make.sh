@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every table, figure and page in results/ again, from the records alone, then docs/RESULTS.md and the README's tables.
+# Makes every table, figure and page in results/ again, from the records alone, then docs/RESULTS.md and the README's findings.
 #   bash results/make.sh                      all folders
 #   bash results/make.sh results/cifar10-strategies      one
 # What is generated is deleted first; records, runs and make.sh stay. How the records came to be: each folder's make.sh, or

@@ -405,10 +405,18 @@ def test_the_demo_does_the_whole_job(tmp_path):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for f in (tmp_path / "demo").rglob("records.jsonl") for line in f.read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
-    assert kinds.count("train") == 3
-    assert kinds.count("baseline") == 2
-    assert kinds.count("profile") == 12
+    assert (kinds.count("train"), kinds.count("probe"), kinds.count("baseline"), kinds.count("profile")) == (3, 3, 2, 12)
     assert all(row["accuracy"] >= 0.94 for row in rows if row["kind"] in ("train", "baseline"))
     assert all(row["status"] == "ok" and len(row["counted_by"]) == 3 for row in rows if row["kind"] == "profile")
     assert {p.suffix for p in (tmp_path / "demo").iterdir()} >= {".md", ".csv", ".png", ".jsonl"}
-    assert "rank nothing" in result.output
+    said = " ".join(result.output.split())
+    for sentence in (
+        "Recall, after 800 steps of training (1 seed of each): softmax has at least 64 pairs of key and value",
+        "weightformer has not learnt it",
+        "Digits, accuracy in % (1 seed of each):",
+        "faster than softmax: ",
+        "One seed of each mixer ranks nothing (recall and Digits)",
+    ):
+        assert sentence in said
+    assert said.count("Mixers at a glance") == 1
+    assert len(result.output.split("What can it do?")[1].splitlines()) < 45, "one screen"

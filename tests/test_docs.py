@@ -29,10 +29,17 @@ def script(name):
     return module
 
 
-def test_the_tables_in_the_readme_are_the_generated_ones(update):
+def test_the_findings_in_the_readme_are_the_generated_ones_and_it_ends(update):
     readme = (ROOT / "README.md").read_text()
     assert update.SHOWN
-    assert update.with_tables(readme) == readme
+    assert update.with_findings(readme) == readme
+    assert len(readme.split()) <= 1200
+
+
+def test_figures_and_links_of_the_documents_exist():
+    for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\((?!http|#)([^)]+)\)", file.read_text())
+        assert [link for link in links if not (file.parent / link.split("#")[0]).exists()] == [], file.name
 
 
 def test_the_page_of_results_is_the_generated_one():
@@ -51,11 +58,13 @@ def test_the_page_of_commands_is_the_generated_one():
         )
 
 
-def test_columns_of_a_table_are_chosen_by_their_names(update):
-    table = "| a | b | c |\n| :--- | ---: | ---: |\n| 1 | \\|x\\| &lt; 2 |  |\n\n- a note"
-    assert update.with_columns(table, ("c", "b")) == "| b | c |\n| ---: | ---: |\n| \\|x\\| &lt; 2 |  |"
-    with pytest.raises(ValueError, match="no column d"):
-        update.with_columns(table, ("a", "d"))
+def test_findings_are_chosen_by_how_they_begin(update, tmp_path):
+    answers = tmp_path / "answers.md"
+    answers.write_text("## In short\n\n- Recall: 4 pairs.\n- Times are long.\n\n## What can it do?\n\n- Recall: every line\n")
+    assert update.in_short(answers) == "- Recall: 4 pairs.\n- Times are long."
+    assert update.in_short(answers, ("Times",)) == "- Times are long."
+    with pytest.raises(ValueError, match="no such sentence"):
+        update.in_short(answers, ("every",))
 
 
 def test_the_mixer_of_the_readme_is_counted_by_two_counters_that_agree(tmp_path):
@@ -63,12 +72,6 @@ def test_the_mixer_of_the_readme_is_counted_by_two_counters_that_agree(tmp_path)
     assert set(count.counts) == {"flop_counter", "fvcore"}
     assert len(set(count.counts.values())) == 1
     assert count.macs > 5e8
-
-
-def test_files_that_the_readme_points_to_exist():
-    links = re.findall(r"\]\((?!http|#)([^)]+)\)", (ROOT / "README.md").read_text())
-    assert links
-    assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []
 
 
 def example(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import mixers
 from wfbench import records
 from wfbench.cli import app
 from wfbench.records import ProfileRow, ScalingRow, TrainRow
+from wfbench.tasks.demo import DemoRequest
 
 SHORT = ["--set", "epochs=2", "--set", "optim.warmup_epochs=1"]
 
@@ -50,7 +52,28 @@ def test_every_mixer_is_profiled_at_three_resolutions(tmp_path: Path, part: int)
 
 
 @pytest.mark.slow
-def test_the_demo_takes_any_mixers_and_puts_them_side_by_side(tmp_path: Path) -> None:
-    words = run("demo", "--mixer", "softmax", "--mixer", "identity", "--out", tmp_path / "demo")
-    assert "Mixers at a glance" in words
-    assert {"overview.md", "overview.csv"} <= {file.name for file in (tmp_path / "demo").iterdir()}
+def test_the_demo_takes_any_mixers_puts_them_side_by_side_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = f"{Path(__file__).parents[1] / 'examples' / 'my_mixer.py'}:MeanGate"
+    short = ("epochs=1", "optim.warmup_epochs=0")
+    whole = DemoRequest.of(("softmax", example))
+    request = replace(
+        whole,
+        recall=(*short, "data.probe.budgets=[100]", "data.probe.held_out=64"),
+        digits=short,
+        profile=replace(whole.profile, resolutions=(32, 64), rounds=2),
+    )
+    monkeypatch.setattr(DemoRequest, "of", lambda mixers: request)
+    words = run("demo", "--mixer", f"softmax,{example}", "--out", tmp_path / "demo")
+    assert words.count("Mixers at a glance") == 1
+    assert "MeanGate" in words.split("Mixers at a glance")[1]
+    assert {"overview.md", "probe-recall.md", "answers.md", "page.html"} <= {
+        file.name for file in (tmp_path / "demo").iterdir()
+    }
+    rows = records.read(tmp_path / "demo" / "records.jsonl")[0]
+    assert len(rows) == len({row.model_dump_json() for row in rows})
+    run("demo", "--mixer", f"softmax,{example}", "--out", tmp_path / "demo")
+    again = records.read(tmp_path / "demo" / "records.jsonl")[0]
+    kinds = [[row.kind for row in found if row.kind in ("baseline", "profile")] for found in (rows, again)]
+    assert kinds[0] == kinds[1]

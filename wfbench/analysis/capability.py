@@ -450,3 +450,9 @@ def _setting(row: ProbeRow) -> ProbeSetting:
 
 def _shared(setting: ProbeSetting) -> CapabilitySetting:
     return CapabilitySetting(*(getattr(setting, name) for name in CapabilitySetting._fields))
+
+
+def recall_of(probes: Sequence[ProbeResult]) -> Mapping[str, ProbeLine]:
+    """The lines of recall by name, without those whose leak check failed; empty where there are several settings of it."""
+    found = [probe for probe in probes if probe.setting.probe == "recall"]
+    return {line.label: line for line in found[0].lines if not line.leaks} if len(found) == 1 else {}

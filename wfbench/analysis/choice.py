@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.capability import ProbeLine, ProbeResult
+from wfbench.analysis.capability import ProbeLine, ProbeResult, recall_of
 from wfbench.analysis.cells import Size
 from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND, group, label
@@ -59,8 +59,8 @@ def choices(profiles: Sequence[ProfileCost], beside: Overview | None, probes: Se
         beside: accuracies of the lines of the only profile.
         probes: the results of all probes.
     """
-    recalls = [probe for probe in probes if probe.setting.probe == "recall"]
-    recall = recalls[0] if len(recalls) == 1 else None
+    stored = recall_of(probes)
+    recall = next((probe for probe in probes if stored and probe.setting.probe == "recall"), None)
     found = []
     for cost in profiles:
         setting = cost.profile.setting
@@ -69,12 +69,11 @@ def choices(profiles: Sequence[ProfileCost], beside: Overview | None, probes: Se
             continue
         own = beside if beside is not None and beside.profile is cost else None
         trained = {} if own is None else {line.trained.label: line.trained for line in own.lines}
-        stored = {} if recall is None else {line.label: line for line in recall.lines if not line.leaks}
         candidates = tuple(
             Candidate(name, _fastest(members), trained.get(name), stored.get(name)) for name, members in cells.items()
         )
         sides = tuple(sorted({cell.row.resolution for members in cells.values() for cell in members}, key=math.prod))
-        found.append(Choice(cost, sides, candidates, None if own is None else own.accuracy, recall if stored else None))
+        found.append(Choice(cost, sides, candidates, None if own is None else own.accuracy, recall))
     return tuple(found)
 
 

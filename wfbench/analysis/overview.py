@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wfbench.analysis.capability import ProbeLine, ProbeResult, recall_of
 from wfbench.analysis.cells import Line, Size
 from wfbench.analysis.exports import ExportLine
 from wfbench.analysis.line_results import LineIdentity, LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND, scheduled
 from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.analysis.scaling import Crossing, Crossovers
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.records import ExportRow
 
@@ -29,6 +31,9 @@ class OverviewLine:
         same_model: whether the profile is surely of the trained model: it has a cell of the line at the trained image size,
             with as many parameters.
         exports: what the line exports to, in the profiled model; None where that was not tried.
+        recall: what the line stores in the probe recall, whose model is another one; None where that was not tried, or under
+            several settings.
+        crossing: from which side it is faster than the baseline; None where nothing says so.
     """
 
     trained: LineResult
@@ -36,6 +41,8 @@ class OverviewLine:
     last: CellCost | None
     same_model: bool
     exports: ExportLine | None = None
+    recall: ProbeLine | None = None
+    crossing: Crossing | None = None
 
     @property
     def forced(self) -> bool:
@@ -72,9 +79,15 @@ class Overview:
 
 
 def overview(
-    accuracy: Sequence[AccuracyResult], profiles: Sequence[ProfileCost], exports: Sequence[ExportLine] = ()
+    accuracy: Sequence[AccuracyResult],
+    profiles: Sequence[ProfileCost],
+    exports: Sequence[ExportLine] = (),
+    probes: Sequence[ProbeResult] = (),
+    crossovers: Sequence[Crossovers] = (),
 ) -> Overview | None:
     """Accuracy and cost of each mixer, where there is one result of each; None otherwise, or where no line has both.
+
+    Beside them stands what each line exports to, stores in the probe recall, and where it overtakes the baseline.
 
     There is also none where a mixer and its factors stand for two trained lines, or were trained in another model than the
     profiled one: the wrong cost would stand beside an accuracy.
@@ -90,13 +103,20 @@ def overview(
         return None
     sizes = {tokens: cell.row.resolution for (_, tokens), cell in cells.items()}
     first, last = min(sizes), max(sizes)
+    stored, crossings = recall_of(probes), _crossings(profile, crossovers)
     exported = {_name(line.any_row): line for line in exports if line.model == profile.profile.setting.model}
 
     def line(trained: LineResult) -> OverviewLine:
         name = _name(trained.identity)
         own = [cell for (mixer, _), cell in cells.items() if mixer == name]
         return OverviewLine(
-            trained, cells.get((name, first)), cells.get((name, last)), _is_same_model(trained, own), exported.get(name)
+            trained,
+            cells.get((name, first)),
+            cells.get((name, last)),
+            _is_same_model(trained, own),
+            exported.get(name),
+            stored.get(trained.label),
+            crossings.get(name),
         )
 
     return Overview(trained, profile, sizes[first], sizes[last], tuple(map(line, joined)))
@@ -104,6 +124,17 @@ def overview(
 
 def _name(line: LineIdentity | Line | ExportRow) -> _Name:
     return scheduled(line), line.local_conv, line.pos_embed
+
+
+def _crossings(profile: ProfileCost, crossovers: Sequence[Crossovers]) -> dict[_Name, Crossing]:
+    """The crossovers of the profile's own lines, not of variants or forced attention backends."""
+    return {
+        _name(crossing.line): crossing
+        for result in crossovers
+        if result.profile is profile.profile
+        for crossing in result.crossings
+        if not crossing.line.variant and crossing.line.sdpa_backend == CHOSEN_BACKEND
+    }
 
 
 def _is_same_model(line: LineResult, cells: Iterable[CellCost]) -> bool:

@@ -88,8 +88,8 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
     exports = export_lines(rows)
-    beside = overview(accuracy, cost.profiles, exports)
     probes = probe_results(rows)
+    beside = overview(accuracy, cost.profiles, exports, probes, cost.crossovers)
     return Results(
         claims=claims_results(rows, asked.claims),
         accuracy=accuracy,

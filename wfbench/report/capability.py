@@ -165,14 +165,14 @@ def _probe_columns(result: CapabilityResult, place: int) -> list[Column[Any]]:
             for budget in [budget for budget in probe.budgets if any(budget in line.capacity for line in probe.lines)]:
                 several = len(probe.budgets) > 1
                 heading = f"{words}: {UNITS[name]} (90 %){f', {budget:,} steps' if several else ''}"
-                columns += _crossing_columns(f"{key}_capacity_{budget}", heading, name, of, _at(budget))
+                columns += crossing_columns(f"{key}_capacity_{budget}", heading, name, of, _at(budget))
         case "majority":
             at = len([cell for cell in probe.cells if cell.grid == probe.setting.image_size]) - 1
             columns.append(_share(f"{key}_accuracy", f"{words}, {cell_words(probe, at)} (%)", of, _last(at)))
             columns.append(_share(f"{key}_mean", "", of, lambda line: line.mean))
         case "shift":
             columns.append(_share(f"{key}_accuracy", f"{words} (%)", of, lambda line: line.mean))
-            columns += _crossing_columns(f"{key}_steps", f"{words}: steps to 90 %", name, of, lambda line: line.learnt)
+            columns += crossing_columns(f"{key}_steps", f"{words}: steps to 90 %", name, of, lambda line: line.learnt)
         case "hop":
             columns += [
                 Column(f"{key}_by_seed", lambda line: _by_seed(of(line).hops.values()) if of(line) else None),  # type: ignore[union-attr]
@@ -181,13 +181,26 @@ def _probe_columns(result: CapabilityResult, place: int) -> list[Column[Any]]:
     return columns
 
 
-def _crossing_columns(
+def crossing_columns(
     key: str,
     heading: str,
     probe: str,
     of: Callable[[Any], ProbeLine | None],
     crossings: Callable[[ProbeLine], Crossings | None],
+    *,
+    optional: bool = False,
 ) -> list[Column[Any]]:
+    """A capacity, or steps to 90 %, in the CSV and in words.
+
+    Args:
+        key: its name in the CSV.
+        heading: what people read above it.
+        probe: of which it is.
+        of: from a line of the table to its line of the probe.
+        crossings: the capacity of that.
+        optional: whether it is left out where no line has one.
+    """
+
     def found(line: Any) -> Crossings | None:
         own = of(line)
         return None if own is None or own.leaks else crossings(own)
@@ -204,9 +217,9 @@ def _crossing_columns(
         return _shown(of(line), lambda own: None if (c := crossings(own)) is None else crossings_in_words(c, probe))
 
     return [
-        Column(key, mean, ends=interval_ends(key)),
-        Column(f"{key}_by_seed", by_seed),
-        Column("", shown, heading, words=True),
+        Column(key, mean, ends=interval_ends(key), sparse=optional),
+        Column(f"{key}_by_seed", by_seed, sparse=optional),
+        Column("", shown, heading, words=True, optional=optional),
     ]
 
 

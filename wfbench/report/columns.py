@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import pandas as pd
@@ -174,6 +174,10 @@ class Table:
             )
             + "\n"
         )
+
+    def only(self, headings: Sequence[str]) -> Table:
+        """The text of some columns, without the notes."""
+        return replace(self, frame=self.frame[list(headings)], notes=())
 
     def to_rich(self) -> Group:
         """The title, the table and the notes, to be printed by a Rich console; of a wide table without some columns."""

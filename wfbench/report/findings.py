@@ -244,7 +244,8 @@ def _faster(result: Crossovers) -> str:
     what = "a training step" if setting.mode == "train" else "inference"
     where = f"{setting.model}, {what} on {setting.device} with {plural(setting.threads, 'thread')}"
     where = where if setting.device != "cuda" and setting.threads else f"{setting.model}, {what} on {setting.device}"
-    return f"{where}, faster than {label(first.baseline)}: {'; '.join(parts)}."
+    none = "" if any(crossing.has_interval for crossing in plain) else "; no interval, for which four sides are needed"
+    return f"{where}, faster than {label(first.baseline)}: {'; '.join(parts)}{none}."
 
 
 def _sure_from(crossing: Crossing) -> str:

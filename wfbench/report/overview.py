@@ -11,7 +11,9 @@ from wfbench.analysis.overview import Overview, OverviewLine
 from wfbench.analysis.profile import CellCost
 from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
 from wfbench.report.accuracy_notes import digits_notes, seeds_notes
+from wfbench.report.capability import crossing_columns
 from wfbench.report.columns import Column, Table, make_table
+from wfbench.report.crossover import crossing_in_words
 from wfbench.report.exports import export_notes, in_words
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
 from wfbench.report.profile import profile_columns, profile_title
@@ -21,6 +23,8 @@ from wfbench.report.words import pixels
 _FIRST = ("params (M)", "GMACs")
 _LAST = ("MACs exponent", "latency exponent", f"speed-up over {BASELINE}")
 _EXPORTS = "exports"
+RECALL = "recall: pairs (90 %)"
+FASTER = f"faster than {BASELINE}"
 
 
 def overview_tables(result: Overview) -> list[Table]:
@@ -32,14 +36,19 @@ def overview_tables(result: Overview) -> list[Table]:
         Column("same_model", lambda line: line.same_model),
         *_cell_columns(result, "first", lambda line: line.first, _FIRST, sides[0]),
         *_cell_columns(result, "last", lambda line: line.last, _LAST, sides[1]),
+        *crossing_columns(
+            "recall", RECALL, "recall", lambda line: line.recall, lambda own: own.capacity[own.end], optional=True
+        ),
+        *_crossover_columns(),
         Column(
             "exports", lambda line: line.exports and in_words(line.exports), _EXPORTS, words=True, optional=True, sparse=True
         ),
     ]
     order = [
-        *("mixer", ACCURACY, "seeds"),
+        *("mixer", RECALL, ACCURACY, "seeds"),
         *(f"{heading} at {sides[0]} px" for heading in _FIRST),
         *(f"{heading} at {sides[1]} px" for heading in _LAST),
+        FASTER,
         _EXPORTS,
     ]
     made = make_table("overview", "overview", "Mixers at a glance", columns, result.lines, _notes(result), order=order)
@@ -50,6 +59,17 @@ def _accuracy_columns(result: Overview) -> list[Column[OverviewLine]]:
     """The columns of the accuracy table, of which people see accuracy and seeds alone."""
     own = accuracy_columns(result.accuracy)
     return [_renamed(column, "accuracy", (ACCURACY, "seeds"), "", lambda line: line.trained) for column in own]
+
+
+def _crossover_columns() -> list[Column[OverviewLine]]:
+    """From which side a line is faster than the baseline."""
+
+    def end(field: str) -> Column[OverviewLine]:
+        key = "crossover" if field == "side" else f"crossover_{field.removeprefix('side_')}"
+        return Column(key, lambda line: line.crossing and getattr(line.crossing, field), sparse=True)
+
+    words = Column[OverviewLine]("", lambda line: line.crossing, FASTER, crossing_in_words, words=True, optional=True)
+    return [end("verdict"), end("side"), end("side_low"), end("side_high"), words]
 
 
 def _cell_columns(
@@ -99,4 +119,18 @@ def _notes(result: Overview) -> list[str]:
         *exponent_notes(cells),
         *seeds_notes(result.accuracy),
         *digits_notes(result.accuracy),
+        *_recall_notes(result),
+    ]
+
+
+def _recall_notes(result: Overview) -> list[str]:
+    """What the pairs are of."""
+    stored = [line.recall for line in result.lines if line.recall is not None]
+    if not stored:
+        return []
+    run = stored[0].runs[0]
+    seeds = "a single seed has none" if any(len(line.runs) == 1 for line in stored) else "over seeds"
+    return [
+        f"{RECALL}: how many pairs of key and value the mixer gives back in the probe recall, of {run.model} with {run.depth} "
+        f"layers, after up to {max(line.end for line in stored):,} steps of training; brackets are 95% intervals ({seeds})."
     ]

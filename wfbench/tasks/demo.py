@@ -1,8 +1,8 @@
-"""The main job, end to end, in minutes: train mixers (three, by default) on real images, profile them, report."""
+"""The main job, end to end, in minutes: what mixers can do, how accurate they are, and what they cost by resolution."""
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +11,13 @@ import mixers
 from wfbench import recipe as recipes
 from wfbench import records
 from wfbench.measure.latency import INTERLEAVED
-from wfbench.tasks import jobs
+from wfbench.records import BaselineRow
 from wfbench.tasks.baselines import baselines
-from wfbench.tasks.common import choose_device, slug, writable_dir
+from wfbench.tasks.common import writable_dir
+from wfbench.tasks.probe import QUICK as QUICK_RECALL
 from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
-from wfbench.training import Watch
+from wfbench.tasks.sweep import Dispatch, Line, Status, Sweep, SweepRequest, Watch, sweep
 
 #: One process for all cells, and PyTorch's choice of attention: a minute, where `wfbench profile` takes half an hour.
 QUICK = ProfileRequest(isolate=False, attention="auto", rounds=ROUNDS[INTERLEAVED])
@@ -24,10 +25,18 @@ QUICK = ProfileRequest(isolate=False, attention="auto", rounds=ROUNDS[INTERLEAVE
 
 @dataclass(frozen=True)
 class DemoRequest:
-    """What the demo does; the defaults are the demo."""
+    """What the demo does; the defaults are the demo.
+
+    Attributes:
+        mixers: names, or files with a class.
+        recall: settings of the recipe probe-recall.
+        digits: settings of the recipe digits.
+        profile: what is profiled.
+    """
 
     mixers: tuple[str, ...] = ("softmax", "linear", "weightformer")
-    overrides: tuple[str, ...] = ()
+    recall: tuple[str, ...] = QUICK_RECALL
+    digits: tuple[str, ...] = ()
     profile: ProfileRequest = field(default_factory=lambda: QUICK)
 
     @classmethod
@@ -35,31 +44,49 @@ class DemoRequest:
         """The demo with these mixers, trained and profiled."""
         return cls(mixers=mixers, profile=replace(QUICK, mixers=mixers))
 
+    @property
+    def sweeps(self) -> dict[str, SweepRequest]:
+        """What is trained, by what it asks."""
+        lines = tuple(Line(mixer=mixer) for mixer in self.mixers)
+        return {
+            "what can they do? the probe recall": SweepRequest(mixers=lines, recipes=("probe-recall",), set=self.recall),
+            "how accurate are they? the digits": SweepRequest(mixers=lines, recipes=("digits",), set=self.digits),
+        }
 
-def demo(out: Path, watch: Callable[[str], Watch], say: Callable[[str], None], request: DemoRequest | None = None) -> None:
-    """Train each mixer into ``out/<mixer>``, add the baselines and the profile to ``out/records.jsonl``.
+
+def demo(out: Path, watch: Watch, say: Callable[[str], None], request: DemoRequest | None = None) -> dict[str, Status]:
+    """Train each mixer on recall and on the digits, as many at once as there are cores; then profile them, alone.
+
+    Everything goes into ``out``; what is finished there is not done again.
 
     Args:
-        out: a directory that holds no demo yet.
-        watch: makes the watcher of one mixer's training.
-        say: hears what is being done.
+        out: the directory.
+        watch: watches the trainings.
+        say: hears what else is being done.
         request: what to do.
 
+    Returns:
+        How each training ended, by its name.
+
     Raises:
-        InputError: if ``out`` holds a run of one of the mixers already.
-        MixerError: for an unknown mixer; nothing has been done then.
+        InputError, MixerError: for bad input; nothing has been done then.
+        Interrupted: after a signal, with the state of all trainings saved.
     """
     request = request or DemoRequest()
     for mixer in request.mixers:
         mixers.spec(mixer)
+    for one in request.sweeps.values():
+        Sweep.plan(one, out)
     writable_dir(out)
-    device = choose_device("cpu")
-    plain = recipes.load("digits", request.overrides)
-    for mixer in request.mixers:
-        say(f"training {mixer} on the digits")
-        recipe = recipes.load("digits", [*request.overrides, f"model.mixer={json.dumps(mixer)}"])
-        jobs.train(recipe, out / slug(mixer), watch(mixer), device=device)
-    say("logistic regression and nearest neighbour on the same split")
-    records.append(out / "records.jsonl", baselines(plain))
-    say(f"profiling {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
-    profile(request.profile, out / "records.jsonl", Lines(say))
+    dispatch = Dispatch(min(len(request.mixers), os.cpu_count() or 1), device="cpu")
+    ended: dict[str, Status] = {}
+    for question, one in request.sweeps.items():
+        watch.say(question)
+        ended |= sweep(one, out, dispatch, watch)
+    place = out / "records.jsonl"
+    if not (place.is_file() and any(isinstance(row, BaselineRow) for row in records.read(place)[0])):
+        say("logistic regression and nearest neighbour on the same digits")
+        records.append(place, baselines(recipes.load("digits", request.digits)))
+    say(f"how fast are they? {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
+    profile(request.profile, place, Lines(say))
+    return ended
