@@ -204,3 +204,16 @@ def image_folder(root: Path, part: str, classes: Sequence[str], each: int, side:
 def listing(directory: Path) -> dict[str, bytes]:
     """All that is under a directory: names, and what the files hold."""
     return {str(p): p.read_bytes() if p.is_file() else b"directory" for p in directory.rglob("*")}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found

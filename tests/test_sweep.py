@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import children
 from typer.testing import CliRunner
 
 from wfbench import recipe, records
@@ -212,6 +213,10 @@ def test_bad_yaml_is_one_message_and_exit_code_2_and_nothing_is_written(text: st
         (["--mixer", "softmax", "--time", "60"], "--slurm"),
         (["--mixer", "softmax", "--gpus", "0"], "--slurm"),
         (["--mixer", "softmax", "--cpus", "4"], "--slurm"),
+        (["--mixer", "softmax", "--nodes", "2"], "--slurm"),
+        (["--mixer", "softmax", "--qos", "low"], "--slurm"),
+        (["--mixer", "softmax", "--slurm", "--sbatch", "account"], "name=value"),
+        (["--mixer", "softmax", "--slurm", "--sbatch", "nodes=2"], "use --nodes"),
         (["--mixer", "softmax", "--slurm", "--threads", "4"], "--cpus"),
         (["--mixer", "softmax", "--device", "tpu"], "'tpu'"),
         (["--mixer", "softmax", "--vary", "optim.lr=["], "--vary"),
@@ -363,8 +368,7 @@ def test_all_runs_share_one_gpu_and_of_several_each_gets_one(visible, count, exp
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     runs = Sweep.plan(request(mixers=["linear", "pool", "softmax"]), tmp_path).finals(None)[0]
     launcher = dispatch.Local(tmp_path, slots=3, threads=1, device="auto")
-    for planned in runs:
-        launcher.launch(planned)
+    launcher.launch(runs)
     assert given == expected
 
 
@@ -430,10 +434,10 @@ def test_a_sweep_that_is_killed_ten_times_ends_with_every_run_made_once_and_the_
             assert process.returncode == 0, process.communicate()[0]
             for place in list(out.glob("*/result.json"))[: draw.randint(1, 3)]:  # too early: there is more to kill
                 subprocess.run(["rm", "-r", str(place.parent)], check=True)
-        children = _children(process.pid)
+        trained = children(process.pid)
         process.kill()
         process.communicate()
-        for child in children if kills % 2 else []:
+        for child in trained if kills % 2 else []:
             os.kill(child, signal.SIGKILL)
         kills += 1
     said, _ = (process := start(out, *words)).communicate(timeout=900)
@@ -443,18 +447,6 @@ def test_a_sweep_that_is_killed_ten_times_ends_with_every_run_made_once_and_the_
         assert len(records.read(place.parent / "records.jsonl")[0]) == 1
         assert (place.parent / "log.txt").read_text().count("run directory:") <= 1
     assert weights(out) == weights(done)
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
 
 
 # --- Slurm's executors

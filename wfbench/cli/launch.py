@@ -14,6 +14,8 @@ from pathlib import Path
 
 import typer
 
+from wfbench.training.distributed import NODES
+
 #: Names the directory where each process notes how it failed, instead of printing it.
 FAILURES = "WFBENCH_FAILURES"
 #: Codes of processes that were asked to stop, as torchrun asks those that are left.
@@ -46,7 +48,7 @@ def note_failure(text: str, code: int, *, is_expected: bool) -> bool:
 
 def is_launcher(nproc: int | None) -> bool:
     """Whether this process was asked for several, and is not one of them itself."""
-    return nproc is not None and nproc > 1 and "LOCAL_RANK" not in os.environ
+    return nproc is not None and (nproc > 1 or NODES in os.environ) and "LOCAL_RANK" not in os.environ
 
 
 def launch(nproc: int, out: Path) -> None:
@@ -59,7 +61,7 @@ def launch(nproc: int, out: Path) -> None:
     from torch.distributed.run import parse_args, run
 
     handled = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP"
-    arguments = parse_args(["--standalone", f"--nproc-per-node={nproc}", handled, "--module", "wfbench"])
+    arguments = parse_args([*_meeting(), f"--nproc-per-node={nproc}", handled, "--module", "wfbench"])
     arguments.training_script_args = sys.argv[1:]  # not through its parser, which would take --nproc for its own
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     for name in ("torch.distributed.elastic", *(n for n in logging.root.manager.loggerDict if n.startswith(_ELASTIC))):
@@ -87,6 +89,14 @@ def launch(nproc: int, out: Path) -> None:
                 typer.echo(f"failed: ended by {e.sigval.name} before anything was saved; give the same command again", err=True)
                 raise typer.Exit(1) from e
             raise typer.Exit(130 if e.sigval.name == "SIGINT" else 75) from e
+
+
+def _meeting() -> list[str]:
+    """Where the processes meet: on this machine alone, or as a job of several nodes was told."""
+    if NODES not in os.environ:
+        return ["--standalone"]
+    nodes, number, host, port = json.loads(os.environ[NODES])
+    return [f"--nnodes={nodes}", f"--node-rank={number}", f"--master-addr={host}", f"--master-port={port}"]
 
 
 def _first(notes: Path) -> Failure | None:

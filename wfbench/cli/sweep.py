@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,9 +107,23 @@ def sweep(
         ),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="GPUs of a Slurm job. Default: 0.", min=0, max=1, rich_help_panel=_SLURM)
+        int | None,
+        typer.Option(
+            help="GPUs of each node of a Slurm job; a run has a process for each. Default: 0.", min=0, rich_help_panel=_SLURM
+        ),
     ] = None,
-    cpus: Annotated[int | None, typer.Option(help="Cores of a Slurm job. Default: 2.", min=1, rich_help_panel=_SLURM)] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes that one run spans. Default: 1.", min=1, rich_help_panel=_SLURM)
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="Cores of each node of a Slurm job. Default: 2.", min=1, rich_help_panel=_SLURM)
+    ] = None,
+    gres: Annotated[str | None, typer.Option(help="As sbatch --gres.", rich_help_panel=_SLURM)] = None,
+    qos: Annotated[str | None, typer.Option(help="As sbatch --qos.", rich_help_panel=_SLURM)] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="Another option of sbatch, as name=value; repeat it: --sbatch account=a1.", rich_help_panel=_SLURM),
+    ] = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -150,14 +165,18 @@ def sweep(
     options |= {"vary": _varied(vary or []) or None, "data": data, "baseline": baseline, "match": match, "claims": claims}
     options |= {"tune": None if tune is None else {"key": tune} | ({} if trials is None else {"trials": trials})}
     request = load_request(file, options)
-    for name, value in (("--partition", partition), ("--time", time), ("--gpus", gpus), ("--cpus", cpus)):
+    told = {"--partition": partition, "--time": time, "--gpus": gpus, "--nodes": nodes, "--cpus": cpus}
+    for name, value in (told | {"--gres": gres, "--qos": qos, "--sbatch": sbatch or None}).items():
         if value is not None and not slurm:
             raise _needs(name, "--slurm")
     if slurm and threads is not None:
         raise _needs("--threads", "runs on this machine; on Slurm, --cpus")
     if not slurm:
         choose_device(device)  # of this machine: on Slurm the runs are elsewhere
-    asked = SlurmOptions(partition, time or 240, gpus or 0, cpus or 2) if slurm else None
+    asked = None
+    if slurm:
+        more = _sbatch_options(sbatch or [])
+        asked = SlurmOptions(partition, time or 240, gpus or 0, cpus or 2, nodes=nodes or 1, gres=gres, qos=qos, more=more)
     if dry_run:
         _list(request, out)
     else:
@@ -197,6 +216,48 @@ def _list(request: SweepRequest, out: Path) -> None:
         typer.echo(f"          wfbench train {shlex.join(run.words)}")
     for line, why in missing.items():
         typer.echo(f"not yet   {line}: {why}")
+
+
+#: Options of sbatch that have a word of their own here, or that submitit sets.
+_OWN_SBATCH = {
+    "partition": "--partition",
+    "time": "--time",
+    "gpus-per-node": "--gpus",
+    "gpus": "--gpus",
+    "nodes": "--nodes",
+    "cpus-per-task": "--cpus",
+    "gres": "--gres",
+    "qos": "--qos",
+    "array": "--jobs",
+    "ntasks-per-node": "--gpus",
+}
+
+
+def _sbatch_options(options: Sequence[str]) -> dict[str, str]:
+    """Options of sbatch by name, from name=value.
+
+    Raises:
+        InputError: for another form, or an option that has a word of its own here.
+    """
+    from wfbench.errors import InputError
+
+    found = {}
+    for option in options:
+        name, equals, value = option.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if not equals or not name or not value:
+            raise InputError(
+                "wrong value of --sbatch", got=option, expected="name=value", remedy="for example --sbatch account=a1"
+            )
+        if name in _OWN_SBATCH:
+            raise InputError(
+                "an option of sbatch has a word of its own",
+                got=f"--sbatch {option}",
+                expected=_OWN_SBATCH[name],
+                remedy=f"use {_OWN_SBATCH[name]}",
+            )
+        found[name.replace("-", "_")] = value
+    return found
 
 
 def _varied(texts: list[str]) -> dict[str, Any]:

@@ -73,8 +73,11 @@ class Local:
         self.out, self.slots, self.threads, self.device = out, slots, threads, device
         self.gpus: deque[str] = deque(_gpus(device))
 
-    def launch(self, run: PlannedRun) -> Process | None:
-        """Begin or resume a run; None if another process has it, or has just finished it."""
+    def launch(self, runs: Sequence[PlannedRun]) -> list[SlurmJob | Process | None]:
+        """Begin or resume runs; None for one that another process has, or has just finished."""
+        return [self._launch(run) for run in runs]
+
+    def _launch(self, run: PlannedRun) -> Process | None:
         held = take(run, self.out)
         if held is None:
             return None
@@ -233,11 +236,16 @@ def run_all(
     with _stops() as stopped:
         try:
             while waiting or running or elsewhere:
-                while waiting and len(running) < launcher.slots:
+                room = launcher.slots - len(running)
+                batch: list[PlannedRun] = []
+                while waiting and len(batch) < room:
                     run = waiting.popleft()
                     if (status_now := outcome(run)) is not None:
                         end(run, status_now)
-                    elif (process := launcher.launch(run)) is None:
+                    else:
+                        batch.append(run)
+                for run, process in zip(batch, launcher.launch(batch) if batch else [], strict=True):
+                    if process is None:
                         elsewhere.append(run)
                         watch.changed(run, Status("elsewhere", epochs_done(run.place(out))))
                     else:

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from wfbench import files, forkserver
 from wfbench.errors import InputError
@@ -21,6 +22,7 @@ from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
 from wfbench.tasks.identity import Digests, Identity, changes, read_identity
 from wfbench.tasks.run_directory import RunRow, in_words
+from wfbench.training.distributed import NODES
 
 #: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
 #: told to stop, with its state saved.
@@ -166,8 +168,11 @@ class Process:
     run: PlannedRun
     out: Path
     process: forkserver.Process
-    #: Where this process's part of the log begins.
+    #: What it prints, and where this process's part of it begins.
+    log: Path
     log_begin: int
+    #: Of a run on several nodes, the first speaks for all.
+    is_first: bool = True
 
     @property
     def place(self) -> Path:
@@ -199,13 +204,15 @@ class Process:
         message = self._message(code)
         diverged = message.startswith("failed: ") and "not finite" in message
         found = Status("failed", epochs_done(self.place), message=message.removeprefix("failed: "), diverged=diverged)
+        if not self.is_first:
+            return found
         with suppress(OSError):  # without the note, on a full disk, the run counts as broken and is tried again
             files.write_whole(self.place / _FAILED, json.dumps(asdict(found)))
         return found
 
     def _message(self, code: int) -> str:
         """What the process said last: its own message in full, or the last line of a traceback."""
-        with (self.place / _LOG).open("rb") as file:
+        with self.log.open("rb") as file:
             file.seek(self.log_begin)
             lines = file.read().decode(errors="replace").rstrip().splitlines()
         if code < 0:
@@ -218,34 +225,90 @@ class Process:
         return " ".join(" ".join(said).split()) or silent
 
 
-def start(run: PlannedRun, out: Path, held: int, *, device: str, threads: int, gpu: str | None = None, fork: bool) -> Process:
+class Rendezvous(NamedTuple):
+    """How the processes of one run meet.
+
+    Attributes:
+        nodes: how many.
+        processes: of each node.
+        host: of the first node.
+        port: there.
+        resume: whether the run goes on.
+        node: the number of this one.
+    """
+
+    nodes: int
+    processes: int
+    host: str
+    port: int
+    resume: bool
+    node: int = 0
+
+    @classmethod
+    def here(cls, nodes: int, place: Path, processes: int) -> Rendezvous:
+        """With this machine as the first of the nodes, for a run in ``place``."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        return cls(nodes, processes, socket.gethostname(), port, (place / "config.yaml").is_file())
+
+
+def start(
+    run: PlannedRun,
+    out: Path,
+    held: int | None,
+    *,
+    device: str,
+    threads: int,
+    gpu: str | None = None,
+    fork: bool,
+    together: Rendezvous | None = None,
+) -> Process:
     """Begin or resume a run whose lock is ``held``; the process takes the lock over.
 
     With ``fork`` it is the fork of a server that has imported everything, where that can be had. It gets a session of its own,
     so that Ctrl-C on the terminal reaches the sweep alone, which passes it on once.
+
+    Args:
+        run: the run.
+        out: the sweep's directory.
+        held: the lock; None on another node than the first, which has it.
+        device: as --device.
+        threads: of each process.
+        gpu: the only one that the run sees; None: all.
+        fork: whether it may be the fork of a server.
+        together: how several processes meet; None for one.
     """
     place = run.place(out)
-    (place / _FAILED).unlink(missing_ok=True)
-    resume = ["--resume"] if (place / "config.yaml").is_file() else []
-    words = ["train", *run.words, "--out", str(place), "--device", device, *resume]
+    is_first = together is None or together.node == 0
+    if is_first:
+        (place / _FAILED).unlink(missing_ok=True)
+    resume = (place / "config.yaml").is_file() if together is None else together.resume
+    words = ["train", *run.words, "--out", str(place), "--device", device, *(["--resume"] if resume else [])]
     environment = (
         os.environ
         | {"OMP_NUM_THREADS": str(threads), INHERITED: str(place.resolve())}
         | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     )
-    with (place / _LOG).open("ab") as log:
-        begin = log.tell()
+    if together is not None and (together.nodes > 1 or together.processes > 1):
+        words += ["--nproc", str(together.processes)]
+    if together is not None and together.nodes > 1:
+        environment[NODES] = json.dumps([together.nodes, together.node, together.host, together.port])
+    log = place / (_LOG if together is None or is_first else f"log-node-{together.node}.txt")
+    with log.open("ab") as printed:
+        begin = printed.tell()
         process, _ = forkserver.start(
             "wfbench.__main__",
             words,
-            output=log.fileno(),
+            output=printed.fileno(),
             environment=environment,
-            keep=[held],
+            keep=[] if held is None else [held],
             preload=_PRELOAD,
             fork=fork,
         )
-    os.close(held)
-    return Process(run, out, process, begin)
+    if held is not None:
+        os.close(held)
+    return Process(run, out, process, log, begin, is_first)
 
 
 def failure(place: Path, since: float = 0.0) -> Status:

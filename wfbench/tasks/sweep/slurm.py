@@ -1,47 +1,109 @@
-"""Runs as Slurm jobs, through submitit."""
+"""Runs as Slurm jobs, through submitit: on one GPU, on several, or on several nodes."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wfbench import files
 from wfbench.errors import InputError
-from wfbench.tasks.sweep.single_run import PlannedRun, Process, Status, epochs_done, start, status_of, take
+from wfbench.tasks.sweep.single_run import PlannedRun, Process, Rendezvous, Status, epochs_done, start, status_of, take
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 #: A job that is preempted or runs out of time is queued again so often.
 _REQUEUES = 100
+#: Seconds within which the first node of a job tells the others where to meet.
+_PATIENCE = 600.0
+#: So many jobs are queued at once, in one array.
+_MOST = 1_000
 
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What each job asks Slurm for; ``cluster`` may name another of submitit's executors, for tests."""
+    """What each job asks Slurm for.
+
+    Attributes:
+        partition: where it runs; None: Slurm's own choice.
+        minutes: after which it is queued again.
+        gpus: of each node.
+        cpus: of each process's node.
+        nodes: that one run spans.
+        processes: of each node; None: one for each GPU.
+        gres: as Slurm's --gres.
+        qos: as Slurm's --qos.
+        more: other options of sbatch, by name without the dashes.
+        cluster: another of submitit's executors, for tests.
+    """
 
     partition: str | None = None
     minutes: int = 240
     gpus: int = 0
     cpus: int = 2
+    nodes: int = 1
+    processes: int | None = None
+    gres: str | None = None
+    qos: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
     cluster: str = "slurm"
+
+    @property
+    def processes_per_node(self) -> int:
+        """How many processes train together on each node."""
+        return self.processes or max(1, self.gpus)
+
+
+class Node(NamedTuple):
+    """One node of a job: its number, and what tells the attempts of all jobs apart."""
+
+    number: int
+    attempt: str
+
+
+def this_node() -> Node:
+    """The node that this process of a submitit job runs on."""
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    return Node(job.node, f"{job.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}")
 
 
 class Remote:
-    """One run inside a job. submitit calls it there, and ``checkpoint`` before the job is taken away and queued again."""
+    """One run inside a job. submitit calls it on each node, and ``checkpoint`` before the job is taken away and queued again.
 
-    def __init__(self, run: PlannedRun, out: Path, device: str, threads: int) -> None:
-        self.run, self.out, self.device, self.threads = run, out, device, threads
+    Where several nodes make one run, the first holds its lock and tells the others where to meet.
+    """
+
+    def __init__(
+        self, run: PlannedRun, out: Path, device: str, options: SlurmOptions, node: Callable[[], Node] = this_node
+    ) -> None:
+        self.run, self.out, self.device, self.options, self.node = run, out, device, options, node
         self.process: Process | None = None
 
     def __call__(self) -> Status:
         """Make the run, unless it is finished or another process has it; how it ended."""
-        held = take(self.run, self.out)
-        if held is None:
+        nodes = self.options.nodes
+        node = self.node() if nodes > 1 else Node(0, "")
+        meeting = None if nodes == 1 else self.out / "jobs" / f"{node.attempt}.meeting.json"
+        if node.number == 0:
+            held = take(self.run, self.out)
+            meet = None if held is None else Rendezvous.here(nodes, self.run.place(self.out), self.options.processes_per_node)
+            if meeting is not None:
+                files.write_whole(meeting, json.dumps(None if meet is None else meet._asdict()))
+        else:
+            assert meeting is not None
+            held, meet = None, _wait(meeting, node.number)
+        if meet is None:
             return Status("elsewhere")
-        self.process = start(self.run, self.out, held, device=self.device, threads=self.threads, fork=False)
+        self.process = start(self.run, self.out, held, device=self.device, threads=self._threads, fork=False, together=meet)
         try:
             while (ended := self.process.poll()) is None:
                 time.sleep(0.2)  # not wait(), inside which a signal's handler could not look at the process
@@ -50,15 +112,39 @@ class Remote:
             self.process.stop()
             raise
 
+    @property
+    def _threads(self) -> int:
+        return max(1, self.options.cpus // self.options.processes_per_node)
+
     def checkpoint(self) -> DelayedSubmission:
-        """Finish the step, save, and be queued again."""
+        """Finish the step, save, and be queued again; of several nodes the first is asked, and the others stop with it."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
             self.process.process.send_signal(signal.SIGUSR1)
             while self.process.process.poll() is None:
                 time.sleep(0.1)
-        return DelayedSubmission(Remote(self.run, self.out, self.device, self.threads))
+        return DelayedSubmission(Remote(self.run, self.out, self.device, self.options, self.node))
+
+
+def _wait(meeting: Path, number: int) -> Rendezvous | None:
+    """What the first node wrote for this attempt of the job.
+
+    Raises:
+        InputError: if it writes nothing in time.
+    """
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        if meeting.is_file():
+            found = json.loads(meeting.read_text())
+            return None if found is None else Rendezvous(**found)._replace(node=number)
+        time.sleep(0.5)
+    raise InputError(
+        "the first node of the job did not say where to meet",
+        got=f"nothing at {meeting} after {_PATIENCE:.0f} s on {socket.gethostname()}",
+        expected="an --out that all nodes see",
+        remedy="choose an --out on a shared file system",
+    )
 
 
 @dataclass
@@ -75,7 +161,7 @@ class SlurmJob:
             return None
         error = self.job.exception()
         if error is None:
-            return self.job.result()
+            return self.job.results()[0]  # of several nodes the first speaks for the run
         found = status_of(self.run, self.out)  # what is on disk counts, should only the job's answer be lost
         if found.state == "finished":
             return found
@@ -97,10 +183,12 @@ class SlurmJob:
 
 
 class Slurm:
-    """Submits runs as jobs."""
+    """Submits runs as jobs of one array; ``slots`` limits how many of them run at once."""
 
     def __init__(self, options: SlurmOptions, out: Path, device: str, slots: int | None) -> None:
-        self.out, self.device, self.slots, self.threads = out, device, slots or 1_000, options.cpus
+        self.out, self.device, self.options = out, device, options
+        is_slurm = options.cluster == "slurm"
+        self.slots = _MOST if is_slurm else slots or _MOST
         try:
             import submitit
         except ImportError as e:
@@ -117,13 +205,26 @@ class Slurm:
                 "Slurm cannot be used", got=str(e).strip(), expected="sbatch and srun on the path", remedy="leave --slurm out"
             ) from e
         asked = {"timeout_min": options.minutes, "gpus_per_node": options.gpus, "cpus_per_task": options.cpus}
-        self.executor.update_parameters(name="wfbench", nodes=1, tasks_per_node=1, **asked)
-        if options.partition is not None:
-            self.executor.update_parameters(slurm_partition=options.partition)
+        self.executor.update_parameters(name="wfbench", nodes=options.nodes, tasks_per_node=1, **asked)
+        self.executor.update_parameters(**_own_parameters(options, slots if is_slurm else None))
 
-    def launch(self, run: PlannedRun) -> SlurmJob:
-        """Queue a run."""
-        return SlurmJob(run, self.out, self.executor.submit(Remote(run, self.out, self.device, self.threads)))
+    def launch(self, runs: Sequence[PlannedRun]) -> list[SlurmJob | Process | None]:
+        """Queue runs, several as an array."""
+        with self.executor.batch():
+            jobs = [self.executor.submit(Remote(run, self.out, self.device, self.options)) for run in runs]
+        return [SlurmJob(run, self.out, job) for run, job in zip(runs, jobs, strict=True)]
+
+
+def _own_parameters(options: SlurmOptions, at_once: int | None) -> dict[str, Any]:
+    """What submitit hands to Slurm alone; other executors are not told."""
+    found = {
+        "slurm_partition": options.partition,
+        "slurm_qos": options.qos,
+        "slurm_gres": options.gres,
+        "slurm_array_parallelism": at_once,
+        "slurm_additional_parameters": dict(options.more) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _requeues(cluster: str) -> dict[str, int]:
