@@ -26,13 +26,14 @@ from wfbench.diffusion import Noising, Sampler, denoising_loss, frozen, noised_l
 from wfbench.diffusion.draws import generator_of
 from wfbench.diffusion.scores import class_agreement, frechet_distance, moments
 from wfbench.errors import InputError
-from wfbench.records import DenoisingRow, DiTRow, PictureRow, ScoreRow
+from wfbench.records import DenoisingRow, DiTRow, PictureRow, ScoreRow, TrialRow
 from wfbench.report import collect, tables
 from wfbench.tasks import draw_samples, jobs, score_samples
 from wfbench.tasks import weights as weights_of
 from wfbench.tasks.evaluate_denoiser import evaluate_denoiser
 from wfbench.tasks.jobs import dit
 from wfbench.tasks.score_samples import ScoreRequest
+from wfbench.tasks.sweep import Dispatch, Sweep, load_request, sweep
 from wfbench.training import TrainState
 
 __all__ = ["vae_dir"]  # a fixture
@@ -836,3 +837,62 @@ def test_two_processes_train_and_evaluate_as_one_does(trained: Path, tmp_path: P
     other = train(tmp_path / "other", sets=[*SMALL, "diffusion.label_dropout=0.2"])
     a, b = load_file(trained / "model.safetensors"), load_file(other / "model.safetensors")
     assert max((a[key] - b[key]).abs().max().item() for key in a) > 1e-3, "the tolerance above tells other draws"
+
+
+# --- sweeps of denoisers
+
+
+def test_denoisers_are_matched_also_on_latents(latents: Path, tmp_path: Path) -> None:
+    for base, sets, data in (("dit-digits", SMALL, None), ("dit-400k", LATENT, str(latents))):
+        wanted = load_request(
+            None,
+            {"mixers": ["softmax", "linear", "static"], "recipes": [base], "set": sets, "data": data, "match": "params"},
+        )
+        plan = Sweep.plan(wanted, tmp_path)
+        sizes = {}
+        for planned in plan.finals(None)[0]:
+            model = dit.prepare(planned.recipe).model
+            sizes[planned.recipe.model.mixer] = sum(parameter.numel() for parameter in model.parameters())
+            assert planned.recipe.chosen is not None
+        assert max(sizes.values()) / sizes["softmax"] < 1.03, sizes
+        assert min(sizes.values()) / sizes["softmax"] > 0.97, sizes
+
+
+def test_latents_hold_nothing_out_for_trials(latents: Path, tmp_path: Path) -> None:
+    words = {"mixers": ["softmax"], "recipes": ["dit-400k"], "set": LATENT, "data": str(latents), "tune": {"trials": 2}}
+    with pytest.raises(InputError, match=r"cannot be tuned[\s\S]*data.source = latents[\s\S]*tune on images"):
+        Sweep.plan(load_request(None, words), tmp_path)
+
+
+@pytest.mark.slow
+def test_denoisers_are_tuned_by_their_held_out_loss_on_training_images(tmp_path: Path) -> None:
+    wanted = load_request(
+        None,
+        {
+            "mixers": ["linear"],
+            "recipes": ["dit-digits"],
+            "set": [*SMALL, "optim.min_lr=0", "optim.warmup_lr=0", "ema=null"],
+            "tune": {"trials": 3, "factor": 1e4, "validation": 0.25},
+        },
+    )
+    ended = sweep(wanted, tmp_path, Dispatch(2, 1, "cpu"), Quiet())
+    assert {status.state for status in ended.values()} == {"finished"}, ended
+    rows, _ = records.read(tmp_path / "records.jsonl")
+    trials = [row for row in rows if isinstance(row, TrialRow)]
+    assert [row.measure for row in trials] == ["loss"] * 3
+    assert all(row.accuracy is None for row in trials)
+    losses = {row.lr: row.loss for row in trials if row.status == "ok"}
+    (final,) = [row for place in tmp_path.glob("dit-*/records.jsonl") for row in records.read(place)[0] if row.kind == "dit"]
+    assert final.chosen.lr == min(losses, key=losses.__getitem__)
+    assert final.validation is None
+    everything, _ = collect([tmp_path])
+    (table,) = [table for table in tables(everything) if table.kind == "tuning"]
+    assert "The best rate has the lowest" in " ".join(table.notes)
+    (losses_table,) = [table for table in tables(everything) if table.kind == "denoising"]
+    assert list(losses_table.frame["seeds"]) == ["1"], "trials are no results"
+
+
+class Quiet:
+    def say(self, line: str) -> None: ...
+    def begin(self, runs: object, stands: object) -> None: ...
+    def changed(self, run: object, status: object) -> None: ...

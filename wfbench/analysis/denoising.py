@@ -159,10 +159,10 @@ def held_out_losses(rows: Iterable[AnyRow], baseline: str = BASELINE) -> tuple[L
     """The losses of the trained denoisers, one result for each setting.
 
     Args:
-        rows: the records.
+        rows: the records; runs that were judged on validation images are trials, and left out.
         baseline: the name of the line that the others are held against.
     """
-    groups = group((row for row in rows if isinstance(row, DiTRow)), _loss_setting)
+    groups = group((row for row in rows if isinstance(row, DiTRow) and row.validation is None), _loss_setting)
     made = []
     for setting in sorted_keys(groups):
         named = lines_by_code(groups[setting])

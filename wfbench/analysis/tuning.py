@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,16 +42,21 @@ class RateResult:
 
     @property
     def accuracy(self) -> Interval | None:
-        """The mean accuracy on the validation images, a fraction; None where a trial diverged."""
-        if self.diverged:
+        """The mean accuracy on the validation images, a fraction; None where a trial diverged, and of denoisers."""
+        if self.diverged or self.trials[0].measure == "loss":
             return None
         samples = self.trials[0].samples if self.trials[0].measure == "accuracy" else None
         return over_seeds([row.accuracy or 0.0 for row in self.trials], samples)
 
     @property
-    def loss(self) -> float:
-        """The mean loss on the validation images."""
-        return math.fsum(row.loss or 0.0 for row in self.trials) / len(self.trials)
+    def loss(self) -> Interval | None:
+        """The mean loss on the validation images; None where a trial diverged."""
+        return None if self.diverged else over_seeds([row.loss or 0.0 for row in self.trials])
+
+    @property
+    def result(self) -> Interval | None:
+        """What rates are compared by: the accuracy, or of denoisers the loss; None where a trial diverged."""
+        return self.loss if self.trials[0].measure == "loss" else self.accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,8 @@ class TunedLine:
         label: the line's name.
         trials: the latest of each rate and seed, by rate.
         rates: the rates that were tried, in order.
-        best: the rate with the highest mean accuracy, then the lowest mean loss, of those without a trial that diverged;
+        best: the rate with the highest mean accuracy, then the lowest mean loss, of those without a trial that diverged (of
+            denoisers by the loss alone);
             None where there is none, or a rate is not tried yet.
         untried: how many of the rates that were to be tried have no trial yet.
     """
@@ -102,7 +107,7 @@ class TuningResult:
 
     @property
     def measure(self) -> str:
-        """What the trials are compared by: "accuracy" or "mIoU"."""
+        """What the trials are compared by: "accuracy", "mIoU" or "loss"."""
         return self.lines[0].trials[0].measure
 
     @property
@@ -136,5 +141,9 @@ def _line(name: str, rows: Sequence[TrialRow]) -> TunedLine:
 
 
 def _best(rates: Mapping[float, RateResult]) -> float | None:
-    found = {rate: (tried.accuracy.estimate, -tried.loss) for rate, tried in rates.items() if tried.accuracy is not None}
+    found = {
+        rate: (0.0 if tried.accuracy is None else tried.accuracy.estimate, -tried.loss.estimate)
+        for rate, tried in rates.items()
+        if tried.loss is not None
+    }
     return max(found, key=found.__getitem__) if found else None

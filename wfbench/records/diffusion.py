@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from wfbench.records.row import Count, TracedRow
-from wfbench.records.training import TrainingRow
+from wfbench.records.training import Chosen, TrainingRow
 
 
 class HeldOutDenoising(TracedRow):
@@ -38,6 +38,9 @@ class DiTRow(HeldOutDenoising, TrainingRow):
     #: After each epoch, mean loss of its steps; and of the epochs with an evaluation, the held-out loss of these weights.
     train_curve: tuple[tuple[int, float], ...]
     held_out_curve: tuple[tuple[int, float], ...]
+    chosen: Chosen | None = None
+    #: The share of the training images that it was evaluated on: a trial of tuning, which is no result.
+    validation: float | None = None
 
 
 class DenoisingRow(HeldOutDenoising):

@@ -183,9 +183,10 @@ class TrialRow(TracedRow):
     #: "diverged": a loss that is not finite, or at the end more than twice that of guessing.
     status: Literal["ok", "diverged"]
     message: str | None = None
-    #: On the images held out of the training images, so many of them; of a trial that is ok. Of segmentations it is the mIoU.
+    #: On the images held out of the training images, so many of them; of a trial that is ok. Of segmentations it is the mIoU;
+    #: denoisers have none, and are compared by their loss.
     accuracy: Share | None = None
-    measure: Literal["accuracy", "mIoU"] = "accuracy"
+    measure: Literal["accuracy", "mIoU", "loss"] = "accuracy"
     loss: float | None = None
     samples: int | None = None
     validation: float

@@ -10,7 +10,7 @@ from wfbench.analysis.tuning import RateResult, TunedLine, TuningResult
 from wfbench.records import TrialRow
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.naming import flat, suffixes, title_of
-from wfbench.report.words import number, percent, plural, with_half_width
+from wfbench.report.words import number, number_with_half_width, percent, plural, with_half_width
 
 #: What the CSV holds of each trial, in the order of the record.
 _FIELDS = ("seed", "lr", "recipe_lr", "status", "message", "accuracy", "loss", "samples", "validation")
@@ -30,17 +30,23 @@ def _table(name: str, result: TuningResult) -> Table:
 
 
 def _columns(result: TuningResult) -> list[Column[TunedLine]]:
-    """The columns for people: an accuracy for each rate."""
+    """The columns for people: an accuracy for each rate, of denoisers a loss."""
+    show = number_with_half_width if result.measure == "loss" else _share_in_words
 
-    def accuracy(rate: float) -> Column[TunedLine]:
-        return Column("", lambda line: _of_rate(line.rates.get(rate)), f"{rate:g}", _rate_in_words)
+    def figure(rate: float) -> Column[TunedLine]:
+        return Column(
+            "",
+            lambda line: _of_rate(line.rates.get(rate)),
+            f"{rate:g}",
+            lambda found: found if isinstance(found, str) else show(found),
+        )
 
     return [
         Column("", lambda line: line.label, "mixer", words=True),
         Column("", lambda line: str(len(line.trials)), "trials"),
         Column("", _diverged_in_words, "diverged"),
         Column("", lambda line: line.best, "best rate", number),
-        *map(accuracy, dict.fromkeys(rate for line in result.lines for rate in line.rates)),
+        *map(figure, dict.fromkeys(rate for line in result.lines for rate in line.rates)),
     ]
 
 
@@ -63,27 +69,29 @@ def _diverged_in_words(line: TunedLine) -> str:
 
 
 def _of_rate(found: RateResult | None) -> Interval | str | None:
-    """The accuracy of a rate, or how many of its trials diverged."""
-    return None if found is None else found.accuracy or f"{plural(found.diverged, 'trial')} diverged"
+    """The accuracy or loss of a rate, or how many of its trials diverged."""
+    return None if found is None else found.result or f"{plural(found.diverged, 'trial')} diverged"
 
 
-def _rate_in_words(found: Interval | str) -> str:
-    return found if isinstance(found, str) else with_half_width(found, percent)
+def _share_in_words(found: Interval) -> str:
+    return with_half_width(found, percent)
 
 
 def _notes(result: TuningResult) -> list[str]:
+    is_loss = result.measure == "loss"
     edge, untried = [line.label for line in result.at_the_edge], [line for line in result.lines if line.untried]
     notes = [
         f"Every line has the same rates, about the recipe's own of {result.recipe_rate:g}, each with seed "
         f"{', '.join(map(str, result.seeds))}, judged on {percent(result.validation)} % of the training images, which these "
         "trials were not trained on; of a probe, on canvases of their own. The held-out images were not looked at, and the "
         "final seeds are others.",
-        f"Each column of a rate is the mean {result.measure} in % of its trials. The best rate has the highest, and no trial "
-        "that diverged: a loss that is not finite, or at the end more than twice that of guessing.",
+        f"Each column of a rate is the mean {'held-out loss' if is_loss else f'{result.measure} in %'} of its trials. "
+        f"The best rate has the {'lowest' if is_loss else 'highest'}, and no trial that diverged: "
+        "a loss that is not finite, or at the end more than twice that of guessing.",
         f"The {result.measure} of a rate has no interval: each is of a single seed."
         if len(result.seeds) == 1
-        else "± is the half-width of the 95% t-interval of the mean over the trials of a rate, no smaller than the binomial "
-        "interval of their images allows.",
+        else "± is the half-width of the 95% t-interval of the mean over the trials of a rate"
+        + ("." if is_loss else ", no smaller than the binomial interval of their images allows."),
     ]
     if edge:
         notes.append(

@@ -154,6 +154,8 @@ class DiTJob(Job):
             best_loss=min(loss for _, loss in curve),
             train_curve=tuple((row["epoch"], row["train_loss"]) for row in rows),
             held_out_curve=curve,
+            chosen=self.chosen,
+            validation=recipe.data.validation,
         )
 
     def held_out_figures(self, held_out: HeldOut, prefix: str) -> dict[str, object]:
@@ -181,7 +183,7 @@ def prepare(recipe: Recipe) -> DiTJob:
     """
     dataset: Dataset | Latents
     if recipe.data.source == "latents":
-        dataset = open_latents(_directory(recipe.data), verify=distributed.is_main())
+        dataset = open_latents(latents_directory(recipe.data), verify=distributed.is_main())
     else:
         dataset = open_dataset(recipe.data)
     asked = recipe.diffusion.held_out_samples if recipe.diffusion is not None else None
@@ -241,7 +243,12 @@ def build(recipe: Recipe, classes: int, latent_channels: int | None, *, seed: in
     return model
 
 
-def _directory(data: DataSection) -> Path:
+def latents_directory(data: DataSection) -> Path:
+    """Where the recipe's latents are.
+
+    Raises:
+        InputError: if it does not say.
+    """
     if data.path is None:
         raise InputError(
             "the recipe does not say where the latents are",

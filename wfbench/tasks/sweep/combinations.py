@@ -7,19 +7,22 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from wfbench import models
 from wfbench import recipe as recipes
 from wfbench.data import Dataset, DenseDataset, ProbeDataset, open_dataset, open_dense, open_probe
+from wfbench.data.latents import Latents, open_latents
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, Recipe
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.jobs import pinned
+from wfbench.tasks.jobs.dit import latents_directory
 from wfbench.tasks.sweep.match import Match, match
 from wfbench.tasks.sweep.request import Line, SweepRequest
 from wfbench.tasks.sweep.single_run import PlannedRun, name_of
 
-_Data = Dataset | DenseDataset | ProbeDataset
+_Data = Dataset | DenseDataset | ProbeDataset | Latents
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Draft:
         return label_of(self.base, self.line, self.varied)
 
     @property
-    def is_segmentation(self) -> bool:
-        """Whether its runs are compared by mIoU."""
-        return self.recipe.data.dense is not None
+    def measure(self) -> Literal["accuracy", "mIoU", "loss"]:
+        """What its runs are compared by."""
+        return "loss" if self.recipe.task == "dit" else "mIoU" if self.recipe.data.dense is not None else "accuracy"
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -136,12 +139,13 @@ def drafts(request: SweepRequest) -> list[Draft]:
         recipe = resolve(base, line, request.data, settings)
         section, (dataset, trial_dataset) = recipe.model, _open_once(recipe, request, opened)
         classes = len(dataset.classes)
-        config = models.configure(section.name, section.mixer, section.image_size, classes, **section.overrides())
+        overrides = _sees(recipe, dataset).model.overrides()
+        config = models.configure(section.name, section.mixer, section.image_size, classes, **overrides)
         draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset, trial_dataset)
         if request.match is not None:
             baseline = resolve(base, Line(mixer=request.baseline), request.data, settings)
             try:
-                matched = match(recipe, request.match, baseline, classes)
+                matched = match(_sees(recipe, dataset), request.match, _sees(baseline, dataset), classes)
             except InputError as e:
                 problems.append(str(e))
                 continue
@@ -159,6 +163,13 @@ def drafts(request: SweepRequest) -> list[Draft]:
             remedy="leave one of them out, or give it another setting",
         )
     return found
+
+
+def _sees(recipe: Recipe, dataset: _Data) -> Recipe:
+    """The recipe with the channels of the latents, which decide them, if it is trained on latents."""
+    if not isinstance(dataset, Latents):
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"in_channels": dataset.shape[0]})})
 
 
 def _in_one_form(draft: Draft, recipe: Recipe) -> Recipe:
@@ -206,12 +217,13 @@ def _open_once(
 ) -> tuple[_Data, _Data | None]:
     """The recipe's data set, opened once, also as trials of tuning will see it, if there are any."""
     data = recipe.data
-    if request.tune is not None and (data.validation is not None or recipe.task == "dit"):
+    if request.tune is not None and (data.validation is not None or data.source == "latents"):
+        other = "tune on images" if data.source == "latents" else "set data.validation=null"
         raise InputError(
             "the recipe cannot be tuned",
-            got=f"task: {recipe.task}, data.validation = {data.validation}",
-            expected="task: classify or dense, whose trials hold out a share of the training images, and no other",
-            remedy="leave --tune out" + ("" if recipe.task == "dit" else ", or set data.validation=null"),
+            got=f"data.source = {data.source}, data.validation = {data.validation}",
+            expected="images, of which the trials hold out a share of the training ones, and no other",
+            remedy=f"leave --tune out, or {other}",
         )
     key = data.model_dump_json() + (f" at {recipe.model.image_size}" if data.probe is not None else "")
     if key not in known:
@@ -224,4 +236,6 @@ def _open(recipe: Recipe, data: DataSection) -> _Data:
     """The data set of a recipe with this section."""
     if data.probe is not None:
         return open_probe(data, recipe.model.image_size)
+    if data.source == "latents":
+        return open_latents(latents_directory(data))
     return open_dense(data) if recipe.task == "dense" else open_dataset(data)

@@ -20,7 +20,7 @@ from wfbench.tasks.sweep.single_run import PlannedRun, Status, status_of
 
 #: Where trials lie in the sweep's directory.
 FOLDER = "trials"
-#: A trial diverged whose mean training loss in the last epoch is above so many times that of guessing, ln(classes).
+#: A trial diverged whose mean training loss in the last epoch is above so many times that of guessing.
 _DIVERGED = 2.0
 
 
@@ -45,8 +45,8 @@ class Tuning:
     def choose(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
         """The settings of the line's final runs; or why there are none.
 
-        The rate with the highest mean accuracy (of segmentations mIoU) over the trial seeds, then the lowest loss; a rate at
-        which a trial diverged is not chosen.
+        The rate with the highest mean accuracy (of segmentations mIoU) over the trial seeds, then the lowest loss, which of
+        denoisers alone decides; a rate at which a trial diverged is not chosen.
         """
         means: dict[float, tuple[float, float]] = {}
         for rate in self._rates(draft):
@@ -76,6 +76,11 @@ class Tuning:
         """Whether a trial's failure is its result, so that it is not tried again."""
         return status.diverged
 
+    @staticmethod
+    def _guessing(draft: Draft) -> float:
+        """The loss of guessing: ln(classes), or of a denoiser that of predicting no noise, whose variance is 1."""
+        return 1.0 if draft.measure == "loss" else math.log(len(draft.dataset.classes))
+
     def _rates(self, draft: Draft) -> tuple[float, ...]:
         return self.tune.rates(draft.recipe.optim.lr)
 
@@ -95,8 +100,7 @@ class Tuning:
             return None
         final, config, place = draft.plan_run(seed, self._rule(draft)).recipe, draft.config, run.place(self.out)
         row = run_directory.read_result(place) if status.state == "finished" else None
-        assert not isinstance(row, DiTRow)  # denoisers are not tuned
-        divergence = None if row is None else _divergence(place, len(draft.dataset.classes))
+        divergence = None if row is None else _divergence(place, self._guessing(draft))
         ok = row is not None and divergence is None
         made_with: Digests = draft.trial_identity if row is None else row
         return TrialRow(
@@ -118,18 +122,18 @@ class Tuning:
             recipe_lr=draft.recipe.optim.lr,
             status="ok" if ok else "diverged",
             message=status.message or divergence,
-            accuracy=row.result if row is not None and ok else None,
+            accuracy=row.result if row is not None and ok and not isinstance(row, DiTRow) else None,
             loss=row.loss if row is not None and ok else None,
-            measure="mIoU" if draft.is_segmentation else "accuracy",
+            measure=draft.measure,
             samples=row.samples if row is not None and ok else None,
             validation=self.tune.validation,
         )
 
 
-def _divergence(place: Path, classes: int) -> str | None:
+def _divergence(place: Path, guessing: float) -> str | None:
     """What is wrong with a trial whose loss stayed finite but left all bounds."""
     last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
-    bound = _DIVERGED * math.log(classes)
+    bound = _DIVERGED * guessing
     return (
         None if last["train_loss"] <= bound else f"training loss {last['train_loss']:.3g} in the last epoch, above {bound:.2f}"
     )
