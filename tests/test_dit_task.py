@@ -890,6 +890,7 @@ def test_denoisers_are_tuned_by_their_held_out_loss_on_training_images(tmp_path:
     assert "The best rate has the lowest" in " ".join(table.notes)
     (losses_table,) = [table for table in tables(everything) if table.kind == "denoising"]
     assert list(losses_table.frame["seeds"]) == ["1"], "trials are no results"
+    assert "Of every line: rate tuned in 3 trials." in losses_table.notes
 
 
 class Quiet:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.line_results import LineIdentity, LineResult
-from wfbench.analysis.seeds import AccuracyResult, AccuracySetting, SweepRule
+from wfbench.analysis.seeds import AccuracyResult, AccuracySetting
 from wfbench.records import SCHEDULE, BaselineRow, Chosen
 from wfbench.report.accuracy_notes import accuracy_notes, digits_notes, simple_notes
 from wfbench.report.columns import Column, Table, interval_ends, make_table, sureness_columns
@@ -24,6 +24,7 @@ from wfbench.report.words import (
     number_with_half_width,
     percent,
     plural,
+    rule_in_words,
     short_digest,
     with_half_width,
 )
@@ -125,13 +126,7 @@ def _key(result: AccuracyResult, setting: AccuracySetting) -> _Key:
     fields = setting._asdict()
     rule, digest = fields.pop("rule"), fields.pop("data_digest")
     data = f"data {short_digest(digest)}" if result.is_data_named else None
-    return _Key(**fields, chosen=None if rule is None else _rule_in_words(rule), data=data)
-
-
-def _rule_in_words(rule: SweepRule) -> str:
-    unit = {"params": "parameters", "macs": "MACs"}
-    matched = [f"{unit[rule.match]} matched to {rule.match_to}"] if rule.match else []
-    return ", ".join([*matched, *([f"rate tuned in {plural(rule.trials, 'trial')}"] if rule.trials else [])])
+    return _Key(**fields, chosen=None if rule is None else rule_in_words(*rule), data=data)
 
 
 def _for_runs(column: Column[LineResult]) -> Column[Entry]:

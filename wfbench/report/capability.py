@@ -30,6 +30,7 @@ from wfbench.report.words import (
     number,
     percent,
     plural,
+    rule_notes,
     with_half_width,
     with_interval,
 )
@@ -107,6 +108,7 @@ def _capability_table(name: str, result: CapabilityResult) -> Table:
         *_leak_notes(lines),
         *repeats_notes(sum(found.repeats for found in result.probes)),
         *macs_notes(runs),
+        *rule_notes(run.chosen for _, run in runs),
         *_changed_notes(lines),
         *environment_notes(run.environment for _, run in runs),
     ]
@@ -385,6 +387,7 @@ def _probe_table(name: str, result: ProbeResult) -> Table:
         *_leak_notes(lines),
         *strength_notes(run for _, run in runs),
         *repeats_notes(result.repeats),
+        *rule_notes(run.chosen for _, run in runs),
         *_changed_notes(lines),
         *environment_notes(run.environment for _, run in runs),
     ]

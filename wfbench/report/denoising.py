@@ -24,7 +24,7 @@ from wfbench.report.seed_differences import (
     with_half_width,
 )
 from wfbench.report.strength import strength_columns, strength_headings, strength_notes
-from wfbench.report.words import DASH, environment_notes, macs_notes, macs_of, number, pixels, plural
+from wfbench.report.words import DASH, environment_notes, macs_notes, macs_of, number, pixels, plural, rule_notes
 
 _ONCE = "computed once"  # why a number has no interval
 #: Scores that are shown per cent.
@@ -54,6 +54,7 @@ def _loss_table(name: str, result: Losses) -> Table:
         "The best epoch's loss, the mse by bin and the training time are means over the seeds, for information: they are no "
         "result.",
         "The mse of small t is high for every denoiser: there the noise is hardly to be told from the image.",
+        *rule_notes(run.chosen for _, run in runs),
         *strength_notes(run for _, run in runs),
         *macs_notes(runs),
         *environment_notes(run.environment for _, run in runs),

@@ -21,7 +21,17 @@ from wfbench.report.columns import (
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.seed_differences import difference_columns, difference_heading, difference_notes, interval_notes
 from wfbench.report.strength import strength_columns, strength_headings, strength_notes
-from wfbench.report.words import environment_notes, macs_notes, macs_of, number, percent, pixels, plural, with_half_width
+from wfbench.report.words import (
+    environment_notes,
+    macs_notes,
+    macs_of,
+    number,
+    percent,
+    pixels,
+    plural,
+    rule_notes,
+    with_half_width,
+)
 
 _MEASURE = "mIoU (%)"
 _PERCENT = 100.0
@@ -52,6 +62,7 @@ def _table(name: str, result: SegmentationResult) -> Table:
         *difference_notes([result.family]),
         *_difference_unit(result.family.differences),
         *_absent_notes(result),
+        *rule_notes(run.chosen for _, run in runs),
         *strength_notes(run for _, run in runs),
         *repeats_notes(result.repeats),
         *macs_notes(runs),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from wfbench.analysis.interval import Interval
 from wfbench.records import Environment, ProfileRow
-from wfbench.records.training import TrainingRow
+from wfbench.records.training import Chosen, TrainingRow
 
 DASH = "–"
 REFUSED = "refused"
@@ -82,6 +82,21 @@ def strength_in_words(strength: Interval) -> str:
 def probability(value: float) -> str:
     """A probability in per cent, which is never rounded to certainty."""
     return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"
+
+
+def rule_in_words(match: str, match_to: str, trials: int) -> str:
+    """What a sweep made equal for all lines; "" for nothing."""
+    unit = {"params": "parameters", "macs": "MACs"}
+    matched = [f"{unit[match]} matched to {match_to}"] if match else []
+    return ", ".join([*matched, *([f"rate tuned in {plural(trials, 'trial')}"] if trials else [])])
+
+
+def rule_notes(choices: Iterable[Chosen | None]) -> list[str]:
+    """What sweeps made equal for all lines of a table, from what they chose for its runs."""
+    rules = dict.fromkeys(
+        rule_in_words(one.match or "", one.match_to or "", len(one.rates or ())) for one in choices if one is not None
+    )
+    return [f"Of every line: {rule}." for rule in rules if rule]
 
 
 def short_digest(digest: str | None) -> str:
