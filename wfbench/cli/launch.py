@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typer
 
-from wfbench.training.distributed import NODES
+from wfbench.locks import NODES
 
 #: Names the directory where each process notes how it failed, instead of printing it.
 FAILURES = "WFBENCH_FAILURES"

@@ -19,8 +19,6 @@ from torch import distributed as dist
 
 T = TypeVar("T")
 
-#: Of a job on several nodes: how many there are, the number of this one, and the first one's host and port, as JSON.
-NODES = "WFBENCH_NODES"
 #: Seconds after which a process that does not answer (stopped, or on a node that hangs) fails the others.
 TIMEOUT = "WFBENCH_TIMEOUT"
 

@@ -16,13 +16,12 @@ from typing import Literal, NamedTuple
 
 from wfbench import files, forkserver
 from wfbench.errors import InputError
-from wfbench.locks import INHERITED, acquire, is_locked
+from wfbench.locks import INHERITED, NODES, acquire, is_locked
 from wfbench.recipe import Recipe
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import slug
 from wfbench.tasks.identity import Digests, Identity, changes, read_identity
 from wfbench.tasks.run_directory import RunRow, in_words
-from wfbench.training.distributed import NODES
 
 #: "new": not begun. "broken": begun and not finished; it will be resumed. "elsewhere": another process has it. "stopped":
 #: told to stop, with its state saved.
