@@ -16,8 +16,8 @@ from wfbench.errors import InputError, writing
 LOCK = ".lock"
 #: Names a directory whose lock this process has from the one that started it, which keeps the file open in it.
 INHERITED = "WFBENCH_LOCKED"
-#: Of a run on several nodes, which share one lock: how many there are, the number of this one, and the first one's host and port,
-#: as JSON.
+#: Of a run on several nodes, which share one lock: how many there are, the number of this one, and the first one's host and
+#: port, as JSON.
 NODES = "WFBENCH_NODES"
 
 
