@@ -17,20 +17,20 @@ OLD := .venv-oldest
 .DEFAULT_GOAL := help
 .PHONY: demo test test-slow test-oldest lint clean help
 
-demo: $(PLAIN) ## train three mixers on the digits, profile them, print the tables
+demo: $(PLAIN) ## what three mixers can do, how accurate and how fast they are, in sentences
 	@$(BIN)/wfbench demo
 
 test: $(DEV) ## run the tests
-	@$(BIN)/python -m pytest -n 2 --durations=25
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 test-slow: $(DEV) ## run the tests that take minutes
-	@$(BIN)/python -m pytest -n 2 -m slow --durations=25
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=25
 
 test-oldest: ## run the tests with the oldest packages that pyproject.toml allows, in an environment of their own
 	@$(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(OLD)
 	@$(PYTHON) .ci/oldest.py > $(OLD)/constraints.txt
 	@$(OLD)/bin/python -m pip --disable-pip-version-check install --quiet -c $(OLD)/constraints.txt -e '.[dev]'
-	@$(OLD)/bin/python -m pytest -n 2 --durations=25
+	@$(OLD)/bin/python -m pytest -n 2 --dist worksteal --durations=25
 
 lint: $(DEV) ## ruff (lint and format), mypy
 	@$(BIN)/ruff check .
