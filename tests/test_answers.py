@@ -98,6 +98,21 @@ def test_an_undecidable_claim_stands_beside_its_price(tmp_path: Path) -> None:
     assert "To decide it" not in sure
 
 
+def test_a_claim_that_no_number_of_seeds_decides_says_why(tmp_path: Path) -> None:
+    found = stated(tmp_path, BETTER)
+    rows = [recorded(found), *paired_runs(0.0, pool=0.9, softmax=0.9)]
+    (sentence,) = said(rows, "What was claimed")
+    assert "Undecidable" in sentence
+    assert "No number of seeds decides it: the seeds do not differ." in sentence
+    (short,) = [found for found in findings(analyse(rows)) if found.question.startswith("What was claimed")]
+    assert short.sentences == ("Of 1 claim about recipe small, 1 undecidable; no number of seeds that was looked at decides it.",)
+
+
+def test_claims_without_runs_are_not_called_undecidable_in_short(tmp_path: Path) -> None:
+    (short,) = findings(analyse([recorded(stated(tmp_path, BETTER))]))
+    assert short.sentences == ("Of 1 claim about recipe small, 1 without runs yet.",)
+
+
 def test_accuracies_say_against_what_and_from_where_a_difference_would_be_found() -> None:
     spread = {"softmax": (0.0, 0.002, 0.001, 0.0), "pool": (0.05, 0.05, 0.052, 0.051), "linear": (0.0, 0.02, -0.01, 0.004)}
     rows = [train(mixer, seed, 0.9 + add) for mixer, adds in spread.items() for seed, add in enumerate(adds)]

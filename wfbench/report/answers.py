@@ -174,6 +174,9 @@ def _unit(line: AnsweredClaim) -> str:
 def _price(answer: Answer) -> str:
     """What would decide a claim."""
     if answer.if_estimate is not None and answer.if_effect is not None:
+        why = {price.needed.why_none for price in (answer.if_estimate, answer.if_effect)}
+        if "" not in why:
+            return f"No number of seeds decides it: {', '.join(sorted(why))}."
         return (
             f"To decide it: {_seeds(answer.if_estimate)} if the estimate is true, {_seeds(answer.if_effect)} if the stated "
             "effect is."
@@ -185,6 +188,8 @@ def _price(answer: Answer) -> str:
 
 def _seeds(price: Price) -> str:
     needed = price.needed
+    if needed.why_none:
+        return f"no number of seeds ({needed.why_none})"
     count = f"more than {needed.more_than:,} seeds" if needed.seeds is None else plural(needed.seeds, "seed")
     if price.seconds is None:
         return count

@@ -268,10 +268,12 @@ def _sure_up_to(crossing: Crossing) -> str:
 def _claimed(result: ClaimsResult) -> str:
     verdicts: dict[str, list[Answer]] = {}
     for line in result.answered:
-        verdicts.setdefault(line.answer.verdict, []).append(line.answer)
+        verdict = line.answer.verdict if line.answer.rows or line.answer.verdict != "undecidable" else "without runs yet"
+        verdicts.setdefault(verdict, []).append(line.answer)
     counts = [f"{len(found)} {verdict}" for verdict, found in sorted(verdicts.items())]
-    open_ones = verdicts.get("undecidable", [])
-    return f"Of {plural(len(result.answered), 'claim')}, {_listed(counts)}{_prices(open_ones)}."
+    prices = _prices(verdicts.get("undecidable", []))
+    what = f"Of {plural(len(result.answered), 'claim')} about recipe {result.claims.file.recipe}"
+    return f"{what}, {_listed(counts)}{prices}."
 
 
 def _prices(answers: Sequence[Answer]) -> str:
@@ -281,12 +283,13 @@ def _prices(answers: Sequence[Answer]) -> str:
         for answer in answers
         if (price := answer.if_estimate) is not None and price.seconds is not None and price.needed.seeds is not None
     )
+    priced = sum(answer.if_estimate is not None for answer in answers)
     if not known:
-        return ""
+        return f"; no number of seeds that was looked at decides {'it' if priced == 1 else 'them'}" if priced else ""
     hours = [number(seconds / 3600, digits=2) for seconds in (known[0], known[-1])]
     ends = f"{hours[0]} h" if len(known) == 1 else f"{hours[0]} to {hours[1]} h each"
-    beyond = len(answers) - len(known)
-    more = f"; {beyond} would need more seeds than were counted" if beyond else ""
+    beyond = priced - len(known)
+    more = f"; {beyond} of them no number of seeds that was looked at decides" if beyond else ""
     return f"; to decide {len(known)} of the open ones takes {ends} of training more, if the estimates are true{more}"
 
 
