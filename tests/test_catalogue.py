@@ -146,7 +146,7 @@ def test_the_defaults_of_a_mixer_are_those_of_its_spec() -> None:
         ("xyzzyxyzzy", ["see wfbench recipes, wfbench mixers and wfbench models"]),
         ("softmax --as thing", ["unknown kind", "run, recipe, sweep, mixer, model"]),
         ("softmax --as recipe", ["unknown recipe"]),
-        ("results/demo", ["a directory that is no run", "results/demo/linear"]),
+        ("results/demo", ["a directory that is no run", "results/demo/digits-linear-"]),
         ("no-such.yaml", ["no such recipe file"]),
         ("mine.py", ["a file of mixers", "mine.py:CLASS"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -144,6 +145,7 @@ def _write_and_show(
     from wfbench.report import make, write_made
 
     made = make(rows, asked=asked, published=published, timm=timm, runs=runs)
+    gc.freeze()  # for each figure Matplotlib has Python look for garbage, and it would search all rows and results
     written = write_made(made, out, torn)
     console = Console(width=None if Console().is_terminal else 160)
     for table in made.tables:
