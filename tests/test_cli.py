@@ -411,7 +411,7 @@ def test_the_demo_does_the_whole_job(tmp_path):
     assert {p.suffix for p in (tmp_path / "demo").iterdir()} >= {".md", ".csv", ".png", ".jsonl"}
     said = " ".join(result.output.split())
     for sentence in (
-        "Recall, after 800 steps of training (1 seed of each): softmax has at least 64 pairs of key and value",
+        "Recall, after 500 steps of training (1 seed of each): softmax has at least 64 pairs of key and value",
         "weightformer has not learnt it",
         "Digits, accuracy in % (1 seed of each):",
         "faster than softmax: ",

@@ -5,7 +5,7 @@ set -euo pipefail
 export OMP_NUM_THREADS=1
 out=results/zoo
 
-# Every registered mixer is trained on the probe recall (800 steps) and on the digits; then all are timed, with intervals of their speed-ups over softmax.
+# Every registered mixer is trained on the probe recall (500 steps) and on the digits; then all are timed, with intervals of their speed-ups over softmax.
 wfbench demo --all --out $out
 mixers=(
     agent bi-gla differential fnet focused-linear gdn gfnet hydra identity

@@ -11,7 +11,7 @@ from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_option import several_mixers
 
 #: The columns of the overview that a terminal shows, by how their headings begin.
-_SHOWN = ("mixer", "recall", "accuracy", "speed-up", "faster than")
+_SHOWN = ("mixer", "recall", "accuracy", "faster than")
 
 
 @speaks_plainly

@@ -89,3 +89,26 @@ def crossing_in_words(crossing: Crossing) -> str:
         ends = f"below {smallest}" if low is None else f"{low:.0f}", f"beyond {largest}" if high is None else f"{high:.0f}"
         return f"from {crossing.side:.0f} px" + (f" [{', '.join(ends)}]" if crossing.has_interval else "")
     return f"{found}; 95%: {interval}" if crossing.has_interval else found
+
+
+def crossing_in_short(crossing: Crossing) -> str:
+    """A crossover for a narrow column: "from 437 px [402, 481]", "always (surely from 236 px)", "never (not surely)"."""
+    if crossing.verdict == "always":
+        return f"always{sure_from(crossing)}"
+    if crossing.verdict == "none" or crossing.side is None:
+        return f"never{sure_up_to(crossing)}"
+    return crossing_in_words(crossing)
+
+
+def sure_from(crossing: Crossing) -> str:
+    """Of a line that is faster at every side: from where on that is sure, if not everywhere."""
+    if not crossing.has_interval or (crossing.side_high is not None and crossing.side_high <= crossing.smallest_side):
+        return ""
+    return " (not surely)" if crossing.side_high is None else f" (surely from {crossing.side_high:.0f} px)"
+
+
+def sure_up_to(crossing: Crossing) -> str:
+    """Of a line that is faster at no side: up to where that is sure, if not everywhere."""
+    if not crossing.has_interval or (crossing.side_low is not None and crossing.side_low >= crossing.largest_side):
+        return ""
+    return " (not surely)" if crossing.side_low is None else f" (surely up to {crossing.side_low:.0f} px)"

@@ -17,13 +17,13 @@ from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label
 from wfbench.analysis.results import Results
-from wfbench.analysis.scaling import Crossing, Crossovers
+from wfbench.analysis.scaling import Crossovers
 from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
 from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
-from wfbench.report.crossover import crossing_in_words
+from wfbench.report.crossover import crossing_in_words, sure_from, sure_up_to
 from wfbench.report.differences import signed_points
 from wfbench.report.words import number, number_with_half_width, percent, pixels, plural, with_half_width
 
@@ -235,8 +235,8 @@ def _faster(result: Crossovers) -> str:
     setting, first = result.profile.setting, result.crossings[0]
     plain = [crossing for crossing in result.crossings if not crossing.line.variant] or result.crossings
     at = sorted((crossing for crossing in plain if crossing.verdict == "at"), key=lambda crossing: crossing.side or math.inf)
-    always = [f"{label(crossing.line)}{_sure_from(crossing)}" for crossing in plain if crossing.verdict == "always"]
-    never = [f"{label(crossing.line)}{_sure_up_to(crossing)}" for crossing in plain if crossing.verdict == "none"]
+    always = [f"{label(crossing.line)}{sure_from(crossing)}" for crossing in plain if crossing.verdict == "always"]
+    never = [f"{label(crossing.line)}{sure_up_to(crossing)}" for crossing in plain if crossing.verdict == "none"]
     parts = [_all_of([f"{label(crossing.line)} {crossing_in_words(crossing)}" for crossing in at])] if at else []
     sides = f"{first.smallest_side}–{first.largest_side} px"
     parts += [f"at every side measured ({sides}): {_listed(always)}"] if always else []
@@ -246,20 +246,6 @@ def _faster(result: Crossovers) -> str:
     where = where if setting.device != "cuda" and setting.threads else f"{setting.model}, {what} on {setting.device}"
     none = "" if any(crossing.has_interval for crossing in plain) else "; no interval, for which four sides are needed"
     return f"{where}, faster than {label(first.baseline)}: {'; '.join(parts)}{none}."
-
-
-def _sure_from(crossing: Crossing) -> str:
-    """Of a line that is faster at every side: from where on that is sure, if not everywhere."""
-    if not crossing.has_interval or (crossing.side_high is not None and crossing.side_high <= crossing.smallest_side):
-        return ""
-    return " (not surely)" if crossing.side_high is None else f" (surely from {crossing.side_high:.0f} px)"
-
-
-def _sure_up_to(crossing: Crossing) -> str:
-    """Of a line that is faster at no side: up to where that is sure, if not everywhere."""
-    if not crossing.has_interval or (crossing.side_low is not None and crossing.side_low >= crossing.largest_side):
-        return ""
-    return " (not surely)" if crossing.side_low is None else f" (surely up to {crossing.side_low:.0f} px)"
 
 
 # --- what was claimed?

@@ -13,7 +13,7 @@ from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
 from wfbench.report.accuracy_notes import digits_notes, seeds_notes
 from wfbench.report.capability import crossing_columns
 from wfbench.report.columns import Column, Table, make_table
-from wfbench.report.crossover import crossing_in_words
+from wfbench.report.crossover import crossing_in_short
 from wfbench.report.exports import export_notes, in_words
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
 from wfbench.report.profile import profile_columns, profile_title
@@ -68,7 +68,7 @@ def _crossover_columns() -> list[Column[OverviewLine]]:
         key = "crossover" if field == "side" else f"crossover_{field.removeprefix('side_')}"
         return Column(key, lambda line: line.crossing and getattr(line.crossing, field), sparse=True)
 
-    words = Column[OverviewLine]("", lambda line: line.crossing, FASTER, crossing_in_words, words=True, optional=True)
+    words = Column[OverviewLine]("", lambda line: line.crossing, FASTER, crossing_in_short, words=True, optional=True)
     return [end("verdict"), end("side"), end("side_low"), end("side_high"), words]
 
 
@@ -120,6 +120,7 @@ def _notes(result: Overview) -> list[str]:
         *seeds_notes(result.accuracy),
         *digits_notes(result.accuracy),
         *_recall_notes(result),
+        *_crossover_notes(result),
     ]
 
 
@@ -133,4 +134,17 @@ def _recall_notes(result: Overview) -> list[str]:
     return [
         f"{RECALL}: how many pairs of key and value the mixer gives back in the probe recall, of {run.model} with {run.depth} "
         f"layers, after up to {max(line.end for line in stored):,} steps of training; brackets are 95% intervals ({seeds})."
+    ]
+
+
+def _crossover_notes(result: Overview) -> list[str]:
+    """What the sides of the crossovers mean."""
+    found = [line.crossing for line in result.lines if line.crossing is not None]
+    if not found:
+        return []
+    sides = f"{found[0].smallest_side} to {found[0].largest_side} px"
+    interval = "in brackets, or as “surely”, its 95% interval" if any(one.has_interval for one in found) else "without interval"
+    return [
+        f"{FASTER.capitalize()}: the image side from which a line is faster at every larger side measured ({sides}), "
+        f"{interval}; always and never are said of these sides alone. The crossover table has the rest."
     ]
