@@ -415,7 +415,7 @@ def test_the_demo_does_the_whole_job(tmp_path):
         "weightformer has not learnt it",
         "Digits, accuracy in % (1 seed of each):",
         "faster than softmax: ",
-        "One seed of each mixer ranks nothing (recall and Digits)",
+        "One seed of each mixer ranks nothing (recall and digits)",
     ):
         assert sentence in said
     assert said.count("Mixers at a glance") == 1

@@ -317,7 +317,7 @@ def _doubts(results: Results) -> Iterable[str]:
         if all(len(line.runs) == 1 for line in probe.lines)
     }
     single |= {
-        _plain(result.dataset): math.fsum(row.train_seconds for row in result.runs)
+        result.dataset.partition(" (")[0]: math.fsum(row.train_seconds for row in result.runs)
         for result in results.accuracy
         if result.lines and all(len(line.seeds) == 1 for line in result.lines)
     }
