@@ -186,7 +186,8 @@ def test_answers_are_written_beside_the_tables_and_into_the_page_and_do_not_stay
     assert tmp_path / "answers.md" in paths
     text = (tmp_path / "answers.md").read_text()
     results = analyse(rows)
-    assert text == f"{in_short(findings(results))}\n{to_markdown(answers(results))}"
+    assert text == report.in_words(answers(results), findings(results))
+    assert text.startswith(in_short(findings(results)))
     page = (tmp_path / "page.html").read_text()
     assert answers(analyse(rows))[0].sentences[0] in page
     assert page.index('id="short"') < page.index('id="answers"') < page.index('id="accuracy"')

@@ -11,7 +11,8 @@ import pytest
 
 from wfbench import report
 from wfbench.analysis.results import analyse
-from wfbench.report.answers import answers, to_markdown
+from wfbench.report.answers import answers
+from wfbench.report.findings import findings
 from wfbench.report.tables import tables_of
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -32,7 +33,7 @@ def test_the_records_give_the_tables(folder: Path) -> None:
     assert not torn
     results = analyse(rows, runs=report.find_runs([folder]))
     said = answers(results)
-    made = {"answers.md": to_markdown(said)} if said else {}
+    made = {"answers.md": report.in_words(said, findings(results))} if said else {}
     for table in tables_of(results):
         made[f"{table.name}.md"] = table.to_markdown()
         made[f"{table.name}.tex"] = table.to_latex()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wfbench import records
 from wfbench.analysis.asked import Asked
@@ -18,6 +19,10 @@ from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
 from wfbench.report.tables import tables, tables_of
 from wfbench.report.timm_csv import TimmResults, timm_tables
+
+if TYPE_CHECKING:
+    from wfbench.report.answers import Question
+    from wfbench.report.findings import Finding
 
 __all__ = ["Asked", "Report", "Run", "Table", "collect", "find_runs", "make", "tables", "write"]
 
@@ -145,9 +150,7 @@ def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
     """Write all files of a report into a new directory; their names."""
     from wfbench.report import figures
     from wfbench.report.answers import answers
-    from wfbench.report.answers import to_markdown as answers_to_markdown
     from wfbench.report.findings import findings
-    from wfbench.report.findings import to_markdown as findings_to_markdown
     from wfbench.report.page import page
     from wfbench.report.sources import sources, to_markdown
 
@@ -167,11 +170,19 @@ def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
     first = {
         "tables.md": "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)]),
         "page.html": page(report.rows, results, made, report.runs, found, torn, said, shortly),
-        **({"answers.md": findings_to_markdown(shortly) + "\n" + answers_to_markdown(said)} if said else {}),
+        **({"answers.md": in_words(said, shortly)} if said else {}),
     }
     for name, text in first.items():
         (out / name).write_text(text, encoding="utf-8")
     return [*first, *names]
+
+
+def in_words(answers: Sequence[Question], findings: Sequence[Finding]) -> str:
+    """The text of ``answers.md``: first in short, then every line."""
+    from wfbench.report import answers as every_line
+    from wfbench.report import findings as short
+
+    return f"{short.to_markdown(findings)}\n{every_line.to_markdown(answers)}"
 
 
 def _linked(tables: Path) -> set[Path]:
