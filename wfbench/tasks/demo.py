@@ -10,18 +10,18 @@ from pathlib import Path
 import mixers
 from wfbench import recipe as recipes
 from wfbench import records
-from wfbench.measure.latency import INTERLEAVED
 from wfbench.records import BaselineRow
 from wfbench.tasks.baselines import baselines
 from wfbench.tasks.common import writable_dir
-from wfbench.tasks.profile.request import ROUNDS, ProfileRequest
+from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
 from wfbench.tasks.sweep import Dispatch, Line, Status, Sweep, SweepRequest, Watch, sweep
 
 #: The steps within which softmax attention solves recall; a capacity takes 6,000, and `wfbench probe --quick` 800.
 QUICK_RECALL = ("epochs=5", "eval_every=5", "optim.warmup_epochs=1", "data.probe.budgets=[500]")
-#: One process for all cells, and PyTorch's choice of attention: a minute, where `wfbench profile` takes half an hour.
-QUICK = ProfileRequest(isolate=False, attention="auto", rounds=ROUNDS[INTERLEAVED])
+#: One process for all cells, PyTorch's choice of attention, and fewer rounds than usual: under a minute, where
+#: `wfbench profile` takes half an hour.
+QUICK = ProfileRequest(isolate=False, attention="auto", rounds=12)
 
 
 @dataclass(frozen=True)
