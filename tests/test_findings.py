@@ -136,5 +136,5 @@ def test_the_overview_has_recall_and_crossover(tmp_path: Path) -> None:
     line = table.frame.set_index("mixer").loc["linear"]
     assert line["recall: pairs (90 %)"].startswith("4.")
     assert line["faster than softmax"].startswith("from 44")
-    assert {"recall", "recall_low", "crossover", "crossover_low", "crossover_high"} <= set(table.data.columns)
+    assert {"recall", "recall_low", "crossover", "side", "side_low", "side_high"} <= set(table.data.columns)
     assert list(table.only(["mixer"]).frame.columns) == ["mixer"]

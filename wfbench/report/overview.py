@@ -65,8 +65,11 @@ def _crossover_columns() -> list[Column[OverviewLine]]:
     """From which side a line is faster than the baseline."""
 
     def end(field: str) -> Column[OverviewLine]:
-        key = "crossover" if field == "side" else f"crossover_{field.removeprefix('side_')}"
-        return Column(key, lambda line: line.crossing and getattr(line.crossing, field), sparse=True)
+        return Column(
+            "crossover" if field == "verdict" else field,
+            lambda line: line.crossing and getattr(line.crossing, field),
+            sparse=True,
+        )
 
     words = Column[OverviewLine]("", lambda line: line.crossing, FASTER, crossing_in_short, words=True, optional=True)
     return [end("verdict"), end("side"), end("side_low"), end("side_high"), words]
@@ -143,7 +146,11 @@ def _crossover_notes(result: Overview) -> list[str]:
     if not found:
         return []
     sides = f"{found[0].smallest_side} to {found[0].largest_side} px"
-    interval = "in brackets, or as “surely”, its 95% interval" if any(one.has_interval for one in found) else "without interval"
+    interval = (
+        "in brackets, or as “surely”, its 95% interval"
+        if any(one.has_interval for one in found)
+        else "without an interval from fewer than four sides"
+    )
     return [
         f"{FASTER.capitalize()}: the image side from which a line is faster at every larger side measured ({sides}), "
         f"{interval}; always and never are said of these sides alone. The crossover table has the rest."
