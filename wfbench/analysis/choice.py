@@ -10,7 +10,7 @@ from wfbench.analysis.capability import ProbeLine, ProbeResult, recall_of
 from wfbench.analysis.cells import Size
 from wfbench.analysis.line_results import LineResult
 from wfbench.analysis.lines import CHOSEN_BACKEND, group, label
-from wfbench.analysis.overview import Overview
+from wfbench.analysis.overview import Overview, seconds_per_image_or_inf
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.analysis.seeds import AccuracyResult
 
@@ -84,8 +84,4 @@ def _name(cell: CellCost) -> str:
 
 def _fastest(cells: Sequence[CellCost]) -> dict[Size, CellCost]:
     by_size = group(cells, lambda cell: cell.row.resolution)
-    return {size: min(found, key=_seconds) for size, found in by_size.items()}
-
-
-def _seconds(cell: CellCost) -> float:
-    return math.inf if cell.latency is None else cell.latency.estimate
+    return {size: min(found, key=seconds_per_image_or_inf) for size, found in by_size.items()}

@@ -151,8 +151,9 @@ def _fastest_cells(cells: Sequence[CellCost]) -> dict[tuple[_Name, int], CellCos
     for cell in cells:
         if not cell.line.variant:
             found.setdefault((_name(cell.line), cell.row.tokens), []).append(cell)
-    return {key: min(group, key=_seconds_per_image) for key, group in found.items()}
+    return {key: min(group, key=seconds_per_image_or_inf) for key, group in found.items()}
 
 
-def _seconds_per_image(cell: CellCost) -> float:
+def seconds_per_image_or_inf(cell: CellCost) -> float:
+    """By which cells are ordered: inf for one that failed."""
     return math.inf if cell.seconds_per_image is None else cell.seconds_per_image.estimate

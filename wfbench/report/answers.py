@@ -26,6 +26,7 @@ from wfbench.report.accuracy import accuracy_title
 from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
 from wfbench.report.cells_in_words import ratio_with_ends
 from wfbench.report.claims import claims_title, condition, estimate_in_words, remedies_in_words
+from wfbench.report.columns import escape_markdown
 from wfbench.report.crossover import crossing_in_words
 from wfbench.report.denoising import losses_title
 from wfbench.report.differences import comparison_in_words, signed_points
@@ -80,12 +81,8 @@ def to_markdown(questions: Sequence[Question]) -> str:
 
 
 def _section(question: Question) -> str:
-    lines = "".join(f"- {_escaped(sentence)}\n" for sentence in question.sentences)
-    return f"## {question.title}\n\n{_escaped(question.about)}\n\n{lines}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    lines = "".join(f"- {escape_markdown(sentence)}\n" for sentence in question.sentences)
+    return f"## {question.title}\n\n{escape_markdown(question.about)}\n\n{lines}"
 
 
 # --- what can it do?

@@ -144,10 +144,10 @@ class Table:
         """The title, the table and the notes as GitHub-flavoured Markdown."""
         columns = [str(column) for column in self.frame.columns]
         rules = [":---" if column in self.words else "---:" for column in columns]
-        body = [[_markdown(str(cell)) for cell in line] for line in self.frame.itertuples(index=False)]
+        body = [[escape_markdown(str(cell)) for cell in line] for line in self.frame.itertuples(index=False)]
         lines = ["| " + " | ".join(cells) + " |" for cells in [columns, rules, *body]]
-        notes = ["", *(f"- {_markdown(note)}" for note in self.notes)] if self.notes else []
-        return "\n".join([f"## {_markdown(self.title)}", "", *lines, *notes]) + "\n"
+        notes = ["", *(f"- {escape_markdown(note)}" for note in self.notes)] if self.notes else []
+        return "\n".join([f"## {escape_markdown(self.title)}", "", *lines, *notes]) + "\n"
 
     def to_latex(self) -> str:
         """The table as LaTeX for the package booktabs, title and notes as its caption; characters are plain ASCII."""
@@ -299,6 +299,6 @@ def _latex(text: str) -> str:
     return unicodedata.normalize("NFKD", known).encode("ascii", "ignore").decode()
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text whose characters mean nothing to Markdown; underscores inside words mean nothing already."""
     return re.sub(r"([|*])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")

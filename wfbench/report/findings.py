@@ -23,6 +23,7 @@ from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
 from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
+from wfbench.report.columns import escape_markdown
 from wfbench.report.crossover import crossing_in_words, sure_from, sure_up_to
 from wfbench.report.differences import signed_points
 from wfbench.report.words import number, number_with_half_width, percent, pixels, plural, with_half_width
@@ -66,8 +67,8 @@ def to_markdown(found: Sequence[Finding]) -> str:
     """The findings as a section of Markdown, a line for each sentence; empty without any."""
     if not found:
         return ""
-    lines = (f"- {sentence}\n" for finding in found for sentence in finding.sentences)
-    return "## In short\n\n" + "".join(lines).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    lines = (f"- {escape_markdown(sentence)}\n" for finding in found for sentence in finding.sentences)
+    return "## In short\n\n" + "".join(lines)
 
 
 def _listed(words: Sequence[str], most: int = MOST) -> str:

@@ -40,14 +40,12 @@ MOST_BYTES = 5_000_000
 _LEGENDS = {
     "accuracy": "Click a name in the legend to pick it out. Bars are 95% intervals; a hollow point is a single seed and ranks "
     "nothing; a ring marks the Pareto front as far as the seeds tell.",
-    "scaling": "Click a name in the legend to pick it out. A large diamond marks the side from which a mixer is faster than "
+    "cost": "Click a name in the legend to pick it out. A large diamond marks the side from which a mixer is faster than "
     "the baseline.",
     "training": "Click a name in the legend to pick it out.",
     "probes": "Choose a probe by the horizontal axis; click a name in the legend to pick it out. Grey lines are floors: what "
     "needs no such ability.",
 }
-#: What stands below the chart of each kind of finding.
-_LEGEND_OF = {"accuracy": "accuracy", "cost": "scaling", "probes": "probes"}
 #: The section of each kind of table; the other kinds are about cost.
 _SECTIONS = {
     "claims": "claims",
@@ -150,7 +148,7 @@ def page(
             _Section(
                 "segmentation", "Segmentation", tables=shown.get("segmentation", ()), maps=[*by_size, *pictured["predictions"]]
             ),
-            _Section("cost", "Cost and scaling", drawn["cost"], shown.get("cost", ()), _LEGENDS["scaling"]),
+            _Section("cost", "Cost and scaling", drawn["cost"], shown.get("cost", ()), _LEGENDS["cost"]),
             _Section("training", "Training", drawn["training"], legend=_LEGENDS["training"]),
             _Section("erf", "Effective receptive fields", tables=shown.get("erf", ()), maps=pictured["maps"]),
             _Section("denoisers", "Denoisers", tables=shown.get("denoisers", ())),
@@ -180,7 +178,7 @@ def page(
 def _with_chart(finding: Finding, drawn: dict[str, list[Chart]]) -> _Shown:
     """A finding with the first chart of its kind, which then stands nowhere else."""
     charts = drawn.get(finding.chart, [])
-    return _Shown(finding, charts.pop(0) if charts else None, _LEGENDS.get(_LEGEND_OF.get(finding.chart, ""), ""))
+    return _Shown(finding, charts.pop(0) if charts else None, _LEGENDS.get(finding.chart, ""))
 
 
 def _table(table: Table) -> dict[str, object]:
