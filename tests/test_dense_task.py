@@ -482,11 +482,14 @@ def test_a_mixer_that_sees_near_is_at_chance_where_the_label_depends_on_a_far_pl
         model = create_dense(
             "vit-tiny", mixer, 24, num_classes=2, patch_size=2, in_channels=1, embed_dim=16, depth=2, num_heads=2, seed=0
         )
-        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        for _ in range(60):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(300):  # 150 are enough, from any of six seeds
             optimizer.zero_grad()
-            loss(model, images, classes, torch.Generator()).backward()
+            value = loss(model, images, classes, torch.Generator())
+            value.backward()
             optimizer.step()
+            if value.detach() < 0.005:  # of log(2) / 9 at the start: a ninth of the pixels has a label
+                break
         logits = model.eval()(images)
         far = logits[..., 16:, 16:]
         assert torch.equal(far[0], far[1]) == (mixer == "static")
