@@ -238,7 +238,7 @@ def test_later_overrides_win() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", r"unknown recipe key\n.*optim\.lrr in .*digits\.yaml\n(.*\n)*.*did you mean .*\blr\b"),
+        ("optim.lrr=1", r"unknown recipe key\n.*optim\.lrr in the overrides\n(.*\n)*.*did you mean .*\blr\b"),
         ("epohcs=3", r"unknown recipe key\n.*epohcs(.*\n)*.*did you mean epochs"),
         ("optimm.lr=1", r"unknown recipe key\n.*optimm(.*\n)*.*did you mean optim"),
         ("model.mixr=linear", r"unknown recipe key\n.*model\.mixr(.*\n)*.*did you mean mixer"),
@@ -304,6 +304,22 @@ def test_a_value_out_of_range_is_refused_by_key_and_value(override: str, message
 def test_an_override_that_is_none_is_refused(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         recipe.load("digits", [override])
+
+
+def test_an_error_says_whether_its_value_stands_in_the_file_or_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipe.dump(recipe.load("digits")).replace("\nepochs: 30\n", "\nepochs: -1\n"))
+    for overrides, got in [
+        ([], f"epochs = -1 in {path}"),
+        (["epochs=-2"], "epochs = -2 in the overrides"),
+        (["epochs=1", "foo=1"], "foo in the overrides"),
+        (["epochs=1", "model={dept: 2}"], "model.dept in the overrides"),
+        (["epochs=1", "model.depth=a"], "model.depth = 'a' in the overrides"),
+        (["model.depth=3"], f"epochs = -1 in {path}"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            recipe.load(path, overrides)
+        assert f"got:      {got}\n" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -531,22 +531,25 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     path = shipped.find(str(name_or_path), "recipes")
     data = strict.read_yaml(path, "recipe")
     data.setdefault("name", path.stem)
-    for override in overrides:
-        _override(data, override)
-    return parse(data, str(path))
+    keys = [_override(data, override) for override in overrides]
+    return parse(data, str(path), changed=keys)
 
 
 def parse(
     data: dict[str, Any],
     where: str,
     remedy: str = "change it where it was given: by an option, --set KEY=VALUE, or the recipe's file",
+    changed: Iterable[str] = (),
 ) -> Recipe:
     """A recipe from plain data; ``where`` names its origin in errors, ``remedy`` says where a value is changed.
+
+    Args:
+        changed: keys whose values come from overrides instead; errors say so.
 
     Raises:
         InputError: as `load`.
     """
-    return strict.validated(Recipe, data, "recipe", where, remedy)
+    return strict.validated(Recipe, data, "recipe", where, remedy, elsewhere=dict.fromkeys(changed, "the overrides"))
 
 
 def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
@@ -635,7 +638,8 @@ def differences(a: Recipe, b: Recipe, ignore: Iterable[str] = ()) -> list[str]:
     return [f"{key}: {left.get(key)} / {right.get(key)}" for key in keys if left.get(key) != right.get(key)]
 
 
-def _override(data: dict[str, Any], text: str) -> None:
+def _override(data: dict[str, Any], text: str) -> str:
+    """Change the value of an override's key, and give the key."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(
@@ -661,6 +665,7 @@ def _override(data: dict[str, Any], text: str) -> None:
             expected="a YAML value after '='",
             remedy=f"close its brackets and quotes, or quote it as a text: --set '{key}=\"TEXT\"'",
         ) from e
+    return key
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

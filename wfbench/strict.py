@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -125,8 +125,13 @@ def _count(node: yaml.Node | None, inside: tuple[int, ...], left: list[int]) -> 
                 _count(part, (*inside, id(node)), left)
 
 
-def validated(kind: type[S], data: dict[str, Any], what: str, where: str, remedy: str) -> S:
+def validated(
+    kind: type[S], data: dict[str, Any], what: str, where: str, remedy: str, elsewhere: Mapping[str, str] | None = None
+) -> S:
     """Settings from plain data; ``what`` and ``where`` name them in errors, ``remedy`` says where a value is changed.
+
+    Args:
+        elsewhere: the origins of dotted keys that come from another place than ``where``.
 
     Raises:
         InputError: for an unknown key, naming the nearest known one, or a value of another type or out of range.
@@ -141,7 +146,7 @@ def validated(kind: type[S], data: dict[str, Any], what: str, where: str, remedy
             remedy='write dates, and keys that are no text, in quotes: "2026-01-31"',
         ) from e
     except ValidationError as e:
-        raise _explain(e, kind, what, where, remedy) from e
+        raise _explain(e, kind, what, where, remedy, elsewhere or {}) from e
 
 
 def one_line(error: Exception) -> str:
@@ -149,11 +154,16 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _explain(error: ValidationError, kind: type[Section], what: str, where: str, remedy: str) -> InputError:
+def _explain(
+    error: ValidationError, kind: type[Section], what: str, where: str, remedy: str, elsewhere: Mapping[str, str]
+) -> InputError:
     # A key that is misspelt is missing too: the unknown one comes first.
     first, *more = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     location = first["loc"]
     key = ".".join(map(str, location)) or f"the {what}"
+    for changed, origin in elsewhere.items():
+        if f"{key}.".startswith(f"{changed}."):
+            where = origin
     others = f" (and {len(more)} more)" if more else ""
     if first["type"] == "extra_forbidden":
         known = _fields(kind, location[:-1])

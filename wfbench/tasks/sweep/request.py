@@ -123,4 +123,5 @@ def load_request(sweep: str | Path | None, options: Mapping[str, Any]) -> SweepR
     if "tune" in given and isinstance(data.get("tune"), dict):
         given["tune"] = data["tune"] | given["tune"]
     remedy = "change it in the sweep's file, or by its option: wfbench sweep --help"
-    return strict.validated(SweepRequest, data | given, "sweep", str(file or "the command line"), remedy)
+    by_option = {key: "the command line" for key in given if key not in ("set", "tune") or key not in data}
+    return strict.validated(SweepRequest, data | given, "sweep", str(file or "the command line"), remedy, by_option)
