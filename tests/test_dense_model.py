@@ -251,6 +251,7 @@ def test_a_whole_model_takes_a_step(decoder: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.sampled(2)
 @decoders
 def test_initial_values_follow_from_the_seed_and_the_backbone_s_are_the_classifier_s(decoder: str) -> None:
     first, second, other = (dense(mixer="linear", decoder=decoder, seed=seed) for seed in (1, 1, 2))

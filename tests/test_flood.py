@@ -202,6 +202,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_questions_in_the_mean_over_levels(
     assert torch.allclose(whole, torch.stack(parts).mean())
 
 
+@pytest.mark.slow
 def test_a_row_says_how_far_a_run_reaches(tmp_path: Path) -> None:
     row = jobs.train(tiny("flood", "model.mixer=linear"), tmp_path / "run", Silent(), device=CPU)
     assert isinstance(row, ProbeRow)

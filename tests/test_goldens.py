@@ -273,7 +273,8 @@ def test_released_gradients_need_a_backward_pass() -> None:
         models.to_released(small_faithful(), grads=True)
 
 
-@pytest.mark.parametrize("first", ["wfbench", pytest.param("timm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["wfbench", "timm"])
 def test_timm_makes_our_models_whichever_is_imported_first(first: str) -> None:
     second = "timm" if first == "wfbench" else "wfbench"
     code = f"""

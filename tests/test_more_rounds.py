@@ -77,6 +77,7 @@ def half_width(found, mixer, side) -> float:
     return paired_ratio([ours[k] for k in common], [theirs[k] for k in common]).relative_half_width
 
 
+@pytest.mark.slow
 def test_cells_that_are_known_less_well_get_more_rounds_beside_the_baseline_and_no_other_does(made_up, tmp_path):
     journal = tmp_path / "records.jsonl"
     profile_run.profile(request(precision=0.2, more_minutes=1000), journal)

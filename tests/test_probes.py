@@ -361,6 +361,7 @@ def test_the_digest_knows_the_probe_but_not_the_budgets() -> None:
         assert own != recipes.digest(recipes.load("probe-recall", [setting])), setting
 
 
+@pytest.mark.slow
 def test_rates_are_tuned_on_canvases_of_their_own(tmp_path: Path) -> None:
     words = [word for setting in TINY for word in ("--set", setting)]
     command = ["sweep", "--recipe", "probe-majority", "--mixer", "linear", "--mixer", "static", "--seed", "1", "--tune", "lr"]

@@ -389,6 +389,7 @@ def test_isolated_rounds_run_every_cell_once_in_another_order_each_time(in_proce
     assert 0 < harness.fixed_seconds < 1
 
 
+@pytest.mark.slow
 def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_path):
     request = replace(ALONE, mixers=("static",), saturate=True, rounds=1, max_batch=3)
     rows = profile(request, tmp_path / "r.jsonl")
@@ -403,6 +404,7 @@ def test_memory_and_throughput_are_measured_once_for_each_cell(in_process, tmp_p
     assert profile(request, tmp_path / "r.jsonl") == []
 
 
+@pytest.mark.slow
 def test_memory_beside_latency_in_one_process_has_processes_of_its_own(in_process, tmp_path):
     request = replace(SHARED, memory=True)
     rows = profile(request, tmp_path / "r.jsonl")
@@ -423,6 +425,7 @@ def test_memory_beside_latency_in_one_process_has_processes_of_its_own(in_proces
     assert in_process == []
 
 
+@pytest.mark.slow
 def test_a_cell_whose_memory_runs_out_is_a_row_and_the_others_go_on(in_process, tmp_path, monkeypatch):
     def work(self):
         if self.cell.mixer == "softmax":
@@ -536,6 +539,7 @@ def test_cells_of_one_side_are_timed_one_after_the_other_in_an_order_of_each_rou
     assert len({tuple(mixer for _, mixer, _ in cells[:3]) for cells in rounds}) > 1  # and so do the cells within
 
 
+@pytest.mark.slow
 def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_path):
     def slow(module, payload, *, timeout, environment=None, fork=True):
         job = Job.of(payload)
@@ -553,7 +557,7 @@ def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_p
     assert (again.status, len(again.round_medians)) == ("ok", 2)
 
 
-@pytest.mark.parametrize("status", ["oom", "timeout", "error"])
+@pytest.mark.parametrize("status", ["error", *(pytest.param(other, marks=pytest.mark.slow) for other in ("oom", "timeout"))])
 def test_a_process_that_ends_badly_is_a_row_and_is_not_tried_again(status, monkeypatch, tmp_path):
     tried = []
 
@@ -644,6 +648,7 @@ run_isolated("some_worker", "sleep", timeout=300)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no signal for a parent's death")
 def test_a_worker_ends_with_its_parent_however_that_ends(tmp_path):
     (tmp_path / "some_worker.py").write_text(
@@ -691,7 +696,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the CPU's peak memory is read from /proc")
-@pytest.mark.parametrize(("mega", "before"), [(64, 0), (64, 200), (256, 100)])
+@pytest.mark.parametrize(
+    ("mega", "before"), [(64, 200), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(64, 0), (256, 100)])]
+)
 def test_memory_of_a_known_buffer_whatever_ran_before(mega, before, tmp_path, monkeypatch):
     (tmp_path / "memory_worker.py").write_text(MEMORY)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -99,6 +99,7 @@ def test_every_place_and_every_value_is_as_likely(placement: str, bind: str) -> 
     assert stats.chisquare(np.bincount(one, minlength=32)).pvalue > 1e-4
 
 
+@pytest.mark.sampled(3)
 @VARIANTS
 def test_nothing_leaks_and_the_floors_are_those_of_the_values(placement: str, bind: str) -> None:
     settings = [f"data.probe.layout={placement}", f"data.probe.bind={bind}", "data.probe.levels=[1,4,16]"]

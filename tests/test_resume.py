@@ -87,12 +87,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [
         (signal.SIGTERM, 75),
-        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGUSR1, 75),
+        (signal.SIGINT, 130),
     ],
 )
 def test_a_signal_finishes_the_step_saves_and_says_by_its_exit_code_how_to_go_on(number, code, uninterrupted, tmp_path):

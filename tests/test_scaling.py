@@ -196,6 +196,7 @@ def test_the_intervals_cover_the_truth_of_a_simulated_machine(cell, noise):
     assert 0.90 <= crossings / 500 <= 0.98
 
 
+@pytest.mark.slow
 def test_resampling_the_samples_of_cells_would_not_cover_the_truth():
     """What the intervals must not be: a bootstrap of each cell's samples, which does not know the cell's own error."""
     rng = np.random.default_rng(2)

@@ -332,6 +332,7 @@ def test_a_finished_run_of_other_data_is_not_taken_for_this_one(done: Path, tmp_
         status_of(planned, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failing_mixer_is_listed_with_its_message_while_the_others_finish(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     words = ["--mixer", f"{tmp_path}/broken.py:Broken", "--mixer", "linear", "--mixer", "pool", "--jobs", "3"]
