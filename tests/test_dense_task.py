@@ -124,6 +124,7 @@ def test_an_evaluation_that_cannot_be_is_refused(run: Path, sides: tuple[int], o
     assert not (run / "eval").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_bit_for_bit(tmp_path: Path) -> None:
     asked = settings("model.mixer=weightformer", "model.drop_path=0.2", "ema.decay=0.9", "save_steps=2", "epochs=3")
     finish(start(tmp_path / "whole", *asked))

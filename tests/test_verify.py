@@ -555,6 +555,16 @@ def test_the_mixer_that_the_broken_ones_come_from_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", list(BROKEN))
+def test_a_broken_mixer_is_refuted_by_the_checks_meant_for_it(case: str, tmp_path: Path) -> None:
+    changed, must, _ = BROKEN[case]
+    subject = Subject(written(tmp_path, changed), "token", 12, 3, 0, QUICK)
+    assert [found.verdict for found in (_find(check, subject) for check in CHECKS if check.name in must)] == ["FAILS"] * len(
+        must
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(BROKEN))
 def test_a_broken_mixer_is_refuted_by_the_check_meant_for_it_and_no_other(case: str, tmp_path: Path) -> None:
     changed, must, may = BROKEN[case]
     found = refuted(judge(tmp_path, changed))
