@@ -121,7 +121,10 @@ def test_the_spread_over_canvases_is_the_least_that_an_accuracy_is_known_by() ->
         assert accuracy_interval(values, [0.02] * len(values)).half_width == pytest.approx(1.96 * 0.02, rel=1e-3)
     assert canvas_error(0.5, None, 400) == pytest.approx(0.025)
     assert canvas_error(0.5, 0.01, 400) == 0.01
-    assert 0 < canvas_error(1.0, 0.0, 512) < 0.005, "all canvases alike: Wilson's"
+    # Of 512 canvases, all answered alike, Wilson's interval leaves z² / (512 + z²) unknown; one bad canvas leaves no less.
+    z = stats.norm.ppf(0.975)
+    for accuracy, recorded in ((1.0, 0.0), (0.9992, 0.0004), (0.0, 0.0)):
+        assert canvas_error(accuracy, recorded, 512) == pytest.approx(z / (512 + z**2))
 
 
 def test_each_budget_is_reported_and_a_run_that_ended_early_counts_from_then_on() -> None:
@@ -397,6 +400,20 @@ def test_a_ratio_is_taken_seed_by_seed(tmp_path: Path) -> None:
 def test_a_claim_of_accuracy(tmp_path: Path, values: Sequence[float], claim: str, verdict: str) -> None:
     rows = [probe_row("majority", seed=seed, by_step={400: [1, 1, value]}) for seed, value in enumerate(values)]
     assert answer(tmp_path, rows, f"line: linear, statistic: accuracy, {claim}", "majority").verdict == verdict
+
+
+def test_bounds_of_an_accuracy_end_where_accuracies_do(tmp_path: Path) -> None:
+    def of(value: float, claim: str) -> Answer:
+        rows = [probe_row("majority", seed=seed, by_step={400: [1, 1, value]}) for seed in range(3)]
+        return answer(tmp_path, rows, f"line: linear, statistic: accuracy, level: 0.05, {claim}", "majority")
+
+    for claim in ("at_least: 50", "at_most: 50"):
+        perfect, none, half = (of(value, claim) for value in (1.0, 0.0, 0.5))
+        assert perfect.estimate == perfect.high == 100
+        assert 0 < perfect.low < 100
+        assert none.estimate == none.low == 0
+        assert 0 < none.high < 100
+        assert 0 < half.low < 50 < half.high < 100
 
 
 def test_a_claim_of_the_seeds_that_solve_a_probe(tmp_path: Path) -> None:

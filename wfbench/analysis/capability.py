@@ -286,13 +286,18 @@ def accuracy_at(row: ProbeRow, level: float | None, steps: int) -> tuple[float, 
 
 
 def canvas_error(accuracy: float, standard_error: float | None, canvases: int) -> float:
-    """The standard error of an accuracy over canvases, never 0.
+    """The standard error of an accuracy over canvases, never below what so many canvases can show.
 
-    Where it was not recorded, the largest that shares of canvases can have; where all canvases were alike, what Wilson's
-    interval of so many has.
+    Had all n canvases been answered alike, a share of up to z²/(n + z²) of canvases that are answered otherwise would still go
+    unseen (Wilson's interval). An accuracy of 99.9 % is known no better than that of 100 %.
+
+    Args:
+        accuracy: the share of right answers.
+        standard_error: as recorded; None where it was not: then the largest that shares of canvases can have.
+        canvases: how many there are.
     """
     found = math.sqrt(accuracy * (1 - accuracy) / canvases) if standard_error is None else standard_error
-    return found or binomial_reach(accuracy, canvases, LEVEL) / _WIDTH
+    return max(found, binomial_reach(1.0, canvases, LEVEL) / _WIDTH)
 
 
 def _steps_to_passed(row: ProbeRow) -> Crossing:

@@ -194,7 +194,10 @@ def _in_units(
         negative = [None if value is None else -value for value in found]
         found = (negative[0], negative[2], negative[1])
     if not claim.is_factor:
-        return found
+        # Bounds lie as far on both sides; an accuracy, or a difference of two, does not go as far as they may.
+        least = -_PER_CENT if claim.others else 0.0
+        a, b, c = found
+        return a, None if b is None else max(b, least), None if c is None else min(c, _PER_CENT)
     a, b, c = (None if value is None else 2**value for value in found)
     return a, b, c
 
