@@ -188,6 +188,40 @@ def test_a_damaged_shard_is_named(extraction: Extraction, tmp_path: Path) -> Non
     assert shard.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("[]", "cannot read the manifest\n.*manifest.json: list"),
+        ("3", "cannot read the manifest\n.*manifest.json: int"),
+        ("{", "cannot read the manifest"),
+        ("{}", "another layout\n.*None"),
+        ('{"format": 1}', "bad manifest value"),
+        ({"shards": []}, "bad manifest value\n.*shards"),
+        ({"shards": [{"file": "shard-00000.safetensors"}]}, r"bad manifest value.*\n.*shards\.0\.bytes"),
+        ({"shards": None}, "bad manifest value\n.*shards"),
+        ({"latent": "4"}, "bad manifest value.*\n.*latent"),
+        ({"shard_size": 0}, "bad manifest value\n.*shard_size"),
+        ({"samples": 12}, "do not add up"),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_message(
+    changed: str | dict, message: str, extraction: Extraction, tmp_path: Path
+) -> None:
+    path = extraction.run(tmp_path)
+    path.write_text(changed if isinstance(changed, str) else json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(InputError, match=message):
+        LatentSplit(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"file": 3, "bytes": 1, "sha256": ""}'])
+@pytest.mark.parametrize("name", ["shard-00001.json", "settings.json"])
+def test_a_note_that_is_none_is_one_message(name: str, text: str, extraction: Extraction, tmp_path: Path) -> None:
+    extraction.run(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError):
+        extraction.run(tmp_path)
+
+
 def test_a_shard_of_another_extraction_is_named(extraction: Extraction, tmp_path: Path) -> None:
     extraction.run(tmp_path / "a")
     torch.manual_seed(1)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,11 +35,31 @@ from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.data.transforms import to_channels
 from wfbench.errors import InputError, check_finite, writing
-from wfbench.strict import read_json
+from wfbench.strict import Section, read_json, validated
 
 #: Raised when the layout changes.
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+class _ShardNote(Section, extra="allow"):
+    """What must stand in the note of a shard."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class _Manifest(Section, extra="allow"):
+    """What must stand in a manifest."""
+
+    data: str
+    samples: int
+    image_size: int
+    codec_sha256: str
+    latent: tuple[int, int, int]
+    shard_size: int = Field(gt=0)
+    shards: list[_ShardNote] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -360,8 +381,19 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
     files.write_whole(note, json.dumps(content))
 
 
-def _note(path: Path) -> Any:
-    return read_json(path, "note of a shard", _WRITTEN, "remove it, and extract again: only its shard will be made anew")
+def _note(path: Path) -> dict[str, Any]:
+    remedy = "remove it, and extract again: only its shard will be made anew"
+    note = _read(path, "note of a shard", remedy)
+    validated(_ShardNote, note, "note of a shard", str(path), remedy)
+    return note
+
+
+def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of an extraction."""
+    found = read_json(path, what, _WRITTEN, remedy)
+    if not isinstance(found, dict):
+        raise InputError(f"cannot read the {what}", got=f"{path}: {type(found).__name__}", expected=_WRITTEN, remedy=remedy)
+    return found
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -369,7 +401,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         files.write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
-    found = read_json(path, "latents' settings", _WRITTEN, "choose another --out")
+    found = _read(path, "latents' settings", "choose another --out")
     wrong = [f"{key}: {found.get(key)!r} there, {now!r} now" for key, now in settings.items() if found.get(key) != now]
     if wrong:
         raise InputError(
@@ -381,20 +413,15 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except OSError as e:
+    path, remedy = directory / MANIFEST, "remove it, and extract again: the shards that are whole stay"
+    if not path.is_file():
         raise InputError(
             "no finished latents there",
             got=f"{directory} without {MANIFEST}",
             expected="the --out of a `wfbench data extract-latents` that has ended, in every process",
             remedy="call it again: it goes on where it was",
-        ) from e
-    except ValueError as e:
-        raise InputError(
-            "the manifest cannot be read", got=f"{path}: {e}", expected=_WRITTEN, remedy="remove it, and extract again"
-        ) from e
+        )
+    manifest = _read(path, "manifest", remedy)
     if manifest.get("format") != FORMAT:
         raise InputError(
             "latents of another layout",
@@ -402,6 +429,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             expected=FORMAT,
             remedy="extract the latents again into another folder, or use the version of wfbench that wrote these",
         )
+    validated(_Manifest, manifest, "manifest", str(path), remedy)
     return manifest
 
 
