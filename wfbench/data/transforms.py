@@ -14,7 +14,8 @@ from wfbench.recipe import DataSection
 
 def to_channels(image: Image.Image, in_channels: int) -> Image.Image:
     """A grey or RGB image of 8 bits, as a split has it, with 1 or 3 channels."""
-    return image.convert("L" if in_channels == 1 else "RGB")
+    mode = "L" if in_channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # convert copies an image of the same mode
 
 
 def train_transform(data: DataSection, image_size: tuple[int, int], in_channels: int) -> tuple[transforms.Compose, bool]:
