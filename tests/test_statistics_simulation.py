@@ -199,9 +199,7 @@ def test_looking_again_and_again_without_spending_errs_twice_as_often() -> None:
 
 def bootstrap_coverage(seeds: int, shared: float, own: float, paired: bool, trials: int = 500) -> tuple[float, float]:
     """How often the interval of a difference that is nothing holds it, and its mean half-width."""
-    found = [
-        image_seed_bootstrap(*image_lines(i, seeds, 200, shared, own), paired=paired, draws=300).interval for i in range(trials)
-    ]
+    found = [image_seed_bootstrap(*image_lines(i, seeds, 200, shared, own), paired=paired).interval for i in range(trials)]
     return float(np.mean([holds(x) for x in found])), float(np.mean([x.half_width for x in found]))
 
 
