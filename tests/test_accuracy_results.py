@@ -273,13 +273,15 @@ def test_a_line_has_an_accuracy_at_each_size_it_was_evaluated_at() -> None:
     assert (linear.seed_counts, softmax.seed_counts) == ([1], [3])
 
 
-def trial(lr: float, accuracy: float | None, mixer: str = "pool", seed: int = 0, loss: float = 1.0) -> TrialRow:
+def trial(
+    lr: float, accuracy: float | None, mixer: str = "pool", seed: int = 0, loss: float = 1.0, steps: int | None = None
+) -> TrialRow:
     plain = train(mixer)
     return TrialRow(
         **{field: getattr(plain, field) for field in ("environment", "model", "recipe", "recipe_digest", "dataset")},
         **{"mixer": mixer, "image_size": (32, 32), "epochs": 20, "seed": seed, "lr": lr, "recipe_lr": 2e-3},
         **{"rates": (1e-3, 2e-3, 4e-3), "status": "diverged" if accuracy is None else "ok", "accuracy": accuracy},
-        **{"loss": loss, "samples": 100, "validation": 0.1},
+        **{"loss": loss, "samples": 100, "validation": 0.1, "steps": steps},
     )
 
 
@@ -294,3 +296,14 @@ def test_the_best_rate_has_the_highest_mean_and_no_trial_that_diverged() -> None
     assert linear.best == 4e-3, "of equal accuracies the lower loss"
     assert (ttt.best, ttt.untried) == (None, 2), "no rate is chosen before all are tried"
     assert [line.label for line in result.at_the_edge] == ["linear"]
+
+
+def test_of_rates_that_solve_a_probe_the_soonest_is_the_best() -> None:
+    """The loss of a trial that goes on for longer is lower, and says nothing of the rate."""
+    rows = [trial(rate, 1.0, loss=loss, steps=n) for rate, loss, n in ((1e-3, 0.2, 640), (2e-3, 0.02, 800), (4e-3, 0.01, 800))]
+    assert tunings(rows)[0].lines[0].best == 1e-3
+    rows += [trial(4e-3, 1.0, loss=0.3, steps=480, seed=1), *(trial(rate, 1.0, steps=800, seed=1) for rate in (1e-3, 2e-3))]
+    assert tunings(rows)[0].lines[0].best == 4e-3, "by the mean over the trials"
+    rows.append(trial(4e-3, 0.9, loss=0.0, steps=1, seed=2))
+    rows += [trial(rate, 1.0, steps=800, seed=2) for rate in (1e-3, 2e-3)]
+    assert tunings(rows)[0].lines[0].best == 1e-3, "accuracy comes first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -269,6 +270,26 @@ def test_a_whole_set_is_not_drawn_again_and_other_settings_are_refused(trained: 
     assert (sampled / "samples.npz").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"samples of other settings[\s\S]*steps: 4 there, 5 now"):
         draw_samples.draw(request(trained, sampled, sampler=Sampler("ddim", 5, cfg_channels=None)), device=CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", None])
+def test_a_part_that_was_cut_is_drawn_again(content: bytes | None, trained: Path, sampled: Path, tmp_path: Path) -> None:
+    draw_samples.draw(request(trained, tmp_path / "two", rank=1, processes=2), device=CPU)
+    part = next((tmp_path / "two").glob("part-*.npy"))
+    part.write_bytes(part.read_bytes()[:-100] if content is None else content)
+    draw_samples.draw(request(trained, tmp_path / "two"), device=CPU)
+    assert_equal_samples(tmp_path / "two", sampled)
+
+
+def test_a_protocol_without_its_samples_is_no_set(trained: Path, sampled: Path, tmp_path: Path) -> None:
+    shutil.copytree(sampled, tmp_path / "set")
+    for change in (lambda file: file.write_bytes(b"other"), Path.unlink):
+        change(tmp_path / "set" / "samples.npz")
+        with pytest.raises(InputError, match="not those of their protocol"):
+            draw_samples.draw(request(trained, tmp_path / "set"), device=CPU)
+    (tmp_path / "set" / "protocol.json").write_text('"x"')
+    with pytest.raises(InputError, match=r"protocol\.json: str"):
+        draw_samples.draw(request(trained, tmp_path / "set"), device=CPU)
 
 
 def test_grey_values_are_the_nearest_and_clipped() -> None:
@@ -618,7 +639,8 @@ def test_guidance_and_averages_that_were_not_trained_are_refused(tmp_path: Path)
 
 Change = Callable[[Path, Path], None]
 SCORE: dict[str, tuple[Change, list[object], str]] = {
-    "no protocol": (lambda s, t: (s / "protocol.json").unlink(), [], "without a protocol"),
+    "no protocol": (lambda s, t: (s / "protocol.json").unlink(), [], "cannot read the protocol of the samples"),
+    "a protocol that is a list": (lambda s, t: (s / "protocol.json").write_text("[]"), [], "protocol.json: list"),
     "no samples": (lambda s, t: (s / "samples.npz").unlink(), [], "no images there"),
     "changed samples": (
         lambda s, t: np.savez(s / "samples.npz", arr_0=np.zeros((3, 8, 8, 1), np.uint8), arr_1=np.zeros(3)),

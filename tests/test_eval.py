@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import resize, to_tensor
 from typer.testing import CliRunner
 
-from wfbench import models
+from wfbench import models, records, report
 from wfbench import recipe as recipes
+from wfbench.analysis.resolutions import resolutions
 from wfbench.cli import app
 from wfbench.data import eval_batches, open_dataset
 from wfbench.recipe import DataSection
@@ -394,6 +395,30 @@ def corrupt(tmp_path: Path) -> Path:
     return root
 
 
+def test_what_changes_a_figure_makes_a_result_of_its_own(a_run, tmp_path):
+    """Labels of one name, and settings that leave the size as it is: none is taken for another's repetition."""
+    mappings = []
+    for k in range(2):
+        (tmp_path / str(k)).mkdir()
+        mappings.append(write_json(tmp_path / str(k) / "real.json", {str(c): (c + k) % 10 for c in range(10)}))
+    by_labels = [result.where for mapping in mappings for result in evaluate(a_run, mapping=mapping)]
+    assert by_labels[0] != by_labels[1]
+    assert all(where.name.startswith("raw-8-real-") for where in by_labels)
+    evaluate(a_run)
+    evaluate(a_run, overrides=("data.mean=[0.9]",))
+    evaluate(a_run, overrides=("data.std=[0.9]",))
+    for interpolation in ("bilinear", "bicubic"):
+        evaluate(a_run, overrides=(f"data.interpolation={interpolation}", "data.eval_crop=0.5"))
+    rows, _ = records.read(a_run / "eval" / "records.jsonl")
+    found = resolutions(rows)
+    assert len(rows) == len(found) == 7
+    assert [result.repeats for result in found] == [0] * 7
+    titles = [table.title for table in report.tables(rows) if table.kind == "resolution"]
+    assert len(set(titles)) == 7
+    assert sum("bilinear" in title for title in titles) == 1
+    assert sum("mean 0.9" in title for title in titles) == 1
+
+
 def mapped(content: object):
     def words(tmp_path: Path, a_run: Path) -> list[object]:
         root = image_folder(tmp_path / "map", "val", ["a", "b"], 1)
@@ -430,6 +455,8 @@ BAD = {
     "a mapping that is a list": (mapped([1, 2]), ["cannot read the mapping", "a JSON object"]),
     "a class that is not there": (mapped({"a": 0, "b": 10}), ["a class that the model has not", "b", "0 to 9"]),
     "a class that is no number": (mapped({"a": 0, "b": "one"}), ["a class that the model has not", "one", "0 to 9"]),
+    "a class that is true": (mapped({"a": True, "b": False}), ["a class that the model has not", "True", "0 to 9"]),
+    "a key that stands twice": (mapped('{"a": 0, "b": 1, "a": 2}'), ["cannot read the mapping", "'a' stands twice"]),
     "a mapping without a class": (mapped({"a": 0}), ["does not name every image", "000.png (2 of 2 images)"]),
     "a mapping of nothing": (mapped({"a": [], "b": []}), ["leaves no image"]),
 }

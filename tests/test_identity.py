@@ -13,25 +13,28 @@ import pytest
 import torch
 from helpers import Silent, image_folder
 from safetensors import safe_open
+from safetensors.torch import save_file
 from test_data import write_cifar10, write_fashion, write_huggingface, write_tar, write_webdataset
 from test_latents import Pictures
 from typer.testing import CliRunner
 
 import mixers
+from wfbench import models, records
 from wfbench import recipe as recipes
-from wfbench import records
 from wfbench.cli import app
 from wfbench.data import Dataset, Latents, LatentSplit, listing, open_dataset
 from wfbench.data.codecs import PixelCodec
-from wfbench.data.latents import Extraction
+from wfbench.data.latents import Extraction, open_latents
 from wfbench.data.listing import Listing
+from wfbench.data.splits import Subset
 from wfbench.errors import InputError
 from wfbench.records import DenoisingRow, DiTRow, EvalRow, ScoreRow, TrainRow, TrialRow
 from wfbench.records.identity import class_files, digest_files
 from wfbench.tasks import jobs
 from wfbench.tasks.evaluate_denoiser import evaluate_denoiser
 from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
-from wfbench.tasks.identity import changes, identify, mixer_digest, read_identity
+from wfbench.tasks.identity import changes, identify, mixer_digest, read_identity, read_listing
+from wfbench.tasks.run_directory import check_directory
 from wfbench.tasks.sweep import Dispatch, load_request, sweep
 from wfbench.tasks.weights import read_metadata
 
@@ -335,6 +338,45 @@ def test_latents_are_known_by_their_manifests(tmp_path: Path) -> None:
     assert latents("a").listing.digest == latents("b").listing.digest != latents("c", 7).listing.digest
 
 
+def test_latents_have_the_classes_of_their_images_by_name(tmp_path: Path) -> None:
+    def extracted(part: str, classes: tuple[str, ...], place: Path, names: bool = True) -> None:
+        images = tmp_path / f"images-{'-'.join(classes)}"
+        if not images.exists():
+            for each in ("train", "val"):
+                image_folder(images, each, list(classes), 2)
+        found = opened(images)
+        codec = PixelCodec(3)
+        of = found.classes if names else ()
+        Extraction(getattr(found, part), f"x, {part}", codec, image_size=8, classes=of).run(place / part)
+
+    same, other, old = tmp_path / "same", tmp_path / "other", tmp_path / "old"
+    extracted("train", ("cat", "dog"), same)
+    extracted("val", ("cat", "dog"), same)
+    assert open_latents(same).classes == ("cat", "dog")
+    manifest = json.loads((same / "val/manifest.json").read_text())
+    (same / "val/manifest.json").write_text(json.dumps(manifest | {"classes": ["dog", "cat"]}))
+    assert open_latents(same).val.targets == (1, 1, 0, 0), "the training split's order counts"
+    extracted("train", ("cat", "dog"), other)
+    extracted("val", ("ant", "cat"), other)
+    with pytest.raises(InputError, match=r"different classes\n.*in one only: ant, dog"):
+        open_latents(other)
+    extracted("train", ("cat", "dog"), old, names=False)
+    extracted("val", ("ant", "cat"), old, names=False)
+    assert open_latents(old).classes == ("0", "1")
+
+
+def test_latents_without_an_image_of_a_class_are_refused(tmp_path: Path) -> None:
+    image_folder(tmp_path / "images", "train", ["a", "b", "c"], 1)
+    image_folder(tmp_path / "images", "val", ["a", "b", "c"], 1)
+    found = opened(tmp_path / "images")
+    for names in ((), found.classes):
+        place = tmp_path / f"latents-{len(names)}"
+        for part, split in (("train", Subset(found.train, (0, 2))), ("val", found.val)):
+            Extraction(split, f"x, {part}", PixelCodec(3), image_size=8, classes=names).run(place / part)
+        with pytest.raises(InputError, match=r"no latents for a class\n.*none in train of [b1] \(1 of 3"):
+            open_latents(place)
+
+
 def test_a_listing_comes_back_from_its_text() -> None:
     written = Listing(("ä", "b"), {"train": (("x/1.png", "3 bytes"),), "val": ()})
     back = Listing.loads(written.dumps())
@@ -389,6 +431,40 @@ def test_a_resume_with_other_model_code_is_refused(tmp_path: Path) -> None:
     assert "model code 000000000000 then" in cli("train", "--resume", "--out", out, code=2).replace("\n", " ")
 
 
+def test_a_resume_from_other_initial_weights_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    recipe = recipe_of(f"model.init_weights={weights}", epochs=2)
+
+    def write(seed: int) -> None:
+        section = recipe.model
+        save_file(models.create(section.name, section.mixer, 8, 10, seed=seed, **section.overrides()).state_dict(), weights)
+
+    write(1)
+    out = half_a_run(recipe, tmp_path / "run")
+    write(2)
+    said = cli("train", "--resume", "--out", out, "--device", "cpu", code=2).replace("\n", " ")
+    assert "begun from other initial weights" in said
+    write(1)
+    cli("train", "--resume", "--out", out, "--device", "cpu")
+    [row] = records.read(out / "records.jsonl")[0]
+    assert row.pretraining == json.loads((out / "identity.json").read_text())["pretraining"]
+    assert row.pretraining.startswith("w.safetensors ")
+
+
+def test_how_often_a_run_is_evaluated_may_change_unless_that_decides_when_it_ends(tmp_path: Path) -> None:
+    for k, (settings, is_free) in enumerate([([], True), (["stop_when_solved=2"], False)]):
+        recipe = recipes.load("probe-majority", settings if settings else ["stop_when_solved=null"])
+        out = tmp_path / str(k)
+        out.mkdir()
+        (out / "config.yaml").write_text(recipes.dump(recipe))
+        changed = recipes.override(recipe, [f"eval_every={recipe.eval_every + 1}"])
+        if is_free:
+            check_directory(changed, out, resume=True)
+        else:
+            with pytest.raises(InputError, match=r"another recipe\n.*eval_every"):
+                check_directory(changed, out, resume=True)
+
+
 def test_untouched_code_and_moved_data_are_resumed(tmp_path: Path) -> None:
     images = folder(tmp_path / "pets")
     out = half_a_run(recipe_of(images=images, epochs=2), tmp_path / "run")
@@ -431,6 +507,15 @@ def test_a_run_of_an_earlier_version_goes_on_without_digests(tmp_path: Path) -> 
 
 def test_a_flag_for_a_resume_is_refused_without_one(tmp_path: Path) -> None:
     assert "for a resume" in cli("train", "--allow-changed-code", "--out", tmp_path / "run", code=2)
+
+
+def test_a_damaged_listing_is_one_message(tmp_path: Path) -> None:
+    out = half_a_run(recipe_of(epochs=2), tmp_path / "run")
+    content = bytearray((out / "data.json.gz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (out / "data.json.gz").write_bytes(content)
+    with pytest.raises(InputError, match="cannot read what a run was made with"):
+        read_listing(out)
 
 
 def test_a_damaged_identity_is_one_message(tmp_path: Path) -> None:
@@ -607,4 +692,4 @@ def test_a_run_directory_says_whose_it_is_before_the_first_step(tmp_path: Path) 
     with pytest.raises(Killed):
         jobs.train(recipe_of(), tmp_path / "run", AtOnce(), device=CPU)
     found = read_identity(tmp_path / "run")
-    assert found == identify("softmax", open_dataset(recipe_of().data))
+    assert found == identify("softmax", open_dataset(recipe_of().data)).model_copy(update={"pretraining": "none"})

@@ -149,9 +149,9 @@ def odd_tar(root: Path) -> list[str]:
     for file in (root / "made").iterdir():
         file.rename(root / file.name)
     with tarfile.open(root / "train.tar", "a") as tar:
-        for name in ("cat/x.webp", "cat/note.txt"):
+        for name in ("cat/x.gif", "cat/note.txt"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    return ["train.tar: cat/x.webp"]
+    return ["train.tar: cat/x.gif"]
 
 
 def odd_shards(root: Path) -> list[str]:

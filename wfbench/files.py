@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wfbench.errors import InputError
+
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
@@ -26,6 +28,39 @@ def read_file(path: str | Path) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return file.read()
+
+
+#: Left behind by systems and archivers, beside all that begins with a point.
+_LEFT_BEHIND = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is neither data nor a result; of a path, whether one of its parts is so."""
+    if "/" in name:
+        return any(map(is_hidden, name.split("/")))
+    return (name.startswith(".") and name not in (".", "..")) or name in _LEFT_BEHIND
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A directory and those below it that are not hidden, with the names of their files, in order.
+
+    Links to directories are not followed.
+
+    Raises:
+        InputError: for one that may not be searched: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            "cannot search a directory",
+            got=f"{error.filename}: {error.strerror}",
+            expected="a readable one",
+            remedy="allow it to be searched, or name the directories beside it one by one",
+        ) from error
+
+    for place, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield Path(place), names
 
 
 def in_bytes(size: int) -> str:

@@ -43,7 +43,7 @@ def read_text(path: Path, what: str, expected: str, remedy: str = "") -> str:
         InputError: for a file that cannot be read, or is no UTF-8.
     """
     try:
-        return read_file(path).decode("utf-8")
+        return read_file(path).decode("utf-8-sig")  # some editors write a mark of the byte order first
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(
             f"cannot read the {what}",
@@ -61,7 +61,7 @@ def read_json(path: Path, what: str, expected: str, remedy: str = "") -> Any:
     """
     text = read_text(path, what, expected, remedy)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as e:
         raise InputError(
             f"cannot read the {what}",
@@ -69,6 +69,31 @@ def read_json(path: Path, what: str, expected: str, remedy: str = "") -> Any:
             expected=expected,
             remedy=remedy or "correct the JSON at that place, or check the path",
         ) from e
+
+
+def read_object(path: Path, what: str, expected: str, remedy: str = "") -> dict[str, Any]:
+    """The object that a JSON file holds; ``what`` and ``remedy`` as in `read_yaml`.
+
+    Raises:
+        InputError: for a file that cannot be read, is no JSON, or holds something else.
+    """
+    found = read_json(path, what, expected, remedy)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"cannot read the {what}",
+            got=f"{path}: {type(found).__name__}",
+            expected=expected,
+            remedy=remedy or "correct it, or check the path",
+        )
+    return found
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in found if keys.count(key) > 1)!r} stands twice")
+    return found
 
 
 def parse_yaml(text: str, what: str, where: str, remedy: str = "") -> dict[str, Any]:

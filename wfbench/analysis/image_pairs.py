@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.images import Paired, image_seed_bootstrap, mcnemar
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import group, label, sorted_keys
+from wfbench.analysis.lines import group, lines_by_code, sorted_keys
 from wfbench.records.run_directory import Run
 
 
@@ -26,12 +26,16 @@ class ImageSetting(NamedTuple):
     model: str
     weights: str
     recipe_digest: str
+    #: Of the data's classes, files and split; None where it was not recorded.
+    data_digest: str | None
+    model_digest: str | None
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A run's predictions: which images, their classes, and which of them it gets right."""
+    """A run's predictions: the name of its line, which images, their classes, and which of them it gets right."""
 
+    line: str
     run: Run
     images: NDArray[np.int64]
     truth: NDArray[np.int64]
@@ -113,28 +117,32 @@ def predictions_by_setting(runs: Iterable[Run]) -> Iterator[tuple[ImageSetting, 
     of_setting = group(sorted(runs, key=lambda run: run.row.created), _setting)
     for setting in sorted_keys(of_setting):
         kept: dict[tuple[str, int], Predictions] = {}
+        named = lines_by_code(run.row for run in of_setting[setting])
+        name_of = {id(row): name for name, rows in named.items() for row in rows}
         for run in of_setting[setting]:
             table = run.predictions()
             if table is not None:
-                kept[label(run.row), run.row.seed] = _predictions(run, table)
+                name = name_of[id(run.row)]
+                kept[name, run.row.seed] = _predictions(name, run, table)
         if kept:
             yield setting, list(kept.values())
 
 
 def _setting(run: Run) -> ImageSetting:
     row = run.row
-    return ImageSetting(row.dataset, row.recipe, row.image_size, row.model, row.weights, row.recipe_digest)
+    plain = row.dataset, row.recipe, row.image_size, row.model, row.weights, row.recipe_digest
+    return ImageSetting(*plain, row.data_digest, row.model_digest)
 
 
-def _predictions(run: Run, table: pd.DataFrame) -> Predictions:
+def _predictions(line: str, run: Run, table: pd.DataFrame) -> Predictions:
     truth = table["label"].to_numpy()
-    return Predictions(run, table["index"].to_numpy(), truth, table["top1"].to_numpy() == truth)
+    return Predictions(line, run, table["index"].to_numpy(), truth, table["top1"].to_numpy() == truth)
 
 
 def _comparison(setting: ImageSetting, kept: Sequence[Predictions], baseline: str) -> ImageComparison | None:
     by_line: dict[str, list[Predictions]] = {}
     for predictions in sorted(kept, key=lambda predictions: predictions.seed):
-        by_line.setdefault(label(predictions.run.row), []).append(predictions)
+        by_line.setdefault(predictions.line, []).append(predictions)
     theirs = by_line.pop(baseline, [])
     lines, others = [], []
     for name, ours in sorted(by_line.items() if theirs else ()):

@@ -27,8 +27,13 @@ class EvaluationSetting(NamedTuple):
     eval_resize: str
     #: The share of the resized image's side that is left after the crop of its centre.
     eval_crop: float
-    #: The file of other labels; None for the data set's own.
+    #: As the images were normalised, and resized; the latter is None where it was not recorded.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str | None
+    #: The file of other labels, and the SHA-256 of what it holds; None for the data set's own, or where it was not recorded.
     mapping: str | None
+    mapping_sha256: str | None
     device: str
     dtype: str
     #: Of the data's classes, files and split; None where it was not recorded.

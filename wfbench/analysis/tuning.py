@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,9 +68,7 @@ class TunedLine:
         label: the line's name.
         trials: the latest of each rate and seed, by rate.
         rates: the rates that were tried, in order.
-        best: the rate with the highest mean accuracy, then the lowest mean loss, of those without a trial that diverged (of
-            denoisers by the loss alone);
-            None where there is none, or a rate is not tried yet.
+        best: the `best_rate` of those without a trial that diverged; None where there is none, or a rate is not tried yet.
         untried: how many of the rates that were to be tried have no trial yet.
     """
 
@@ -141,9 +140,24 @@ def _line(name: str, rows: Sequence[TrialRow]) -> TunedLine:
 
 
 def _best(rates: Mapping[float, RateResult]) -> float | None:
-    found = {
-        rate: (0.0 if tried.accuracy is None else tried.accuracy.estimate, -tried.loss.estimate)
-        for rate, tried in rates.items()
-        if tried.loss is not None
-    }
-    return max(found, key=found.__getitem__) if found else None
+    return best_rate({rate: tried.trials for rate, tried in rates.items() if not tried.diverged})
+
+
+def best_rate(trials: Mapping[float, Sequence[TrialRow]]) -> float | None:
+    """The rate with the highest mean accuracy; of equal ones that with the fewest steps, then that with the lowest loss.
+
+    Trials that solved a probe are equal in accuracy and ended at different steps, so their losses do not compare: the rate that
+    solves it soonest is taken. A high rate that solves it late is one that other seeds may fail at. Of denoisers, which have no
+    accuracy, the loss decides.
+
+    Args:
+        trials: of each rate, without those at which a trial diverged.
+    """
+
+    def order(rate: float) -> tuple[float, float, float]:
+        rows = trials[rate]
+        accuracy = math.fsum(row.accuracy or 0.0 for row in rows) / len(rows)
+        steps = math.fsum(row.steps or 0 for row in rows) / len(rows)
+        return accuracy, -steps, -math.fsum(row.loss or 0.0 for row in rows) / len(rows)
+
+    return max(trials, key=order, default=None)

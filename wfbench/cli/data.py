@@ -56,7 +56,7 @@ def extract_latents(
     given = [f"data.source={source}", *([f"data.path={json.dumps(str(path))}"] if path else [])]
     dataset = open_dataset(recipes.load("digits", given).data)
     images = getattr(dataset, split)
-    work = Extraction(images, f"{dataset.name}, {split}", codec, image_size, shard_size, batch)
+    work = Extraction(images, f"{dataset.name}, {split}", codec, image_size, shard_size, batch, dataset.classes)
     with counting(len(range(rank, work.shards, processes)) * shard_size, "images") as done:
         manifest = work.run(out, rank=rank, processes=processes, done=done)
     typer.echo(f"{manifest}: {len(images):,} images" if manifest else f"{out}: shards of other processes are still missing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from wfbench.cli import complete
 from wfbench.cli.errors import speaks_plainly
+from wfbench.files import walk
 from wfbench.locks import locked
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def _newest(place: Path) -> Path:
 def _written(place: Path) -> dict[Path, float]:
     """The directories in a place that have records, in them or below, each with when the newest was written."""
     found: dict[Path, float] = {}
-    for directory, _, names in os.walk(place):
-        file = Path(directory, "records.jsonl")
+    for directory, names in walk(place):
+        file = directory / "records.jsonl"
         if file.name in names and file.stat().st_size:
             inside = file.parent.relative_to(place).parts
             top = place / inside[0] if inside else place

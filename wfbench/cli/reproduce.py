@@ -89,12 +89,13 @@ def _records_of(source: Path) -> Path:
         InputError: for a table that is not there, or one with no records beside it.
     """
     from wfbench.errors import InputError
+    from wfbench.files import walk
 
     if source.suffix not in _TABLES:
         return source
     if not source.is_file():
         raise InputError("no such table", got=source, expected="a table that `wfbench report` wrote", remedy="check the path")
-    if next(source.parent.rglob("records.jsonl"), None) is None:
+    if not any("records.jsonl" in names for _, names in walk(source.parent)):
         raise InputError(
             "a table without records",
             got=f"{source}, and no records.jsonl beside it or below",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from wfbench.data.listing import Entry, hash_entries, image_entries, numbers_ent
 from wfbench.data.splits import Dataset, Encoded, Files, Member, Members, Split, Subset, in_order_of
 from wfbench.data.what_counts import READ, check_passed_over, in_few_words, is_hidden, is_picture, looks_like_a_picture
 from wfbench.errors import InputError
+from wfbench.strict import read_text
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _image_folder(where: Path, part: str) -> _Found:
     targets: list[int] = []
     for c, name in enumerate(classes):
         before = len(names)
-        for files in _files_below(where, name):
+        for files in files_below(where, name):
             images = [file for file in files if is_picture(file)]
             if len(images) < len(files):
                 over += [str(where / file) for file in files if not is_picture(file) and looks_like_a_picture(file)]
@@ -79,26 +81,44 @@ def _image_folder(where: Path, part: str) -> _Found:
     return _Found(Files(names, targets, where), tuple(classes), tuple(over))
 
 
-def _files_below(root: Path, folder: str) -> Iterator[list[str]]:
+def files_below(root: Path, folder: str) -> Iterator[list[str]]:
     """Names from ``root`` of all files below a folder that count, in a list for each folder, in order.
 
-    As `os.walk` has it, links to folders are followed, and a folder that cannot be read has no files.
+    Links to folders are followed.
+
+    Raises:
+        InputError: for a folder that cannot be read, and for a link to a folder above it, which would count files again.
     """
     found: dict[str, list[str]] = {}
-    to_do = [folder]
+    to_do: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while to_do:
-        below = to_do.pop()
+        below, above = to_do.pop()
         folders: list[str] = []
         files: list[str] = []
+        path = os.path.join(root, below)
         try:
-            with os.scandir(os.path.join(root, below)) as entries:
+            status = os.stat(path)
+            with os.scandir(path) as entries:
                 for entry in entries:
                     (folders if _is_folder(entry) else files).append(entry.name)
-        except OSError:
-            continue
+        except OSError as e:
+            raise InputError(
+                "a folder cannot be read",
+                got=f"{path}: {e.strerror}",
+                expected="folders that this user may read",
+                remedy="change its permissions, or move it away",
+            ) from e
+        here = status.st_dev, status.st_ino
+        if here in above:
+            raise InputError(
+                "a folder holds a link to a folder above it",
+                got=path,
+                expected="each image once",
+                remedy="remove the link",
+            )
         files.sort()
         found[below] = [f"{below}/{name}" for name in files if not is_hidden(name)]
-        to_do += [f"{below}/{name}" for name in folders if not is_hidden(name)]
+        to_do += [(f"{below}/{name}", above | {here}) for name in folders if not is_hidden(name)]
     yield from (found[below] for below in sorted(found))
 
 
@@ -110,63 +130,159 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def tar(root: Path, pass_over: bool = False) -> Dataset:
-    """train.tar and val.tar, each with a folder (or an inner tar) of images for each class.
+    """train.tar and val.tar, each with a folder (or an inner tar) of images for each class, in the order of timm's reader.
 
-    timm's reader makes the index, by reading through the archive once at each start. What is kept is where each image's bytes
-    are: its own handles would be shared by worker processes, and its cache on disk is a pickle.
+    A class is the first folder of an image's path, as in `folder`, or the name of the inner tar. An archive of the folder
+    itself, with train/CLASS/IMAGE in train.tar, is one of CLASS/IMAGE. The index is made by reading the headers at each start;
+    what is kept is where each image's bytes are.
     """
-    from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+    from timm.utils.misc import natural_key
 
     def split(part: str) -> _Found:
         archive = root / f"{part}.tar"
-        expected = f"{part}.tar with <class>/<image>.jpg (or jpeg, png) for every class"
+        expected = f"{part}.tar with <class>/<image>.jpg (or png, ...) for every class"
         if not archive.is_file():
             raise InputError(f"no archive for the {part} split", got=f"no {archive}", expected=expected, remedy="check --data")
-        _check_whole(archive)
+        again = f"make it again from the folders of the classes: cd {part} && tar -cf ../{part}.tar *"
         try:
-            reader = ReaderImageInTar(str(archive), cache_tarfiles=False, cache_tarinfo=False)
-        except (tarfile.TarError, ValueError) as e:  # ValueError: no image at all
-            raise InputError(
-                "cannot read the archive",
-                got=f"{archive}: {e}",
-                expected=expected,
-                remedy=f"make it again from the folders of the classes: cd {part} && tar -cf ../{part}.tar *",
-            ) from e
-        labels = list(reader.class_name_to_idx)
-        kept = [
-            (Member(str(archive), info.path, info.offset_data + (inner.offset_data if inner else 0), info.size), labels[c])
-            for (info, _, inner), c in zip(reader.samples, reader.targets, strict=True)
-            if not is_hidden(info.path)
-        ]
-        if not {"", "."}.isdisjoint(label for _, label in kept):
-            raise InputError(
-                "images without a class",
-                got=f"{archive}: images outside any folder",
-                expected=expected,
-                remedy="put each image into the folder of its class, and make the archive again",
-            )
-        used = {label for _, label in kept}
-        classes = [label for label in labels if label in used]
+            images, over = _images_of(archive)
+        except tarfile.TarError as e:
+            raise InputError("cannot read the archive", got=f"{archive}: {e}", expected=expected, remedy=again) from e
+        if not images:
+            raise InputError("cannot read the archive", got=f"{archive}: no image", expected=expected, remedy=again)
+        paths = [path for path, _ in images]
+        if all(path[0] == part and len(path) > 2 for path in paths):  # of the folder itself
+            paths = [path[1:] for path in paths]
+        first = {path[0] for path in paths}
+        wrong = ""
+        if any(len(path) < 2 for path in paths):
+            wrong = "images outside any folder"
+        elif len(first) == 1 and len({path[:-1] for path in paths}) > 1:
+            wrong = f"all images are in {next(iter(first))}/, in several folders of it, so it is not clear what the classes are"
+        if wrong:
+            raise InputError("images without a class", got=f"{archive}: {wrong}", expected=expected, remedy=again)
+        classes = sorted(first, key=natural_key)
         index = {label: c for c, label in enumerate(classes)}
-        members = Members([member for member, _ in kept], [index[label] for _, label in kept])
-        return _Found(members, tuple(classes), tuple(_not_taken(archive, {member.name for member, _ in kept})))
+        kept = [(member, index[path[0]]) for path, (_, member) in zip(paths, images, strict=True)]
+        kept.sort(key=lambda each: natural_key(each[0].name))
+        members = Members([member for member, _ in kept], [c for _, c in kept])
+        return _Found(members, tuple(classes), tuple(over))
 
     return _two("tar", root, split, pass_over)
 
 
-def _not_taken(archive: Path, taken: set[str]) -> Iterator[str]:
-    """Pictures of a tar, and of archives inside it, that are not among its images."""
-    with tarfile.open(archive, "r:") as outer:
-        for info in outer:
-            if info.isfile() and info.name.endswith(".tar"):
-                with tarfile.open(fileobj=outer.extractfile(info)) as inner:
-                    found = [below.name for below in inner if below.isfile()]
-            else:
-                found = [info.name] if info.isfile() else []
-            yield from (
-                f"{archive.name}: {name}"
-                for name in found
-                if looks_like_a_picture(name) and not is_hidden(name) and name not in taken
+def _images_of(archive: Path) -> tuple[list[tuple[tuple[str, ...], Member]], list[str]]:
+    """The images of a tar with the folders and the name of each, those of archives inside it first; and what is passed over.
+
+    An archive inside it is a folder by its name without the ending.
+    """
+    inside: list[tuple[tuple[str, ...], Member]] = []
+    own: list[tuple[tuple[str, ...], Member]] = []
+    over: list[str] = []
+
+    def take(name: str, at: tarfile.TarInfo | None, start: int, folders: tuple[str, ...]) -> None:
+        if at is not None and is_picture(name):
+            parts = tuple(part for part in name.split("/") if part not in ("", "."))
+            member = Member(str(archive), name, start + at.offset_data, at.size)
+            (inside if folders else own).append(((*folders, *parts), member))
+        elif looks_like_a_picture(name) or _is_tar(name):
+            over.append(f"{archive.name}: {name}")
+
+    with _open_tar(archive) as outer:
+        for name, at in _files_of(outer, archive):
+            if at is None or not _is_tar(name):
+                take(name, at, 0, ())
+                continue
+            folder, slash, base = name.rpartition("/")
+            if folder not in ("", "."):
+                raise InputError(
+                    "an archive of a class in a folder",
+                    got=f"{archive}: {name}",
+                    expected="CLASS.tar, or CLASS/IMAGE",
+                    remedy="put the archives of the classes at the top of the outer one",
+                )
+            with tarfile.open(fileobj=outer.extractfile(at), mode="r:") as inner:
+                for below, where in _files_of(inner, f"{archive}: {name}"):
+                    take(below, where, at.offset_data, (base[: -len(".tar")],))
+    return inside + own, over
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """An archive that is not compressed, and ends as a tar does, in 1,024 zeros: tarfile takes one that is cut for whole."""
+    with path.open("rb") as file:
+        file.seek(-min(1024, path.stat().st_size), 2)
+        if file.read() != bytes(1024):
+            raise InputError(
+                "the archive is cut short, or is none",
+                got=f"{path}: no end marker",
+                expected="an intact tar, not compressed",
+                remedy="copy or make it again",
+            )
+    with tarfile.open(path, "r:") as archive:
+        yield archive
+
+
+def _files_of(archive: tarfile.TarFile, where: Path | str) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
+    """The files of an archive that are not hidden, and where the bytes of each are: of a link, those of its target.
+
+    None stands for one without bytes of its own: a link to nothing, a device, a file with holes.
+
+    Raises:
+        InputError: for what looks like a sample and stands twice, and for an archive that has others behind it.
+    """
+    names: set[str] = set()
+    links: list[tarfile.TarInfo] = []
+    for info in archive:
+        if info.isdir() or is_hidden(info.name):
+            continue
+        if looks_like_a_picture(info.name) or info.name.endswith((".cls", ".tar")):
+            name = posixpath.normpath(info.name)
+            if name in names:
+                raise InputError(
+                    "a file stands twice in an archive",
+                    got=f"{where}: {name}",
+                    expected="each file once (tar -r appends another version, and does not replace the first)",
+                    remedy="make the archive again from the files",
+                )
+            names.add(name)
+        if info.islnk() or info.issym():
+            links.append(info)
+        else:
+            yield info.name, info if info.isreg() and not info.issparse() else None
+    if links:
+        targets = {posixpath.normpath(info.name): info for info in archive.getmembers()}
+        yield from ((link.name, _target(link, targets)) for link in links)
+    _check_end(archive, where)
+
+
+def _target(link: tarfile.TarInfo, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The file that a link leads to, over other links too; None where there is none in the archive."""
+    found: tarfile.TarInfo | None = link
+    for _ in range(40):  # as many as Linux follows
+        if found is None or not (found.islnk() or found.issym()):
+            break
+        folder = posixpath.dirname(found.name) if found.issym() else ""
+        found = members.get(posixpath.normpath(posixpath.join(folder, found.linkname)))
+    return found if found is not None and found.isreg() and not found.issparse() else None
+
+
+def _check_end(archive: tarfile.TarFile, where: Path | str) -> None:
+    """Fail if anything but zeros is behind the last file that was read: of archives that were joined, the others."""
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    while content := file.read(1 << 20):
+        if content.strip(b"\0"):
+            raise InputError(
+                "an archive goes on behind its end",
+                got=f"{where}: more after {archive.offset:,} bytes",
+                expected="one intact archive in a file",
+                remedy="join archives by tar --concatenate, not by cat; or copy or make it again",
             )
 
 
@@ -177,9 +293,7 @@ def webdataset(root: Path, pass_over: bool = False) -> Dataset:
     follows from (seed, epoch) nor a resume inside an epoch. Here every shard is indexed once at the start, by its headers, and
     then read at any place.
     """
-    names = root / "classes.txt"
-    listed = tuple(names.read_text().split("\n")) if names.is_file() else ()
-    listed = tuple(name.strip() for name in listed if name.strip())
+    listed = _listed_classes(root / "classes.txt")
     found = {part: _shards(root, part) for part in ("train", "val")}
     number = len(listed) or max(max(targets) for _, targets, _ in found.values()) + 1
     classes = listed or tuple(str(c) for c in range(number))
@@ -189,6 +303,22 @@ def webdataset(root: Path, pass_over: bool = False) -> Dataset:
         return _Found(Members(members, targets), classes, tuple(over))
 
     return _two("webdataset", root, split, pass_over)
+
+
+def _listed_classes(path: Path) -> tuple[str, ...]:
+    """The names of the classes, one in each line; none where there is no such file."""
+    if not path.exists():
+        return ()
+    expected, remedy = "the name of a class in each line, in the order of their numbers", "correct it, or remove it"
+    listed = tuple(name.strip() for name in read_text(path, "names of the classes", expected, remedy).splitlines())
+    while listed and not listed[-1]:
+        listed = listed[:-1]
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    wrong = "it is empty" if not listed else f"line {listed.index('') + 1} is empty" if "" in listed else ""
+    if wrong or twice:
+        got = f"{path}: {wrong or f'twice: {in_few_words(twice)}'}"
+        raise InputError("the names of the classes are not clear", got=got, expected=expected, remedy=remedy)
+    return listed
 
 
 def huggingface(root: Path, pass_over: bool = False) -> Dataset:
@@ -348,30 +478,27 @@ def _shards(root: Path, part: str) -> tuple[list[Member], list[int], list[str]]:
 
 def _index(path: Path) -> tuple[dict[str, Member], dict[str, Member], Sequence[str]]:
     """The images and the labels of a shard, by key; and what looks like one of them and is none."""
-    _check_whole(path)
     images: dict[str, Member] = {}
     labels: dict[str, Member] = {}
     over: list[str] = []
     try:
-        with tarfile.open(path, "r:") as archive:
-            for info in archive:
-                directory, slash, base = info.name.rpartition("/")
+        with _open_tar(path) as archive:
+            for name, at in _files_of(archive, path):
+                directory, slash, base = name.rpartition("/")
                 stem, _, ending = base.partition(".")  # as WebDataset reads names: the key ends at the first point
-                if not info.isfile() or is_hidden(info.name):
-                    continue
                 kind = labels if ending == "cls" else images if ending.lower() in READ else None
                 key = directory + slash + stem
-                if kind is None:
-                    over += [f"{path.name}: {info.name}"] if looks_like_a_picture(base) or base.endswith(".cls") else []
+                if kind is None or at is None:
+                    over += [f"{path.name}: {name}"] if looks_like_a_picture(base) or base.endswith(".cls") else []
                 elif key in kind:
                     raise InputError(
                         f"two {'labels' if kind is labels else 'images'} of one sample",
-                        got=f"{path}: {kind[key].name} and {info.name}",
+                        got=f"{path}: {kind[key].name} and {name}",
                         expected="one of each for each key, which ends at the first point of the name",
                         remedy="rename one of them",
                     )
                 else:
-                    kind[key] = Member(str(path), info.name, info.offset_data, info.size)
+                    kind[key] = Member(str(path), name, at.offset_data, at.size)
     except tarfile.TarError as e:
         raise InputError(
             "cannot read the shard",
@@ -392,19 +519,6 @@ def _class(label: Member) -> int:
             expected="an integer as text",
             remedy="write the number of the class, from 0, into the .cls file; names stand in classes.txt",
         ) from e
-
-
-def _check_whole(archive: Path) -> None:
-    """Fail unless the archive ends as a tar does, in 1,024 zeros: tarfile takes one cut between two files for whole."""
-    with archive.open("rb") as file:
-        file.seek(-min(1024, archive.stat().st_size), 2)
-        if file.read() != bytes(1024):
-            raise InputError(
-                "the archive is cut short, or is none",
-                got=f"{archive}: no end marker",
-                expected="an intact tar, not compressed",
-                remedy="copy or make it again",
-            )
 
 
 @contextmanager

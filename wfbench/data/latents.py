@@ -35,7 +35,7 @@ from wfbench.data.listing import DIGITS, Entry, Listing, json_entry, list_data
 from wfbench.data.splits import UNREADABLE, Split
 from wfbench.data.transforms import to_channels
 from wfbench.errors import InputError, check_finite, writing
-from wfbench.strict import Section, read_json, validated
+from wfbench.strict import Section, read_object, validated
 
 #: Raised when the layout changes.
 FORMAT = 1
@@ -59,6 +59,7 @@ class _Manifest(Section, extra="allow"):
     codec_sha256: str
     latent: tuple[int, int, int]
     shard_size: int = Field(gt=0)
+    classes: list[str] | None = None
     shards: list[_ShardNote] = Field(min_length=1)
 
 
@@ -73,6 +74,7 @@ class Extraction:
         image_size: side of the pictures, cropped as by `centre_crop`.
         shard_size: pictures in a shard.
         batch: pictures that are encoded at once; rounding may depend on it.
+        classes: the names of the split's classes, by which those of train and val are told to be the same; none: by number.
     """
 
     split: Split
@@ -81,6 +83,7 @@ class Extraction:
     image_size: int = 256
     shard_size: int = 1024
     batch: int = 32
+    classes: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """All that the latents depend on, as the manifest says it."""
@@ -100,6 +103,7 @@ class Extraction:
             "dtype": "float16",
             "shard_size": self.shard_size,
             "batch": self.batch,
+            **({"classes": list(self.classes)} if self.classes else {}),
         }
 
     @property
@@ -292,7 +296,7 @@ class LatentSplit:
 
 @dataclass(frozen=True)
 class Latents:
-    """A data set of latents, in two splits; of its classes only the numbers are known."""
+    """A data set of latents, in two splits; of an extraction without names of classes, these are their numbers."""
 
     name: str
     classes: tuple[str, ...]
@@ -332,17 +336,42 @@ def open_latents(directory: str | Path, *, verify: bool = True) -> Latents:
             expected="one autoencoder and one size of images for both",
             remedy="extract one of them again",
         )
-    classes = max(train.targets) + 1
-    if max(val.targets) >= classes:
-        raise InputError(
-            "val has a label that train has not",
-            got=max(val.targets),
-            expected=f"0 to {classes - 1}",
-            remedy="take this class's images out of val, or extract train again with images of it",
-        )
+    classes = _common_classes(train, val)
     data, codec = train.manifest["data"].removesuffix(", train"), train.manifest["codec_sha256"]
     name = f"{data}, latents of {train.manifest['image_size']} px by {codec[:12]}"
-    return Latents(name, tuple(str(c) for c in range(classes)), train, val)
+    return Latents(name, classes, train, val)
+
+
+def _common_classes(train: LatentSplit, val: LatentSplit) -> tuple[str, ...]:
+    """The classes of both splits, in the order of the training split; the targets of the other are put into that order.
+
+    Raises:
+        InputError: for splits with different classes, and for a class without an image to train on.
+    """
+    remedy = "extract one of them again, from images of the same classes"
+    names = [tuple(split.manifest.get("classes") or ()) for split in (train, val)]
+    if not all(names):  # by an earlier version, or without names
+        number = max(train.targets) + 1
+        names = [tuple(map(str, range(number)))] * 2
+        if max(val.targets) >= number:
+            got, expected = f"label {max(val.targets)} in val", f"0 to {number - 1}, as in train"
+            raise InputError("the splits have different classes", got=got, expected=expected, remedy=remedy)
+    classes, others = names
+    if set(classes) != set(others):
+        only = sorted(set(classes) ^ set(others))
+        got = f"{len(classes)} in train, {len(others)} in val; in one only: {', '.join(only[:6])}"
+        raise InputError("the splits have different classes", got=got, expected="the same classes in both", remedy=remedy)
+    empty = sorted(set(range(len(classes))) - set(train.targets))
+    if empty:
+        raise InputError(
+            "no latents for a class",
+            got=f"none in train of {', '.join(classes[c] for c in empty[:6])} ({len(empty)} of {len(classes)} classes)",
+            expected="latents of every class",
+            remedy=remedy,
+        )
+    place = [classes.index(name) for name in others]
+    val.targets = tuple(place[c] for c in val.targets)
+    return classes
 
 
 _WRITTEN = "the JSON that an extraction wrote"
@@ -383,17 +412,9 @@ def _save(note: Path, tensors: dict[str, Tensor]) -> None:
 
 def _note(path: Path) -> dict[str, Any]:
     remedy = "remove it, and extract again: only its shard will be made anew"
-    note = _read(path, "note of a shard", remedy)
+    note = read_object(path, "note of a shard", _WRITTEN, remedy)
     validated(_ShardNote, note, "note of a shard", str(path), remedy)
     return note
-
-
-def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file of an extraction."""
-    found = read_json(path, what, _WRITTEN, remedy)
-    if not isinstance(found, dict):
-        raise InputError(f"cannot read the {what}", got=f"{path}: {type(found).__name__}", expected=_WRITTEN, remedy=remedy)
-    return found
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -401,7 +422,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         files.write_whole(path, json.dumps(settings, indent=1) + "\n", f".{os.getpid()}")
-    found = _read(path, "latents' settings", "choose another --out")
+    found = read_object(path, "latents' settings", _WRITTEN, "choose another --out")
     wrong = [f"{key}: {found.get(key)!r} there, {now!r} now" for key, now in settings.items() if found.get(key) != now]
     if wrong:
         raise InputError(
@@ -421,7 +442,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             expected="the --out of a `wfbench data extract-latents` that has ended, in every process",
             remedy="call it again: it goes on where it was",
         )
-    manifest = _read(path, "manifest", remedy)
+    manifest = read_object(path, "manifest", _WRITTEN, remedy)
     if manifest.get("format") != FORMAT:
         raise InputError(
             "latents of another layout",

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from wfbench.errors import InputError
 
@@ -30,8 +31,8 @@ def decode(content: bytes, name: str, value_range: tuple[float, float] | None = 
 def to_pixels(image: Image.Image, name: str, value_range: tuple[float, float] | None = None) -> Image.Image:
     """A decoded picture with 8 bits in each channel: mode "L" if it is grey, else "RGB".
 
-    Palettes are looked up and transparency is dropped. Of 16 bits the upper eight are kept. A picture of 32-bit integers or
-    floats has no agreed range, and needs one.
+    Palettes are looked up and transparency is dropped. Of more bits, such as 16 or a TIFF's 12, the upper eight are kept. A
+    picture of 32-bit integers or floats has no agreed range, and needs one.
 
     Args:
         image: as Pillow decodes it.
@@ -60,10 +61,30 @@ def to_pixels(image: Image.Image, name: str, value_range: tuple[float, float] | 
             )
         return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
     if sixteen:
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64) >> (_bits(image) - 8)
+        values = values.clip(0, 255).astype(np.uint8)
+        return Image.fromarray(255 - values if _is_white_zero(image) else values)
     raise InputError(
         "a picture whose values have no agreed meaning in 8 bits",
         got=got,
         expected="grey, a palette, RGB, CMYK, YCbCr or HSV of 8 bits, with or without transparency, or grey of 16 bits",
         remedy="say which values are black and white: data.range=[0,1]" if ranged else "convert it",
     )
+
+
+def _bits(image: Image.Image) -> int:
+    """How many bits of 16 the values of a grey picture fill: Pillow gives those of a TIFF as they are stored."""
+    found = _tiff_tag(image, BITSPERSAMPLE)
+    return min(max(int(found), 8), 16) if found is not None else 16
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether 0 is white. Pillow turns a TIFF of 8 bits round, and not one of more."""
+    return _tiff_tag(image, PHOTOMETRIC_INTERPRETATION) == 0
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> int | None:
+    if not isinstance(image, TiffImageFile):
+        return None
+    found = image.tag_v2.get(tag)
+    return found[0] if isinstance(found, tuple) else found

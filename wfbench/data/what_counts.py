@@ -6,23 +6,20 @@ what looks like a sample and is not read is *passed over*: it is counted and nam
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from wfbench.errors import InputError
+from wfbench.files import is_hidden
+
+__all__ = ["READ", "check_passed_over", "in_few_words", "is_hidden", "is_picture", "looks_like_a_picture"]
 
 #: Endings of pictures that are read, from folders and shards.
 READ = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
-#: Endings of pictures that are not.
-_NOT_READ = frozenset({"gif", "jfif", "jp2", "j2k", "avif", "heic", "heif", "jxl", "tga", "exr", "hdr", "pbm", "pnm", "ico"})
-#: Left behind by systems and archivers, beside all that begins with a point.
-_LEFT_BEHIND = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no data; of a path, whether one of its parts is so."""
-    if "/" in name:
-        return any(map(is_hidden, name.split("/")))
-    return (name.startswith(".") and name not in (".", "..")) or name in _LEFT_BEHIND
+#: Endings of pictures that are not read, beside those that Pillow knows: of formats that need a package of their own.
+_NOT_READ = frozenset({"heic", "heif", "jxl", "exr", "hdr", "pnm", "svg", "psd", "raw", "dng", "nef", "cr2", "arw"})
+#: What Pillow knows and is no picture: documents, films, tables of numbers.
+_NO_PICTURES = frozenset({"pdf", "ps", "eps", "mpg", "mpeg", "h5", "hdf", "grib", "bufr", "emf", "wmf"})
 
 
 def is_picture(name: str) -> bool:
@@ -32,7 +29,16 @@ def is_picture(name: str) -> bool:
 
 def looks_like_a_picture(name: str) -> bool:
     """Whether a name ends as pictures do, read or not."""
-    return _ending(name) in READ | _NOT_READ
+    return _ending(name) in _pictures()
+
+
+@functools.cache
+def _pictures() -> frozenset[str]:
+    """Endings of pictures of any kind."""
+    from PIL import Image
+
+    known = {ending.removeprefix(".") for ending in Image.registered_extensions()}
+    return READ | _NOT_READ | (known - _NO_PICTURES)
 
 
 def _ending(name: str) -> str:

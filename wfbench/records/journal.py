@@ -119,7 +119,7 @@ def read(path: Path) -> tuple[list[AnyRow], list[str]]:
             continue
         try:
             data = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # a number of too many digits, and brackets without end, are no JSON of ours
             torn.append(f"{path}:{number}: a torn line ({len(line)} characters) was skipped")
             continue
         version = data.get("schema_version") if isinstance(data, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from wfbench.errors import InputError
+from wfbench.files import walk
 from wfbench.records.dense import DenseRow
 from wfbench.records.diffusion import DiTRow
 from wfbench.records.probe import ProbeRow
@@ -49,10 +49,11 @@ class Run:
         for line in _text(path).splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break
-            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
-            points.append({key: value for key, value in numbers.items() if math.isfinite(value)})
+            if not isinstance(entry, dict):
+                break
+            points.append({key: value for key, value in entry.items() if _is_finite(value)})
         return [point for point in points if "epoch" in point]
 
     def predictions(self) -> pd.DataFrame | None:
@@ -101,19 +102,25 @@ def _columns(path: Path) -> pd.DataFrame:
     return pd.DataFrame({name: stored.column(name).to_numpy() for name in _COLUMNS})
 
 
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """The finished runs of classifiers and dense prediction in directories and below them, each once.
 
-    A file is no run, and a trial of tuning no result.
+    A file is no run, a trial of tuning no result, and what is hidden neither.
 
     Raises:
         InputError: for a ``result.json`` beside a ``config.yaml`` that is no result.
     """
     found: dict[Path, Run] = {}
     for path in paths:
-        for place, _, names in os.walk(path):
+        for directory, names in walk(path):
             if {"result.json", "config.yaml"} <= set(names):
-                directory = Path(place)
                 row = _result(directory / "result.json")
                 if row is not None and row.validation is None:
                     found.setdefault(directory.resolve(), Run(directory, row))

@@ -143,8 +143,11 @@ class EvalRow(TracedRow):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: str
-    #: The file of other labels, and the samples that it has none for, which were left out.
+    #: Of the resizing; None in rows of earlier versions.
+    interpolation: str | None = None
+    #: The file of other labels, the SHA-256 of what it holds, and the samples that it has none for, which were left out.
     mapping: str | None = None
+    mapping_sha256: str | None = None
     unlabelled: int = 0
     accuracy: Share
     top5: Share | None = None
@@ -186,6 +189,8 @@ class TrialRow(TracedRow):
     #: On the images held out of the training images, so many of them; of a trial that is ok. Of segmentations it is the mIoU;
     #: denoisers have none, and are compared by their loss.
     accuracy: Share | None = None
+    #: Of the optimiser; a trial that had solved its probe ended early. None in rows of earlier versions.
+    steps: int | None = None
     measure: Literal["accuracy", "mIoU", "loss"] = "accuracy"
     loss: float | None = None
     samples: int | None = None

@@ -13,7 +13,7 @@ from wfbench import records
 from wfbench.analysis.asked import Asked
 from wfbench.analysis.results import Results, analyse
 from wfbench.errors import InputError
-from wfbench.files import part_directory
+from wfbench.files import part_directory, walk
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
@@ -212,16 +212,7 @@ def _record_files(path: Path) -> list[Path]:
             remedy="check the path, or run `wfbench train` or `wfbench profile` first",
         )
 
-    def refuse(error: OSError) -> None:
-        raise InputError(
-            "cannot search a directory",
-            got=f"{error.filename}: {error.strerror}",
-            expected="a readable one",
-            remedy="allow it to be searched, or name the directories beside it one by one",
-        ) from error
-
-    # os.walk, since Path.rglob passes over directories that it may not read without a word.
-    return sorted(Path(place) / _NAME for place, _, names in os.walk(path, onerror=refuse) if _NAME in names)
+    return sorted(place / _NAME for place, names in walk(path) if _NAME in names)
 
 
 def _no_records(path: Path, torn: Sequence[str]) -> InputError:

@@ -108,9 +108,10 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
         return f"{name}: refused, since the leak check failed"
     if line.capacity:
         found = line.capacity[line.end]
-        words = crossings_in_words(found, name)
-        unit = f" {_COUNTED[name]}" if line.is_trained else " (under 90 % at one pair)"
-        return f"{name}: {words}{unit} after {line.end:,} steps of training ({seeds}{_what_more(line)})"
+        words = f"{crossings_in_words(found, name)} {_COUNTED[name]}"
+        if not line.is_trained:
+            words = f"not trained (under 90 % {'at one pair' if name == 'recall' else 'on the smallest canvas'})"
+        return f"{name}: {words} after {line.end:,} steps of training ({seeds}{_what_more(line)})"
     if line.learnt is not None:
         return f"{name}: {share_in_words(line.mean)} %, 90 % after {crossings_in_words(line.learnt, name)} steps ({seeds})"
     place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)

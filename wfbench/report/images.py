@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from wfbench.analysis.image_pairs import ImageComparison, LineOnImages, ModelPair
+from wfbench.analysis.image_pairs import ImageComparison, ImageSetting, LineOnImages, ModelPair
 from wfbench.analysis.images import Paired
 from wfbench.analysis.interval import LEVEL, Interval
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.differences import signed_points
 from wfbench.report.naming import flat, suffixes, title_of
-from wfbench.report.words import percent
+from wfbench.report.words import percent, short_digest
 
 T = TypeVar("T")
 _ORDER = ("mixer", "seeds", "images", "difference over images and seeds", "verdict", "McNemar, two models")
@@ -19,11 +19,25 @@ _ORDER = ("mixer", "seeds", "images", "difference over images and seeds", "verdi
 
 def image_tables(results: Sequence[ImageComparison]) -> list[Table]:
     """A table for each setting."""
-    ends = suffixes([[result.setting] for result in results])
-    return [_table(f"paired{end}", result) for result, end in zip(results, ends, strict=True)]
+    shown = _shown([result.setting for result in results])
+    ends = suffixes([[setting] for setting in shown])
+    return [_table(f"paired{end}", setting, result) for setting, end, result in zip(shown, ends, results, strict=True)]
 
 
-def _table(name: str, result: ImageComparison) -> Table:
+def _shown(settings: Sequence[ImageSetting]) -> list[ImageSetting]:
+    """The settings with digests of data and models only where nothing else tells them apart."""
+    plain = [setting._replace(data_digest=None, model_digest=None) for setting in settings]
+    return [
+        short
+        if plain.count(short) == 1
+        else setting._replace(
+            data_digest=f"data {short_digest(setting.data_digest)}", model_digest=f"models {short_digest(setting.model_digest)}"
+        )
+        for setting, short in zip(settings, plain, strict=True)
+    ]
+
+
+def _table(name: str, shown: ImageSetting, result: ImageComparison) -> Table:
     notes = [
         f"The same held-out images, in points of accuracy over {result.baseline}. With several seeds on both sides the 95% "
         "interval is over other images and other seeds (image × seed bootstrap), for each line by itself. McNemar's exact test "
@@ -33,7 +47,7 @@ def _table(name: str, result: ImageComparison) -> Table:
     ]
     if result.other_images:
         notes.append(f"Not compared, since they were judged on other images or labels: {', '.join(result.other_images)}.")
-    title = f"Image by image: {title_of([result.setting])}"
+    title = f"Image by image: {title_of([shown])}"
     return make_table("paired", name, title, _columns(result), result.lines, notes, order=_ORDER)
 
 

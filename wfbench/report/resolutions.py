@@ -32,6 +32,8 @@ class _Key(NamedTuple):
     trained: str
     weights: str
     resize: str
+    normalised: str | None
+    interpolation: str | None
     mapping: str | None
     device: str
     dtype: str
@@ -40,14 +42,20 @@ class _Key(NamedTuple):
 
 def resolution_tables(results: Sequence[ResolutionResult]) -> list[Table]:
     """For each kind of evaluation: accuracy by the side of the test images."""
-    keys = [_key(result) for result in results]
+    keys = [_key(result, results) for result in results]
     names = suffixes([[key] for key in keys])
     made = zip(keys, names, results, strict=True)
     return [_table(f"resolution{suffix}", key, result) for key, suffix, result in made]
 
 
-def _key(result: ResolutionResult) -> _Key:
+def _key(result: ResolutionResult, results: Sequence[ResolutionResult]) -> _Key:
+    """Of a result beside others: how images were normalised and resized is named where they differ in it."""
     setting = result.setting
+    varying = {field for field in setting._fields if len({getattr(other.setting, field) for other in results}) > 1}
+    words = {field: " ".join(f"{part:g}" for part in getattr(setting, field)) for field in ("mean", "std")}
+    mapping = f"labels of {setting.mapping}" if setting.mapping else None
+    if setting.mapping and setting.mapping_sha256 and _is_named_twice(setting.mapping, results):
+        mapping = f"{mapping} {short_digest(setting.mapping_sha256)}"
     resize, crop = setting.eval_resize, setting.eval_crop
     return _Key(
         dataset=setting.dataset,
@@ -55,11 +63,18 @@ def _key(result: ResolutionResult) -> _Key:
         trained=f"built for {pixels(setting.trained_size)} px",
         weights=f"{setting.weights} weights",
         resize=f"{resize} to 1/{crop:g}, centre" if crop < 1 else f"{resize}, no crop",
-        mapping=f"labels of {setting.mapping}" if setting.mapping else None,
+        normalised=f"mean {words['mean']}, std {words['std']}" if varying & {"mean", "std"} else None,
+        interpolation=setting.interpolation if "interpolation" in varying else None,
+        mapping=mapping,
         device=setting.device,
         dtype=setting.dtype,
         data=f"data {short_digest(setting.data_digest)}" if result.is_data_named else None,
     )
+
+
+def _is_named_twice(mapping: str, results: Sequence[ResolutionResult]) -> bool:
+    """Whether several files of labels have this name."""
+    return len({other.setting.mapping_sha256 for other in results if other.setting.mapping == mapping}) > 1
 
 
 def _table(name: str, key: _Key, result: ResolutionResult) -> Table:
@@ -113,6 +128,7 @@ def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]
     """The columns of the CSV, which has a line for each size; digests where an evaluation recorded one."""
     lines, digest = [line.identity for line in result.lines], result.setting.data_digest
     is_recorded = digest is not None or any(getattr(line, field) for line in lines for field in _DIGESTS)
+    unnamed = {"data", *(field for field in ("normalised", "interpolation") if getattr(key, field) is None)}
 
     def constant(name: str, value: object) -> Column[SizeResult]:
         return Column(name, lambda found: value)
@@ -121,7 +137,7 @@ def _raw_columns(key: _Key, result: ResolutionResult) -> list[Column[SizeResult]
         return Column(field, lambda found: getattr(found.line, field), sparse=field in SCHEDULE)
 
     return [
-        *(constant(name, value) for name, value in flat(key).items() if name != "data"),
+        *(constant(name, value) for name, value in flat(key).items() if name not in unnamed),
         Column("label", lambda found: label(found.line)),
         *map(identity, [field for field in EvaluatedLine._fields if field not in _DIGESTS or is_recorded]),
         *([constant("data_digest", digest)] if is_recorded else []),

@@ -86,8 +86,8 @@ def _notes(result: TuningResult) -> list[str]:
         "trials were not trained on; of a probe, on canvases of their own. The held-out images were not looked at, and the "
         "final seeds are others.",
         f"Each column of a rate is the mean {'held-out loss' if is_loss else f'{result.measure} in %'} of its trials. "
-        f"The best rate has the {'lowest' if is_loss else 'highest'}, and no trial that diverged: "
-        "a loss that is not finite, or at the end more than twice that of guessing.",
+        f"The best rate has the {'lowest' if is_loss else 'highest (of equal ones the fewest steps, then the lowest loss)'}, "
+        "and no trial that diverged: a loss that is not finite, or at the end more than twice that of guessing.",
         f"The {result.measure} of a rate has no interval: each is of a single seed."
         if len(result.seeds) == 1
         else "± is the half-width of the 95% t-interval of the mean over the trials of a rate"

@@ -32,7 +32,7 @@ from wfbench.errors import InputError, check_finite, did_you_mean, writing
 from wfbench.models import DiT
 from wfbench.recipe import Recipe
 from wfbench.records import PictureRow
-from wfbench.strict import read_json
+from wfbench.strict import read_object
 from wfbench.tasks import hub
 from wfbench.tasks.common import dtype_name, factors_of, precision_of, writable_dir
 from wfbench.tasks.jobs import dit
@@ -189,12 +189,12 @@ def draw(request: SampleRequest, *, device: torch.device, done: Callable[[int], 
         _agree(out, protocol)
         for k in range(request.rank, -(-request.num // PART), request.processes):
             indices = range(k * PART, min((k + 1) * PART, request.num))
-            if (path := _part(out, k)).is_file():
+            if _is_whole(path := _part(out, k), len(indices)):
                 done(len(indices))
             else:
                 _save(path, _pictures(request, model, recipe, codec, indices, device, done))
-    elif wrong := _differences(read_json(out / PROTOCOL, "samples' protocol", _WRITTEN, _ANOTHER), protocol):
-        raise _other(out, wrong)
+    else:
+        _check_samples(out, protocol)
     config = model.config
     picture = PictureRow(
         environment=records.stamp(device.type),
@@ -303,8 +303,23 @@ def _agree(out: Path, protocol: dict[str, Any]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         _write_json(path, protocol)
-    if wrong := _differences(read_json(path, "samples' settings", _WRITTEN, _ANOTHER), protocol):
+    if wrong := _differences(read_object(path, "samples' settings", _WRITTEN, _ANOTHER), protocol):
         raise _other(out, wrong)
+
+
+def _check_samples(out: Path, protocol: dict[str, Any]) -> None:
+    """See that a directory with a protocol holds its samples, of these settings."""
+    there = read_object(out / PROTOCOL, "samples' protocol", _WRITTEN, _ANOTHER)
+    if wrong := _differences(there, protocol):
+        raise _other(out, wrong)
+    samples = out / SAMPLES
+    if not samples.is_file() or files.sha256(samples) != there.get("samples_sha256"):
+        raise InputError(
+            "the samples are not those of their protocol",
+            got=f"{samples}: {'another file' if samples.exists() else 'no such file'}",
+            expected=f"the file that {out / PROTOCOL} is of",
+            remedy=f"put it back; or remove {PROTOCOL}, and they are drawn again",
+        )
 
 
 def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -327,7 +342,7 @@ def _assemble(out: Path, protocol: dict[str, Any], classes: int, picture: Pictur
         with (out / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (out / PROTOCOL).is_file():
-                if not all(part.is_file() for part in parts):
+                if not all(_is_whole(part, min(PART, protocol["samples"] - k * PART)) for k, part in enumerate(parts)):
                     return None
                 images = np.concatenate([np.load(part) for part in parts])
                 labels = np.arange(len(images)) % classes
@@ -364,6 +379,14 @@ def _grid(images: np.ndarray, classes: int) -> Image.Image:
 
 def _part(out: Path, k: int) -> Path:
     return out / f"part-{k:05d}.npy"
+
+
+def _is_whole(path: Path, samples: int) -> bool:
+    """Whether a part is there and holds so many samples; one that was cut is drawn again."""
+    try:
+        return len(np.load(path, mmap_mode="r")) == samples
+    except (OSError, EOFError, ValueError, TypeError):
+        return False
 
 
 def _save(path: Path, images: np.ndarray) -> None:

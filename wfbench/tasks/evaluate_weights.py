@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wfbench import models, records
+from wfbench import files, models, records
 from wfbench import recipe as recipes
 from wfbench.data import Dataset, Split, open_dataset
 from wfbench.data.listing import Entry
 from wfbench.errors import InputError, writing
 from wfbench.recipe import Recipe
 from wfbench.records import EvalRow, TrainRow
-from wfbench.strict import read_json
+from wfbench.strict import read_object
 from wfbench.tasks import hub
 from wfbench.tasks.common import dtype_name, factors_of, other_machine, writable_dir
 from wfbench.tasks.identity import changes, check_data, read_identity
@@ -259,6 +259,7 @@ class Labels:
 
     Attributes:
         file: its name.
+        sha256: of what it holds.
         split: the samples that have a label.
         every: all right classes of each of them.
         unlabelled: how many have none, and are left out.
@@ -266,6 +267,7 @@ class Labels:
     """
 
     file: str
+    sha256: str
     split: Split
     every: tuple[tuple[int, ...], ...]
     unlabelled: int
@@ -294,17 +296,10 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
         InputError: for a file that is no such mapping, or does not name every class or image.
     """
     expected = 'a JSON object such as {"n01440764": 0} or {"ILSVRC2012_val_00000001.JPEG": [65, 66]}'
-    mapping = read_json(path, "mapping", expected)
-    try:
-        table = {str(key): tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
-    except AttributeError as e:
-        raise InputError(
-            "cannot read the mapping",
-            got=f"{path}: {e}",
-            expected=expected,
-            remedy="write one object in braces, and neither a list nor a single value",
-        ) from e
-    bad = {key: value for key, value in table.items() if not all(isinstance(c, int) and 0 <= c < classes for c in value)}
+    remedy = "write one object in braces, each key once, and neither a list nor a single value"
+    mapping = read_object(path, "mapping", expected, remedy)
+    table = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in mapping.items()}
+    bad = {key: value for key, value in table.items() if not all(type(c) is int and 0 <= c < classes for c in value)}
     if bad:
         key, value = next(iter(bad.items()))
         raise InputError(
@@ -342,7 +337,8 @@ def relabel(path: Path, dataset: Dataset, classes: int) -> Labels:
             remedy=f'write the classes that are right, such as "{keys[0]}": [0]',
         )
     chosen = tuple(sorted({c for classes_ in every for c in classes_})) if by_class else ()
-    return Labels(path.name, _OtherLabels(split, kept, [c[0] for c in every]), every, len(keys) - len(kept), chosen)
+    first = _OtherLabels(split, kept, [c[0] for c in every])
+    return Labels(path.name, files.sha256(path), first, every, len(keys) - len(kept), chosen)
 
 
 # --- what is written
@@ -388,7 +384,9 @@ def _row(
         mean=recipe.data.mean,
         std=recipe.data.std,
         dtype=dtype_name(recipe),
+        interpolation=recipe.data.interpolation,
         mapping=None if labels is None else labels.file,
+        mapping_sha256=None if labels is None else labels.sha256,
         unlabelled=0 if labels is None else labels.unlabelled,
         accuracy=accuracy,
         top5=top5,
@@ -402,7 +400,7 @@ def _name(request: EvalRequest, row: EvalRow) -> str:
     height, width = row.image_size
     parts = [request.path.stem if row.weights == "file" else row.weights]
     parts += [str(height) if height == width else f"{height}x{width}"]
-    parts += [Path(row.mapping).stem] if row.mapping else []
+    parts += [Path(row.mapping).stem, (row.mapping_sha256 or "")[:6]] if row.mapping else []
     changed = " ".join([request.recipe or "", *request.overrides]).strip()
     return "-".join([*parts, *([hashlib.sha256(changed.encode()).hexdigest()[:6]] if changed else [])])
 

@@ -7,6 +7,7 @@ A run of an earlier version has neither, and then nothing is compared.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -53,6 +54,8 @@ class Identity(Strict):
     model_digest: str | None
     data_digest: str | None
     code_changed: str | None = None
+    #: What the weights began from, as the row says it; None where it was not recorded.
+    pretraining: str | None = None
 
 
 def identify(mixer: str, dataset: Dataset | Latents | DenseDataset | ProbeDataset, between: str | None = None) -> Identity:
@@ -138,7 +141,7 @@ def check_code_and_data(out: Path, now: Identity, listing: Listing, *, allow_cha
         The run's identity, with the note; None if the run has none.
 
     Raises:
-        InputError: for other data, naming the differences; for other code, unless that is allowed.
+        InputError: for other data, naming the differences; for other initial weights; for other code, unless that is allowed.
     """
     then = read_identity(out)
     if then is None:
@@ -149,6 +152,13 @@ def check_code_and_data(out: Path, now: Identity, listing: Listing, *, allow_cha
             got=f"{out}: {_data_differences(out, listing)}",
             expected=f"the data that it was begun with (digest {then.data_digest})",
             remedy="restore the data, or train on these in another --out",
+        )
+    if then.pretraining not in (None, now.pretraining):
+        raise InputError(
+            "the run was begun from other initial weights",
+            got=f"{out}: {now.pretraining}",
+            expected=f"{then.pretraining}, of which its steps were made",
+            remedy="restore the file of model.init_weights, or train from this one in another --out",
         )
     changed = changes(then, now, ("mixer code", "model code"))
     if changed and not allow_changed_code:
@@ -201,7 +211,7 @@ def read_listing(run: Path) -> Listing:
     path = run / LISTING
     try:
         return Listing.loads(gzip.decompress(path.read_bytes()).decode())
-    except (OSError, EOFError, ValueError) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise _unreadable(path, e) from e
 
 
@@ -222,6 +232,7 @@ def _note_change(then: Identity, now: Identity, changed: Sequence[str]) -> Ident
         model_digest=joined(then.model_digest, now.model_digest),
         data_digest=then.data_digest,
         code_changed="; ".join([*([then.code_changed] if then.code_changed else []), *changed]),
+        pretraining=then.pretraining,
     )
 
 

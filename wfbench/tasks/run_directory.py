@@ -92,7 +92,9 @@ def check_directory(recipe: Recipe, out: Path, resume: bool) -> None:
         InputError: naming the differences.
     """
     if resume:
-        changed = recipes.differences(read_recipe(out), recipe, _FREE_TO_CHANGE)
+        # Where a run ends once it has solved its probe, the evaluations decide when.
+        free = [name for name in _FREE_TO_CHANGE if name != "eval_every" or recipe.stop_when_solved is None]
+        changed = recipes.differences(read_recipe(out), recipe, free)
         if changed:
             raise InputError(
                 "the run has another recipe",

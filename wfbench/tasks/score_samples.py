@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from wfbench import files, records
 from wfbench.data import Dataset, Split, eval_batches
+from wfbench.data.image_files import files_below
 from wfbench.data.latents import centre_crop
 from wfbench.data.pixels import decode
 from wfbench.data.splits import UNREADABLE
 from wfbench.data.transforms import to_channels
-from wfbench.data.what_counts import is_hidden, is_picture
+from wfbench.data.what_counts import in_few_words, is_picture, looks_like_a_picture
 from wfbench.diffusion import frozen
 from wfbench.diffusion.scores import (
     Inception,
@@ -34,6 +34,7 @@ from wfbench.diffusion.scores import (
 from wfbench.errors import InputError, check_finite
 from wfbench.files import read_file
 from wfbench.records import ScoreRow
+from wfbench.strict import read_object
 from wfbench.tasks.common import writable_dir
 from wfbench.tasks.draw_samples import PROTOCOL, denoiser, to_uint8
 from wfbench.tasks.identity import check_data
@@ -143,15 +144,9 @@ def read_samples(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
         InputError: if one of them is missing, or the samples are not those of the protocol.
     """
     beside = path.parent / PROTOCOL
-    try:
-        protocol = json.loads(beside.read_text())
-    except (OSError, ValueError) as e:
-        raise InputError(
-            "samples without a protocol cannot be scored",
-            got=f"{beside}: {e}",
-            expected=f"samples.npz and {PROTOCOL}, as `wfbench sample` writes them",
-            remedy=f"put {PROTOCOL} back beside them, or draw the samples again: wfbench sample RUN",
-        ) from e
+    expected = f"samples.npz and {PROTOCOL}, as `wfbench sample` writes them"
+    remedy = f"put {PROTOCOL} back beside them, or draw the samples again: wfbench sample RUN"
+    protocol = read_object(beside, "protocol of the samples", expected, remedy)
     images, labels = _arrays(path)
     if labels is None or protocol.get("samples_sha256") != _sha256(path):
         raise InputError(
@@ -294,10 +289,18 @@ def _reference(
 
 def _folder(path: Path, side: int) -> Iterable[Tensor]:
     """Every image under a folder, cropped as ADM does it: (3, side, side), uint8."""
-    files = sorted(f for f in path.rglob("*") if is_picture(f.name) and not is_hidden(f.relative_to(path).as_posix()))
-    if not files:
+    root = path.resolve()
+    names = [name for below in files_below(root.parent, root.name) for name in below if looks_like_a_picture(name)]
+    if over := [name for name in names if not is_picture(name)]:
+        raise InputError(
+            "files of the reference that look like images would not be read",
+            got=in_few_words(over),
+            expected="png, jpg, webp, bmp, tif or ppm files",
+            remedy="convert them, or move them away",
+        )
+    if not names:
         raise InputError("no images in the reference", got=str(path), expected="png, jpg, webp or bmp files", remedy=_CHECK)
-    for file in files:
+    for file in sorted(root.parent / name for name in names):
         try:
             image = to_channels(decode(read_file(file), str(file)), 3)
             yield torch.from_numpy(np.array(centre_crop(image, side))).permute(2, 0, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from wfbench.data.image_files import files_below
 from wfbench.data.listing import Entry, image_entries, json_entry
 from wfbench.data.splits import Files
 from wfbench.data.what_counts import READ, check_passed_over, is_hidden, looks_like_a_picture
@@ -210,7 +211,13 @@ def _by_stem(folder: Path, endings: Collection[str]) -> tuple[dict[str, Path], l
     found: dict[str, Path] = {}
     over: list[str] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if is_hidden(path.name) or not looks_like_a_picture(path.name):
+        if is_hidden(path.name):
+            continue
+        if path.is_dir():  # images are not looked for there, so none may be there unseen
+            below = (name for names in files_below(folder, path.name) for name in names)
+            over += [str(folder / name) for name in below if looks_like_a_picture(name)]
+            continue
+        if not looks_like_a_picture(path.name):
             continue
         if path.suffix.lower().removeprefix(".") not in endings:
             over.append(str(path))

@@ -107,8 +107,9 @@ class Job(ABC):
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """The code and the data of this job, as they are now; archives of images are read for it."""
-        return identify(self.model.config.mixer, self.dataset, self.model.config.between)
+        """The code, the data and the initial weights of this job, as they are now; archives of images are read for it."""
+        found = identify(self.model.config.mixer, self.dataset, self.model.config.between)
+        return found.model_copy(update={"pretraining": self.pretraining})
 
     @property
     def steps_per_epoch(self) -> int:

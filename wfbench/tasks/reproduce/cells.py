@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from wfbench.analysis.cells import Profile, profiles_of
 from wfbench.analysis.lines import label, scheduled
 from wfbench.analysis.reproduction import log_speed_ups
 from wfbench.errors import InputError
+from wfbench.files import walk
 from wfbench.measure.rounds import LEAST_ROUNDS
 from wfbench.records import FACTORS, AnyRow, DenseRow, DiTRow, MeasurementRow, ProbeRow, ProfileRow, TrainRow
 from wfbench.tasks.profile import summary
@@ -176,10 +176,10 @@ def _run_key(row: RunRow) -> tuple[object, ...]:
 def _places(root: Path) -> dict[tuple[object, ...], Path]:
     """Run directories in and below a directory, by the runs that their records name."""
     found: dict[tuple[object, ...], Path] = {}
-    for place, _, names in os.walk(root):
+    for place, names in walk(root):
         if {"config.yaml", "records.jsonl"} <= set(names):
-            for row in read_rows(Path(place)):
-                found.setdefault(_run_key(row), Path(place))
+            for row in read_rows(place):
+                found.setdefault(_run_key(row), place)
     return found
 
 

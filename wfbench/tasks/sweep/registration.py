@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from wfbench.analysis.claims import read_claims
 from wfbench.analysis.claims.registration import claims_of
 from wfbench.analysis.lines import label
 from wfbench.errors import InputError
+from wfbench.files import walk
 from wfbench.records import ClaimsRow
 from wfbench.tasks.common import factors_of
 from wfbench.tasks.sweep.combinations import Draft
@@ -101,7 +101,7 @@ def record(path: Path, out: Path) -> str:
 
 def _begun(out: Path, recipe: str) -> int:
     """How many runs of the recipe have begun, and runs that cannot be read."""
-    configs = [Path(place, "config.yaml") for place, _, names in os.walk(out) if "config.yaml" in names]
+    configs = [place / "config.yaml" for place, names in walk(out) if "config.yaml" in names]
     return sum(_recipe_of(config) in (recipe, None) for config in configs)
 
 

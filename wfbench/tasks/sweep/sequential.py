@@ -12,6 +12,7 @@ from pathlib import Path
 from wfbench import records
 from wfbench.analysis.claims import ClaimsFile, decide, open_claims
 from wfbench.errors import InputError
+from wfbench.files import walk
 from wfbench.records import AnyRow
 from wfbench.tasks.sweep.single_run import PlannedRun, Status
 
@@ -93,4 +94,5 @@ def run_until_decided(
 
 def rows_below(out: Path) -> list[AnyRow]:
     """The rows of all records in a directory and below it."""
-    return [row for path in sorted(out.rglob("records.jsonl")) for row in records.read(path)[0]]
+    found = sorted(place / "records.jsonl" for place, names in walk(out) if "records.jsonl" in names)
+    return [row for path in found for row in records.read(path)[0]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wfbench import recipe as recipes
 from wfbench import records
+from wfbench.analysis.tuning import best_rate
 from wfbench.records import DiTRow, TrialRow
 from wfbench.tasks import run_directory
 from wfbench.tasks.common import factors_of
@@ -45,10 +46,9 @@ class Tuning:
     def choose(self, draft: Draft) -> tuple[tuple[str, ...], str | None]:
         """The settings of the line's final runs; or why there are none.
 
-        The rate with the highest mean accuracy (of segmentations mIoU) over the trial seeds, then the lowest loss, which of
-        denoisers alone decides; a rate at which a trial diverged is not chosen.
+        The `best_rate` over the trial seeds; a rate at which a trial diverged is not chosen.
         """
-        means: dict[float, tuple[float, float]] = {}
+        tried: dict[float, list[TrialRow]] = {}
         for rate in self._rates(draft):
             rows = []
             for seed in self.tune.seeds:
@@ -57,11 +57,11 @@ class Tuning:
                     return (), "not all of its trials are done"
                 rows.append(row)
             if all(row.status == "ok" for row in rows):
-                accuracies, losses = [row.accuracy or 0.0 for row in rows], [row.loss or 0.0 for row in rows]
-                means[rate] = math.fsum(accuracies) / len(rows), -math.fsum(losses) / len(rows)
-        if not means:
+                tried[rate] = rows
+        best = best_rate(tried)
+        if best is None:
             return (), "every rate of tuning diverged"
-        return (f"optim.lr={max(means, key=means.__getitem__)!r}", *self._rule(draft)), None
+        return (f"optim.lr={best!r}", *self._rule(draft)), None
 
     def record(self) -> None:
         """Add the trials that are not yet there to the sweep's records."""
@@ -123,6 +123,7 @@ class Tuning:
             status="ok" if ok else "diverged",
             message=status.message or divergence,
             accuracy=row.result if row is not None and ok and not isinstance(row, DiTRow) else None,
+            steps=None if row is None else row.steps,
             loss=row.loss if row is not None and ok else None,
             measure=draft.measure,
             samples=row.samples if row is not None and ok else None,
@@ -140,4 +141,5 @@ def _divergence(place: Path, guessing: float) -> str | None:
 
 
 def _key(row: TrialRow) -> tuple[object, ...]:
-    return (row.model, row.mixer, *(getattr(row, name) for name in records.FACTORS), row.recipe_digest, row.seed, row.lr)
+    factors = tuple(getattr(row, name) for name in records.FACTORS)
+    return (row.model, row.mixer, *factors, row.recipe_digest, row.seed, row.lr, row.steps)
