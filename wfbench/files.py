@@ -51,6 +51,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # nothing is there, or nothing any more
+            return
         raise InputError(
             "cannot search a directory",
             got=f"{error.filename}: {error.strerror}",
