@@ -116,7 +116,9 @@ def _fault_of_interval(table: Table, column: Column[Any], value: Interval, line:
 
 
 def _fault_of_ends(table: Table, columns: Any, column: Column[Any], line: Any) -> str:
-    raw = {key: value for other in columns if other.key for key, value in other.raw(line).items()}
+    wanted = {*ENDS_APART[name_of(column)], "interval", "why"}
+    able = [other for other in columns if not wanted.isdisjoint((other.key, *(other.ends or ())))]
+    raw = {key: value for other in able for key, value in other.raw(line).items()}
     ends = [raw[end] for end in ENDS_APART[name_of(column)]]
     has_one = raw.get("interval", False) or ends != [None, None]
     return "" if has_one or raw.get("why") or is_stated("fewer than four sides", table) else "no interval, and no reason"
