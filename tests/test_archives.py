@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wfbench.data import Dataset, open_dataset
+from wfbench.data import Dataset, open_dataset, what_counts
 from wfbench.data.pixels import decode
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
@@ -257,6 +257,15 @@ def test_a_picture_of_any_kind_that_is_not_read_is_named(name: str, tmp_path: Pa
     (images(tmp_path) / "train/a" / name).write_bytes(png(1))
     with pytest.raises(InputError, match=rf"would not be read\n.*{name}"):
         opened("folder", tmp_path)
+
+
+def test_a_picture_of_a_format_that_pillow_was_built_without_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    what_counts._pictures.cache_clear()
+    try:
+        assert all(map(what_counts.looks_like_a_picture, ["a.avif", "a.gif", "a.jp2", "a.heic", "a.png"]))
+    finally:
+        what_counts._pictures.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "about.pdf", "film.mpg", "labels.csv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -297,7 +298,13 @@ def canvas_error(accuracy: float, standard_error: float | None, canvases: int) -
         canvases: how many there are.
     """
     found = math.sqrt(accuracy * (1 - accuracy) / canvases) if standard_error is None else standard_error
-    return max(found, binomial_reach(1.0, canvases, LEVEL) / _WIDTH)
+    return max(found, _least_error(canvases))
+
+
+@functools.cache
+def _least_error(canvases: int) -> float:
+    """The standard error of so many canvases that are all answered alike."""
+    return binomial_reach(1.0, canvases, LEVEL) / _WIDTH
 
 
 def _steps_to_passed(row: ProbeRow) -> Crossing:

@@ -16,8 +16,11 @@ __all__ = ["READ", "check_passed_over", "in_few_words", "is_hidden", "is_picture
 
 #: Endings of pictures that are read, from folders and shards.
 READ = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
-#: Endings of pictures that are not read, beside those that Pillow knows: of formats that need a package of their own.
-_NOT_READ = frozenset({"heic", "heif", "jxl", "exr", "hdr", "pnm", "svg", "psd", "raw", "dng", "nef", "cr2", "arw"})
+#: Endings of pictures that are not read, whatever Pillow knows: it can be built without a format, and then does not name it.
+_NOT_READ = frozenset(
+    {"gif", "jfif", "jp2", "j2k", "avif", "heic", "heif", "jxl", "tga", "exr", "hdr", "pbm", "pnm", "ico"}
+    | {"svg", "psd", "raw", "dng", "nef", "cr2", "arw"}
+)
 #: What Pillow knows and is no picture: documents, films, tables of numbers.
 _NO_PICTURES = frozenset({"pdf", "ps", "eps", "mpg", "mpeg", "h5", "hdf", "grib", "bufr", "emf", "wmf"})
 
