@@ -5,7 +5,7 @@
 For each mixer and number of tokens N, one layer (batch 1) is timed in inference and in forward + backward with the gradients
 of input and parameters, all interleaved in random order (`wfbench.measure.time_interleaved`), on one thread unless said
 otherwise. "per doubling" is the factor from the N of the line before, for each doubling of the tokens: 2 is linear. Peak
-memory of forward + backward is the growth of the resident set in a fresh process (VmHWM, Linux), beyond the input, the
+memory of forward + backward is the growth of the resident set in a fresh process (VmHWM, reset before), beyond the input, the
 parameters and the gradient of the output. "chunks to recurrence" is the largest difference between the fast core and its
 definition in float64, on few channels: token by token for vim and gdn, and for vrwkv by the explicit weights of 64 tokens.
 
@@ -34,6 +34,7 @@ from mixers.vim import naive_selective_scan, selective_scan
 from mixers.vrwkv import bi_wkv
 from wfbench import records
 from wfbench.measure import time_interleaved
+from wfbench.measure.memory import peak_memory
 
 MODES = ("inference", "forward + backward")
 #: Tokens of which the explicit weights are compared, and channels of the comparisons.
@@ -69,19 +70,11 @@ def timings(names: Sequence[str], sides: Sequence[int], dim: int, rounds: int) -
     return rows
 
 
-def high_water() -> int:
-    """The greatest resident set of this process so far, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-
-
 def peak(mixer: str, dim: int, side: int) -> None:
-    """Print the bytes that forward + backward of one layer adds to this process's resident set."""
+    """Print the bytes that forward + backward of one layer adds to this process's resident set at its peak."""
     calls(mixer, dim, 4)["forward + backward"]()  # loads the libraries
     call = calls(mixer, dim, side)["forward + backward"]
-    before = high_water()
-    call()
-    print(high_water() - before)
+    print(round(peak_memory(lambda: call)["peak"]))
 
 
 def peaks(names: Sequence[str], sides: Sequence[int], dim: int, threads: int) -> list[dict[str, object]]:
@@ -115,7 +108,7 @@ def gdn_difference(n: int) -> float:
     q, k = F.normalize(torch.randn(2, 1, n, 2, WIDTH, dtype=torch.float64), dim=-1)
     v, beta = torch.randn(1, n, 2, WIDTH, dtype=torch.float64), torch.rand(1, n, 2, dtype=torch.float64)
     g = -torch.rand(1, n, 2, dtype=torch.float64) * torch.tensor([1e-3, 3.0], dtype=torch.float64)
-    fast, exact = (core(q, k, v, beta, g)[0] for core in (gated_delta, naive_gated_delta))
+    fast, exact = (core(q, k, v, g, beta)[0] for core in (gated_delta, naive_gated_delta))
     return (fast - exact).abs().max().item()
 
 
@@ -128,7 +121,7 @@ def vrwkv_difference(n: int) -> float:
     distance = (rows.unsqueeze(1) - torch.arange(n)).abs().unsqueeze(2)  # (t, i, 1)
     weights = (k + torch.where(distance == 0, u, (1 - distance) * w)).softmax(dim=1)  # (t, i, C)
     exact = (weights * v).sum(dim=1)
-    return (bi_wkv(k, v, w, u)[0, rows] - exact).abs().max().item()
+    return (bi_wkv(w, u, k, v)[0, rows] - exact).abs().max().item()
 
 
 DIFFERENCES: dict[str, Callable[[int], float]] = {

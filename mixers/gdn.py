@@ -29,7 +29,7 @@ LOG_BOUND = 80.0
 
 
 def gated_delta(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, chunk: int = 64, last: bool = True
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, chunk: int = 64, last: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Sₜ = e^gₜ (I − βₜ kₜkₜᵀ) Sₜ₋₁ + βₜ kₜvₜᵀ and oₜ = Sₜᵀ qₜ / √K, chunk by chunk; the o, and the last S.
 
@@ -38,7 +38,7 @@ def gated_delta(
     (I + L) U = β (V − e^G K S₀) with Lₜⱼ = βₜ e^(Gₜ−Gⱼ) kₜᵀkⱼ for j < t. It is solved for V and for e^G K, before S₀ is known,
     for all chunks at the same time; then S₀ goes from chunk to chunk. Exponentials are of numbers up to 0 only.
 
-    Shapes: q, k (B, N, h, K), v and o (B, N, h, V), beta, g (B, N, h), g ≤ 0; S (B, h, K, V). k has unit length.
+    Shapes: q, k (B, N, h, K), v and o (B, N, h, V), g and beta (B, N, h), g ≤ 0; S (B, h, K, V). k has unit length.
     Without ``last``, the state that is returned is the one before the last chunk, and the last chunk's writes cost nothing.
 
     Cost per image, with c = `chunk_of(N, chunk)`, P = N padded to T chunks, and K = V = d: Phd(3d + 4c − 1) MACs, and chd²
@@ -48,7 +48,7 @@ def gated_delta(
     chunk = chunk_of(n, chunk)
     # (B, h, T, c, ...); what is added at the end writes nothing and does not decay.
     q, k, v = (F.pad(t, (0, 0, 0, 0, 0, -n % chunk)).unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4) for t in (q, k, v))
-    beta, g = (F.pad(t, (0, 0, 0, -n % chunk)).unflatten(1, (-1, chunk)).permute(0, 3, 1, 2) for t in (beta, g))
+    g, beta = (F.pad(t, (0, 0, 0, -n % chunk)).unflatten(1, (-1, chunk)).permute(0, 3, 1, 2) for t in (g, beta))
     lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
     # g from j + 1 to t, summed for each j alone: the difference of two sums from the chunk's start would have lost its digits
     # after a token that forgets nearly everything. Masked before the exponential: that of the rest is 1, and no decay.
@@ -75,7 +75,7 @@ def gated_delta(
     return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :n], state
 
 
-def naive_gated_delta(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def naive_gated_delta(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """The same as `gated_delta`, token by token: the naive reference."""
     (b, n, h, d), o = q.shape, []
     state = q.new_zeros(b, h, d, v.shape[3])
@@ -118,11 +118,22 @@ class Direction(nn.Module):
         return qkv * qkv.sigmoid()
 
     def gated(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """β and g, the logarithm of the decay: (B, N, h) each."""
+        """g, the logarithm of the decay, and β: (B, N, h) each."""
         logits, step = self.gates(x).chunk(2, dim=2)
         exact = at_least_float32(x)
         rate = self.a_log.to(exact).clamp(max=LOG_BOUND).exp()
-        return logits.to(exact).sigmoid(), -rate * F.softplus(step.to(exact) + self.step_bias.to(exact))
+        return -rate * F.softplus(step.to(exact) + self.step_bias.to(exact)), logits.to(exact).sigmoid()
+
+    def naive_gated(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, head by head, by the formulas of the gates: log(1 + e^s) for softplus."""
+        heads, exact = len(self.a_log), at_least_float32(x)
+        g, beta = [], []
+        for head in range(heads):
+            logit, s = (torch.einsum("bnc,c->bn", x, self.gates.weight[row]).to(exact) for row in (head, heads + head))
+            step = torch.logaddexp(s + self.step_bias[head].to(exact), s.new_zeros(()))
+            g.append(-self.a_log[head].to(exact).exp() * step)
+            beta.append(1 / (1 + (-logit).exp()))
+        return torch.stack(g, dim=2), torch.stack(beta, dim=2)
 
 
 @register(
@@ -130,7 +141,7 @@ class Direction(nn.Module):
         name="gdn",
         token="bidirectional-gated-delta",
         complexity="linear",
-        formula="RMS(S→ₜᵀqₜ + S←ₜᵀqₜ)/√d ⊙ SiLU(XW), S→ₜ = αₜ (I − βₜkₜkₜᵀ) S→ₜ₋₁ + βₜkₜvₜᵀ, S← likewise from the end",
+        formula="(RMS((S→ₜᵀqₜ + S←ₜᵀqₜ)/√d) ⊙ SiLU(XW)) Wₒ, S→ₜ = αₜ (I − βₜkₜkₜᵀ) S→ₜ₋₁ + βₜkₜvₜᵀ, S← likewise from the end",
         source="Yang et al. 2024 (Gated Delta Networks), arXiv 2412.06464",
         status="reconstruction",
         layout="sequence",
@@ -180,7 +191,7 @@ class GDN(nn.Module):
             x_, qkv_ = (t.flip(1) if turned else t for t in (x, qkv))
             mixed = direction.naive_mixed(qkv_) if naive else direction.mixed(qkv_)
             q, k, v = mixed.to(exact).unflatten(2, (3, self.num_heads, -1)).unbind(2)  # (B, N, h, d)
-            found.append((q, k, v, *direction.gated(x_)))
+            found.append((q, k, v, *(direction.naive_gated(x_) if naive else direction.gated(x_))))
         with without_autocast(x):
             if naive:
                 onward, back = (
@@ -188,8 +199,8 @@ class GDN(nn.Module):
                     for q, k, *more in found
                 )
             else:
-                q, k, v, beta, g = (torch.cat(t) for t in zip(*found, strict=True))  # (2B, N, h, d): both in one scan
-                onward, back = gated_delta(unit(q), unit(k), v, beta, g, self.chunk, last=False)[0].chunk(2)
+                q, k, v, g, beta = (torch.cat(t) for t in zip(*found, strict=True))  # (2B, N, h, d): both in one scan
+                onward, back = gated_delta(unit(q), unit(k), v, g, beta, self.chunk, last=False)[0].chunk(2)
             return onward + back.flip(1)
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
@@ -204,9 +215,15 @@ class GDN(nn.Module):
         return self._output(self._core(x, naive=False), x)
 
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
-        """By the recurrence, token by token, one direction after the other."""
+        """By the recurrence, token by token, one direction after the other; the norm head by head."""
         check_tokens(x, grid)
-        return self._output(self._core(x, naive=True), x)
+        y = self._core(x, naive=True)
+        roots = [(head.square().sum(dim=2) / head.shape[2] + NORM_EPSILON).sqrt() for head in y.unbind(2)]  # (B, N) each
+        y = torch.cat([head / root.unsqueeze(2) * self.norm for head, root in zip(y.unbind(2), roots, strict=True)], dim=2)
+        if self.gate is not None:
+            z = torch.einsum("bnc,dc->bnd", x, self.gate.weight)
+            y = y * (z / (1 + (-z).exp()))
+        return torch.einsum("bnc,dc->bnd", y.to(x.dtype), self.proj.weight)
 
     def _chunks(self, grid: Grid) -> tuple[int, int]:
         """The chunk, and how many of them there are."""

@@ -130,12 +130,14 @@ class BlockMixingAttention(nn.Module):
     Deviations: ``normaliser`` is the paper's, as above, by default. "released" is that of the authors' code: its sum takes,
     for the terms of another block, the query at the same place in that block instead of qᵢ. The authors need a square grid
     in square blocks; here √blocks pieces along each axis have ceil(side / √blocks) tokens, the last one what is left, so
-    that blocks may be oblong, of unequal size, and fewer ("released" needs equal ones). Nothing keeps M positive, here or
-    there. In float16 the core is computed in float32, as its sums leave the range. ``local`` turns off the DWC.
+    that blocks may be oblong, of unequal size, and fewer ("released" needs equal ones). ``block_side`` decides nothing: it
+    is held against the side that follows. Nothing keeps M positive, here or there. In float16 the core is computed in
+    float32, as its sums leave the range. ``local`` turns off the DWC.
 
     Raises:
-        MixerError: if the heads do not divide the dimension, ``blocks`` is no square, an option is unknown, or the released
-            normaliser has blocks of unequal size; without a grid, and for another one than it is built for.
+        MixerError: if the heads do not divide the dimension, ``blocks`` is no square, an option is unknown, ``block_side``
+            is not the side that follows, or the released normaliser has blocks of unequal size; without a grid, and for
+            another one than it is built for.
     """
 
     reference_names: ClassVar[Mapping[str, str]] = {
@@ -155,6 +157,7 @@ class BlockMixingAttention(nn.Module):
         num_heads: int | None = None,
         grid: Grid | None = None,
         blocks: int = 16,
+        block_side: int | None = None,
         normaliser: str = "paper",
         transform: str = "linear",
         qk_norm: bool = True,
@@ -175,6 +178,13 @@ class BlockMixingAttention(nn.Module):
                 "unknown transform", got=repr(transform), expected=f"one of {', '.join(TRANSFORMS)}", remedy="use 'linear'"
             )
         self.counts, self.sides = block_sides(self.built, blocks)
+        if block_side is not None and self.sides != (block_side, block_side):
+            raise MixerError(
+                "blocks of other sides",
+                got=f"block_side = {block_side} for {blocks} blocks of a {self.built[0]}x{self.built[1]} grid",
+                expected=f"{self.sides[0]}x{self.sides[1]}",
+                remedy="leave block_side out: it follows from the grid and from blocks",
+            )
         self.released = normaliser == "released"
         if self.released and any(side % length for side, length in zip(self.built, self.sides, strict=True)):
             raise MixerError(
@@ -194,8 +204,11 @@ class BlockMixingAttention(nn.Module):
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
         """Constructor arguments that fit a state dict under the authors' names."""
+        blocks = int(state["piece_attn.conv.weight"].shape[0])
+        square = math.isqrt(blocks) ** 2 == blocks  # where the grid has as many blocks along both axes
         return {
             "dim": state["to_out.0.weight"].shape[0],
+            **({"blocks": blocks} if square else {}),
             "qk_norm": "q_norm.weight" in state or "k_norm.weight" in state,
             "local": "lepe.weight" in state or "lepe.bias" in state,
         }
@@ -209,11 +222,7 @@ class BlockMixingAttention(nn.Module):
             raise MixerError(
                 "mhla has no choice of qk_norm_eps", got=repr(eps), expected="'finfo(dtype).eps'", remedy="leave it out"
             )
-        if options.read("block_side") is not None and options.read("blocks") is None:
-            raise MixerError(
-                "mhla counts its blocks", got="block_side without blocks", expected="both", remedy="give their number"
-            )
-        given = {name: options.read(name) for name in ("blocks", "normaliser", "transform", "qk_norm")}
+        given = {name: options.read(name) for name in ("blocks", "block_side", "normaliser", "transform", "qk_norm")}
         return {name: value for name, value in given.items() if value is not None}
 
     def _project(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

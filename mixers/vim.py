@@ -215,8 +215,9 @@ class Vim(nn.Module):
     2312.00752) for the selective state space.
     Status: certain (golden files of the authors' code, whole and core; chunks equal the recurrence).
     Deviations: no class token amid the sequence. The sum of both directions is multiplied by SiLU(z) once, which is the
-    same. ``local`` turns the convolutions off, SiLU stays; ``divide`` off leaves the sum of both directions unhalved. The
-    first, the last and the x Linears start as the bench's Linears do. 16-bit inputs are scanned in 32 bits.
+    same. ``local`` turns the convolutions off, SiLU stays; ``divide`` off leaves the sum of both directions unhalved, and
+    ``gate`` off leaves out z, 2NC² MACs and 4NC elementwise. The first, the last and the x Linears start as the bench's
+    Linears do. 16-bit inputs are scanned in 32 bits.
 
     Raises:
         MixerError: if ``state`` or ``rank`` is under 1.
@@ -229,7 +230,16 @@ class Vim(nn.Module):
         **{theirs.format("_b"): f"back.{ours}" for theirs, ours in _OF_A_DIRECTION.items()},
     }
 
-    def __init__(self, dim: int, *, state: int = 16, rank: int | None = None, local: bool = True, divide: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        state: int = 16,
+        rank: int | None = None,
+        local: bool = True,
+        divide: bool = True,
+        gate: bool = True,
+    ) -> None:
         super().__init__()
         rank = -(-dim // 16) if rank is None else rank
         if state < 1 or rank < 1:
@@ -239,9 +249,9 @@ class Vim(nn.Module):
                 expected="at least 1",
                 remedy="use state=16",
             )
-        self.state, self.rank, self.divide = state, rank, divide
+        self.state, self.rank, self.divide, self.gate = state, rank, divide, gate
         width = EXPAND * dim
-        self.in_proj = nn.Linear(dim, 2 * width, bias=False)
+        self.in_proj = nn.Linear(dim, (2 if gate else 1) * width, bias=False)
         self.proj = nn.Linear(width, dim, bias=False)
         init_linear_(self.in_proj, self.proj)
         self.onward, self.back = (Direction(width, rank, state, local) for _ in range(2))
@@ -249,8 +259,10 @@ class Vim(nn.Module):
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
         """Constructor arguments that fit a state dict under the reference names."""
+        dim, width = state["out_proj.weight"].shape
         return {
-            "dim": state["out_proj.weight"].shape[0],
+            "dim": dim,
+            "gate": state["in_proj.weight"].shape[0] != width,
             "state": state["A_log"].shape[1],
             "rank": state["dt_proj.weight"].shape[1],
             "local": any(name.startswith("conv1d") for name in state),
@@ -264,14 +276,22 @@ class Vim(nn.Module):
         found = {"state": options.read("d_state"), "rank": options.read("dt_rank"), "divide": options.read("if_divide_out")}
         return {key: value for key, value in found.items() if value is not None and value != "auto"}
 
-    def _output(self, y: Tensor, z: Tensor) -> Tensor:
+    def _input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the directions go through, and the logits of the gate, if there is one: (B, N, 2C) each."""
+        if not self.gate:
+            return self.in_proj(x), None
+        inner, z = self.in_proj(x).chunk(2, dim=2)
+        return inner, z
+
+    def _output(self, y: Tensor, z: Tensor | None) -> Tensor:
         """The gate and the last Linear."""
-        return self.proj((y / 2 if self.divide else y) * F.silu(z))
+        y = y / 2 if self.divide else y
+        return self.proj(y if z is None else y * F.silu(z))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""
         check_tokens(x, grid)
-        inner, z = self.in_proj(x).chunk(2, dim=2)
+        inner, z = self._input(x)
         directions, exact = (self.onward, self.back), at_least_float32(x)
         u = [direction.inner(t) for direction, t in zip(directions, (inner, inner.flip(1)), strict=True)]
         chosen = [direction.selection(t) for direction, t in zip(directions, u, strict=True)]
@@ -288,7 +308,7 @@ class Vim(nn.Module):
     def naive(self, x: Tensor, grid: Grid) -> Tensor:
         """By the recurrence, token by token, one direction after the other."""
         check_tokens(x, grid)
-        inner, z = self.in_proj(x).chunk(2, dim=2)
+        inner, z = self._input(x)
         results = []
         for direction, t in ((self.onward, inner), (self.back, inner.flip(1))):
             u = direction.naive_inner(t)
@@ -308,7 +328,7 @@ class Vim(nn.Module):
         check_path(path)
         n, c, s, r = grid[0] * grid[1], self.proj.out_features, self.state, self.rank
         local = 16 if self.onward.conv is not None else 0
-        linears = 6 * c + 4 * (r + 2 * s) + 4 * r
+        linears = (6 if self.gate else 4) * c + 4 * (r + 2 * s) + 4 * r
         return batch * c * (n * (linears + local) + 4 * self._padded(grid)[1] * s)
 
     def elementwise(self, grid: Grid, batch: int = 1) -> int:
@@ -318,5 +338,5 @@ class Vim(nn.Module):
         tokens = n * width * (7 if self.onward.conv is not None else 6)
         states = padded * width * s * 5 + padded * width  # decays (2), what is added, twice through the chunks; ΣΔ
         chunks = padded // chunk * width * s * (3 - 1)  # decays of chunks, from chunk to chunk; the first token of each once
-        after = n * width * (4 if self.divide else 3)  # both directions together, halved, SiLU, the product
+        after = n * width * (1 + self.divide + 2 * self.gate)  # both directions together, halved; SiLU and the product
         return batch * (2 * (tokens + states + chunks) + after) + 6 * width * s

@@ -67,13 +67,13 @@ def earlier(tokens: tuple[Tensor, Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     return read_k.flatten(1, 2)[:, :n], read_v.flatten(1, 2)[:, :n]
 
 
-def bi_wkv(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """yₜ = Σᵢ e^Lₜᵢ vᵢ / Σᵢ e^Lₜᵢ, channel by channel: Lₜᵢ = kᵢ − (|t − i| − 1) w, and kₜ + u for the token itself.
 
     Each token reads its chunk one by one, and what comes before and after the chunk as one token each (`earlier`). Every step
     is a mean with weights of a softmax, so that nothing overflows, whatever the sign of w.
 
-    Shapes: k, v and the result (B, N, C); w, u (C). Cost: elementwise, O(NC c), without a MAC; memory O(NC c).
+    Shapes: w, u (C); k, v and the result (B, N, C). Cost: elementwise, O(NC c), without a MAC; memory O(NC c).
     """
     n = int(k.shape[1])
     keys, values = in_chunks(k, v)  # (B, T, c, C)
@@ -118,7 +118,7 @@ def _earlier_elementwise(n: int, dim: int) -> tuple[int, int]:
     return each + dim * (12 * padded + reading), shared + dim * (2 * c + 1 + c * c) + c + 3 * c * c
 
 
-def naive_bi_wkv(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def naive_bi_wkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same as `bi_wkv`, by the N×N weights of each channel: the naive reference, O(N²)."""
     n, rows = k.shape[1], []
     for t in range(n):
@@ -191,7 +191,8 @@ class VRWKV(nn.Module):
     them, in every layer, since no layer knows how many there are; Linears as the bench's.
     Deviations: the released CUDA kernel differs from the paper's formula by some per cent (it weights tokens by chunk); this
     is the formula, without the kernel's 1e-6 in the denominator. ``shift`` is how many tokens away a neighbour is; ``local``
-    turns the shift off, as does ``shift=0``: there are no μ then. 16-bit keys and values are weighted in 32 bits.
+    turns the shift off, as does ``shift=0``: there are no μ then. ``gate`` off leaves out r, NC² MACs and 4NC elementwise
+    (2NC without a shift). 16-bit keys and values are weighted in 32 bits.
 
     Raises:
         MixerError: if ``shift`` is negative.
@@ -205,20 +206,23 @@ class VRWKV(nn.Module):
         **{name: name for name in ("spatial_decay", "spatial_first", *_MIXES, "key_norm.weight", "key_norm.bias")},
     }
 
-    def __init__(self, dim: int, *, shift: int = 1, local: bool = True, key_norm: bool = False) -> None:
+    def __init__(
+        self, dim: int, *, shift: int = 1, local: bool = True, key_norm: bool = False, gate: bool = True
+    ) -> None:
         super().__init__()
         if shift < 0:
             raise MixerError(
                 "a shift by fewer than no tokens", got=f"shift = {shift}", expected="0 or more", remedy="use 1, or local=False"
             )
         self.shift = shift if local else 0
-        self.key, self.value, self.receptance, self.proj = (nn.Linear(dim, dim, bias=False) for _ in range(4))
-        init_linear_(self.key, self.value, self.receptance, self.proj)
+        key, value, receptance, proj = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+        init_linear_(key, value, receptance, proj)
+        self.key, self.value, self.receptance, self.proj = key, value, receptance if gate else None, proj
         channel = torch.arange(dim, dtype=torch.float32)
         self.spatial_decay = nn.Parameter(8 * (channel / max(1, dim - 1)) ** 0.7 - 5)
         self.spatial_first = nn.Parameter(torch.full((dim,), 0.3).log() + ((channel + 1) % 3 - 1) / 2)
         if self.shift:
-            for name, power in zip(_MIXES, (1.0, 1.0, 0.5), strict=True):
+            for name, power in zip(self._mixes, (1.0, 1.0, 0.5), strict=False):
                 self.register_parameter(name, nn.Parameter((channel / dim).pow(power).reshape(1, 1, dim)))
         self.key_norm = nn.LayerNorm(dim) if key_norm else None
 
@@ -228,6 +232,7 @@ class VRWKV(nn.Module):
         return {
             "dim": state["output.weight"].shape[0],
             "local": any(name in state for name in _MIXES),
+            "gate": "receptance.weight" in state or _MIXES[2] in state,
             "key_norm": any(name.startswith("key_norm") for name in state),
         }
 
@@ -238,6 +243,11 @@ class VRWKV(nn.Module):
         found = {"shift": options.read("shift_pixel"), "key_norm": options.read("key_norm")}
         return {key: value for key, value in found.items() if value is not None}
 
+    @property
+    def _mixes(self) -> tuple[str, ...]:
+        """The names of the μ: those of k and v, and that of r where there is a gate."""
+        return _MIXES if self.receptance is not None else _MIXES[:2]
+
     def _mix(self, x: Tensor, grid: Grid, naive: bool) -> Tensor:
         check_tokens(x, grid)
         n, exact = grid[0] * grid[1], at_least_float32(x)
@@ -245,15 +255,15 @@ class VRWKV(nn.Module):
         if self.shift:
             shifted = (naive_q_shift if naive else q_shift)(x, grid, self.shift)
             difference = x - shifted
-            inputs = [shifted + getattr(self, name) * difference for name in _MIXES]
-        k, v, r = (layer(t) for layer, t in zip((self.key, self.value, self.receptance), inputs, strict=True))
+            inputs = [shifted + getattr(self, name) * difference for name in self._mixes]
+        k, v = self.key(inputs[0]), self.value(inputs[1])
         with without_autocast(x):
             w, u = (t.to(exact) / n for t in (self.spatial_decay, self.spatial_first))
-            y = (naive_bi_wkv if naive else bi_wkv)(k.to(exact), v.to(exact), w, u)
-        y = y.to(r.dtype)
+            y = (naive_bi_wkv if naive else bi_wkv)(w, u, k.to(exact), v.to(exact))
+        y = y.to(v.dtype)
         if self.key_norm is not None:
             y = self.key_norm(y)
-        return self.proj(r.sigmoid() * y)
+        return self.proj(y if self.receptance is None else self.receptance(inputs[2]).sigmoid() * y)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Mix tokens (B, N, C) to (B, N, C)."""
@@ -266,11 +276,13 @@ class VRWKV(nn.Module):
     def macs(self, grid: Grid, batch: int = 1, path: str = "released") -> int:
         """Exact MACs of one forward pass over the batch: the Linears."""
         check_path(path)
-        return 4 * batch * grid[0] * grid[1] * self.proj.in_features**2
+        return (4 if self.receptance is not None else 3) * batch * grid[0] * grid[1] * self.proj.in_features**2
 
     def elementwise(self, grid: Grid, batch: int = 1) -> int:
         """Exact elementwise operations of one forward pass over the batch; the images share distances, w and u."""
         n, c = grid[0] * grid[1], self.proj.in_features
         each, shared = bi_wkv_elementwise(n, c)
-        around = (7 if self.shift else 0) + (5 if self.key_norm is not None else 0) + 2  # the mixes, LN, σ(r) and its product
+        gate = 2 if self.receptance is not None else 0  # σ(r) and its product
+        mixes = 1 + 2 * len(self._mixes) if self.shift else 0
+        around = mixes + (5 if self.key_norm is not None else 0) + gate
         return batch * (each + n * c * around) + shared + 2 * c

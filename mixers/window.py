@@ -37,6 +37,23 @@ def parted(padded: Grid, window: Grid, shift: Grid, device: torch.device) -> Ten
     return (rows | columns).flatten(4, 5).flatten(2, 3).flatten(0, 1)
 
 
+def pair(what: str, value: object) -> Grid:
+    """Rows and columns: of one number for both, of two, or of a text such as "3x4".
+
+    Raises:
+        MixerError: for anything else.
+    """
+    numbers = value.lower().split("x") if isinstance(value, str) else value if isinstance(value, (tuple, list)) else [value] * 2
+    if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) or str(n).isdecimal() for n in numbers):
+        raise MixerError(
+            f"not a {what}",
+            got=f"{what} = {value!r}",
+            expected="a whole number of tokens, or one of rows and one of columns",
+            remedy=f"write {what}=7, or {what}=3x4",
+        )
+    return int(numbers[0]), int(numbers[1])
+
+
 @register(
     MixerSpec(
         name="window",
@@ -69,10 +86,12 @@ class WindowAttention(nn.Module):
     parted from the last ones before them. On grids that w divides there is none of this. What is parted has weight zero; the
     authors' code subtracts 100 from the score. The table is that of the constructor's window on every grid, and a shorter
     side uses its middle part, where timm makes a smaller table. ``shift`` None is w // 2 in every second layer and 0 in
-    the others. ``bias`` turns P off. Swin's stages, which merge tokens, are not in the skeleton that all mixers share.
+    the others. Either may be two numbers, for rows and columns: ``window=3x4``; the table then has (2·3 − 1)(2·4 − 1) rows.
+    ``bias`` turns P off. Swin's stages, which merge tokens, are not in the skeleton that all mixers share.
 
     Raises:
-        MixerError: if the heads do not divide the dimension, ``window`` is less than 1, or ``shift`` not in 0 to w − 1.
+        MixerError: if the heads do not divide the dimension, ``window`` is less than 1, or ``shift`` not in 0 to w − 1, or
+            either is neither one number nor two.
     """
 
     #: The authors' parameter names are ours.
@@ -88,28 +107,33 @@ class WindowAttention(nn.Module):
         grid: Grid | None = None,
         layer: int = 0,
         qkv_bias: bool = True,
-        window: int = 7,
-        shift: int | None = None,
+        window: int | str | Grid = 7,
+        shift: int | str | Grid | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if window < 1:
+        sides = pair("window", window)
+        half = (sides[0] // 2, sides[1] // 2) if layer % 2 else (0, 0)
+        shifts = half if shift is None else pair("shift", shift)
+        if min(sides) < 1:
             raise MixerError(
                 "a window holds no token", got=f"window = {window}", expected="at least 1", remedy="use 7, for example"
             )
-        if shift is not None and not 0 <= shift < window:
+        if not all(0 <= by < side for by, side in zip(shifts, sides, strict=True)):
+            most = " and ".join(str(side - 1) for side in dict.fromkeys(sides))
             raise MixerError(
                 "the shift is not shorter than the window",
                 got=f"shift = {shift} for window = {window}",
-                expected=f"0 to {window - 1}",
-                remedy=f"use {window // 2}, or None for that in every second layer",
+                expected=f"0 to {most}",
+                remedy=f"use {sides[0] // 2 if sides[0] == sides[1] else f'{sides[0] // 2}x{sides[1] // 2}'}, or None for that"
+                " in every second layer",
             )
-        self.num_heads, self.window = heads_of(dim, num_heads), window
-        self.shift = (window // 2 if layer % 2 else 0) if shift is None else shift
+        self.num_heads, self.window, self.shift = heads_of(dim, num_heads), sides, shifts
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         init_linear_(self.qkv, self.proj)
-        table = nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, self.num_heads), std=0.02) if bias else None
+        places = (2 * sides[0] - 1) * (2 * sides[1] - 1)
+        table = nn.init.trunc_normal_(torch.empty(places, self.num_heads), std=0.02) if bias else None
         self.relative_position_bias_table = None if table is None else nn.Parameter(table)
 
     @classmethod
@@ -117,32 +141,44 @@ class WindowAttention(nn.Module):
         """Constructor arguments that fit a state dict under the authors' names."""
         found: dict[str, object] = {"dim": state["proj.weight"].shape[0], "qkv_bias": "qkv.bias" in state}
         if "relative_position_bias_table" in state:
-            found["window"] = (math.isqrt(state["relative_position_bias_table"].shape[0]) + 1) // 2
+            rows = state["relative_position_bias_table"].shape[0]
+            if math.isqrt(rows) ** 2 == rows:
+                found["window"] = (math.isqrt(rows) + 1) // 2
         return found
 
     @classmethod
     def reference_options(cls, options: AuthorOptions) -> dict[str, object]:
-        """Constructor arguments from the authors' options."""
+        """Constructor arguments from the authors' options; a table is that of the window that was used."""
         options.expect(mask_value=-100)
-        for follows in ("window_used", "shift_used"):  # from the others and the grid
-            options.read(follows)
         given = {name: options.read(name) for name in ("window", "shift", "qkv_bias")}
+        for name in ("window", "shift"):
+            used = options.read(f"{name}_used")
+            if used is None:
+                continue
+            if given[name] is not None and any(a > b for a, b in zip(pair(name, used), pair(name, given[name]), strict=True)):
+                raise MixerError(
+                    f"a larger {name} was used than there was",
+                    got=f"{name}_used = {used} and {name} = {given[name]}",
+                    expected=f"at most {given[name]}",
+                    remedy="leave one of them out",
+                )
+            given[name] = used
         return {name: value for name, value in given.items() if value is not None}
 
     def _cut(self, grid: Grid) -> tuple[Grid, Grid, Grid]:
         """Window, shift, and sides with the filling."""
         (h, w), most = grid, self.window
-        window = min(h, most), min(w, most)
-        shift = (self.shift if h > most else 0), (self.shift if w > most else 0)
+        window = min(h, most[0]), min(w, most[1])
+        shift = (self.shift[0] if h > most[0] else 0), (self.shift[1] if w > most[1] else 0)
         return window, shift, (-(-h // window[0]) * window[0], -(-w // window[1]) * window[1])
 
     def _positions(self, window: Grid) -> Tensor | None:
         """P for all pairs of a window's tokens, (h, L, L); no operation but moves."""
         if self.relative_position_bias_table is None:
             return None
-        full, (h, w) = self.window, window
-        table = self.relative_position_bias_table.unflatten(0, (2 * full - 1, -1))[
-            full - h : full + h - 1, full - w : full + w - 1
+        (rows, columns), (h, w) = self.window, window
+        table = self.relative_position_bias_table.unflatten(0, (2 * rows - 1, -1))[
+            rows - h : rows + h - 1, columns - w : columns + w - 1
         ]
         # Row i + j of the table is for a query in row i and a key in row h − 1 − j.
         pairs = table.unfold(0, h, 1).unfold(1, w, 1).flip(-2, -1)  # (h, w, heads, h, w)
@@ -196,9 +232,10 @@ class WindowAttention(nn.Module):
         groups = [(i // window[0], j // window[1], of_row[i], of_column[j]) for i, j in places]
         together = torch.tensor([[a == b for b in groups] for a in groups], device=x.device)
         if self.relative_position_bias_table is not None:
-            full = self.window - 1  # the difference that is furthest negative has number 0; tokens of other windows, any
-            steps = [[(i - s, j - t) if max(abs(i - s), abs(j - t)) <= full else (0, 0) for s, t in places] for i, j in places]
-            rows = [[(dy + full) * (2 * full + 1) + dx + full for dy, dx in row] for row in steps]
+            down, along = (side - 1 for side in self.window)  # the difference that is furthest negative has number 0
+            steps = [[(i - s, j - t) for s, t in places] for i, j in places]
+            steps = [[(dy, dx) if abs(dy) <= down and abs(dx) <= along else (0, 0) for dy, dx in row] for row in steps]
+            rows = [[(dy + down) * (2 * along + 1) + dx + along for dy, dx in row] for row in steps]
             scores = scores + self.relative_position_bias_table[torch.tensor(rows, device=x.device)].permute(2, 0, 1)
         weights = scores.exp() * together
         y = self.proj(torch.einsum("bhnm,bmhd->bnhd", weights / weights.sum(dim=-1, keepdim=True), v).flatten(2))

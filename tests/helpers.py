@@ -58,6 +58,20 @@ def all_near(actual: dict[str, Tensor], expected: dict[str, Tensor], what: str, 
         near(actual[name], value, f"{what} {name}", tolerance)
 
 
+def same_function(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    """Fail unless two results agree, and the gradients of a weighted sum of each by every input that requires one."""
+    near(found.detach(), expected.detach())
+    wanted = [t for t in inputs if t.requires_grad]
+    assert wanted, "no input has a gradient"
+    weight = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (
+        torch.autograd.grad(y, wanted, weight.expand_as(y), retain_graph=True, materialize_grads=True)
+        for y in (found, expected)
+    )
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        near(a, b, f"gradient {i}")
+
+
 def far(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors differ by more than any rounding explains."""
     return (a - b).abs().max().item() > 1e-3
@@ -71,7 +85,7 @@ def layer_cases() -> list[tuple[str, str]]:
         spec = mixers.spec(name)
         cases.setdefault((spec.token, _settings(spec.token_options)), (name, "token"))
         cases.setdefault((spec.ffn_in, _settings(spec.ffn_options)), (name, "ffn_in"))
-    return sorted(cases.values())
+    return sorted([*cases.values(), ("softmax(gated=true)", "token")])  # an option that is as good as a mixer
 
 
 def _settings(options: Mapping[str, object]) -> tuple[object, ...]:

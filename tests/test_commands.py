@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 import typer
 from typer.main import get_command
 
@@ -122,5 +123,7 @@ def test_a_command_that_is_none_is_found(line: str) -> None:
 
 
 def test_the_zoo_is_every_registered_mixer(tmp_path: Path) -> None:
-    _, profile = commands_of(ROOT / "results" / "zoo" / "make.sh", tmp_path)
+    sweep, profile = commands_of(ROOT / "results" / "zoo" / "make.sh", tmp_path)
+    assert "sweeps/zoo.yaml" in sweep
+    assert yaml.safe_load((ROOT / "sweeps" / "zoo.yaml").read_text())["mixers"] == mixers.names()
     assert [profile[i + 1] for i, word in enumerate(profile) if word == "--mixer"] == mixers.names()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import all_near, assert_equals_naive, far, golden, near, part, scrambled, tokens
+from helpers import all_near, assert_equals_naive, far, golden, near, part, same_function, scrambled, tokens
 from test_flops import Alone
 from timm.layers import DiffAttention
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def made(dtype: torch.dtype = torch.float64, **options: object) -> SoftmaxAttent
 
 
 def qkv(n: int = 24) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = torch.randn(3, 2, 3, n, 8, dtype=torch.float64)
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 3, n, 8, dtype=torch.float64))
     return q, k, v
 
 
@@ -118,11 +118,11 @@ def test_the_name_differential_is_softmax_attention_with_that_option() -> None:
 def test_a_layer_equals_timms_with_the_same_weights(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = scrambled(DiffAttention(24, num_heads=3, **options).double()).eval()
     ours = mixers.from_reference("differential", theirs.state_dict(), num_heads=3, options=options)
-    x, grad_output = tokens(2, (5, 7)), tokens(2, (5, 7))
+    x, grad_output = tokens(2, (5, 7)).requires_grad_(), tokens(2, (5, 7))
     near(ours(x, (5, 7)), theirs(x), tolerance=1e-5)  # timm computes λ of vectors in float32
     monkeypatch.setattr(Tensor, "float", lambda t: t)  # not any more
     y, expected = ours(x, (5, 7)), theirs(x)
-    near(y, expected)
+    same_function(y, expected, x)
     y.backward(grad_output)
     expected.backward(grad_output)
     all_near(mixers.to_reference(ours, grads=True), {k: p.grad for k, p in theirs.named_parameters()}, "gradient of")
@@ -149,7 +149,8 @@ def test_lambda_zero_is_softmax_attention_of_the_even_maps_before_the_norm(dual_
     set_lambda(layer, 0.0)
     near(layer.lambda_(), torch.zeros((), dtype=torch.float64))
     layer.sub_norm = nn.Identity()
-    near(layer.attend(q, k, v) / (1 - layer.lambda_init), F.scaled_dot_product_attention(q[..., :4], k[..., :4], v))
+    found = layer.attend(q, k, v) / (1 - layer.lambda_init)
+    same_function(found, F.scaled_dot_product_attention(q[..., :4], k[..., :4], v), q, k, v)
 
 
 @with_dual
@@ -160,7 +161,8 @@ def test_lambda_one_with_equal_maps_leaves_nothing(dual_lambda: bool) -> None:
     set_lambda(layer, 1.0)
     near(layer.attend(q, k, v), torch.zeros_like(v))
     set_lambda(layer, 0.25)
-    near(layer.attend(q, k, v) / (1 - layer.lambda_init), 0.75 * F.scaled_dot_product_attention(q[..., :4], k[..., :4], v))
+    found = layer.attend(q, k, v) / (1 - layer.lambda_init)
+    same_function(found, 0.75 * F.scaled_dot_product_attention(q[..., :4], k[..., :4], v), q, k, v)
 
 
 def test_what_the_projection_gets_has_one_root_mean_square_per_head() -> None:
@@ -191,15 +193,20 @@ def test_a_new_layer_has_a_lambda_near_the_first(dual_lambda: bool) -> None:
 
 
 def test_a_gate_of_one_is_softmax_attention_and_a_gate_of_zero_the_bias_alone() -> None:
-    layer, softmax, x = made(gated=True), made(), tokens(2, (5, 7))
-    softmax.load_state_dict({key: value for key, value in layer.state_dict().items() if not key.startswith("gate")})
+    layer, x = made(gated=True), tokens(2, (5, 7)).requires_grad_()
+    shared = {key: value for key, value in layer.named_parameters() if not key.startswith("gate")}
+
+    def softmax(x: Tensor, grid: Grid) -> Tensor:
+        return torch.func.functional_call(made(), shared, (x, grid))
+
     nn.init.zeros_(layer.gate.weight)
     nn.init.constant_(layer.gate.bias, 1000.0)
-    near(layer(x, (5, 7)), softmax(x, (5, 7)))
+    same_function(layer(x, (5, 7)), softmax(x, (5, 7)), x, *shared.values())
     nn.init.constant_(layer.gate.bias, -1000.0)
     near(layer(x, (5, 7)), layer.proj.bias.expand(2, 35, 24))
     nn.init.zeros_(layer.gate.bias)
-    near(layer(x, (5, 7)) - layer.proj.bias, (softmax(x, (5, 7)) - softmax.proj.bias) / 2)
+    half = (softmax(x, (5, 7)) - layer.proj.bias) / 2
+    same_function(layer(x, (5, 7)) - layer.proj.bias, half, x, *shared.values())
 
 
 @pytest.mark.parametrize("differential", [False, True])
@@ -268,11 +275,20 @@ def test_weights_go_out_and_back_by_the_name_with_options(options: dict[str, obj
     assert torch.equal(again(x, (5, 7)), layer(x, (5, 7)))
 
 
+def made_of(state: dict[str, Tensor]) -> SoftmaxAttention:
+    layer = mixers.create("softmax", 24, num_heads=3, differential=True, depth=3).double()
+    layer.load_state_dict(state)
+    return layer
+
+
 def test_weights_and_options_that_do_not_fit_are_refused() -> None:
     state = mixers.to_reference(made(differential=True, depth=3))
     for options, message in (
         ({"depth": 3, "lambda_init": 0.2}, "got lambda_init = 0.2 and depth = 3, expected 0.8"),
-        ({"lambda_init": "0.5"}, "got lambda_init = 0.5 and depth = 0"),
+        ({"lambda_init": "0.5"}, "got lambda_init = 0.5 and depth = None"),
+        ({"lambda_init": 0.9}, "got lambda_init = 0.9 and depth = None"),
+        ({"lambda_init": "learned"}, "got lambda_init = learned and depth = None"),
+        ({"depth": "deep", "lambda_init": 0.2}, "got lambda_init = 0.2 and depth = deep"),
         ({"dual_lambda": "True"}, r"unexpected \['lambda_k1', 'lambda_k2', 'lambda_q1', 'lambda_q2'\]"),
         ({"qk_norm": True}, r"missing \['k_norm.weight', 'q_norm.weight'\]"),
         ({"scale_norm": "True"}, "got scale_norm = True, expected False"),
@@ -284,6 +300,14 @@ def test_weights_and_options_that_do_not_fit_are_refused() -> None:
             mixers.from_reference("differential", state, num_heads=3, options=options)
     told = {"depth": "3", "lambda_init": str(initial_lambda(3)), "qk_norm_eps": "none"}
     assert mixers.from_reference("differential", state, num_heads=3, options=told).lambda_init == initial_lambda(3)
+    x = tokens(2, (5, 7))
+    for name, more in (("differential", {}), ("softmax", {"differential": "True"}), ("softmax(differential=true)", {})):
+        again = mixers.from_reference(name, state, num_heads=3, options=more | {"lambda_init": str(initial_lambda(3))})
+        assert torch.equal(again(x, (5, 7)), made_of(state)(x, (5, 7)))
+    gated = mixers.to_reference(made(gated=True))
+    assert mixers.from_reference("softmax", gated, num_heads=3, options={"gated": True}).gate is not None
+    with pytest.raises(mixers.MixerError, match=r"unexpected \['gate.bias', 'gate.weight'\]"):
+        mixers.from_reference("softmax", gated, num_heads=3, options={"gated": False})
     for gone in state.keys() - {"qkv.bias"}:
         with pytest.raises(mixers.MixerError, match=f"missing .*'{gone}'"):
             mixers.from_reference("differential", {k: v for k, v in state.items() if k != gone}, num_heads=3)

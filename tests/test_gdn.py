@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import all_near, assert_equals_naive, far, golden, near, part, scrambled, tokens
+from helpers import all_near, assert_equals_naive, far, golden, near, part, same_function, scrambled, tokens
 from test_flops import Alone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +48,8 @@ def results(function, given: dict[str, Tensor], **more: object) -> dict[str, Ten
 def test_the_core_gives_the_outputs_states_and_gradients_of_a_published_one(chunk: int | None, file: str) -> None:
     _, tensors = golden(file)
     given = {k: t.clone().requires_grad_() for k, t in part(tensors, "input.").items()}
-    o, state = gdn.naive_gated_delta(**given) if chunk is None else gdn.gated_delta(**given, chunk=chunk)
+    order = [given[name] for name in ("q", "k", "v", "g", "beta")]
+    o, state = gdn.naive_gated_delta(*order) if chunk is None else gdn.gated_delta(*order, chunk=chunk)
     near(o.detach(), tensors["output.o"], "o")
     near(state.detach(), tensors["output.state"], "state")
     ((o * tensors["grad_output.o"]).sum() + (state * tensors["grad_output.state"]).sum()).backward()
@@ -60,6 +61,12 @@ def test_the_core_gives_the_outputs_states_and_gradients_of_a_published_one(chun
 def test_chunks_equal_the_recurrence(n: int, chunk: int) -> None:
     given = inputs(n)
     all_near(results(gdn.gated_delta, given, chunk=chunk), results(gdn.naive_gated_delta, given), "core")
+
+
+@pytest.mark.slow
+def test_chunks_equal_the_recurrence_over_four_thousand_tokens() -> None:
+    given = inputs(4097, batch=1, heads=1)
+    all_near(results(gdn.gated_delta, given), results(gdn.naive_gated_delta, given), "core")
 
 
 def test_the_state_before_the_last_chunk_costs_nothing_and_changes_no_output() -> None:
@@ -75,11 +82,12 @@ def test_orthogonal_keys_have_nothing_to_erase_so_that_it_is_decayed_linear_atte
     given = inputs(12, keys=12) | {"k": torch.eye(12, dtype=torch.float64)[torch.randperm(12)].view(1, 12, 1, 12)}
     given["k"] = given["k"].expand(2, -1, 2, -1)
     given["g"] = decay * given["g"]
+    read = [given[name].requires_grad_() for name in ("q", "v", "g", "beta")]
     total = given["g"].cumsum(dim=1)
     between = (total.unsqueeze(2) - total.unsqueeze(1)).exp()  # (B, t, j, h)
     scores = torch.einsum("bthk,bjhk,btjh->bhtj", given["q"], given["k"], between).tril() / 12**0.5
     expected = torch.einsum("bhtj,bjh,bjhv->bthv", scores, given["beta"], given["v"])
-    near(gdn.gated_delta(**given, chunk=chunk)[0], expected)
+    same_function(gdn.gated_delta(**given, chunk=chunk)[0], expected, *read)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 16])
@@ -89,9 +97,10 @@ def test_a_pair_that_comes_twice_is_stored_once_and_a_new_value_replaces_the_old
     key, value = given["k"][:, :1], given["v"][:, :1]
     once = torch.einsum("bhk,bhv->bhkv", key[:, 0], value[:, 0])
     same = {"q": given["q"], "k": key.expand_as(given["k"])}
+    given["v"].requires_grad_()
     near(gdn.gated_delta(**same, v=value.expand_as(given["v"]), **ones, chunk=chunk)[1], once)
     last = torch.einsum("bhk,bhv->bhkv", key[:, 0], given["v"][:, -1])
-    near(gdn.gated_delta(**same, v=given["v"], **ones, chunk=chunk)[1], last)
+    same_function(gdn.gated_delta(**same, v=given["v"], **ones, chunk=chunk)[1], last, given["v"])
 
 
 def test_a_token_reads_what_it_has_just_stored() -> None:
@@ -213,7 +222,7 @@ def backward_scanned_forward(*given: Tensor, last: bool = True) -> Core:
     return turned(o), state
 
 
-def without_the_erase_term(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, chunk: int, last: bool = True) -> Core:
+def without_the_erase_term(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, chunk: int, last: bool = True) -> Core:
     total = g.cumsum(dim=1)
     between = (total.unsqueeze(2) - total.unsqueeze(1)).permute(0, 3, 1, 2)
     decay = torch.where(torch.ones_like(between, dtype=torch.bool).tril(), between, -torch.inf).exp()
@@ -221,8 +230,8 @@ def without_the_erase_term(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Ten
     return torch.einsum("bhtj,bjh,bjhv->bthv", scores, beta, v), v
 
 
-def decay_one_token_late(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, chunk: int, last: bool = True) -> Core:
-    return right_core(q, k, v, beta, g.roll(1, 1), chunk)
+def decay_one_token_late(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, chunk: int, last: bool = True) -> Core:
+    return right_core(q, k, v, g.roll(1, 1), beta, chunk)
 
 
 def unscaled(q: Tensor, *more: Tensor, last: bool = True) -> Core:
@@ -234,5 +243,52 @@ def test_a_wrong_core_is_seen_red(wrong, monkeypatch: pytest.MonkeyPatch) -> Non
     layer, x = made(), tokens(2, (5, 7))
     assert_equals_naive(layer, x, (5, 7))
     monkeypatch.setattr(gdn, "gated_delta", wrong)
+    with pytest.raises(AssertionError, match="output: differs"):
+        assert_equals_naive(layer, x, (5, 7))
+
+
+right_gates = gdn.Direction.gated
+
+
+def gates_exchanged(direction: gdn.Direction, x: Tensor) -> Core:
+    direction.gates.weight.data = direction.gates.weight.data.roll(3, 0)
+    found = right_gates(direction, x)
+    direction.gates.weight.data = direction.gates.weight.data.roll(3, 0)
+    return found
+
+
+def growing(direction: gdn.Direction, x: Tensor) -> Core:
+    g, beta = right_gates(direction, x)
+    return -g, beta
+
+
+def without_the_bias_of_the_step(direction: gdn.Direction, x: Tensor) -> Core:
+    g, beta = right_gates(direction, x)
+    steps = direction.gates(x)[:, :, 3:]
+    return g * torch.nn.functional.softplus(steps) / torch.nn.functional.softplus(steps + direction.step_bias), beta
+
+
+@pytest.mark.parametrize("wrong", [gates_exchanged, growing, without_the_bias_of_the_step])
+def test_wrong_gates_are_seen_red(wrong, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = made(), tokens(2, (5, 7))
+    monkeypatch.setattr(gdn.Direction, "gated", wrong)
+    with pytest.raises(AssertionError, match="output: differs"):
+        assert_equals_naive(layer, x, (5, 7))
+
+
+def norm_over_the_heads(layer: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    y = y * (y.square().mean(dim=2, keepdim=True) + gdn.NORM_EPSILON).rsqrt() * layer.norm
+    return layer.proj(y.flatten(2) * torch.nn.functional.silu(layer.gate(x)))
+
+
+def gate_of_a_sigmoid(layer: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    y = y * (y.square().mean(dim=3, keepdim=True) + gdn.NORM_EPSILON).rsqrt() * layer.norm
+    return layer.proj(y.flatten(2) * layer.gate(x).sigmoid())
+
+
+@pytest.mark.parametrize("wrong", [norm_over_the_heads, gate_of_a_sigmoid])
+def test_a_wrong_norm_or_gate_is_seen_red(wrong, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = made(), tokens(2, (5, 7))
+    monkeypatch.setattr(gdn.GDN, "_output", wrong)
     with pytest.raises(AssertionError, match="output: differs"):
         assert_equals_naive(layer, x, (5, 7))

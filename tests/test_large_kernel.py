@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_equals_naive, near, scrambled, tokens
+from helpers import assert_equals_naive, near, same_function, scrambled, tokens
 from test_flops import Alone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,15 +29,15 @@ def test_a_kernel_of_any_size_equals_the_sum_over_its_shifts(kernel: int, grid: 
 
 @pytest.mark.parametrize("kernel", [5, 31])
 def test_a_kernel_weighs_the_tokens_around_each_token_one_by_one(kernel: int) -> None:
-    grid, layer, x = (5, 7), made(kernel), tokens(2, (5, 7))
-    weight, bias, half = layer.weight.detach(), layer.bias.detach(), kernel // 2
-    expected = bias.expand(2, 35, 24).clone()
+    grid, layer, x = (5, 7), made(kernel), tokens(2, (5, 7)).requires_grad_()
+    weight, bias, half = layer.weight, layer.bias, kernel // 2
+    rows = [bias.expand(2, 24)] * 35
     for n in range(35):
         for m in range(35):
             (y, x0), (i, j) = divmod(n, 7), divmod(m, 7)
             if max(abs(i - y), abs(j - x0)) <= half:
-                expected[:, n] += weight[:, 0, i - y + half, j - x0 + half] * x[:, m]
-    near(layer(x, grid), expected)
+                rows[n] = rows[n] + weight[:, 0, i - y + half, j - x0 + half] * x[:, m]
+    same_function(layer(x, grid), torch.stack(rows, dim=1), x, weight, bias)
 
 
 def test_a_kernel_of_3_is_the_static_mixer_and_weights_tell_the_size() -> None:

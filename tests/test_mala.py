@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import assert_equals_naive, far, near, tokens
+from helpers import assert_equals_naive, far, near, same_function, tokens
 from rival_checks import (
     assert_compiles,
     assert_golden,
@@ -28,7 +28,7 @@ TYPES = [torch.float16, torch.bfloat16]
 
 def core(n: int = 35) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v of three heads of eight features."""
-    q, k, v = torch.randn(3, 2, 3, n, 8, dtype=torch.float64)
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 3, n, 8, dtype=torch.float64))
     return q, k, v
 
 
@@ -65,14 +65,14 @@ def test_it_equals_its_weights_token_by_token() -> None:
         for j in range(6):
             a = (turned_q[:, :, i] * turned_k[:, :, j]).sum(-1, keepdim=True) / 8**0.5 / 6
             y[:, :, i] += ((1 + 1 / (z + 1e-6)) * a - z / 6) * v[:, :, j]
-    near(mala.magnitude_attention(q, k, v, turn), y)
+    same_function(mala.magnitude_attention(q, k, v, turn), y, q, k, v)
 
 
 def test_without_rotary_the_weights_of_a_query_sum_to_one_up_to_eps() -> None:
     q, k, _ = core()
     sums = mala.magnitude_weights(q, k).sum(dim=-1)
     z = ((F.elu(q) + 1) * (F.elu(k) + 1).mean(dim=2, keepdim=True)).sum(dim=-1) / 8**0.5
-    near(sums, z / (z + 1e-6))  # exactly: (1 + 1/(z + ε)) z - z
+    same_function(sums, z / (z + 1e-6), q, k)  # exactly: (1 + 1/(z + ε)) z - z
     constant = torch.randn(2, 3, 1, 8, dtype=torch.float64).expand(-1, -1, 35, -1)
     near(mala.magnitude_attention(q, k, constant), constant, tolerance=1e-4)
     assert (mala.magnitude_weights(q, k) < 0).any(), "they are not a softmax"
@@ -154,8 +154,17 @@ def _without_the_factor(q: Tensor, k: Tensor, v: Tensor, turn: object) -> Tensor
     return (1 + 1 / (z + 1e-6)) * (turn(q) @ (turn(k).mT @ v)) - z * v.mean(dim=2, keepdim=True)
 
 
+def _normaliser_over_the_queries(q: Tensor, k: Tensor, v: Tensor, turn: object) -> Tensor:
+    """z sums the scores of a key over all queries, not those of a query over all keys."""
+    n, d = q.shape[2:]
+    q, k = ((F.elu(t) + 1) * (n**-0.5 * d**-0.25) for t in (q, k))
+    z = k @ q.sum(dim=2, keepdim=True).mT
+    return (1 + 1 / (z + 1e-6)) * (turn(q) @ (turn(k).mT @ v)) - z * v.mean(dim=2, keepdim=True)
+
+
 WRONG = {
     "without the factor 1/(N√d)": _without_the_factor,
+    "a normaliser over the wrong axis": _normaliser_over_the_queries,
     "rotary left out": lambda q, k, v, turn: right(q, k, v),
     "means over the other axis": lambda q, k, v, turn: right(q, k, v, turn) + v.mean(dim=3, keepdim=True),
 }

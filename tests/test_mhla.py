@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import assert_equals_naive, far, near, tokens
+from helpers import assert_equals_naive, far, near, same_function, tokens
 from rival_checks import (
     assert_compiles,
     assert_golden,
@@ -99,26 +99,26 @@ def test_the_grid_is_cut_into_pieces_that_hold_every_token_once(grid: Grid, bloc
 
 
 def test_weights_of_one_between_all_blocks_give_relu_linear_attention() -> None:
-    q, k, v, mix = blocked()
+    q, k, v, mix = (t.requires_grad_() for t in blocked())
     whole = [t.flatten(2, 3) for t in (q, k, v)]
     linear = mixers.create("relu-linear", 24, num_heads=3).double()
     sums = (whole[0] * whole[1].sum(dim=2, keepdim=True)).sum(dim=-1, keepdim=True)
     expected = linear.attend(*whole) * sums / (sums + 1e-6)
-    near(mhla.block_attention(q, k, v, torch.ones_like(mix)).flatten(2, 3), expected)
+    same_function(mhla.block_attention(q, k, v, torch.ones_like(mix)).flatten(2, 3), expected, q, k, v)
     assert far(mhla.block_attention(q, k, v, mix).flatten(2, 3), expected)
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (4, 6)])
-@torch.no_grad()
 def test_a_layer_with_weights_of_one_is_the_layer_of_one_block(grid: Grid) -> None:
-    many, one, x = made("mhla", grid), made("mhla", grid, blocks=1), tokens(2, grid)
-    many.load_state_dict({**one.state_dict(), "mix": torch.ones_like(many.mix)})
-    one.mix.fill_(1)
-    near(many(x, grid), one(x, grid))
+    many, one, x = made("mhla", grid), made("mhla", grid, blocks=1), tokens(2, grid).requires_grad_()
+    shared = {name: p for name, p in one.named_parameters() if name != "mix"}
+    nn.init.ones_(one.mix)
+    y = torch.func.functional_call(many, shared | {"mix": torch.ones_like(many.mix)}, (x, grid))
+    same_function(y, one(x, grid), x, *shared.values())
 
 
 def test_it_equals_its_weights_token_by_token() -> None:
-    q, k, v, mix = blocked(3, 2)
+    q, k, v, mix = (t.requires_grad_() for t in blocked(3, 2))
     for released in (False, True):
         y = torch.zeros_like(v)
         for b in range(3):
@@ -130,7 +130,7 @@ def test_it_equals_its_weights_token_by_token() -> None:
                         above += mix[b, c] * (q[:, :, b, r] * key).sum(-1, keepdim=True) * v[:, :, c, j]
                         below += mix[b, c] * (q[:, :, c if released else b, r] * key).sum(-1, keepdim=True)
                 y[:, :, b, r] = above / below
-        near(mhla.block_attention(q, k, v, mix, released), y)
+        same_function(mhla.block_attention(q, k, v, mix, released), y, q, k, v, mix)
 
 
 def test_both_normalisers_agree_where_there_is_one_block_and_the_papers_weights_sum_to_one() -> None:
@@ -256,12 +256,18 @@ def test_another_grid_is_refused() -> None:
             attempt()
 
 
+def test_weights_tell_how_many_blocks_there_are_and_the_side_of_a_block_may_be_given_alone() -> None:
+    for file, side, counts in (("mixer_mhla", "3", (2, 2)), ("mixer_mhla_blocks9", 2, (3, 3))):
+        for known in ({"blocks": None}, {"block_side": None}, {"blocks": None, "block_side": None}, {"block_side": side}):
+            assert loaded("mhla", file, **known).counts == counts
+
+
 def test_the_authors_options_are_read_or_refused() -> None:
     for wrong, message in (
         ({"qkv_bias": "True"}, "got qkv_bias = True, expected False"),
         ({"qk_norm_eps": "1e-6"}, "got 1e-06, expected 'finfo"),
-        ({"blocks": None}, "got block_side without blocks"),
-        ({"blocks": "16"}, r"got piece_attn.conv.weight \(4, 4, 1, 1\) for \(9, 9, 1, 1\)"),
+        ({"block_side": "2"}, "got block_side = 2 for 4 blocks of a 6x6 grid, expected 3x3"),
+        ({"blocks": "9", "block_side": "2"}, r"got piece_attn.conv.weight \(4, 4, 1, 1\) for \(9, 9, 1, 1\)"),
         ({"qk_norm": "False"}, r"unexpected \['k_norm.weight', 'q_norm.weight'\]"),
         ({"window": 3}, "unknown option .*'window', expected one of block"),
     ):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import assert_equals_naive, far, near, tokens
+from helpers import assert_equals_naive, far, near, same_function, tokens
 from rival_checks import (
     assert_compiles,
     assert_golden,
@@ -33,8 +33,8 @@ TYPES = [torch.float16, torch.bfloat16]
 
 def core(n: int = 35) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, k, v of three heads of eight features, and powers between 1 and 5."""
-    q, k, v = torch.randn(3, 2, 3, n, 8, dtype=torch.float64)
-    return q, k, v, 1 + 4 * torch.rand(1, 3, 1, 8, dtype=torch.float64)
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 3, n, 8, dtype=torch.float64))
+    return q, k, v, (1 + 4 * torch.rand(1, 3, 1, 8, dtype=torch.float64)).requires_grad_()
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -64,16 +64,16 @@ def test_it_equals_both_matrices_of_weights_token_by_token() -> None:
     (q, k, v, power), y = core(6), torch.zeros(2, 3, 6, 8, dtype=torch.float64)
     for head in range(3):
         for i in range(6):
-            sums = torch.zeros(2, 2, dtype=torch.float64)
+            parts, sums = [0, 0], [0, 0]
             for j in range(6):
                 a, b, p = q[:, head, i], k[:, head, j], power[0, head, 0]
                 product = a.abs() ** p * b.abs() ** p
                 agree = torch.sign(a) == torch.sign(b)
                 for part, weight in enumerate(((product * agree).sum(-1), (product * ~agree).sum(-1))):
-                    y[:, head, i, 4 * part : 4 * part + 4] += weight[:, None] * v[:, head, j, 4 * part : 4 * part + 4]
-                    sums[:, part] += weight
-            y[:, head, i] /= (sums + 6e-6).repeat_interleave(4, dim=1)
-    near(polaformer.polar_attention(q, k, v, power), y)
+                    parts[part] += weight[:, None] * v[:, head, j, 4 * part : 4 * part + 4]
+                    sums[part] += weight[:, None]
+            y[:, head, i] = torch.cat([above / (below + 6e-6) for above, below in zip(parts, sums, strict=True)], dim=1)
+    same_function(polaformer.polar_attention(q, k, v, power), y, q, k, v, power)
 
 
 def test_at_power_1_the_same_signs_less_the_opposite_ones_are_the_plain_scores() -> None:
@@ -209,7 +209,16 @@ def _halves_exchanged(q: Tensor, k: Tensor, v: Tensor, power: Tensor, turn: obje
     return right(q, -k, v, power, turn)
 
 
+def _denominators_exchanged(q: Tensor, k: Tensor, v: Tensor, power: Tensor, turn: object) -> Tensor:
+    """Each half is divided by the sum of the weights of the other half."""
+    features, sums = polaformer.polar(q, power), polaformer.polar(k, power).sum(dim=3, keepdim=True)  # (B, h, 2, N or 1, d)
+    same, opposite = ((features * t).sum(dim=(2, 4)).unsqueeze(-1) + q.shape[2] * 1e-6 for t in (sums, sums.flip(2)))
+    one, two = right(q, k, v, power, turn).chunk(2, dim=-1)
+    return torch.cat([one * same / opposite, two * opposite / same], dim=-1)
+
+
 WRONG = {
+    "the denominators are exchanged": ("polar_attention", _denominators_exchanged),
     "the opposite signs read the same half": ("polar_attention", _other_half),
     "the signs are exchanged": ("polar_attention", _halves_exchanged),
     "another eps": ("EPSILON", 1e-3),

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import assert_equals_naive, far, golden, near, tokens
+from helpers import assert_equals_naive, far, golden, near, same_function, tokens
 from rival_checks import (
     assert_compiles,
     assert_golden,
@@ -33,7 +33,7 @@ TYPES = [torch.float16, torch.bfloat16]
 
 def core(n: int = 35) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v of three heads of eight features."""
-    q, k, v = torch.randn(3, 2, 3, n, 8, dtype=torch.float64)
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 2, 3, n, 8, dtype=torch.float64))
     return q, k, v
 
 
@@ -70,7 +70,7 @@ def test_it_equals_its_weights_token_by_token() -> None:
         below = sum(a[j] * (phi_q[:, :, i] * phi_k[:, :, j]).sum(-1, keepdim=True) for j in range(6)) + 6e-6
         for j in range(6):
             y[:, :, i] += a[j] * (turned_q[:, :, i] * turned_k[:, :, j]).sum(-1, keepdim=True) * v[:, :, j] / below
-    near(made("rala").attend(q, k, v, turn), y)
+    same_function(made("rala").attend(q, k, v, turn), y, q, k, v)
 
 
 def test_weights_of_one_give_linear_attention_with_elu_plus_one() -> None:
@@ -78,7 +78,7 @@ def test_weights_of_one_give_linear_attention_with_elu_plus_one() -> None:
     linear = mixers.create("linear", 24, num_heads=3).double()
     y = made("rala", key_weights=False).attend(q, k, v)
     mean = ((F.elu(q) + 1) * (F.elu(k) + 1).mean(dim=2, keepdim=True)).sum(dim=-1, keepdim=True)
-    near(y, linear.attend(q, k, v) * mean / (mean + 1e-6))  # the 1e-6 is added to the mean
+    same_function(y, linear.attend(q, k, v) * mean / (mean + 1e-6), q, k, v)  # the 1e-6 is added to the mean
     assert far(made("rala").attend(q, k, v), y)
     alike = k[:, :, :1].expand(-1, -1, 35, -1)  # keys that are all the same have weight 1
     near(made("rala").attend(q, alike, v), made("rala", key_weights=False).attend(q, alike, v))

@@ -39,7 +39,7 @@ def test_a_registered_mixer_holds(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mixers.names())
+@pytest.mark.parametrize("name", [*mixers.names(), "softmax(gated=true)"])
 def test_every_registered_mixer_holds_at_full_size(name: str) -> None:
     assert refuted(verify(name)) == {}
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import all_near, assert_equals_naive, far, golden, near, part, scrambled, tokens
+from helpers import all_near, assert_equals_naive, far, golden, near, part, same_function, scrambled, tokens
 from test_flops import Alone
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ OPTIONS: list[dict[str, object]] = [
     {"local": False},
     {"divide": False, "state": 3, "rank": 4},
     {"local": False, "divide": False, "state": 1},
+    {"gate": False},
+    {"gate": False, "local": False},
 ]
 with_options = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "default")
 
@@ -79,19 +81,25 @@ def test_chunks_equal_the_recurrence(n: int, chunk: int) -> None:
     all_near(results(vim.selective_scan, given, chunk=chunk), results(vim.naive_selective_scan, given), "scan")
 
 
+@pytest.mark.slow
+def test_chunks_equal_the_recurrence_over_four_thousand_tokens() -> None:
+    given = inputs(4097, batch=1, width=2, state=2)
+    all_near(results(vim.selective_scan, given), results(vim.naive_selective_scan, given), "core")
+
+
 def test_the_scan_needs_neither_skip_nor_gate_nor_bias() -> None:
     given = {k: t for k, t in inputs(20).items() if k in "u delta A B C".split()}
     all_near(results(vim.selective_scan, given), results(vim.naive_selective_scan, given), "scan")
 
 
 def test_without_decay_it_is_linear_attention_over_what_came_before() -> None:
-    given = inputs(37)
+    given = {name: t.requires_grad_() for name, t in inputs(37).items()}
     b, c = given["B"], given["C"]
     step = torch.nn.functional.softplus(given["delta"])
     scores = torch.einsum("bsn,bsm->bnm", c, b).tril()  # queries C, keys B
     expected = torch.einsum("bnm,bdm->bdn", scores, step * given["u"])
     y, _ = vim.selective_scan(given["u"], given["delta"], torch.zeros_like(given["A"]), b, c)
-    near(y, expected)
+    same_function(y, expected, given["u"], given["delta"], b, c)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

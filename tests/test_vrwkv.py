@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import all_near, assert_equals_naive, golden, near, part, scrambled, tokens
+from helpers import all_near, assert_equals_naive, golden, near, part, same_function, scrambled, tokens
 from test_flops import Alone
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from wfbench.measure import count_flops
 
 NOT_OPTIONS = "mixer dim num_heads grid_h grid_w dtype mode repository commit source_file note".split()
 OPTIONS: list[dict[str, object]] = [{}, {"local": False}, {"key_norm": True}, {"shift": 2}, {"local": False, "key_norm": True}]
+OPTIONS += [{"gate": False}, {"gate": False, "local": False}]
 with_options = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "default")
 
 
@@ -40,7 +41,7 @@ def results(function, given: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_the_core_gives_the_outputs_and_gradients_of_the_papers_formula(function, file: str) -> None:
     _, tensors = golden(file)
     given = {k: t.clone().requires_grad_() for k, t in (part(tensors, "input.") | part(tensors, "param.")).items()}
-    y = function(**given)
+    y = function(*(given[name] for name in ("w", "u", "k", "v")))
     near(y.detach(), tensors["output"])
     y.backward(tensors["grad_output"])
     expected = part(tensors, "grad_input.") | part(tensors, "grad.")
@@ -69,9 +70,16 @@ def test_chunks_equal_the_explicit_weights(n: int, decay: float) -> None:
     all_near(results(vrwkv.bi_wkv, given), results(vrwkv.naive_bi_wkv, given), "core")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [0.003, -0.003])
+def test_chunks_equal_the_explicit_weights_of_four_thousand_tokens(decay: float) -> None:
+    given = inputs(4097, batch=1, dim=1, decay=decay)
+    all_near(results(vrwkv.bi_wkv, given), results(vrwkv.naive_bi_wkv, given), "core")
+
+
 def test_the_core_is_two_scans_and_the_token_itself() -> None:
-    given = inputs(30, decay=0.1)
-    k, v, w, u = given.values()
+    given = {name: t.requires_grad_() for name, t in inputs(30, decay=0.1).items()}
+    k, v, w, u = (given[name] for name in "kvwu")
     sums = [(k + u).exp() * v, (k + u).exp()]
     for order in (range(30), reversed(range(30))):
         state = [torch.zeros(2, 5, dtype=torch.float64) for _ in range(2)]
@@ -79,14 +87,14 @@ def test_the_core_is_two_scans_and_the_token_itself() -> None:
             for i, new in enumerate((v[:, t], 1.0)):
                 sums[i] = sums[i].index_add(1, torch.tensor([t]), state[i].unsqueeze(1))
                 state[i] = (-w).exp() * state[i] + k[:, t].exp() * new
-    near(vrwkv.bi_wkv(**given), sums[0] / sums[1])
+    same_function(vrwkv.bi_wkv(**given), sums[0] / sums[1], k, v, w, u)
 
 
 def test_without_decay_and_bonus_below_one_step_it_is_a_softmax_over_the_tokens() -> None:
-    given = inputs(35)
+    given = {name: t.requires_grad_() for name, t in inputs(35).items()}
     given["w"], given["u"] = torch.zeros(2, 5, dtype=torch.float64)
     expected = (given["k"].softmax(dim=1) * given["v"]).sum(dim=1, keepdim=True).expand(-1, 35, -1)
-    near(vrwkv.bi_wkv(**given), expected)
+    same_function(vrwkv.bi_wkv(**given), expected, given["k"], given["v"])
 
 
 def test_the_weights_of_a_token_sum_to_one() -> None:
@@ -161,7 +169,7 @@ def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid:
     layer = made(torch.float32, **options)
     count = count_flops(Alone(layer), (batch, 24, *grid))
     assert count.elementwise * batch == layer.elementwise(grid, batch)
-    assert count.macs * batch == layer.macs(grid, batch) == 4 * batch * grid[0] * grid[1] * 24**2
+    assert count.macs * batch == layer.macs(grid, batch) == (4 if options.get("gate", True) else 3) * batch * grid[0] * grid[1] * 24**2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -188,6 +196,14 @@ def test_a_negative_shift_is_refused() -> None:
         made(shift=-1)
 
 
+@pytest.mark.parametrize("options", [{"gate": False}, {"gate": False, "local": False}], ids=str)
+def test_weights_without_a_gate_tell_that_there_is_none(options: dict[str, object]) -> None:
+    layer, x = made(**options), tokens(2, (5, 7))
+    state = mixers.to_reference(layer)
+    assert not [name for name in state if "receptance" in name or name == "spatial_mix_r"]
+    assert torch.equal(mixers.from_reference("vrwkv", state)(x, (5, 7)), layer(x, (5, 7)))
+
+
 def test_the_authors_options_are_read_or_refused() -> None:
     state = mixers.to_reference(made(shift=2))
     assert mixers.from_reference("vrwkv", state, options={"shift_pixel": "2", "key_norm": "False"}).shift == 2
@@ -204,7 +220,7 @@ def test_the_authors_options_are_read_or_refused() -> None:
 # --- wrong versions
 
 
-def by_exponentials(k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, off: float = 1.0, itself: bool = True) -> Tensor:
+def by_exponentials(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, off: float = 1.0, itself: bool = True) -> Tensor:
     """The formula by N×N exponentials, |t − i| − off; with the token itself in the denominator or not."""
     place = torch.arange(k.shape[1], dtype=k.dtype)
     distance = (place.unsqueeze(1) - place).abs().unsqueeze(2)
@@ -214,16 +230,16 @@ def by_exponentials(k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, off: float = 
     return (weights * v.unsqueeze(1)).sum(dim=2) / below.sum(dim=2)
 
 
-def decay_off_by_one(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    return by_exponentials(k, v, w, u, off=0.0)
+def decay_off_by_one(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return by_exponentials(w, u, k, v, off=0.0)
 
 
-def bonus_not_in_the_normaliser(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    return by_exponentials(k, v, w, u, itself=False)
+def bonus_not_in_the_normaliser(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return by_exponentials(w, u, k, v, itself=False)
 
 
-def bonus_undivided(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    return by_exponentials(k, v, w, u * k.shape[1])
+def bonus_undivided(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return by_exponentials(w, u * k.shape[1], k, v)
 
 
 right_earlier = vrwkv.earlier

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import all_near, assert_equals_naive, far, golden, gradients, near, part, scrambled, tokens
+from helpers import all_near, assert_equals_naive, far, golden, gradients, near, part, same_function, scrambled, tokens
 from test_flops import Alone
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ OPTIONS: list[dict[str, object]] = [
     {"window": 2, "shift": 1, "bias": False},
     {"window": 3, "bias": False, "shift": 0, "qkv_bias": False},
     {"window": 1},
+    {"window": "2x3", "shift": "1x2"},
 ]
 #: Divided by 3 and 2, by nothing, and one with a side shorter than a window of 4.
 GRIDS = [(6, 6), (5, 7), (3, 8)]
@@ -37,11 +38,10 @@ def made(dtype: torch.dtype = torch.float64, **options: object) -> nn.Module:
     return scrambled(mixers.create("window", 24, num_heads=3, **options).to(dtype))
 
 
-def softmax_like(layer: nn.Module) -> nn.Module:
-    """Softmax attention with the layer's Linears."""
+def softmax_like(layer: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    """What softmax attention makes of the tokens with the layer's own Linears."""
     softmax = mixers.create("softmax", 24, num_heads=3).double()
-    softmax.load_state_dict({k: v for k, v in layer.state_dict().items() if "table" not in k})
-    return softmax
+    return torch.func.functional_call(softmax, {k: p for k, p in layer.named_parameters() if "table" not in k}, (x, grid))
 
 
 def assert_golden(name: str) -> None:
@@ -75,10 +75,10 @@ def test_a_layer_equals_its_naive_form(options: dict[str, object], grid: Grid, b
 @pytest.mark.parametrize("layer", [0, 1])
 @every_grid
 def test_a_window_that_holds_the_grid_is_softmax_attention_without_its_bias(grid: Grid, layer: int) -> None:
-    windowed, x = made(window=8, bias=False, layer=layer), tokens(2, grid)
-    near(windowed(x, grid), softmax_like(windowed)(x, grid))
+    windowed, x = made(window=8, bias=False, layer=layer), tokens(2, grid).requires_grad_()
+    same_function(windowed(x, grid), softmax_like(windowed, x, grid), x, *windowed.parameters())
     with_bias = made(window=8, layer=layer)
-    assert far(with_bias(x, grid), softmax_like(with_bias)(x, grid))
+    assert far(with_bias(x, grid), softmax_like(with_bias, x, grid))
 
 
 def blocks(grid: Grid, side: int, shift: int) -> Tensor:
@@ -93,7 +93,7 @@ def blocks(grid: Grid, side: int, shift: int) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("grid", "side", "shift"), [((6, 9), 3, 0), ((6, 9), 3, 1), ((8, 4), 2, 1), ((10, 15), 5, 2)])
 def test_a_layer_is_softmax_attention_under_an_explicit_block_mask(grid: Grid, side: int, shift: int, bias: bool) -> None:
-    layer, x = made(window=side, shift=shift, bias=bias), tokens(2, grid)
+    layer, x = made(window=side, shift=shift, bias=bias), tokens(2, grid).requires_grad_()
     mask = torch.zeros(3, grid[0] * grid[1], grid[0] * grid[1], dtype=torch.float64)
     if bias:
         table = layer.relative_position_bias_table.view(2 * side - 1, 2 * side - 1, 3)
@@ -103,7 +103,7 @@ def test_a_layer_is_softmax_attention_under_an_explicit_block_mask(grid: Grid, s
     mask = mask.masked_fill(~blocks(grid, side, shift), -math.inf)
     q, k, v = layer.qkv(x).unflatten(2, (3, 3, 8)).permute(2, 0, 3, 1, 4)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-    near(layer(x, grid), layer.proj(expected))
+    same_function(layer(x, grid), layer.proj(expected), x, *layer.parameters())
 
 
 def test_a_token_reaches_its_window_and_no_further() -> None:
@@ -120,7 +120,7 @@ def test_a_token_reaches_its_window_and_no_further() -> None:
 # --- timm
 
 
-def timms(grid: Grid, side: int, shift: int, **options: object) -> SwinTransformerBlock:
+def timms(grid: Grid, side: int | Grid, shift: int | Grid, **options: object) -> SwinTransformerBlock:
     block = SwinTransformerBlock(24, input_resolution=grid, num_heads=3, window_size=side, shift_size=shift, **options)
     return scrambled(block.double()).eval()
 
@@ -129,11 +129,11 @@ def timms(grid: Grid, side: int, shift: int, **options: object) -> SwinTransform
     ("grid", "side", "shift"), [((8, 12), 4, 2), ((8, 12), 4, 0), ((7, 9), 4, 2), ((4, 9), 4, 1), ((3, 3), 3, 1)]
 )
 def test_a_layer_equals_timms_with_the_same_weights(grid: Grid, side: int, shift: int) -> None:
-    block, x, grad_output = timms(grid, side, shift), tokens(2, grid), tokens(2, grid)
+    block, x, grad_output = timms(grid, side, shift), tokens(2, grid).requires_grad_(), tokens(2, grid)
     told = {"window": side, "shift": shift}
     layer = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options=told)
     y, expected = layer(x, grid), block._attn(x.unflatten(1, grid)).flatten(1, 2)
-    near(y, expected)
+    same_function(y, expected, x)
     y.backward(grad_output)
     expected.backward(grad_output)
     all_near(mixers.to_reference(layer, grads=True), {k: p.grad for k, p in block.attn.named_parameters()}, "gradient of")
@@ -149,25 +149,50 @@ def test_a_shorter_side_uses_the_middle_of_the_table_as_timms_smaller_one() -> N
     near(layer(x, grid), block._attn(x.unflatten(1, grid)).flatten(1, 2))
 
 
-def test_a_table_that_is_no_square_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("grid", "side", "shift"), [((3, 8), 4, 2), ((12, 3), 5, 1), ((8, 12), (2, 4), (1, 2)), ((7, 9), (3, 2), (1, 0))]
+)
+def test_weights_of_timms_oblong_windows_go_in_whole(grid: Grid, side: int | Grid, shift: int | Grid) -> None:
+    block, x, grad_output = timms(grid, side, shift), tokens(2, grid).requires_grad_(), tokens(2, grid)
+    used, moved = ("x".join(map(str, sides)) for sides in (block.window_size, block.shift_size))
+    told = {"window_used": used, "shift_used": moved} | ({"window": side, "shift": shift} if isinstance(side, int) else {})
+    layer = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options=told)
+    y, expected = layer(x, grid), block._attn(x.unflatten(1, grid)).flatten(1, 2)
+    same_function(y, expected, x)
+    near(layer.naive(x, grid), expected, "naive")
+    y.backward(grad_output)
+    expected.backward(grad_output)
+    all_near(mixers.to_reference(layer, grads=True), {k: p.grad for k, p in block.attn.named_parameters()}, "gradient of")
+    by_name = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options={"window": used, "shift": moved})
+    assert torch.equal(by_name(x, grid), layer(x, grid))
+
+
+def test_a_table_of_another_window_is_refused() -> None:
     state = timms((3, 8), 4, 2).attn.state_dict()
     with pytest.raises(mixers.MixerError, match=r"relative_position_bias_table \(35, 3\) for \(49, 3\)"):
         mixers.from_reference("window", state, num_heads=3, options={"window": 4})
+    with pytest.raises(mixers.MixerError, match=r"got window_used = 3x5 and window = 4, expected at most 4"):
+        mixers.from_reference("window", state, num_heads=3, options={"window": 4, "window_used": "3x5"})
 
 
 # --- which layers shift
 
 
 def test_every_second_layer_shifts_by_half_a_window_unless_said_otherwise() -> None:
-    assert [mixers.create("window", 24, layer=layer).shift for layer in range(4)] == [0, 3, 0, 3]
-    assert [mixers.create("window(window=4)", 24, layer=layer).shift for layer in range(4)] == [0, 2, 0, 2]
-    assert [mixers.create("window(shift=1)", 24, layer=layer).shift for layer in range(4)] == [1, 1, 1, 1]
-    assert [mixers.create("window(window=1)", 24, layer=layer).shift for layer in range(4)] == [0, 0, 0, 0]
+    for options, shifts in (
+        ("", [(0, 0), (3, 3), (0, 0), (3, 3)]),
+        ("(window=4)", [(0, 0), (2, 2), (0, 0), (2, 2)]),
+        ("(window=3x4)", [(0, 0), (1, 2), (0, 0), (1, 2)]),
+        ("(shift=1)", [(1, 1)] * 4),
+        ("(shift=0x2)", [(0, 2)] * 4),
+        ("(window=1)", [(0, 0)] * 4),
+    ):
+        assert [mixers.create(f"window{options}", 24, layer=layer).shift for layer in range(4)] == shifts
     model = models.create("vit-tiny", mixer="window(window=2)", image_size=64, patch_size=16, depth=4)
-    assert [block.mixer.shift for block in model.blocks] == [0, 1, 0, 1]
+    assert [block.mixer.shift for block in model.blocks] == [(0, 0), (1, 1), (0, 0), (1, 1)]
     schedule = {"every": 3, "offset": 1, "between": "window(window=2)"}
     model = models.create("vit-tiny", mixer="softmax", image_size=64, patch_size=16, depth=6, **schedule)
-    assert [getattr(block.mixer, "shift", None) for block in model.blocks] == [0, None, 1, 0, None, 1]
+    assert [getattr(block.mixer, "shift", None) for block in model.blocks] == [(0, 0), None, (1, 1), (0, 0), None, (1, 1)]
 
 
 def test_weights_in_a_layer_that_shifts_are_loaded_by_its_number_or_its_shift() -> None:
@@ -213,6 +238,10 @@ def test_the_cost_is_what_the_docstring_says() -> None:
     ("options", "message"),
     [
         ({"window": 0}, "got window = 0, expected at least 1"),
+        ({"window": "0x3"}, "got window = 0x3, expected at least 1"),
+        ({"window": "3x4x5"}, "got window = '3x4x5', expected a whole number of tokens, or one of rows and one of columns"),
+        ({"window": 3.5}, "got window = 3.5, expected a whole number"),
+        ({"window": (3, 4), "shift": (2, 4)}, r"got shift = \(2, 4\) for window = \(3, 4\), expected 0 to 2 and 3; use 1x2"),
         ({"shift": 7}, "got shift = 7 for window = 7, expected 0 to 6; use 3, or None"),
         ({"window": 4, "shift": -1}, "got shift = -1 for window = 4, expected 0 to 3; use 2"),
     ],

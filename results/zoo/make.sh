@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes everything in this folder, from the project's root: about an hour on two quiet CPU cores (estimated). Needs no data.
-# Nothing else may run meanwhile: times are measured. The tables alone, from the records: bash results/make.sh results/zoo
+# Makes everything in this folder, from the project's root: about an hour on two CPU cores, half of it quiet. Needs no data.
+# Nothing else may run during the profile: times are measured. The tables alone, from the records: bash results/make.sh results/zoo
 set -euo pipefail
 export OMP_NUM_THREADS=1
 out=results/zoo
 
-# Every registered mixer is trained on the probe recall (500 steps) and on the digits; then all are timed, with intervals of their speed-ups over softmax.
-wfbench demo --all --out $out
+# Three seeds of every registered mixer on the digits; then all are timed, with intervals of their speed-ups over softmax.
+wfbench sweep sweeps/zoo.yaml --out $out --jobs 2 --threads 1 --device cpu
+unset OMP_NUM_THREADS
 mixers=(
     agent bi-gla differential fnet focused-linear gdn gfnet hydra identity
     inline large-kernel linear mala mhla mila-linear mlp-mixer nystrom performer
@@ -16,4 +17,4 @@ mixers=(
 )
 every=()
 for mixer in "${mixers[@]}"; do every+=(--mixer "$mixer"); done
-wfbench profile "${every[@]}" --resolution 112 --resolution 224 --resolution 448 --out $out
+wfbench profile "${every[@]}" --resolution 112 --resolution 224 --resolution 448 --rounds 7 --out $out
