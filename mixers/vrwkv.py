@@ -206,9 +206,7 @@ class VRWKV(nn.Module):
         **{name: name for name in ("spatial_decay", "spatial_first", *_MIXES, "key_norm.weight", "key_norm.bias")},
     }
 
-    def __init__(
-        self, dim: int, *, shift: int = 1, local: bool = True, key_norm: bool = False, gate: bool = True
-    ) -> None:
+    def __init__(self, dim: int, *, shift: int = 1, local: bool = True, key_norm: bool = False, gate: bool = True) -> None:
         super().__init__()
         if shift < 0:
             raise MixerError(

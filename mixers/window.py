@@ -38,20 +38,22 @@ def parted(padded: Grid, window: Grid, shift: Grid, device: torch.device) -> Ten
 
 
 def pair(what: str, value: object) -> Grid:
-    """Rows and columns: of one number for both, of two, or of a text such as "3x4".
+    """Rows and columns, of one number for both or of two; of a window also of a text such as "3x4".
 
     Raises:
-        MixerError: for anything else.
+        MixerError: for anything else. Of a shift no text is read: "0x2" would be the number two to whoever reads options.
     """
-    numbers = value.lower().split("x") if isinstance(value, str) else value if isinstance(value, (tuple, list)) else [value] * 2
-    if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) or str(n).isdecimal() for n in numbers):
+    if isinstance(value, str) and what == "window" and all(n.isdecimal() for n in value.split("x")):
+        value = tuple(map(int, value.split("x")))
+    numbers = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         raise MixerError(
             f"not a {what}",
             got=f"{what} = {value!r}",
-            expected="a whole number of tokens, or one of rows and one of columns",
-            remedy=f"write {what}=7, or {what}=3x4",
+            expected=f"a whole number of tokens, or a pair of them for rows and columns{', as 3x4' if what == 'window' else ''}",
+            remedy=f"write {what}={7 if what == 'window' else 3}",
         )
-    return int(numbers[0]), int(numbers[1])
+    return numbers[0], numbers[1]
 
 
 @register(
@@ -108,7 +110,7 @@ class WindowAttention(nn.Module):
         layer: int = 0,
         qkv_bias: bool = True,
         window: int | str | Grid = 7,
-        shift: int | str | Grid | None = None,
+        shift: int | Grid | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__()
@@ -155,10 +157,12 @@ class WindowAttention(nn.Module):
             used = options.read(f"{name}_used")
             if used is None:
                 continue
+            if isinstance(used, str) and all(n.isdecimal() for n in used.split("x")):
+                used = tuple(map(int, used.split("x")))  # but for "0x2", which has been read as 2: the same where it is used
             if given[name] is not None and any(a > b for a, b in zip(pair(name, used), pair(name, given[name]), strict=True)):
                 raise MixerError(
                     f"a larger {name} was used than there was",
-                    got=f"{name}_used = {used} and {name} = {given[name]}",
+                    got=f"{name}_used = {used} for {name} = {given[name]}",
                     expected=f"at most {given[name]}",
                     remedy="leave one of them out",
                 )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 import typer
+import yaml
 from typer.main import get_command
 
 import mixers

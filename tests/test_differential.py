@@ -155,14 +155,14 @@ def test_lambda_zero_is_softmax_attention_of_the_even_maps_before_the_norm(dual_
 
 @with_dual
 def test_lambda_one_with_equal_maps_leaves_nothing(dual_lambda: bool) -> None:
-    layer, (q, k, v) = made(differential=True, dual_lambda=dual_lambda), qkv()
-    q, k = (torch.cat([t[..., :4], t[..., :4]], dim=-1) for t in (q, k))
+    layer, (*given, v) = made(differential=True, dual_lambda=dual_lambda), qkv()
+    q, k = (torch.cat([t[..., :4], t[..., :4]], dim=-1) for t in given)
     layer.sub_norm = nn.Identity()
     set_lambda(layer, 1.0)
     near(layer.attend(q, k, v), torch.zeros_like(v))
     set_lambda(layer, 0.25)
     found = layer.attend(q, k, v) / (1 - layer.lambda_init)
-    same_function(found, 0.75 * F.scaled_dot_product_attention(q[..., :4], k[..., :4], v), q, k, v)
+    same_function(found, 0.75 * F.scaled_dot_product_attention(q[..., :4], k[..., :4], v), *given, v)
 
 
 def test_what_the_projection_gets_has_one_root_mean_square_per_head() -> None:

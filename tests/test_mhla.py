@@ -259,7 +259,7 @@ def test_another_grid_is_refused() -> None:
 def test_weights_tell_how_many_blocks_there_are_and_the_side_of_a_block_may_be_given_alone() -> None:
     for file, side, counts in (("mixer_mhla", "3", (2, 2)), ("mixer_mhla_blocks9", 2, (3, 3))):
         for known in ({"blocks": None}, {"block_side": None}, {"blocks": None, "block_side": None}, {"block_side": side}):
-            assert loaded("mhla", file, **known).counts == counts
+            assert loaded("mhla", file, **known)[0].counts == counts
 
 
 def test_the_authors_options_are_read_or_refused() -> None:

@@ -169,7 +169,11 @@ def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid:
     layer = made(torch.float32, **options)
     count = count_flops(Alone(layer), (batch, 24, *grid))
     assert count.elementwise * batch == layer.elementwise(grid, batch)
-    assert count.macs * batch == layer.macs(grid, batch) == (4 if options.get("gate", True) else 3) * batch * grid[0] * grid[1] * 24**2
+    assert (
+        count.macs * batch
+        == layer.macs(grid, batch)
+        == (4 if options.get("gate", True) else 3) * batch * grid[0] * grid[1] * 24**2
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -26,7 +26,7 @@ OPTIONS: list[dict[str, object]] = [
     {"window": 2, "shift": 1, "bias": False},
     {"window": 3, "bias": False, "shift": 0, "qkv_bias": False},
     {"window": 1},
-    {"window": "2x3", "shift": "1x2"},
+    {"window": "2x3", "shift": (1, 2)},
 ]
 #: Divided by 3 and 2, by nothing, and one with a side shorter than a window of 4.
 GRIDS = [(6, 6), (5, 7), (3, 8)]
@@ -163,7 +163,8 @@ def test_weights_of_timms_oblong_windows_go_in_whole(grid: Grid, side: int | Gri
     y.backward(grad_output)
     expected.backward(grad_output)
     all_near(mixers.to_reference(layer, grads=True), {k: p.grad for k, p in block.attn.named_parameters()}, "gradient of")
-    by_name = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options={"window": used, "shift": moved})
+    both = {"window": used, "shift": block.shift_size}
+    by_name = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options=both)
     assert torch.equal(by_name(x, grid), layer(x, grid))
 
 
@@ -171,7 +172,7 @@ def test_a_table_of_another_window_is_refused() -> None:
     state = timms((3, 8), 4, 2).attn.state_dict()
     with pytest.raises(mixers.MixerError, match=r"relative_position_bias_table \(35, 3\) for \(49, 3\)"):
         mixers.from_reference("window", state, num_heads=3, options={"window": 4})
-    with pytest.raises(mixers.MixerError, match=r"got window_used = 3x5 and window = 4, expected at most 4"):
+    with pytest.raises(mixers.MixerError, match=r"got window_used = \(3, 5\) for window = 4, expected at most 4"):
         mixers.from_reference("window", state, num_heads=3, options={"window": 4, "window_used": "3x5"})
 
 
@@ -184,10 +185,10 @@ def test_every_second_layer_shifts_by_half_a_window_unless_said_otherwise() -> N
         ("(window=4)", [(0, 0), (2, 2), (0, 0), (2, 2)]),
         ("(window=3x4)", [(0, 0), (1, 2), (0, 0), (1, 2)]),
         ("(shift=1)", [(1, 1)] * 4),
-        ("(shift=0x2)", [(0, 2)] * 4),
         ("(window=1)", [(0, 0)] * 4),
     ):
         assert [mixers.create(f"window{options}", 24, layer=layer).shift for layer in range(4)] == shifts
+    assert mixers.create("window", 24, shift=(0, 2), layer=1).shift == (0, 2)
     model = models.create("vit-tiny", mixer="window(window=2)", image_size=64, patch_size=16, depth=4)
     assert [block.mixer.shift for block in model.blocks] == [(0, 0), (1, 1), (0, 0), (1, 1)]
     schedule = {"every": 3, "offset": 1, "between": "window(window=2)"}
@@ -239,7 +240,8 @@ def test_the_cost_is_what_the_docstring_says() -> None:
     [
         ({"window": 0}, "got window = 0, expected at least 1"),
         ({"window": "0x3"}, "got window = 0x3, expected at least 1"),
-        ({"window": "3x4x5"}, "got window = '3x4x5', expected a whole number of tokens, or one of rows and one of columns"),
+        ({"window": "3x4x5"}, r"got window = \(3, 4, 5\), expected a whole number of tokens, or a pair of them"),
+        ({"shift": "1x2"}, "got shift = '1x2', expected a whole number of tokens, or a pair"),
         ({"window": 3.5}, "got window = 3.5, expected a whole number"),
         ({"window": (3, 4), "shift": (2, 4)}, r"got shift = \(2, 4\) for window = \(3, 4\), expected 0 to 2 and 3; use 1x2"),
         ({"shift": 7}, "got shift = 7 for window = 7, expected 0 to 6; use 3, or None"),

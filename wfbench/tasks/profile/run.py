@@ -282,7 +282,7 @@ class _Run:
             self._round(k, [cell for cell in self.cells if k in self.rounds_lacking(cell)])
 
     def _round(self, k: int, cells: Sequence[Cell]) -> None:
-        """One round of the cells, block by block: a block that other work disturbed is measured again, once."""
+        """One round of the cells, block by block: what other work disturbed is measured again at the block's end, once."""
         waiting = {str(cell.key): cell for cell in cells}
         by_side = {key: cell.resolution for key, cell in waiting.items()}
         order = [waiting[key] for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get)]
@@ -290,10 +290,9 @@ class _Run:
             block = list(own)
             for cell in block:
                 self._one(cell, "latency", k)
-            rows = [row for cell in block for row in self.of(cell, "latency") if row.round == k]
-            if any(row.crowded for row in rows) and not any(row.status != "ok" for row in rows):
-                self.watch.line(f"round {k + 1} at {block[0].resolution} px: other work kept the cores busy; once more")
-                for cell in block:
+            for cell in block:
+                if any(row.crowded and row.status == "ok" for row in self.of(cell, "latency") if row.round == k):
+                    self.watch.line(f"{cell.name}, round {k + 1}: other work kept the cores busy; once more")
                     self._one(cell, "latency", k)
 
     def imprecise(self) -> list[Cell]:
