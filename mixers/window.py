@@ -50,7 +50,7 @@ def pair(what: str, value: object) -> Grid:
         raise MixerError(
             f"not a {what}",
             got=f"{what} = {value!r}",
-            expected=f"a whole number of tokens, or a pair of them for rows and columns{', as 3x4' if what == 'window' else ''}",
+            expected="a whole number of tokens, or a pair of them for rows and columns",
             remedy=f"write {what}={7 if what == 'window' else 3}",
         )
     return numbers[0], numbers[1]
