@@ -37,24 +37,6 @@ def initial_lambda(depth: int) -> float:
     return 0.8 - 0.6 * math.exp(-0.3 * depth)
 
 
-def _depth_of(start: object, depth: object) -> int:
-    """The depth that λ₀ comes from, which is ``depth`` where that is given.
-
-    Raises:
-        MixerError: if λ₀ is that of no depth, or of another one.
-    """
-    left = (0.8 - start) / 0.6 if isinstance(start, (int, float)) else 0.0
-    found = round(-math.log(left) / 0.3) if left > 0 else -1
-    if found < 0 or not math.isclose(float(str(start)), initial_lambda(found)) or depth not in (None, found):
-        raise MixerError(
-            "lambda_init comes from the depth",
-            got=f"lambda_init = {start} and depth = {depth}",
-            expected="0.8 - 0.6 exp(-0.3 depth)",
-            remedy="leave one of them out, or give the depth that lambda_init comes from",
-        )
-    return found
-
-
 @register(
     MixerSpec(
         name="softmax",
@@ -177,11 +159,15 @@ class SoftmaxAttention(QKVAttention):
         options.read("head_dim")  # from the dimension and the heads
         if options.read("qk_norm_eps") is not None:
             options.expect(qk_norm_eps=QK_EPSILON)
-        names = ("depth", "dual_lambda", "qk_norm", "qkv_bias", "differential", "gated")
-        given = {name: options.read(name) for name in names}
-        start = options.read("lambda_init")
-        if start is not None:
-            given["depth"] = _depth_of(start, given["depth"])
+        given = {name: options.read(name) for name in ("depth", "dual_lambda", "qk_norm", "qkv_bias")}
+        depth, start = given["depth"] or 0, options.read("lambda_init")
+        if start is not None and not (isinstance(depth, int) and math.isclose(float(str(start)), initial_lambda(depth))):
+            raise MixerError(
+                "lambda_init comes from the depth",
+                got=f"lambda_init = {start} and depth = {depth}",
+                expected="0.8 - 0.6 exp(-0.3 depth)",
+                remedy="leave lambda_init out, or give the depth that it comes from",
+            )
         return {name: value for name, value in given.items() if value is not None}
 
     def lambda_(self) -> Tensor:
