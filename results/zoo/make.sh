@@ -5,7 +5,7 @@ set -euo pipefail
 export OMP_NUM_THREADS=1
 out=results/zoo
 
-# Three seeds of every registered mixer on the digits; then all are timed, with intervals of their speed-ups over softmax.
+# Every registered mixer on the digits; then all are timed, with intervals of their speed-ups over softmax.
 wfbench sweep sweeps/zoo.yaml --out $out --jobs 2 --threads 1 --device cpu
 unset OMP_NUM_THREADS
 mixers=(
