@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 
@@ -11,9 +12,14 @@ os.environ["WFBENCH_IGNORE_LOAD"] = "1"
 
 import pytest
 import torch
+import typer.main
+import typer.testing
 
 # The tensors here are small: on shared cores, threads that wait for one another make a tiny convolution 1,000 times slower.
 torch.set_num_threads(1)
+
+# Commands keep no state: they are made from their functions' signatures once, not for each of many hundred calls.
+typer.testing._get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture(autouse=True)
