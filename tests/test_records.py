@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -268,6 +269,12 @@ def test_the_environment_stamp_is_complete() -> None:
     assert stamp.threads >= 1
     assert stamp.versions["torch"]
     assert Environment.model_validate_json(stamp.model_dump_json()) == stamp
+
+
+def test_a_process_has_one_revision_whatever_becomes_of_the_checkout(monkeypatch) -> None:
+    before = records.stamp()
+    monkeypatch.setattr(subprocess, "run", lambda *words, **more: pytest.fail("git was asked again"))
+    assert records.stamp() == before
 
 
 def test_a_row_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path, monkeypatch):

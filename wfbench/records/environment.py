@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
 import subprocess
@@ -14,7 +16,11 @@ _PACKAGES = ("wfbench", "torch", "torchvision", "timm", "fvcore", "numpy", "scik
 
 
 def stamp(device: str = "cpu") -> Environment:
-    """Stamp of this machine, these libraries and this revision, for work on ``device`` ("cpu" or "cuda")."""
+    """Stamp of this machine, these libraries and this revision, for work on ``device`` ("cpu" or "cuda").
+
+    Libraries and revision are looked up once in a process: they are those of the code that it has loaded, and a checkout that
+    changes while it works, as by the rows that it writes into it, does not change them.
+    """
     import torch
 
     cuda = device.startswith("cuda")
@@ -26,20 +32,23 @@ def stamp(device: str = "cpu") -> Environment:
         tf32=cuda and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        versions={name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+        versions=dict(_versions()),
         git_revision=revision,
         git_dirty=dirty,
     )
 
 
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+@functools.cache
+def _versions() -> dict[str, str]:
+    """The versions of the packages that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
+@functools.cache
 def _cpu_name() -> str:
     try:
         info = Path("/proc/cpuinfo").read_text()
@@ -49,6 +58,7 @@ def _cpu_name() -> str:
     return f"{model} ({os.cpu_count()} logical cores)"
 
 
+@functools.cache
 def _git_revision() -> tuple[str | None, bool | None]:
     """The revision of the checkout this package runs from; (None, None) for an ordinary install."""
     root = Path(__file__).resolve().parents[2]
