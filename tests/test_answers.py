@@ -76,6 +76,11 @@ def test_other_probes_say_their_hardest_level_and_their_steps() -> None:
     assert "shift: 95.00 ± " in sentence
     assert "90 % after 200 steps, looked at every 100 (3 seeds)" in sentence
     assert "needle: 242 tokens after 100 steps of training" in sentence
+    some: list[AnyRow] = [
+        probe_row("shift", seed=seed, by_step={100: [0.2 + 0.75 * (seed == 0)], 200: [0.95]}) for seed in range(3)
+    ]
+    (sentence,) = said(some, "What can it do")
+    assert "90 % after at most 100 to 200 steps by seed, looked at every 100 (3 seeds)" in sentence
 
 
 def test_too_little_on_the_smallest_canvas_is_said_as_that_and_not_as_not_learnt() -> None:

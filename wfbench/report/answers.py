@@ -24,7 +24,7 @@ from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.records import CrossoverRow
 from wfbench.report.ablation import FIGURES
 from wfbench.report.accuracy import accuracy_title
-from wfbench.report.capability import cell_words, crossings_in_words, share_in_words, under_in_words
+from wfbench.report.capability import cell_words, crossings_in_words, range_in_words, share_in_words, under_in_words
 from wfbench.report.cells_in_words import ratio_with_ends
 from wfbench.report.claims import (
     at_ceiling_in_words,
@@ -123,7 +123,9 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
             return f"{name}: not evaluated {after} ({seeds})"
         return f"{name}: {_stored(line, found, name)} {after} ({seeds}{_what_more(line, found)})"
     if line.learnt is not None:
-        steps = f"{crossings_in_words(line.learnt, name)} steps, looked at every {line.looks_apart:,}"
+        is_one = line.learnt.mean is not None or line.learnt.bound is not None
+        found_at_look = crossings_in_words(line.learnt, name) if is_one else range_in_words(line.learnt, name)
+        steps = f"{found_at_look} steps{'' if is_one else ' by seed'}, looked at every {line.looks_apart:,}"
         return f"{name}: {share_in_words(line.mean)} %, 90 % after {steps} ({seeds})"
     place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)
     found_at = line.accuracies[line.end][place]

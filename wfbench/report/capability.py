@@ -315,8 +315,14 @@ def crossings_in_words(found: Crossings, probe: str) -> str:
     bounds = dict.fromkeys(crossing for crossing in ordered if crossing.censored)
     seeds = len(ordered)
     parts = [f"{ordered.count(bound)} of {seeds} seeds {crossing_in_words(bound, probe)}" for bound in bounds]
-    ends = [_end_in_words(crossing, probe) for crossing in (ordered[0], ordered[-1])]
-    return f"{', '.join(parts)}: from {ends[0]} to {ends[1]}"
+    return f"{', '.join(parts)}: from {range_in_words(found, probe)}"
+
+
+def range_in_words(found: Crossings, probe: str) -> str:
+    """From the smallest seed's to the largest: "below 96 to 110", "at most 200 to 400"."""
+    ordered = sorted(found.by_seed.values(), key=lambda crossing: (crossing.low, crossing.high))
+    low, high = (_end_in_words(crossing, probe) for crossing in (ordered[0], ordered[-1]))
+    return f"{low} to {high}"
 
 
 def _end_in_words(crossing: Crossing, probe: str) -> str:

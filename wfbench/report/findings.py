@@ -302,7 +302,7 @@ def _prices(answers: Sequence[Answer]) -> str:
         if hopeless:
             return "; no number of seeds that was looked at decides it"
         return "; more cells of a profile would decide it" if by_cells else ""
-    own = f"takes {more}, if the estimate is true" if len(known) == 1 else f"take {more} each, if the estimates are true"
+    own = f"takes {more} (if the estimate is true)" if len(known) == 1 else f"take {more} each (if the estimates are true)"
     parts = [f"{len(known)} {own}"] if known else []
     if hopeless:
         parts.append(f"{hopeless} {'is' if hopeless == 1 else 'are'} decided by no number of seeds looked at")
