@@ -27,8 +27,9 @@ from wfbench.measure.strength import MeanPredictions, Place, Strengths, blocks_o
 from wfbench.models import DiT, VisionTransformer
 from wfbench.records import AblationRow, DenseRow, DiTRow, TrainRow
 from wfbench.tasks import jobs
-from wfbench.tasks.ablate import AblateRequest, ablate
+from wfbench.tasks.ablate import AblateRequest, ablate, requests_of
 from wfbench.tasks.ablate.interventions import Change, changed, changes_of, recorded
+from wfbench.tasks.ablate.run import _figures
 from wfbench.tasks.jobs.base import Job
 
 CPU = torch.device("cpu")
@@ -443,6 +444,9 @@ def test_several_seeds_have_an_interval_over_seeds_and_one_says_that_it_has_none
     assert set(table.data["interval_over"]) == {"images"}
     assert table.data["strength_own"].notna().sum() == 6
     assert len(ablations([*rows, *rows])[0].lines) == 16, "of equal rows the newest counts"
+    assert (found.repeats, ablations([*rows, *rows])[0].repeats) == (0, len(rows))
+    [again] = [table for table in report.tables([*first, *first]) if table.kind == "ablation"]
+    assert "16 earlier rows of the same cell were left out: the latest counts." in again.notes
 
 
 def test_the_command_takes_runs_apart_in_their_directories_and_again(trained: dict[str, Path]) -> None:
@@ -494,12 +498,30 @@ def test_what_cannot_be_taken_apart_is_refused_by_one_message(trained: dict[str,
         ([trained["scenes"], "--weights", "ema"], "no averaged weights"),
         ([trained["digits"], "--weights", "best"], "unknown weights"),
         ([trained["digits"], "--batch-size", "0"], "impossible batch"),
+        ([tmp_path / "a" / "s0", tmp_path / "b" / "s0", "--out", tmp_path / "out"], "two runs would write to one place"),
     ]:
         result = command(*words)
         assert result.exit_code == 2, result.output
         assert says in result.output
         assert "Traceback" not in result.output
     assert not (trained["scenes"] / "ablation").exists()
+
+
+def test_each_run_has_a_place_of_its_own(tmp_path: Path) -> None:
+    ours, theirs, other = (tmp_path / name for name in ("a/s0", "b/s0", "b/s1"))
+    assert [request.run for request in requests_of([ours, theirs, ours])] == [ours, theirs], "each in its own directory"
+    assert len(requests_of([ours, other, ours], out=tmp_path)) == 2
+    with pytest.raises(InputError, match=r"a/s0 and .*b/s0"):
+        requests_of([ours, other, theirs], out=tmp_path)
+
+
+def test_what_an_earlier_call_wrote_of_another_run_is_not_overwritten(
+    trained: dict[str, Path], taken: Taken, tmp_path: Path
+) -> None:
+    other = taken[1]["digits"][0].model_copy(update={"seed": 7})
+    records.append(tmp_path / "digits" / "records.jsonl", [other])
+    with pytest.raises(InputError, match=r"the results of another run are there\n.*weightformer, seed 7"):
+        ablate(AblateRequest(trained["digits"], out=tmp_path), device=CPU)
 
 
 def test_a_run_without_held_out_samples_is_refused(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,6 +550,14 @@ def test_a_mean_change_is_the_paired_t_interval() -> None:
         mean_change(a, b[:-1])
     with pytest.raises(InputError, match="not the same images"):
         mean_change(a[:1], b[:1])
+
+
+@pytest.mark.parametrize("kind", ["train", "probe"])
+def test_where_no_sample_changes_one_of_them_is_the_least_that_is_resolved(kind: str) -> None:
+    same = torch.full((50,), 0.75, dtype=torch.float64)
+    (value, unchanged, change) = _figures(same, same, kind)["accuracy"]
+    assert (value, unchanged) == (0.75, 0.75)
+    assert (change.low, change.high) == (-1 / 50, 1 / 50)
 
 
 def _counts(draw: np.random.Generator, images: int, skill: float) -> np.ndarray:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from probe_rows import LEAKS, probe_row, stored
-from test_claims import BETTER, paired_runs, recorded, stated
-from test_report import cell, small_report, train
+from test_claims import BETTER, FASTER, TODAY, paired_runs, recorded, stated
+from test_report import cell, crossover, small_report, train
 
 from wfbench import records, report
 from wfbench.analysis.results import analyse
-from wfbench.records import AblationRow, AnyRow, Strength
+from wfbench.records import AblationRow, AnyRow, Chosen, Strength
 from wfbench.report.answers import answers, to_markdown
 from wfbench.report.findings import findings
 from wfbench.report.findings import to_markdown as in_short
@@ -74,8 +74,34 @@ def test_other_probes_say_their_hardest_level_and_their_steps() -> None:
     (sentence,) = said(rows, "What can it do")
     assert "majority: 51.00 ± 2.48 % at lead 0.05, where guessing has 3.12 % (3 seeds)" in sentence
     assert "shift: 95.00 ± " in sentence
-    assert "90 % after 200 steps" in sentence
+    assert "90 % after 200 steps, looked at every 100 (3 seeds)" in sentence
     assert "needle: 242 tokens after 100 steps of training" in sentence
+    some: list[AnyRow] = [
+        probe_row("shift", seed=seed, by_step={100: [0.2 + 0.75 * (seed == 0)], 200: [0.95]}) for seed in range(3)
+    ]
+    (sentence,) = said(some, "What can it do")
+    assert "90 % after at most 100 to 200 steps by seed, looked at every 100 (3 seeds)" in sentence
+
+
+def test_too_little_on_the_smallest_canvas_is_said_as_that_and_not_as_not_learnt() -> None:
+    (needle,) = said([probe_row("needle", seed=seed, by_step={100: [0.4] * 5}) for seed in range(3)], "What can it do")
+    assert "needle: under 90 % among 96 tokens, the fewest that were asked, after 100 steps of training (3 seeds)" in needle
+    (flood,) = said([probe_row("flood", by_step={100: [0.4] * 5})], "What can it do")
+    assert "flood: under 90 % at 1 step, the fewest that were asked, after 100 steps" in flood
+    seeds = [
+        probe_row("needle", seed=seed, by_step={100: [1.0, 1.0, value, 0.4, 0.4]}) for seed, value in enumerate((1.0, 0.4))
+    ]
+    (some,) = said(list(seeds), "What can it do")
+    assert "needle: 1 of 2 seeds below 96: from below 96 to 110 tokens after 100 steps" in some
+
+
+def test_a_step_that_a_run_was_not_evaluated_at_is_said_as_that() -> None:
+    early = probe_row(seed=1, by_step={150: [1.0] * 5}, stopped=True, budgets=(100,))
+    rows: list[AnyRow] = [probe_row(by_step={100: [1.0] * 5}), early]
+    (sentence,) = said(rows, "What can it do")
+    assert "recall: not evaluated after 100 steps of training (2 seeds)" in sentence
+    (short,) = findings(analyse(rows))
+    assert short.sentences[0].endswith("linear was not evaluated then.")
 
 
 def test_a_reach_is_in_steps_along_the_walk() -> None:
@@ -108,6 +134,65 @@ def test_a_claim_that_no_number_of_seeds_decides_says_why(tmp_path: Path) -> Non
     assert short.sentences == (
         "Of 1 claim about recipe small, 1 undecidable; no number of seeds that was looked at decides it.",
     )
+
+
+PROBE_HEAD = "recipe: probe-{name}\nseeds: [0, 1, 2]\nbudget: {{epochs: 60}}\nclaims:\n"
+
+
+def test_a_claim_of_lines_with_bounds_says_them_and_whose_first_runs_decide_it(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: diluted, kind: capability, line: xca, probe: needle, statistic: n90, "
+    found = stated(tmp_path, claim + "ratio: {to: softmax, at_most: 0.5}}\n", head=PROBE_HEAD.format(name="needle"))
+
+    def chosen(rate: float) -> Chosen:
+        return Chosen(mlp_ratio=4.0, depth=2, lr=rate)
+
+    rows: list[AnyRow] = [recorded(found)]
+    for seed in range(3):
+        rows.append(probe_row("needle", "softmax", seed, chosen=chosen(0.0016)))
+        rows.append(probe_row("needle", "xca", seed, {100: [0.4] * 5}, chosen=chosen(0.0048)))
+    (sentence,) = said(rows, "What was claimed of probe-needle")
+    bounds = "found xca: below 96, the smallest number asked; softmax: at least 384, the largest number asked (3 seeds)."
+    assert sentence == f"“diluted” Supported: needle: tokens at 90 % of xca ≤ 0.5 × that of softmax; {bounds}"
+    again = "2026-02-01T00:00:00+00:00"
+    for seed in range(3):
+        rows.append(probe_row("needle", "xca", seed, created=again, chosen=chosen(0.0016)))
+    (sentence,) = said(rows, "What was claimed of probe-needle")
+    decided = "ecided by the first runs of xca, at rate 0.0048; the table shows later ones, at rate 0.0016"
+    assert sentence.endswith(f"{bounds} D{decided}.")
+    (table,) = [table for table in report.tables(rows) if table.kind == "claims"]
+    assert table.frame["why"][0].endswith(f"; d{decided}")
+
+
+def test_lines_that_are_all_at_100_percent_are_not_told_apart_by_seeds(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: better, kind: better, line: xca, than: softmax}\n"
+    found = stated(tmp_path, claim, head=PROBE_HEAD.format(name="majority"))
+
+    def of(value: float) -> str:
+        rows = [probe_row("majority", m, s, {100: [1.0, 1.0, value]}) for m in ("xca", "softmax") for s in range(3)]
+        (sentence,) = said([recorded(found), *rows], "What was claimed")
+        return sentence
+
+    assert "xca − softmax > 0 points, of mean accuracies over the trained levels; found 0.00 points" in of(1.0)
+    assert of(1.0).endswith(
+        "No number of seeds decides it, since all lines are at 100 %: the probe is too easy to tell them apart."
+    )
+    assert of(0.9).endswith("No number of seeds decides it: the seeds do not differ.")
+
+
+def test_a_mean_over_levels_is_called_that(tmp_path: Path) -> None:
+    claim = "  - {id: a, says: few, kind: capability, line: xca, probe: majority, statistic: accuracy, at_most: 50}\n"
+    found = stated(tmp_path, claim, head=PROBE_HEAD.format(name="majority"))
+    rows = [probe_row("majority", "xca", seed, {100: [0.2, 0.3, 0.1]}) for seed in range(3)]
+    (sentence,) = said([recorded(found), *rows], "What was claimed")
+    assert "Supported: majority: mean accuracy over the trained levels of xca ≤ 50 %; found 20.00 [" in sentence
+
+
+def test_a_crossover_at_every_side_says_from_where_it_is_sure(tmp_path: Path) -> None:
+    found = stated(tmp_path, FASTER)
+    row = crossover("pool", "always", side_high=260.0, **TODAY)
+    (sentence,) = said([recorded(found), row], "What was claimed")
+    sure = "found faster at every measured side (224–896 px); sure (95 %) only from 260 px on"
+    assert sentence.startswith(f"“faster” Supported: faster than softmax from 500 px on; {sure}")
 
 
 def test_claims_without_runs_are_not_called_undecidable_in_short(tmp_path: Path) -> None:
@@ -172,6 +257,12 @@ def test_what_does_nothing_says_how_large_an_effect_is_ruled_out() -> None:
     assert "no effect found, and one of more than 0.25 points is unlikely" in nothing
     assert "one seed, interval over images" in nothing
     assert "−20.00 [−20.20, −19.80] points (one seed, interval over images), a real difference" in something
+
+
+def test_a_change_without_any_spread_says_that_nothing_says_how_sure_it_is() -> None:
+    nothing, alike = said([ablated("zero", 0.0, reach=0.0), ablated("other", -0.2, reach=0.0)], "What in it does the work")
+    assert nothing.endswith(", no sample changes, so that nothing says how sure it is.")
+    assert alike.endswith(", every sample changes alike, so that nothing says how sure it is.")
 
 
 def test_the_only_layer_that_predicts_stands_for_all() -> None:

@@ -32,7 +32,7 @@ from wfbench.records import AnyRow, ProbeRow, Strength
 from wfbench.report import Asked
 from wfbench.report.figures.capability import curve, places
 from wfbench.report.page import charts
-from wfbench.tasks.probe import QUICK, ProbeRequest, known
+from wfbench.tasks.probe import QUICK, ProbeRequest, known, steps_of
 from wfbench.tasks.sweep import Line, SweepRequest, registration
 from wfbench.tasks.sweep.combinations import drafts
 
@@ -154,10 +154,39 @@ def test_of_needle_the_tokens_at_the_last_level_count_and_those_of_a_mixer_for_o
 def test_shift_counts_steps_and_hop_the_steps_that_all_easier_ones_lead_to() -> None:
     found = lines_of(probe_row("shift", by_step={200: [0.5], 400: [0.9], 600: [1.0]}))["linear"].learnt
     assert found.by_seed[0] == Crossing(400)
+    first = lines_of(probe_row("shift", by_step={200: [0.95], 400: [1.0]}))["linear"].learnt
+    assert first.bound == Crossing(200, "below"), "nothing was looked at before"
     never = lines_of(probe_row("shift", by_step={200: [0.5], 400: [0.8]}))["linear"].learnt
     assert never.bound == Crossing(400, "above")
+    rows = [probe_row("shift", seed=seed, by_step={200: [values], 400: [1.0]}) for seed, values in enumerate((0.95, 0.95, 0.5))]
+    table = report.tables(rows)[0]
+    assert table.frame["shift: steps to 90 %"][0] == "2 of 3 seeds at most 200: from at most 200 to 400"
+    assert table.data["shift_steps_by_seed"][0] == "<=200 <=200 400"
     line = lines_of(probe_row("hop", by_step={9: [1, 0.95, 0.4]}), probe_row("hop", seed=1, by_step={9: [0.8, 0.95, 0.95]}))
     assert line["linear"].hops == {0: 2, 1: 0}
+
+
+def with_cells(row: ProbeRow, cells: slice) -> ProbeRow:
+    """A row of some of its cells alone."""
+    curve = tuple(look.model_copy(update={"accuracies": look.accuracies[cells]}) for look in row.curve)
+    return row.model_copy(update={"cells": row.cells[cells], "curve": curve})
+
+
+def test_where_one_pair_was_not_asked_for_nothing_is_said_of_it() -> None:
+    row = with_cells(probe_row(by_step={800: [0.4] * 5}), slice(2, None))  # from four pairs on
+    assert lines_of(row)["linear"].is_trained
+    table = report.tables([row])[0]
+    assert table.frame["recall: pairs (90 %)"][0] == "below 4"
+    assert not any("Not trained" in note for note in table.notes)
+
+
+def test_notes_say_what_was_asked() -> None:
+    tables = report.tables(suite())
+    assert any("how many tokens, all others distractors" in note for note in tables[0].notes)
+    few = with_cells(probe_row("needle"), slice(0, 2))
+    assert any("how many tokens, 25 % of the others distractors" in note for note in report.tables([few])[0].notes)
+    several = {table.name for table in tables if any("other numbers of steps" in note for note in table.notes)}
+    assert several == {"probe-recall"}, "the only one with two budgets"
 
 
 def test_seeds_that_solve_a_probe_are_counted_and_trials_are_not() -> None:
@@ -499,13 +528,13 @@ TINY += ("model.in_channels=16",)
 
 @pytest.mark.slow  # two processes train
 def test_the_command_trains_reports_and_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wfbench.tasks.probe.QUICK", TINY)
+    monkeypatch.setattr("wfbench.tasks.probe.QUICK", {"recall": TINY})
     words = ["probe", "--quick", "--mixer", "linear", "--mixer", "static", "--out", str(tmp_path), "--device", "cpu"]
     first = RUNNER.invoke(app, words)
     assert first.exit_code == 0, first.output
     said = " ".join(first.output.split())
     assert "not trained" in said
-    assert "It shows how fast a mixer learns" in said
+    assert "Quick: recall after 4 of 6,000 steps, and one seed" in said
     assert str(tmp_path / "probe-recall.png") in first.output.replace("\n", "")
     assert (tmp_path / "page.html").is_file()
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
@@ -523,12 +552,17 @@ def test_what_the_command_asks_the_sweep_for() -> None:
     assert plain.sweeps[0].tune.rates(1.6e-3) == pytest.approx((5.333e-4, 1.6e-3, 4.8e-3))
     quick = ProbeRequest.of([], ["pool", "pool"], None, quick=True, tune=False)
     assert [(one.recipes, one.seeds, one.settings, one.tune) for one in quick.sweeps] == [
-        (("probe-recall",), (1,), QUICK, None)
+        (("probe-recall",), (1,), QUICK["recall"], None)
     ]
     both = ProbeRequest.of(["majority", "recall"], [], 2, quick=True, tune=False)
-    assert [bool(one.settings) for one in both.sweeps] == [False, True]
-    assert recipe.load("probe-recall", QUICK).epochs * 100 == 800
+    assert [one.settings for one in both.sweeps] == [QUICK["majority"], QUICK["recall"]]
+    assert steps_of("recall", quick=True) == 800
+    assert steps_of("recall", quick=False) == 6000
     assert known() == ["flood", "hop", "majority", "needle", "recall", "shift"]
+    for name in known():
+        steps = steps_of(name, quick=True)
+        assert 2 * steps <= steps_of(name, quick=False), name
+        assert recipe.load(f"probe-{name}", QUICK[name]).data.probe.budgets == (steps,), name
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ from test_report import CPU, lines, notes
 
 from wfbench import report
 from wfbench.analysis.denoising import Bin, held_out_losses, sample_scores
+from wfbench.analysis.results import analyse
 from wfbench.analysis.seed_differences import compare_seeds, over_seeds
 from wfbench.records import DiTRow, ScoreRow
 from wfbench.report import Asked
+from wfbench.report.answers import answers
+from wfbench.report.findings import findings
 
 PLAIN = {"environment": CPU, "model": "dit-s-2", "pos_embed": "sincos", "recipe": "dit", "recipe_digest": "abc"}
 PLAIN |= {"dataset": "digits", "image_size": (8, 8), "dtype": "float32", "weights": "raw"}
@@ -147,6 +150,12 @@ def test_losses_of_the_paired_design_are_compared_seed_by_seed() -> None:
     assert paired.family.differences["linear"].finding == "worse"
     assert old.family.differences["linear"].finding == "not distinguishable"
     assert (paired.family.is_paired, old.family.is_paired) == (True, False)
+    (short,), (earlier,) = (findings(analyse(losses(v, softmax=0.0, linear=0.002))) for v in (PAIRED, UNPAIRED))
+    assert "; against softmax worse: linear +0.0020 [+0.00" in short.sentences[0]
+    assert "; against softmax (unpaired) not distinguishable: linear +0.0020 [−0.0" in earlier.sentences[0]
+    long = answers(analyse(losses(UNPAIRED, softmax=0.0, linear=0.002)))[0].sentences[0]
+    assert "not distinguishable from softmax: +0.0020 [−0.0" in long
+    assert long.endswith("] (unpaired).")
     some = [row for row in losses(PAIRED, softmax=0.0, linear=0.002) if (row.mixer, row.seed) != ("linear", 3)]
     assert not held_out_losses(some)[0].family.is_paired, "other seeds"
 

@@ -48,6 +48,14 @@ def test_the_page_of_results_is_the_generated_one():
     assert text.count("\n- ") > 20
 
 
+def test_results_that_are_not_there_are_named_with_their_command(tmp_path):
+    make = script("make_results")
+    make.ROOT, make.FOLDERS = tmp_path, {"gpu": ("One GPU", "accuracy.png")}
+    (tmp_path / "results" / "gpu").mkdir(parents=True)
+    (tmp_path / "results" / "gpu" / "make.sh").touch()
+    assert make.document().endswith("\n## One GPU\n\nNot yet run: `bash results/gpu/make.sh`.\n")
+
+
 def test_the_page_of_commands_is_the_generated_one():
     text = (ROOT / "docs" / "COMMANDS.md").read_text()
     assert script("make_commands").document() == text

@@ -12,9 +12,11 @@ from test_answers import recall
 from test_report import baseline, cell, small_report, train
 
 from wfbench import report
+from wfbench.analysis.claims import Answer, Price
 from wfbench.analysis.results import analyse
+from wfbench.analysis.seeds_needed import SeedsNeeded
 from wfbench.records import AnyRow
-from wfbench.report.findings import findings, to_markdown
+from wfbench.report.findings import _prices, findings, to_markdown
 from wfbench.report.terminal import plots
 
 
@@ -35,6 +37,12 @@ def test_recall_names_who_reached_the_most_who_stores_less_and_who_did_not_learn
         "Recall, after 100 steps of training (1 seed of each): softmax and xca have at least 16 pairs of key and value, the "
         "most that was asked; linear 3.88; wf has not learnt it."
     )
+
+
+def test_of_other_probes_nobody_is_said_not_to_have_learnt_them() -> None:
+    rows = [probe_row("needle", mixer, by_step={100: [0.4] * 5}) for mixer in ("static", "wf")]
+    (sentence,) = said(rows)["What can it do?"]
+    assert sentence == "Needle, after 100 steps of training (1 seed of each): static and wf are under 90 % among 96 tokens."
 
 
 def test_several_seeds_bring_intervals_and_nothing_is_said_of_single_ones() -> None:
@@ -66,6 +74,39 @@ def test_compared_lines_stand_by_what_the_test_says() -> None:
     assert re.search(r"better: linear \+(9|10)\.\d\d \[", sentence)
     assert re.search(r"worse: pool −(9|10)\.\d\d \[", sentence)
     assert "not distinguishable: xca" in sentence
+    (old,) = said([row.model_copy(update={"schema_version": 5}) for row in rows])["How accurate is it?"]
+    assert old.endswith("; unpaired: runs of an earlier version.")
+    assert "unpaired" not in sentence
+    some = [row for row in rows if (row.mixer, row.seed) != ("pool", 4)]
+    (fewer,) = said(some)["How accurate is it?"]
+    assert fewer.endswith("; pool unpaired, since seeds differ.")
+
+
+def test_brackets_say_what_they_are_from() -> None:
+    (doubt,) = said(crossing("linear", 2.0))["How sure is that?"]
+    assert doubt == (
+        "Times from 224 to 896 px are medians of 3 rounds on this one machine; brackets of a side come from the cells' "
+        "distances to their curves, those of a speed-up from rounds; another machine has other crossovers."
+    )
+    once = [row.model_copy(update={"round_medians": row.round_medians[1:2]}) for row in crossing("linear", 2.0, (224, 448))]
+    (doubt,) = said(once)["How sure is that?"]
+    assert doubt == (
+        "Times from 224 to 448 px are those of a single round on this one machine; another machine has other crossovers."
+    )
+
+
+def test_open_claims_count_once_each() -> None:
+    def priced(seconds: float, **needed: int) -> Answer:
+        return Answer("undecidable", if_estimate=Price(SeedsNeeded(**needed), 1, seconds))
+
+    two = [priced(3600.0, seeds=9), priced(7200.0, seeds=4)]
+    others = [priced(1e6, more_than=1000), Answer("undecidable", remedies=("more sides",)), Answer("undecidable", "no runs")]
+    assert _prices([*two, *others]) == (
+        "; of the 5 undecidable ones 2 take 1.0 to 2.0 h of training more each (if the estimates are true), 1 is decided by no "
+        "number of seeds looked at, 1 needs more cells of a profile and 1 has no price"
+    )
+    assert _prices(two[:1]) == "; 1.0 h of training more would decide it, if the estimate is true"
+    assert _prices(others[2:]) == ""
 
 
 def crossing(mixer: str, factor: float, sides: tuple[int, ...] = (224, 448, 672, 896)) -> list[AnyRow]:

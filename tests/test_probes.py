@@ -290,6 +290,7 @@ def test_training_stops_once_every_level_is_solved(tmp_path: Path, monkeypatch: 
     assert row.steps == 6
     assert [look.step for look in row.curve] == [2, 4, 6]
     assert row.look(6000) == row.curve[-1]
+    assert row.budgets == (4, 16), "those within the planned training, and its end"
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
@@ -327,8 +328,18 @@ def test_a_run_that_was_stopped_and_resumed_is_bit_equal(tmp_path: Path) -> None
         ("majority", ["data.probe.levels=[0]"], "a lead by which one of 8 colours wins"),
         ("needle", ["data.probe.levels=[1.1]"], "a share of the other tokens"),
         ("hop", ["data.probe.levels=[5]"], "steps from 1 to 4"),
-        ("flood", ["data.probe.levels=[8, 2.5]"], "a whole number of cells, at least 2"),
+        ("flood", ["data.probe.levels=[2.5, 8]"], "a whole number of cells, at least 2"),
         ("flood", ["data.probe.levels=[64]"], "two walks that fit into 16x16 tokens"),
+        ("hop", ["data.probe.keys=256", "model.in_channels=516"], "20 to 255: as many as the chains hold"),
+        ("hop", ["data.probe.keys=19", "model.in_channels=42"], "20 to 255"),
+        ("recall", ["data.probe.held_out=1"], "greater than or equal to 2"),
+        ("recall", ["data.probe.levels=[4, 1]"], "of recall the smaller one is easier: [1, 4]"),
+        ("needle", ["data.probe.levels=[0, 1, 0.25]"], "the smaller one is easier: [0, 0.25, 1]"),
+        ("majority", ["data.probe.levels=[0.1, 0.2]"], "of majority the larger one is easier: [0.2, 0.1]"),
+        ("hop", ["data.probe.levels=[1, .inf]"], "finite number"),
+        ("recall", ["data.probe.budgets=[900]"], "not 900, of which the nearest is 800"),
+        ("recall", ["eval_every=7"], "not 800, of which the nearest is 700. They come every 700 steps"),
+        ("shift", ["epochs=5", "data.probe.budgets=[300]"], "and at the end, after 500"),
         ("shift", ["model.image_size=5"], "half is more than 2"),
         ("recall", ["model.depth=3"], "set data.probe.gap to 3"),
         ("recall", ["model.in_channels=3"], "set model.in_channels to 96"),
@@ -356,7 +367,7 @@ def test_what_cannot_be_is_said_in_one_message(name: str, settings: list[str], s
 
 def test_the_digest_knows_the_probe_but_not_the_budgets() -> None:
     own = recipes.digest(recipes.load("probe-recall"))
-    assert own == recipes.digest(recipes.load("probe-recall", ["data.probe.budgets=[5]", "model.mixer=linear", "seed=4"]))
+    assert own == recipes.digest(recipes.load("probe-recall", ["data.probe.budgets=[400]", "model.mixer=linear", "seed=4"]))
     for setting in ("data.probe.values=16", "data.probe.levels=[1,2]", "stop_when_solved=2", "eval_every=1"):
         assert own != recipes.digest(recipes.load("probe-recall", [setting])), setting
 

@@ -87,7 +87,7 @@ EVERY_KEY = {
     "data.probe.symbols": 8,
     "data.probe.layout": "packed",
     "data.probe.bind": "neighbour",
-    "data.probe.budgets": (10, 20),
+    "data.probe.budgets": (400, 1200),
     "dense.decoder": "dpt",
     "dense.frozen": True,
     "dense.inference": "slide",

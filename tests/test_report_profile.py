@@ -161,9 +161,7 @@ def test_settings_of_one_session_split_with_all_that_was_computed_from_them(chan
         assert list(tables["scaling"].data["a"]) == pytest.approx(
             [factor / 2 * 9.8e-3 / batch] * 4 + [factor * 9.8e-3 / batch] * 4
         )
-        assert lines(tables["crossover"], "crossover") == [
-            "by the curves, faster at every side (224–896 px); 95%: from at most 224 px"
-        ]
+        assert lines(tables["crossover"], "crossover") == ["faster at every measured side (224–896 px); sure (95 %) at each"]
     for stem in ("throughput", "breakdown"):
         measured = [table for table in made if table.name.startswith(stem)]
         assert len(measured) == (1 if {"batch", "token_budget"} & set(changes) else 2), "of several batches, or of one image"
@@ -472,11 +470,11 @@ def test_each_line_has_its_own_curve() -> None:
         ("at", 437.2, None, 480.6, "from 437 px [below 224, 481]"),
         ("at", 437.2, 402.4, None, "from 437 px [402, beyond 896]"),
         ("at", 437.2, None, None, "from 437 px [below 224, beyond 896]"),
-        ("always", None, None, 260.0, "by the curves, faster at every side (224–896 px); 95%: from at most 260 px"),
-        ("always", None, None, None, "by the curves, faster at every side (224–896 px); 95%: maybe only beyond 896 px"),
-        ("none", None, 700.0, None, "none up to 896 px; 95%: from at least 700 px"),
-        ("none", None, None, None, "none up to 896 px; 95%: maybe from below 224 px"),
-        ("none", None, 896.0, None, "none up to 896 px; 95%: beyond 896 px"),
+        ("always", None, None, 260.0, "faster at every measured side (224–896 px); sure (95 %) only from 260 px on"),
+        ("always", None, None, None, "faster at every measured side (224–896 px); not sure (95 %): maybe only beyond 896 px"),
+        ("none", None, 700.0, None, "none up to 896 px; sure (95 %) only up to 700 px"),
+        ("none", None, None, None, "none up to 896 px; not sure (95 %): maybe from below 224 px"),
+        ("none", None, 896.0, None, "none up to 896 px; sure (95 %)"),
     ],
 )
 def test_a_crossover_with_its_interval(

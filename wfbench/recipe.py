@@ -119,18 +119,19 @@ class ProbeSection(_Section):
 
     name: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
     #: Levels of difficulty, the easiest first: each training canvas has one of them at random, and each is evaluated.
-    levels: tuple[float, ...] = Field(min_length=1)
+    levels: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(min_length=1)
     #: Other grids, rows and columns, that the last level is evaluated on.
     grids: tuple[tuple[_Side, _Side], ...] = ()
-    #: Canvases in an epoch, which are others in each epoch; and held out for each level and grid, which stay the same.
+    #: Canvases in an epoch, which are others in each epoch; and held out for each level and grid, which stay the same: two at
+    #: least, for their spread is recorded.
     train: int = Field(6400, ge=1)
-    held_out: int = Field(512, ge=1)
+    held_out: int = Field(512, ge=2)
     #: Blank columns between context and queries: at least as many as the model has layers, since the 3×3 convolution of each
     #: sees one column further.
     gap: int = Field(2, ge=0)
     query_columns: int = Field(2, ge=1)
-    #: How many symbols: keys and values of recall (values of needle too, keys are hop's symbols), colours of majority, symbols
-    #: of shift.
+    #: How many symbols: keys and values of recall (values of needle too; keys are hop's symbols, 20 to 255 of them), colours of
+    #: majority, symbols of shift.
     keys: int = Field(64, ge=2, le=4096)
     values: int = Field(32, ge=2, le=255)
     colours: int = Field(8, ge=2, le=255)
@@ -140,7 +141,7 @@ class ProbeSection(_Section):
     layout: Literal["scattered", "lattice", "packed"] = "scattered"
     #: Of recall: "token": key and value stand in one token; "neighbour": the value stands in the token to the right of its key.
     bind: Literal["token", "neighbour"] = "token"
-    #: Numbers of steps after which results are reported, beside the last.
+    #: Numbers of steps after which results are reported, beside the last; those within the training are those of evaluations.
     budgets: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @model_validator(mode="after")
@@ -149,6 +150,13 @@ class ProbeSection(_Section):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names a value twice")
+        falls = self.name == "majority"  # a large lead is easy
+        ordered = sorted(self.levels, reverse=falls)
+        if list(self.levels) != ordered:
+            raise ValueError(
+                f"levels stand easiest first, and of {self.name} the {'larger' if falls else 'smaller'} one is easier: "
+                f"[{', '.join(f'{level:g}' for level in ordered)}]"
+            )
         return self
 
     @property
@@ -510,12 +518,28 @@ def _check_dense_task(recipe: Recipe, dense: DenseSection) -> None:
 def _check_probe(recipe: Recipe) -> None:
     """Refuse what a probe cannot have."""
     assert recipe.dense is not None
+    assert recipe.data.probe is not None
     if recipe.dense.decoder != "linear" or recipe.dense.inference != "whole" or recipe.dense.frozen:
         raise ValueError("a probe has the linear decoder on whole canvases, and a model that is trained")
     if recipe.model.patch_size != 1:
         raise ValueError(f"a probe has a token for each symbol: model.patch_size is 1, not {recipe.model.patch_size}")
     if recipe.ema is not None or recipe.label_smoothing:
         raise ValueError("a probe has neither ema nor label_smoothing: its figures are those of the trained weights")
+    _check_budgets(recipe, recipe.data.probe)
+
+
+def _check_budgets(recipe: Recipe, probe: ProbeSection) -> None:
+    """Refuse numbers of steps within the training after which nothing is evaluated; those beyond its end are not reported."""
+    epoch = probe.train // recipe.batch_size
+    end = recipe.epochs * epoch
+    looks = sorted({*range(recipe.eval_every * epoch, end, recipe.eval_every * epoch), end}) if epoch else []
+    if wrong := [budget for budget in probe.budgets if budget < end and budget not in looks]:
+        nearest = min(looks, key=lambda steps: abs(steps - wrong[0]))
+        raise ValueError(
+            f"data.probe.budgets name steps after which there is an evaluation: not {wrong[0]:,}, of which the nearest "
+            f"is {nearest:,}. They come every {recipe.eval_every * epoch:,} steps (eval_every: {recipe.eval_every}) and at the "
+            f"end, after {end:,}"
+        )
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -77,16 +77,27 @@ class AblationLine:
 
 @dataclass(frozen=True)
 class AblationResult:
-    """The networks of one setting: by name, then by slot, by what is taken away, and by layer, all of them first."""
+    """The networks of one setting.
+
+    Attributes:
+        setting: what they share.
+        lines: by name, then by slot, by what is taken away, and by layer, all of them first.
+        repeats: how many rows were left out, since a later one is of the same line, seed and change.
+    """
 
     setting: AblationSetting
     lines: tuple[AblationLine, ...]
+    repeats: int = 0
 
 
 def ablations(rows: Iterable[AnyRow]) -> tuple[AblationResult, ...]:
     """A result for each setting and figure."""
     groups = group((row for row in rows if isinstance(row, AblationRow)), _setting)
-    return tuple(AblationResult(setting, tuple(_lines(groups[setting]))) for setting in sorted_keys(groups))
+    made = []
+    for setting in sorted_keys(groups):
+        lines = tuple(_lines(groups[setting]))
+        made.append(AblationResult(setting, lines, len(groups[setting]) - sum(len(line.runs) for line in lines)))
+    return tuple(made)
 
 
 def _setting(row: AblationRow) -> AblationSetting:

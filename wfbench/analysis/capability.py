@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,8 +70,8 @@ class Crossing:
     Attributes:
         value: a number of pairs, tokens or steps.
         censored: "above" where the crossing lies somewhere above the value, which is then the largest that was tried; "below"
-            where the accuracy is under 90 % already at the value, the smallest that was tried. Such a value is a bound, never
-            a result.
+            where the accuracy is under 90 % already at the value, the smallest that was tried; of steps of training where
+            it was 90 % at the value, the first evaluation. Such a value is a bound, never a result.
     """
 
     value: float
@@ -127,7 +128,7 @@ class ProbeLine:
         mean: accuracy at the end, over the levels on the grid of training.
         capacity: by budget: of recall the pairs, of needle the tokens, of flood the steps along a walk, up to which the
             accuracy is 90 %; empty for others.
-        learnt: of shift, the steps after which the accuracy was 90 % for the first time; None for others.
+        learnt: of shift, the evaluation at which the accuracy was 90 % for the first time, in steps; None for others.
         hops: of hop by seed, the largest number of steps up to which all have an accuracy of 90 %; empty for others.
         solved: how many seeds solved every level of their training.
         train_seconds: of training, evaluation apart.
@@ -153,9 +154,17 @@ class ProbeLine:
 
     @property
     def is_trained(self) -> bool:
-        """Of recall: whether any seed learnt the task, one pair at 90 %."""
+        """Of recall: whether any seed learnt the task, one pair at 90 %; so too where a single pair was not asked for."""
         found = self.capacity.get(self.end)
-        return found is None or found.count("below") < len(found.by_seed)
+        if found is None or self.runs[0].probe != "recall":
+            return True
+        return any(one.censored != "below" or one.value > 1 for one in found.by_seed.values())
+
+    @property
+    def looks_apart(self) -> int:
+        """The most steps between one evaluation and the next."""
+        steps = [look.step for look in self.runs[0].curve]
+        return max(b - a for a, b in itertools.pairwise([0, *steps]))
 
 
 @dataclass(frozen=True)
@@ -308,11 +317,14 @@ def _least_error(canvases: int) -> float:
 
 
 def _steps_to_passed(row: ProbeRow) -> Crossing:
-    """The steps of the first evaluation with an accuracy of 90 %, over the levels on the grid of training."""
+    """The steps of the first evaluation with an accuracy of 90 %, over the levels on the grid of training.
+
+    A bound where that is the first of all, before which nothing was looked at.
+    """
     for look in row.curve:
         found = accuracy_at(row, None, look.step)
         if found is not None and found[0] >= PASSED:
-            return Crossing(look.step)
+            return Crossing(look.step, "below" if look is row.curve[0] else "")
     return Crossing(row.curve[-1].step, "above")
 
 

@@ -27,7 +27,7 @@ def mean_change(changed: ArrayLike, unchanged: ArrayLike, least: float = 0.0) ->
     Args:
         changed: a number for each image: right or wrong, or a loss.
         unchanged: of the same images in the same order.
-        least: the interval is no narrower than this on either side: of a share of images one image, 1/n.
+        least: the interval is no narrower than this on either side: of a share of images, or of canvases, one of them, 1/n.
 
     Raises:
         InputError: if there are not two images or more, the same ones.

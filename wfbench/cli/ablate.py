@@ -37,17 +37,16 @@ def ablate(
 
     from wfbench.cli.progress import Told
     from wfbench.report import tables
-    from wfbench.tasks.ablate import AblateRequest
     from wfbench.tasks.ablate import ablate as take_apart
+    from wfbench.tasks.ablate import requests_of
     from wfbench.tasks.common import choose_device
     from wfbench.tasks.hub import located
 
     where, rows, told = choose_device(device), [], Told()
-    for run in map(located, runs):
-        request = AblateRequest(run, weights, batch_size, out)
-        rows += take_apart(request, device=where, progress=partial(_say, told, run))
+    for request in requests_of(list(map(located, runs)), weights, batch_size, out):
+        rows += take_apart(request, device=where, progress=partial(_say, told, request.run))
         told.end()
-        typer.echo(f"{run}: rows and what every sample gave are in {request.place}", err=True)
+        typer.echo(f"{request.run}: rows and what every sample gave are in {request.place}", err=True)
     console = Console(width=None if Console().is_terminal else 160)
     for table in tables(rows):
         console.print(table.to_rich())

@@ -49,7 +49,9 @@ def export(
         str | None, typer.Option(help="Of a model: none, learned, sincos or rope2d. Without it: as in the model.")
     ] = None,
     every: Annotated[int | None, typer.Option(help="Of a model: one layer in so many carries the mixer.")] = None,
-    offset: Annotated[int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.")] = None,
+    offset: Annotated[
+        int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1, or 0 with --every 1.")
+    ] = None,
     between: Annotated[str | None, typer.Option(help="The mixer that fills the other layers: static, linear, ...")] = None,
     classes: Annotated[int | None, typer.Option(help="Of a model: classes. Default: the model's own.")] = None,
     image_size: Annotated[int | None, typer.Option(help="A side of the input in pixels. Default: the model's own.")] = None,

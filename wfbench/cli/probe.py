@@ -12,8 +12,8 @@ from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_option import several_mixers
 
 _QUICK = (
-    "Quick: recall after 800 steps, of the 6,000 that the probe has, and one seed unless --seeds says more. It shows how fast "
-    "a mixer learns, and neither how much it can store nor how it does with another seed."
+    "Quick: {what}, and one seed unless --seeds says more. It shows how fast a mixer learns, and neither what it can do after "
+    "the whole training nor how it does with another seed."
 )
 
 
@@ -29,7 +29,9 @@ def probe(
         list[str] | None, several_mixers("A mixer; repeat it. By default softmax, linear, weightformer, static.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds of each. Default: 3; with --quick, 1.", min=1)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Recall alone, for 800 steps: under a minute for each mixer.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A short training: of recall for 800 steps, unless probes are named.")
+    ] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Try three learning rates for every mixer first.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where everything goes. Default: runs/probe, or runs/probe-quick.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at once. Default: 1.", min=1)] = None,
@@ -42,7 +44,7 @@ def probe(
     from wfbench.cli.progress import run_table
     from wfbench.cli.report import write_and_show
     from wfbench.tasks.common import choose_device
-    from wfbench.tasks.probe import ProbeRequest
+    from wfbench.tasks.probe import ProbeRequest, steps_of
     from wfbench.tasks.probe import probe as task
     from wfbench.tasks.sweep import Dispatch
 
@@ -57,7 +59,9 @@ def probe(
         typer.echo(f"figures: {', '.join(map(str, sorted(out.glob('probe-*.png'))))}")
         typer.echo(f"accuracy at every level: {out / 'tables.md'}; all of it on one page: {out / 'page.html'}")
     if quick:
-        typer.echo(_QUICK)
+        both = [(name, steps_of(name, quick=True), steps_of(name, quick=False)) for name in request.names]
+        parts = [f"{name} after {few:,} of {all_of_them:,} steps" for name, few, all_of_them in both]
+        typer.echo(_QUICK.format(what=", ".join(parts)))
     for name, status in bad.items():
         typer.echo(f"{status.state}: {name}: {status.message or 'the same command goes on'}", err=True)
     if bad:

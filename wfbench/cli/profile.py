@@ -80,7 +80,10 @@ def profile(
         ),
     ] = None,
     offset: Annotated[
-        int | None, typer.Option(help="The first of these layers, from 0. Default with --every: 1.", rich_help_panel=_MODEL)
+        int | None,
+        typer.Option(
+            help="The first of these layers, from 0. Default with --every: 1, or 0 with --every 1.", rich_help_panel=_MODEL
+        ),
     ] = None,
     between: Annotated[
         str | None,

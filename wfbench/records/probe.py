@@ -81,7 +81,7 @@ class ProbeRow(TrainingRow):
     canvases: int
     #: Mean cross-entropy over the asked tokens of the levels on the grid of training.
     loss: float
-    #: Every evaluation, the last one included; those of ``budgets`` steps are reported.
+    #: Every evaluation, the last one included; those of ``budgets`` steps are reported, the last of which is the planned end.
     curve: tuple[ProbeLook, ...] = Field(min_length=1)
     budgets: tuple[int, ...] = ()
     #: Whether training ended early, since every level was solved in several evaluations in a row.

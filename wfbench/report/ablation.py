@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from wfbench.analysis.ablation import AblationLine, AblationResult, Part
 from wfbench.analysis.interval import Interval
+from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
 from wfbench.report.words import (
@@ -84,6 +85,7 @@ def _notes(result: AblationResult) -> list[str]:
     means = [found for line in result.lines for found in (line.value, line.unchanged)] + strengths
     if any(found.half_width is not None for found in means):
         notes.append("± is the half-width of the 95% t-interval of the mean over training seeds.")
+    notes += repeats_notes(result.repeats)
     reasons = dict.fromkeys(found.why_none for found in means if found.why_none)
     return [*notes, *(f"No interval of values and strengths where there is {why}." for why in reasons)]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from wfbench.analysis.ablation import AblationLine, AblationResult
 from wfbench.analysis.capability import CapabilityLine, CapabilityResult, Crossings, ProbeLine, ProbeResult
-from wfbench.analysis.claims import Answer, AnsweredClaim, Capability, ClaimsResult, Crossover, Exponent, Price
+from wfbench.analysis.claims import AnsweredClaim, Capability, ClaimsResult, Crossover, Exponent, Price
 from wfbench.analysis.denoising import Losses
 from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
@@ -21,16 +21,26 @@ from wfbench.analysis.scaling import Crossing, Crossovers
 from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
+from wfbench.records import CrossoverRow
 from wfbench.report.ablation import FIGURES
 from wfbench.report.accuracy import accuracy_title
-from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
+from wfbench.report.capability import cell_words, crossings_in_words, range_in_words, share_in_words, under_in_words
 from wfbench.report.cells_in_words import ratio_with_ends
-from wfbench.report.claims import claims_title, condition, estimate_in_words, remedies_in_words
+from wfbench.report.claims import (
+    at_ceiling_in_words,
+    bounds_in_words,
+    claims_title,
+    condition,
+    estimate_in_words,
+    first_runs_in_words,
+    remedies_in_words,
+)
 from wfbench.report.columns import escape_markdown
-from wfbench.report.crossover import crossing_in_words
+from wfbench.report.crossover import crossing_in_words, row_in_words
 from wfbench.report.denoising import losses_title
 from wfbench.report.differences import comparison_in_words, signed_points
 from wfbench.report.naming import title_of
+from wfbench.report.seed_differences import signed_number
 from wfbench.report.segmentation import segmentation_title
 from wfbench.report.words import (
     number,
@@ -106,14 +116,17 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
     name, seeds = probe.setting.probe, plural(len(line.runs), "seed")
     if line.leaks:
         return f"{name}: refused, since the leak check failed"
-    if line.capacity:
-        found = line.capacity[line.end]
-        words = f"{crossings_in_words(found, name)} {_COUNTED[name]}"
-        if not line.is_trained:
-            words = f"not trained (under 90 % {'at one pair' if name == 'recall' else 'on the smallest canvas'})"
-        return f"{name}: {words} after {line.end:,} steps of training ({seeds}{_what_more(line)})"
+    if name in _COUNTED:
+        found = line.capacity.get(line.end)
+        after = f"after {line.end:,} steps of training"
+        if found is None:
+            return f"{name}: not evaluated {after} ({seeds})"
+        return f"{name}: {_stored(line, found, name)} {after} ({seeds}{_what_more(line, found)})"
     if line.learnt is not None:
-        return f"{name}: {share_in_words(line.mean)} %, 90 % after {crossings_in_words(line.learnt, name)} steps ({seeds})"
+        is_one = line.learnt.mean is not None or line.learnt.bound is not None
+        found_at_look = crossings_in_words(line.learnt, name) if is_one else range_in_words(line.learnt, name)
+        steps = f"{found_at_look} steps{'' if is_one else ' by seed'}, looked at every {line.looks_apart:,}"
+        return f"{name}: {share_in_words(line.mean)} %, 90 % after {steps} ({seeds})"
     place = max(place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size)
     found_at = line.accuracies[line.end][place]
     value = "not evaluated" if found_at is None else f"{share_in_words(found_at)} %"
@@ -121,9 +134,17 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
     return f"{name}: {value} at {cell_words(probe, place)}, where guessing has {chance} % ({seeds})"
 
 
-def _what_more(line: ProbeLine) -> str:
+def _stored(line: ProbeLine, found: Crossings, probe: str) -> str:
+    """A capacity, or that the accuracy is too low at the smallest number already."""
+    if not line.is_trained:
+        return "not trained (under 90 % at one pair)"
+    if found.bound is not None and found.bound.censored == "below":
+        return f"{under_in_words(found.bound.value, probe)}, the fewest that were asked,"
+    return f"{crossings_in_words(found, probe)} {_COUNTED[probe]}"
+
+
+def _what_more(line: ProbeLine, found: Crossings) -> str:
     """What it would take to know more of a capacity."""
-    found = line.capacity[line.end]
     if found.bound is not None and found.bound.censored == "above":
         return "; more would need a larger canvas"
     earlier = [line.capacity[budget] for budget in line.budgets[:-1] if budget in line.capacity]
@@ -143,18 +164,29 @@ def _is_above(later: Crossings, earlier: Crossings) -> bool:
 
 
 def _claims(result: ClaimsResult) -> Question:
-    return Question("What was claimed, and does it hold?", f"{claims_title(result)}.", tuple(map(_claim, result.answered)))
+    title = f"What was claimed of {result.claims.file.recipe}, and does it hold?"
+    return Question(title, f"{claims_title(result)}.", tuple(map(_claim, result.answered)))
 
 
 def _claim(line: AnsweredClaim) -> str:
-    answer = line.answer
-    estimate = estimate_in_words(line)
-    found = f"{condition(line.claim)}; found {estimate}{_unit(line)}" if answer.estimate is not None else condition(line.claim)
+    answer, found = line.answer, _found(line)
     parts = [plural(answer.seeds, "seed")] if answer.seeds else []
     parts += [] if line.registration.is_before_the_runs else ["not pre-registered"]
     sure = f" ({', '.join(parts)})" if parts else ""
-    more = f" {_price(answer)}" if answer.verdict == "undecidable" else ""
-    return f"“{line.claim.says}” {answer.verdict.capitalize()}: {found}{sure}.{more}"
+    what = condition(line) + (f"; found {found}" if found else "")
+    more = [first_runs_in_words(line), *([_price(line)] if answer.verdict == "undecidable" else [])]
+    said = "".join(f" {words[0].upper()}{words[1:]}." for words in more if words)
+    return f"“{line.claim.says}” {answer.verdict.capitalize()}: {what}{sure}.{said}"
+
+
+def _found(line: AnsweredClaim) -> str:
+    """What the records give: the estimate with its ends, the bounds that lines have instead, or where a crossover is sure."""
+    answer = line.answer
+    if answer.estimate is not None:
+        return f"{estimate_in_words(line)}{_unit(line)}"
+    if isinstance(line.claim, Capability):
+        return "; ".join(bounds_in_words(line.claim, answer))
+    return row_in_words(answer.profile) if isinstance(answer.profile, CrossoverRow) else ""
 
 
 def _unit(line: AnsweredClaim) -> str:
@@ -169,19 +201,22 @@ def _unit(line: AnsweredClaim) -> str:
             return " points"
 
 
-def _price(answer: Answer) -> str:
+def _price(line: AnsweredClaim) -> str:
     """What would decide a claim."""
+    answer, ceiling = line.answer, at_ceiling_in_words(line)
+    if ceiling:
+        return f"No number of seeds decides it, since {ceiling}"
     if answer.if_estimate is not None and answer.if_effect is not None:
         why = {price.needed.why_none for price in (answer.if_estimate, answer.if_effect)}
         if "" not in why:
-            return f"No number of seeds decides it: {', '.join(sorted(why))}."
+            return f"No number of seeds decides it: {', '.join(sorted(why))}"
         return (
             f"To decide it: {_seeds(answer.if_estimate)} if the estimate is true, {_seeds(answer.if_effect)} if the stated "
-            "effect is."
+            "effect is"
         )
     if answer.remedies:
-        return f"To decide it: {remedies_in_words(answer)}."
-    return f"No price: {answer.why_none}." if answer.why_none else "No price is known."
+        return f"To decide it: {remedies_in_words(answer)}"
+    return f"No price: {answer.why_none}" if answer.why_none else "No price is known"
 
 
 def _seeds(price: Price) -> str:
@@ -225,7 +260,8 @@ def _segmentation(result: SegmentationResult) -> Question:
 def _losses(result: Losses) -> Question:
     title = "How well does it denoise, and is the difference real?"
     values = {line.label: f"{number_with_half_width(line.loss)} ({_seeds_of(line.runs)})" for line in result.lines}
-    return Question(title, f"{losses_title(result)}.", _held_against(values, result.family, lambda difference: ""))
+    found = _held_against(values, result.family, lambda difference: f": {signed_number(difference)}")
+    return Question(title, f"{losses_title(result)}.", found)
 
 
 def _seeds_of(runs: Sequence[object]) -> str:
@@ -245,7 +281,9 @@ def _held_against(values: Mapping[str, str], family: SeedFamily, show: Callable[
             sentences.append(f"{name}: {value}.")
         else:
             than = "from" if against.finding == "not distinguishable" else "than"
-            sentences.append(f"{name}: {value}, {against.finding} {than} {family.baseline}{show(against.difference)}.")
+            how = "" if family.is_paired else " (unpaired)"
+            words = f"{against.finding} {than} {family.baseline}{show(against.difference)}{how}"
+            sentences.append(f"{name}: {value}, {words}.")
     return tuple(sentences)
 
 
@@ -321,6 +359,9 @@ def _ablated(line: AblationLine, result: AblationResult) -> str:
 def _says(difference: Interval, *, is_share: bool) -> str:
     if difference.low is None or difference.high is None:
         return ""
+    if difference.low == difference.high:
+        alike = "no sample changes" if not difference.estimate else "every sample changes alike"
+        return f", {alike}, so that nothing says how sure it is"
     if difference.low > 0 or difference.high < 0:
         return ", a real difference"
     largest = max(abs(difference.low), abs(difference.high))

@@ -52,10 +52,12 @@ ASKS = {
     "majority": "Majority: which of the colours on the canvas is the most frequent one; the level is its lead over an equal "
     "share.",
     "shift": "Shift: every token is asked for the symbol half a grid away. Steps to 90 %: the first evaluation in training at "
-    "which 90 % of the answers are right.",
+    "which 90 % of the answers are right; “at most” where that is the first of all, before which nothing was looked at.",
     "hop": "Hop: arrows lead from symbol to symbol, and the symbol after k steps is asked for. Steps (90 %): the largest k up "
     "to which 90 % of the answers are right, by seed.",
 }
+#: What of the canvas the distractors of needle are, where the last level is 1.
+_ALL_OTHERS = "all others distractors"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _capability_table(name: str, result: CapabilityResult) -> Table:
     runs = [(line.label, run) for line in lines for run in line.runs]
     first = result.probes[0].setting
     notes = [
-        *(ASKS[probe] for probe in dict.fromkeys(found.setting.probe for found in result.probes)),
+        *dict.fromkeys(map(asks, result.probes)),
         *_capacity_notes(lines),
         *_trained_notes(result.probes),
         *_interval_notes(lines, accuracies=any(found.setting.probe in ("majority", "shift") for found in result.probes)),
@@ -213,7 +215,7 @@ def crossing_columns(
 
     def by_seed(line: Any) -> str | None:
         own = found(line)
-        return None if own is None else _by_seed(map(_raw, own.by_seed.values()))
+        return None if own is None else _by_seed(_raw(one, probe) for one in own.by_seed.values())
 
     def shown(line: Any) -> str | None:
         return _shown(of(line), lambda own: None if (c := crossings(own)) is None else crossings_in_words(c, probe))
@@ -272,17 +274,34 @@ def _seeds_in_words(line: CapabilityLine) -> str:
 # --- words
 
 
+def asks(result: ProbeResult) -> str:
+    """What a probe asks, in the words of `ASKS`; of needle with the share of distractors that its last level has."""
+    words, setting = ASKS[result.setting.probe], result.setting
+    hardest = [cell.level for cell in result.cells if cell.grid == setting.image_size][-1]
+    if setting.probe != "needle" or hardest == 1:
+        return words
+    return words.replace(_ALL_OTHERS, f"{percent_words(hardest)} of the others distractors")
+
+
+def under_in_words(smallest: float, probe: str) -> str:
+    """That an accuracy is under 90 % at the smallest number: "under 90 % among 96 tokens"."""
+    where = {"recall": "at", "needle": "among", "flood": "at"}[probe]
+    return f"under 90 % {where} {plural(round(smallest), {'recall': 'pair', 'needle': 'token', 'flood': 'step'}[probe])}"
+
+
 def share_in_words(found: Interval) -> str:
     """An accuracy in per cent: "97.22 ± 0.51"."""
     return with_half_width(found, percent)
 
 
 def crossing_in_words(crossing: Crossing, probe: str) -> str:
-    """One run's capacity or steps: "9.13", "at least 64", "not trained", "more than 3,000"."""
+    """One run's capacity or steps: "9.13", "at least 64", "not trained", "more than 3,000", "at most 200"."""
     if not crossing.censored:
         return number(crossing.value)
     if crossing.censored == "above":
         return f"{'more than' if probe == 'shift' else 'at least'} {crossing.value:,.0f}"
+    if probe == "shift":
+        return f"at most {crossing.value:,.0f}"
     return NOT_TRAINED if probe == "recall" and crossing.value == 1 else f"below {crossing.value:,.0f}"
 
 
@@ -296,13 +315,20 @@ def crossings_in_words(found: Crossings, probe: str) -> str:
     bounds = dict.fromkeys(crossing for crossing in ordered if crossing.censored)
     seeds = len(ordered)
     parts = [f"{ordered.count(bound)} of {seeds} seeds {crossing_in_words(bound, probe)}" for bound in bounds]
-    ends = [_end_in_words(crossing, probe) for crossing in (ordered[0], ordered[-1])]
-    return f"{', '.join(parts)}: from {ends[0]} to {ends[1]}"
+    return f"{', '.join(parts)}: from {range_in_words(found, probe)}"
+
+
+def range_in_words(found: Crossings, probe: str) -> str:
+    """From the smallest seed's to the largest: "below 96 to 110", "at most 200 to 400"."""
+    ordered = sorted(found.by_seed.values(), key=lambda crossing: (crossing.low, crossing.high))
+    low, high = (_end_in_words(crossing, probe) for crossing in (ordered[0], ordered[-1]))
+    return f"{low} to {high}"
 
 
 def _end_in_words(crossing: Crossing, probe: str) -> str:
     """An end of a range over seeds, which a bound leaves open."""
-    return f"below {crossing.value:,.0f}" if crossing.censored == "below" else crossing_in_words(crossing, probe)
+    is_below = crossing.censored == "below" and probe != "shift"
+    return f"below {crossing.value:,.0f}" if is_below else crossing_in_words(crossing, probe)
 
 
 def cell_words(result: ProbeResult, place: int) -> str:
@@ -336,8 +362,9 @@ def _hops_in_words(line: ProbeLine) -> str:
     return ", ".join(f"{reached or 'none'} ({found.count(reached)} of {seeds} seeds)" for reached in dict.fromkeys(found))
 
 
-def _raw(crossing: Crossing) -> str:
-    return {"": "", "above": ">=", "below": "<"}[crossing.censored] + f"{crossing.value:.6g}"
+def _raw(crossing: Crossing, probe: str) -> str:
+    signs = {"": "", "above": ">", "below": "<="} if probe == "shift" else {"": "", "above": ">=", "below": "<"}
+    return signs[crossing.censored] + f"{crossing.value:.6g}"
 
 
 def _shared_words(setting: CapabilitySetting | ProbeSetting) -> str:
@@ -374,10 +401,10 @@ def _probe_table(name: str, result: ProbeResult) -> Table:
     runs = [(line.label, run) for line in lines for run in line.runs]
     last = f"the last of {max(line.end for line in lines):,} steps"
     notes = [
-        ASKS[setting.probe],
+        asks(result),
         f"Accuracy is the share of right answers, in per cent, after {last} (a run that had solved every level in several "
         f"evaluations in a row ended earlier), on {setting.canvases:,} held-out canvases of each level, the same for all "
-        "mixers and seeds. The CSV has it after the other numbers of steps too.",
+        f"mixers and seeds.{' The CSV has it after the other numbers of steps too.' if len(result.budgets) > 1 else ''}",
         *_floor_notes(result),
         "Solved: in so many seeds every level of the training has an accuracy of 99 %. Where some seeds solve a probe and "
         "others do not, the mean says little.",

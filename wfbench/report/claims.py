@@ -18,12 +18,16 @@ from wfbench.analysis.claims import (
     Registration,
     Within,
 )
+from wfbench.analysis.claims.runs import ResultRow
 from wfbench.analysis.claims.scaling import exponent_place
-from wfbench.analysis.lines import SMALL_SIDE, label
-from wfbench.records import CrossoverRow, FitRow
-from wfbench.report.capability import crossings_in_words
+from wfbench.analysis.lines import SMALL_SIDE, group, label
+from wfbench.records import CrossoverRow, FitRow, ProbeRow
+from wfbench.report.capability import NOT_TRAINED, crossings_in_words
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
+
+#: A share that is shown as 100.00 %.
+_CEILING = 0.99995
 
 _ORDER = (
     *("claim", "says", "holds if", "verdict", "estimate", "power"),
@@ -56,7 +60,7 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("kind", lambda line: line.claim.kind),
         Column("line", lambda line: line.claim.line),
         Column("says", lambda line: line.claim.says, "says", words=True),
-        Column("", lambda line: condition(line.claim), "holds if", words=True),
+        Column("", condition, "holds if", words=True),
         Column("verdict", lambda line: line.answer.verdict, "verdict", words=True),
         Column("", lambda line: line, "estimate", estimate_in_words),
         Column("estimate", lambda line: line.answer.estimate),
@@ -65,7 +69,7 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("holds_above", lambda line: region(line.claim)[0]),
         Column("holds_below", lambda line: region(line.claim)[1]),
         Column("power", lambda line: line.answer.power, "power", probability),
-        Column("why", lambda line: _why(line.claim, line.answer), "why", words=True),
+        Column("why", _why, "why", words=True),
         Column("rows", lambda line: len(line.answer.rows)),
         Column("pre_registered", lambda line: line.registration.is_before_the_runs),
         Column("registration", lambda line: registration_in_words(line.registration), "pre-registered", words=True),
@@ -119,8 +123,15 @@ def _costs(answer: Answer) -> str:
     return f"{show(answer.if_estimate)} / {show(answer.if_effect)} more"
 
 
-def condition(claim: AnyClaim) -> str:
+def condition(line: AnsweredClaim) -> str:
     """What must be true of the estimate for the claim to hold."""
+    words = _condition(line.claim)
+    compares = isinstance(line.claim, Better | Within | Best)
+    of_levels = compares and any(isinstance(row, ProbeRow) and len(row.trained) > 1 for row in line.runs)
+    return f"{words}, of mean accuracies over the trained levels" if of_levels else words
+
+
+def _condition(claim: AnyClaim) -> str:
     match claim:
         case Better():
             return f"{claim.line} − {claim.than} > {_signed(claim.by)} points"
@@ -140,11 +151,12 @@ def condition(claim: AnyClaim) -> str:
 
 def _capability_condition(claim: Capability) -> str:
     """What must be true of a line in a probe."""
+    mean = "accuracy" if claim.probe == "shift" else "mean accuracy over the trained levels"  # shift has one level
     what = {
         "capacity": "pairs at 90 %",
         "n90": "tokens at 90 %",
         "reach": "steps along a walk at 90 %",
-        "accuracy": "accuracy" if claim.level is None else f"accuracy at level {claim.level:g}",
+        "accuracy": mean if claim.level is None else f"accuracy at level {claim.level:g}",
         "solved": "seeds that solve it",
     }[claim.statistic]
     after = "" if claim.budget is None else f" after {claim.budget:,} steps"
@@ -182,8 +194,38 @@ def estimate_in_words(line: AnsweredClaim) -> str:
     return f"{estimate} [{show(answer.low)}, {show(answer.high)}]"
 
 
-def _why(claim: AnyClaim, answer: Answer) -> str:
-    """What decided the claim, or why nothing could."""
+def _why(line: AnsweredClaim) -> str:
+    """What decided the claim, or why nothing could, and whether tables show other runs."""
+    parts = [_why_of(line.claim, line.answer), at_ceiling_in_words(line), first_runs_in_words(line)]
+    return "; ".join(part for part in parts if part)
+
+
+def at_ceiling_in_words(line: AnsweredClaim) -> str:
+    """That what is compared is all at 100 %, where no number of seeds tells it apart; empty where it is not."""
+    compares = isinstance(line.claim, Better | Within | Best)
+    if not compares or line.answer.verdict != "undecidable" or not line.answer.seeds:
+        return ""
+    if not line.runs or any(row.result < _CEILING for row in line.runs):
+        return ""
+    what = "probe" if all(isinstance(row, ProbeRow) for row in line.runs) else "task"
+    return f"all lines are at 100 %: the {what} is too easy to tell them apart"
+
+
+def first_runs_in_words(line: AnsweredClaim) -> str:
+    """That the claim is decided by other runs than those that tables show; empty where it is not."""
+    parts = []
+    for name, later in group(line.shown_instead, label).items():
+        first = [row for row in line.runs if label(row) == name]
+        parts.append(f"decided by the first runs of {name}{_at_rates(first)}; the table shows later ones{_at_rates(later)}")
+    return "; ".join(parts)
+
+
+def _at_rates(rows: Sequence[ResultRow]) -> str:
+    rates = sorted({row.chosen.lr for row in rows if row.chosen is not None})
+    return f", at rate {' and '.join(f'{rate:g}' for rate in rates)}" if rates else ""
+
+
+def _why_of(claim: AnyClaim, answer: Answer) -> str:
     match claim:
         case Exponent():
             return _why_exponent(claim, answer)
@@ -204,13 +246,27 @@ def _why(claim: AnyClaim, answer: Answer) -> str:
 
 def _why_capability(claim: Capability, answer: Answer) -> str:
     """The bounds that seeds have instead of numbers, and of which truth the power is."""
-    bounded = {line: found for line, found in answer.crossings.items() if found.mean is None}
-    parts = [f"{line}: {crossings_in_words(found, claim.probe)}" for line, found in bounded.items()]
+    parts = bounds_in_words(claim, answer)
     if answer.power is not None:
         up = claim.distance if claim.is_lower else 1 / claim.distance if claim.is_factor else -claim.distance
         truth = claim.threshold * up if claim.is_factor else claim.threshold + up
         parts.append(f"power at a true {'value' if claim.ratio is None else 'ratio'} of {truth:g}")
     return "; ".join(parts)
+
+
+def bounds_in_words(claim: Capability, answer: Answer) -> list[str]:
+    """Of each line of a claim whose seeds have bounds instead of numbers: "xca: below 96, the smallest number asked"."""
+    found = []
+    for line, crossings in answer.crossings.items():
+        if crossings.mean is not None:
+            continue
+        words, bound = crossings_in_words(crossings, claim.probe), crossings.bound
+        if words == NOT_TRAINED:
+            words += " (under 90 % at one pair)"
+        elif bound is not None:
+            words += f", the {'largest' if bound.censored == 'above' else 'smallest'} number asked"
+        found.append(f"{line}: {words}")
+    return found
 
 
 def _why_exponent(claim: Exponent, answer: Answer) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from wfbench.analysis.lines import label
 from wfbench.analysis.scaling import Crossing, Crossovers
+from wfbench.records import CrossoverRow
 from wfbench.report.cells_in_words import backends_by_side, line_columns, setting_columns
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.naming import suffixes, title_of
@@ -27,10 +28,10 @@ def _table(name: str, result: Crossovers) -> Table:
     ]
     if any(crossing.has_interval for crossing in crossings):
         notes.append(
-            "Brackets and 95% give the interval of that side, from the distance of the cells to their curves. Its lower end "
-            "is the last side at which the mixer is surely slower than the baseline: where there is none, the crossover may "
-            "lie below the measured sides. Its upper end is the side from which the mixer is surely faster at every larger "
-            "one: where there is none, the crossover may lie beyond them."
+            "Brackets, and what is sure, give the 95% interval of that side, from the distance of the cells to their curves. "
+            "Its lower end is the last side at which the mixer is surely slower than the baseline: where there is none, the "
+            "crossover may lie below the measured sides. Its upper end is the side from which the mixer is surely faster at "
+            "every larger one: where there is none, the crossover may lie beyond them."
         )
     if not all(crossing.has_interval for crossing in crossings):
         notes.append(
@@ -73,26 +74,36 @@ def _backend_notes(crossings: Iterable[Crossing]) -> list[str]:
 
 
 def crossing_in_words(crossing: Crossing) -> str:
-    """A crossover with its interval: "from 437 px [402, 481]"."""
+    """A crossover with its interval: "from 437 px [402, 481]"; of one without a side, from or up to where it is sure."""
+    return _side_in_words(crossing, has_interval=crossing.has_interval)
+
+
+def row_in_words(row: CrossoverRow) -> str:
+    """As `crossing_in_words`, of a row."""
+    return _side_in_words(row, has_interval=row.interval)
+
+
+def _side_in_words(crossing: Crossing | CrossoverRow, *, has_interval: bool) -> str:
     smallest, largest = crossing.smallest_side, crossing.largest_side
     low, high = crossing.side_low, crossing.side_high
     if crossing.verdict == "always":
-        where = "by the curves, faster at every side" if crossing.has_interval else "faster at every measured side"
-        found = f"{where} ({smallest}–{largest} px)"
-        interval = f"maybe only beyond {largest} px" if high is None else f"from at most {high:.0f} px"
+        found = f"faster at every measured side ({smallest}–{largest} px)"
+        sure = f"not sure (95 %): maybe only beyond {largest} px" if high is None else f"sure (95 %) only from {high:.0f} px on"
+        if high is not None and high <= smallest:
+            sure = "sure (95 %) at each"
     elif crossing.verdict == "none" or crossing.side is None:
         found = f"none up to {largest} px"
-        interval = f"maybe from below {smallest} px" if low is None else f"from at least {low:.0f} px"
+        sure = f"not sure (95 %): maybe from below {smallest} px" if low is None else f"sure (95 %) only up to {low:.0f} px"
         if low is not None and low >= largest:
-            interval = f"beyond {largest} px"
+            sure = "sure (95 %)"
     else:
         ends = f"below {smallest}" if low is None else f"{low:.0f}", f"beyond {largest}" if high is None else f"{high:.0f}"
-        return f"from {crossing.side:.0f} px" + (f" [{', '.join(ends)}]" if crossing.has_interval else "")
-    return f"{found}; 95%: {interval}" if crossing.has_interval else found
+        return f"from {crossing.side:.0f} px" + (f" [{', '.join(ends)}]" if has_interval else "")
+    return f"{found}; {sure}" if has_interval else found
 
 
 def crossing_in_short(crossing: Crossing) -> str:
-    """A crossover for a narrow column: "from 437 px [402, 481]", "always (surely from 236 px)", "never (not surely)"."""
+    """A crossover for a narrow column: "from 437 px [402, 481]", "always (sure only from 236 px on)", "never (not sure)"."""
     if crossing.verdict == "always":
         return f"always{sure_from(crossing)}"
     if crossing.verdict == "none" or crossing.side is None:
@@ -104,11 +115,11 @@ def sure_from(crossing: Crossing) -> str:
     """Of a line that is faster at every side: from where on that is sure, if not everywhere."""
     if not crossing.has_interval or (crossing.side_high is not None and crossing.side_high <= crossing.smallest_side):
         return ""
-    return " (not surely)" if crossing.side_high is None else f" (surely from {crossing.side_high:.0f} px)"
+    return " (not sure)" if crossing.side_high is None else f" (sure only from {crossing.side_high:.0f} px on)"
 
 
 def sure_up_to(crossing: Crossing) -> str:
     """Of a line that is faster at no side: up to where that is sure, if not everywhere."""
     if not crossing.has_interval or (crossing.side_low is not None and crossing.side_low >= crossing.largest_side):
         return ""
-    return " (not surely)" if crossing.side_low is None else f" (surely up to {crossing.side_low:.0f} px)"
+    return " (not sure)" if crossing.side_low is None else f" (sure only up to {crossing.side_low:.0f} px)"

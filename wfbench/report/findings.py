@@ -6,13 +6,14 @@ The demo prints them, the page begins with them, and the README's come from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from wfbench.analysis.ablation import AblationResult
 from wfbench.analysis.capability import CapabilityResult, ProbeLine, ProbeResult
 from wfbench.analysis.claims import Answer, ClaimsResult
 from wfbench.analysis.denoising import Losses
+from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import label
@@ -22,10 +23,11 @@ from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
-from wfbench.report.capability import cell_words, crossings_in_words, share_in_words
+from wfbench.report.capability import cell_words, crossings_in_words, share_in_words, under_in_words
 from wfbench.report.columns import escape_markdown
 from wfbench.report.crossover import crossing_in_words, sure_from, sure_up_to
 from wfbench.report.differences import signed_points
+from wfbench.report.seed_differences import signed_number
 from wfbench.report.words import number, number_with_half_width, percent, pixels, plural, with_half_width
 
 #: So many names or values a sentence lists; of more it says the first ones and how many there are.
@@ -146,17 +148,23 @@ def _all_of(words: Sequence[str]) -> str:
 
 
 def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
-    """Lines by what they store: those beyond what was asked, numbers, and those that have not learnt the probe."""
+    """Lines by what they store: those beyond what was asked, numbers, those below what was asked, and what did not learn."""
     beyond: dict[float, list[str]] = {}
     numbers: list[tuple[float, str]] = []
+    under: dict[float, list[str]] = {}
     none: list[str] = []
+    unknown: list[str] = []
     unit = _STORES[probe]
     for line in lines:
-        found = line.capacity[line.end]
-        if found.bound is not None and found.bound.censored == "above":
+        found = line.capacity.get(line.end)
+        if found is None:
+            unknown.append(line.label)
+        elif found.bound is not None and found.bound.censored == "above":
             beyond.setdefault(found.bound.value, []).append(line.label)
-        elif found.bound is not None and found.bound.censored == "below":
+        elif not line.is_trained:
             none.append(line.label)
+        elif found.bound is not None and found.bound.censored == "below":
+            under.setdefault(found.bound.value, []).append(line.label)
         else:
             order = found.mean.estimate if found.mean is not None else max(one.low for one in found.by_seed.values())
             numbers.append((-order, f"{line.label} {crossings_in_words(found, probe)}"))
@@ -165,7 +173,9 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
         for most, names in sorted(beyond.items(), reverse=True)
     ]
     parts += [f"{_all_of([words for _, words in sorted(numbers)])}{'' if beyond else f' {unit}'}"] if numbers else []
+    parts += [f"{_verb(names, 'is', 'are')} {under_in_words(least, probe)}" for least, names in sorted(under.items())]
     parts += [f"{_verb(none, 'has', 'have')} not learnt it"] if none else []
+    parts += [f"{_verb(unknown, 'was', 'were')} not evaluated then"] if unknown else []
     return "; ".join(parts)
 
 
@@ -190,7 +200,16 @@ def _accuracy(result: AccuracyResult) -> str:
         return f"{where}: {_all_of(words)}{beside}."
     baseline = next((line for line in lines if line.label == result.asked.baseline), None)
     begin = "" if baseline is None else f"{baseline.label} {with_half_width(baseline.accuracy, percent)}; "
-    return f"{where}: {begin}{_against(compared)}."
+    return f"{where}: {begin}{_against(compared)}{_unpaired(result, compared)}."
+
+
+def _unpaired(result: AccuracyResult, compared: Sequence[tuple[str, Comparison]]) -> str:
+    """Which differences were not taken seed by seed, and why; empty where all were."""
+    names = [name for name, comparison in compared if not comparison.is_paired]
+    if not names:
+        return ""
+    which = "unpaired" if len(names) == len(compared) else f"{_listed(names)} unpaired"
+    return f"; {which}, since seeds differ" if is_paired_design(result.runs) else f"; {which}: runs of an earlier version"
 
 
 def _against(compared: Sequence[tuple[str, Comparison]]) -> str:
@@ -207,7 +226,8 @@ def _segmentation(result: SegmentationResult) -> str:
     lines = sorted(result.lines, key=lambda line: -line.miou.estimate)
     words = [f"{line.label} {with_half_width(line.miou, percent)}" for line in lines]
     seeds = _seeds({len(line.runs) for line in lines})
-    return f"{_plain(result.setting.dataset)}, mIoU in % ({seeds} of each): {_all_of(words)}{_found(result.family)}."
+    where = f"{_plain(result.setting.dataset)}, mIoU in % ({seeds} of each)"
+    return f"{where}: {_all_of(words)}{_found(result.family, signed_points)}."
 
 
 def _losses(result: Losses) -> str:
@@ -215,17 +235,18 @@ def _losses(result: Losses) -> str:
     words = [f"{line.label} {number_with_half_width(line.loss)}" for line in lines]
     seeds = _seeds({len(line.runs) for line in lines})
     where = f"{_plain(result.setting.dataset)}, {result.setting.weights} weights, held-out loss ({seeds} of each)"
-    return f"{where}: {_all_of(words)}{_found(result.family)}."
+    return f"{where}: {_all_of(words)}{_found(result.family, signed_number)}."
 
 
-def _found(family: SeedFamily) -> str:
-    """Which lines differ from the baseline for sure."""
+def _found(family: SeedFamily, show: Callable[[Interval], str]) -> str:
+    """Which lines differ from the baseline for sure, by how much, and whether seed by seed."""
     sure: dict[str, list[str]] = {}
     for name, difference in family.differences.items():
-        sure.setdefault(difference.finding, []).append(name)
+        sure.setdefault(difference.finding, []).append(f"{name} {show(difference.difference)}")
     if not sure:
         return ""
-    return f"; against {family.baseline} " + ", ".join(f"{finding}: {_listed(names)}" for finding, names in sure.items())
+    how = "" if family.is_paired else " (unpaired)"
+    return f"; against {family.baseline}{how} " + "; ".join(f"{finding}: {_listed(names)}" for finding, names in sure.items())
 
 
 # --- from which side is it faster?
@@ -264,20 +285,32 @@ def _claimed(result: ClaimsResult) -> str:
 
 
 def _prices(answers: Sequence[Answer]) -> str:
-    """What it would take to decide the open claims, if what was found is true."""
+    """What it would take to decide the open claims, if what was found is true: each of them counts once."""
     known = sorted(
         price.seconds
         for answer in answers
         if (price := answer.if_estimate) is not None and price.seconds is not None and price.needed.seeds is not None
     )
-    priced = sum(answer.if_estimate is not None for answer in answers)
-    if not known:
-        return f"; no number of seeds that was looked at decides {'it' if priced == 1 else 'them'}" if priced else ""
-    hours = [number(seconds / 3600, digits=2) for seconds in (known[0], known[-1])]
-    ends = f"{hours[0]} h" if len(known) == 1 else f"{hours[0]} to {hours[1]} h each"
-    beyond = priced - len(known)
-    more = f"; {beyond} of them no number of seeds that was looked at decides" if beyond else ""
-    return f"; to decide {len(known)} of the open ones takes {ends} of training more, if the estimates are true{more}"
+    hopeless = sum(answer.if_estimate is not None for answer in answers) - len(known)
+    by_cells = sum(answer.if_estimate is None and bool(answer.remedies) for answer in answers)
+    unpriced = len(answers) - len(known) - hopeless - by_cells
+    hours = list(dict.fromkeys(number(seconds / 3600, digits=2) for seconds in (*known[:1], *known[-1:])))
+    more = f"{' to '.join(hours)} h of training more"
+    if len(answers) == 1:
+        if known:
+            return f"; {more} would decide it, if the estimate is true"
+        if hopeless:
+            return "; no number of seeds that was looked at decides it"
+        return "; more cells of a profile would decide it" if by_cells else ""
+    own = f"takes {more} (if the estimate is true)" if len(known) == 1 else f"take {more} each (if the estimates are true)"
+    parts = [f"{len(known)} {own}"] if known else []
+    if hopeless:
+        parts.append(f"{hopeless} {'is' if hopeless == 1 else 'are'} decided by no number of seeds looked at")
+    if by_cells:
+        parts.append(f"{by_cells} {'needs' if by_cells == 1 else 'need'} more cells of a profile")
+    if unpriced and parts:
+        parts.append(f"{unpriced} {'has' if unpriced == 1 else 'have'} no price")
+    return f"; of the {len(answers)} undecidable ones {_listed(parts)}" if parts else ""
 
 
 # --- what does the work?
@@ -332,7 +365,17 @@ def _doubts(results: Results) -> Iterable[str]:
         rounds = {len(row.round_medians) for cell in result.cells if (row := cell.row).round_medians}
         if rounds and len(result.cells) > 1:
             sides = sorted({cell.row.resolution for cell in result.cells})
+            many = f"medians of {_range(rounds)} rounds" if max(rounds) > 1 else "those of a single round"
             yield (
-                f"Times from {pixels(sides[0])} to {pixels(sides[-1])} px are medians of {_range(rounds)} rounds on this one "
-                "machine; brackets are 95 % intervals over rounds, and another machine has other crossovers."
+                f"Times from {pixels(sides[0])} to {pixels(sides[-1])} px are {many} on this one machine"
+                f"{_brackets(results, over_rounds=max(rounds) > 1)}; another machine has other crossovers."
             )
+
+
+def _brackets(results: Results, *, over_rounds: bool) -> str:
+    """What the brackets of sides and of speed-ups are from; empty where there are none."""
+    fitted = any(crossing.has_interval for result in results.costs.crossovers for crossing in result.crossings)
+    side, rounds = "brackets of a side come from the cells' distances to their curves", "of a speed-up from rounds"
+    if not fitted:
+        return "; brackets come from rounds" if over_rounds else ""
+    return f"; {side}, those {rounds}" if over_rounds else f"; {side}"

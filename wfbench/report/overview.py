@@ -37,7 +37,7 @@ def overview_tables(result: Overview) -> list[Table]:
         *_cell_columns(result, "first", lambda line: line.first, _FIRST, sides[0]),
         *_cell_columns(result, "last", lambda line: line.last, _LAST, sides[1]),
         *crossing_columns(
-            "recall", RECALL, "recall", lambda line: line.recall, lambda own: own.capacity[own.end], optional=True
+            "recall", RECALL, "recall", lambda line: line.recall, lambda own: own.capacity.get(own.end), optional=True
         ),
         *_crossover_columns(),
         Column(
@@ -147,7 +147,7 @@ def _crossover_notes(result: Overview) -> list[str]:
         return []
     sides = f"{found[0].smallest_side} to {found[0].largest_side} px"
     interval = (
-        "in brackets, or as “surely”, its 95% interval"
+        "in brackets, or as “sure”, its 95% interval"
         if any(one.has_interval for one in found)
         else "without an interval from fewer than four sides"
     )

@@ -45,7 +45,7 @@ def difference_columns(
 
     def shown(line: Any) -> str | None:
         found = difference(line)
-        return None if found is None else _signed(found, scale(line))
+        return None if found is None else signed_number(found, scale(line))
 
     return [
         Column("compared_with", lambda line: baseline if family(line).differences else None),
@@ -93,7 +93,7 @@ def _verdict(family: SeedFamily, name: str) -> str | None:
     return ("baseline" if name == family.baseline else "not ranked: 1 seed") if found is None else found.finding
 
 
-def _signed(found: Interval, scale: float) -> str:
+def signed_number(found: Interval, scale: float = 1.0) -> str:
     """A difference with its interval, each with its sign."""
 
     def show(value: float) -> str:

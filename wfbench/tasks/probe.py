@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,15 @@ _PREFIX = "probe-"
 NAMES = ("majority", "recall", "needle", "shift")
 MIXERS = ("softmax", "linear", "weightformer", "static")
 SEEDS = 3
-#: What a quick probe trains otherwise than its recipe says: 800 steps, of the 6,000 that recall has.
-QUICK = ("epochs=8", "optim.warmup_epochs=1", "data.probe.budgets=[800]")
+#: What a quick probe trains otherwise than its recipe says: for an eighth to a half of the steps.
+QUICK: Mapping[str, tuple[str, ...]] = {
+    "recall": ("epochs=8", "optim.warmup_epochs=1", "data.probe.budgets=[800]"),
+    "majority": ("epochs=5", "eval_every=5", "data.probe.budgets=[200]"),
+    "needle": ("epochs=5", "eval_every=5", "data.probe.budgets=[400]"),
+    "shift": ("epochs=6", "optim.warmup_epochs=1", "data.probe.budgets=[600]"),
+    "hop": ("epochs=8", "optim.warmup_epochs=1", "data.probe.budgets=[800]"),
+    "flood": ("epochs=3", "data.probe.budgets=[300]"),
+}
 #: The recipe's rate, a third of it and three times it.
 TUNE = Tune(trials=3, factor=3.0)
 
@@ -30,7 +37,7 @@ class ProbeRequest:
         names: of the probes.
         mixers: names, or files with a class.
         seeds: of each mixer.
-        quick: whether recall is trained for 800 steps.
+        quick: whether each probe is trained for a part of its steps alone (`QUICK`).
         tune: whether three rates are tried for every mixer first.
     """
 
@@ -79,11 +86,18 @@ class ProbeRequest:
                 mixers=tuple(Line(mixer=mixer) for mixer in self.mixers),
                 seeds=self.seeds,
                 recipes=(f"{_PREFIX}{name}",),
-                set=QUICK if self.quick and name == "recall" else (),
+                set=QUICK[name] if self.quick else (),
                 tune=TUNE if self.tune else None,
             )
             for name in self.names
         ]
+
+
+def steps_of(name: str, *, quick: bool) -> int:
+    """How many steps a probe is trained for, as its recipe has it or quickly."""
+    recipe = recipes.load(f"{_PREFIX}{name}", QUICK[name] if quick else ())
+    assert recipe.data.probe is not None
+    return recipe.epochs * (recipe.data.probe.train // recipe.batch_size)
 
 
 def known() -> list[str]:

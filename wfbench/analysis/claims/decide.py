@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wfbench.analysis.claims.accuracy import AccuracyAnswers
 from wfbench.analysis.claims.answer import Answer
@@ -11,16 +11,33 @@ from wfbench.analysis.claims.registration import Registration, first_record, rec
 from wfbench.analysis.claims.runs import ResultRow
 from wfbench.analysis.claims.scaling import answer_crossover, answer_exponent
 from wfbench.analysis.claims.schema import AnyClaim, Claims, ClaimsFile, Crossover, Exponent
+from wfbench.analysis.lines import label, latest
 from wfbench.records import AnyRow, ClaimsRow, DenseRow, ProbeRow
 
 
 @dataclass(frozen=True)
 class AnsweredClaim:
-    """A claim with its answer, and whether it was registered before the rows that answer it."""
+    """A claim with its answer.
+
+    Attributes:
+        claim: the claim.
+        answer: what the records say to it.
+        registration: whether it was registered before the rows that answer it.
+        shown_instead: the newest runs of the lines and seeds that answer, where the first are others: tables show the newest.
+    """
 
     claim: AnyClaim
     answer: Answer
     registration: Registration
+    shown_instead: tuple[ResultRow, ...] = ()
+
+    @property
+    def runs(self) -> tuple[ResultRow, ...]:
+        """The runs that answer it, of its own lines; none of a claim about a profile."""
+        if isinstance(self.claim, Exponent | Crossover):
+            return ()
+        lines = (self.claim.line, *self.claim.others)
+        return tuple(row for row in self.answer.rows if isinstance(row, ResultRow) and label(row) in lines)
 
 
 @dataclass(frozen=True)
@@ -110,13 +127,24 @@ def _result(claims: Claims, rows: Sequence[AnyRow], recorded: Sequence[ClaimsRow
     accuracy = AccuracyAnswers.of(claims.file, rows)
     first = first_record(claims.sha256, recorded)
     answers = _answers(claims.file, rows, accuracy, None if first is None else first.created)
-    answered = tuple(
+    runs = accuracy.runs
+    found = [
         AnsweredClaim(claim, answers[claim.id], registration(claims.sha256, recorded, answers[claim.id].rows))
         for claim in claims.file.claims
-    )
-    runs = accuracy.runs
+    ]
+    answered = tuple(replace(one, shown_instead=_shown_instead(one, runs.later)) for one in found)
     unpaired = any(line.answer.seeds and not line.answer.is_paired for line in answered)
     return ClaimsResult(claims, answered, runs.later, runs.p_spread(claims.file.seeds) if unpaired else None)
+
+
+def _shown_instead(one: AnsweredClaim, later: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
+    """Of the runs that do not count the newest of each line and seed that answers the claim, of the same setting and code."""
+
+    def key(row: ResultRow) -> tuple[str, int, str, str]:
+        return label(row), row.seed, row.recipe_digest, row.mixer_digest or ""
+
+    used = set(map(key, one.runs)) if one.answer.seeds else set()
+    return tuple(latest((row for row in later if key(row) in used), key))
 
 
 def _answers(file: ClaimsFile, rows: Sequence[AnyRow], accuracy: AccuracyAnswers, registered: str | None) -> dict[str, Answer]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wfbench.data.probes.probe import IGNORE, Canvases, Floors, Layout, Probe, refuse_level
+from wfbench.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Hop(Probe):
 
     def check(self, level: float, layout: Layout) -> None:
         """As `Probe.check`."""
+        least = self.chains * (self.arrows + 1)
+        if not least <= self.symbols <= IGNORE:
+            raise InputError(
+                "hop cannot have so many symbols",
+                got=f"data.probe.keys = {self.symbols}",
+                expected=f"{least} to {IGNORE}: as many as the chains hold, and no more than there are labels",
+                remedy=f"set data.probe.keys, and model.in_channels to twice as many and {self.arrows}",
+            )
         if level != int(level) or not 1 <= level <= self.arrows:
             refuse_level("hop", level, f"a whole number of steps from 1 to {self.arrows}")
         if len(layout.context) < self.chains * self.arrows:

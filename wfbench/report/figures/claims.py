@@ -37,7 +37,7 @@ def claims(result: ClaimsResult, table: Table) -> Figure | None:
     for place, line in enumerate(shown):
         _draw_claim(axes, place, line, left, right)
     axes.axvline(0, color=GREY, linewidth=1, zorder=2)
-    conditions = [textwrap.shorten(condition(line.claim), 60, placeholder=" …", break_on_hyphens=False) for line in shown]
+    conditions = [textwrap.shorten(condition(line), 60, placeholder=" …", break_on_hyphens=False) for line in shown]
     names = [f"{line.claim.id}\n{text}" for line, text in zip(shown, conditions, strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.set(

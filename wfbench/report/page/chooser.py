@@ -11,6 +11,7 @@ from typing import Any
 from wfbench.analysis.choice import Candidate, Choice
 from wfbench.analysis.interval import Interval
 from wfbench.report.accuracy import accuracy_title
+from wfbench.report.capability import under_in_words
 from wfbench.report.naming import title_of
 from wfbench.report.words import pixels
 
@@ -103,12 +104,16 @@ def _pairs(candidate: Candidate) -> _Value:
     """The pairs that a mixer stores at the end of training; where a seed has only a bound, the smallest of all seeds."""
     if candidate.recall is None:
         return {"unknown": "not probed"}
-    found = candidate.recall.capacity[candidate.recall.end]
+    found = candidate.recall.capacity.get(candidate.recall.end)
+    if found is None:
+        return {"unknown": "not evaluated at the end"}
     if found.mean is not None:
         return _scaled(found.mean, 1.0)
     seeds = found.by_seed.values()
-    if all(one.censored == "below" for one in seeds):
+    if not candidate.recall.is_trained:
         return {"fails": "has not learnt recall"}
+    if all(one.censored == "below" for one in seeds):
+        return {"fails": under_in_words(max(one.value for one in seeds), "recall")}
     return {"value": [min(one.value for one in seeds), min(one.low for one in seeds), None]}
 
 

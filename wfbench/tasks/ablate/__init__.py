@@ -6,6 +6,6 @@ run.py             a finished run, evaluated with everything in turn taken away;
 
 from __future__ import annotations
 
-from wfbench.tasks.ablate.run import AblateRequest, ablate
+from wfbench.tasks.ablate.run import AblateRequest, ablate, requests_of
 
-__all__ = ["AblateRequest", "ablate"]
+__all__ = ["AblateRequest", "ablate", "requests_of"]

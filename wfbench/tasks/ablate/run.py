@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from wfbench.tasks.run_directory import RunRow, read_recipe, read_result, try_di
 from wfbench.tasks.weights import check_weights, located_file, read_weights, weights_file
 from wfbench.training import checkpoint
 
+#: What tells a run from another.
+_OF_A_RUN = ("mixer", "local_conv", "pos_embed", "every", "offset", "between", "seed", "recipe_digest")
 #: Hears how many samples are done.
 Progress = Callable[[int], None]
 
@@ -56,6 +58,28 @@ class AblateRequest:
     def place(self) -> Path:
         """Where results go."""
         return hub.results_of(self.run, "ablation") if self.out is None else self.out / slug(self.run.resolve().name)
+
+
+def requests_of(
+    runs: Sequence[Path], weights: str = "raw", batch_size: int | None = None, out: Path | None = None
+) -> list[AblateRequest]:
+    """A request for each of several runs; one that is named twice is taken apart once.
+
+    Raises:
+        InputError: for runs whose results would go to the same place.
+    """
+    by_place: dict[Path, AblateRequest] = {}
+    for run in runs:
+        request = AblateRequest(run, weights, batch_size, out)
+        other = by_place.setdefault(request.place.resolve(), request)
+        if other.run.resolve() != run.resolve():
+            raise InputError(
+                "two runs would write to one place",
+                got=f"{other.run} and {run}, both to {request.place}",
+                expected="under --out runs whose directories have different names",
+                remedy="leave --out out, so that each has its own ablation/, or give them in two calls with two --out",
+            )
+    return list(by_place.values())
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,7 @@ def ablate(request: AblateRequest, *, device: torch.device, progress: Progress |
             expected="1 or more",
             remedy="leave --batch-size out, for that of the trainer's evaluations",
         )
+    _check_place(request, network.result)
     try_directory(request.place)
     found = _measure(network, batch_size, progress or (lambda done: None))
     rows = [row for change in found.by_change for row in _rows(request, network, found, change, device)]
@@ -108,6 +133,21 @@ def ablate(request: AblateRequest, *, device: torch.device, progress: Progress |
     _write_outcomes(place / f"outcomes-{request.weights}.parquet", found, network.job.dataset.classes)
     records.append(place / "records.jsonl", rows)
     return rows
+
+
+def _check_place(request: AblateRequest, result: RunRow) -> None:
+    """Refuse a place under ``out`` that an earlier call gave to another run: what every sample gave would be overwritten."""
+    if request.out is None or not (request.place / "records.jsonl").is_file():
+        return
+    rows = [row for row in records.read(request.place / "records.jsonl")[0] if isinstance(row, AblationRow)]
+    others = [row for row in rows if any(getattr(row, name) != getattr(result, name) for name in _OF_A_RUN)]
+    if others:
+        raise InputError(
+            "the results of another run are there",
+            got=f"{request.place}: {others[0].mixer}, seed {others[0].seed}, recipe {others[0].recipe}",
+            expected=f"a place for {result.mixer}, seed {result.seed}, recipe {result.recipe}",
+            remedy="give another --out, or leave it out, so that the run has its own ablation/",
+        )
 
 
 def _open(request: AblateRequest, device: torch.device) -> _Network:
@@ -226,7 +266,7 @@ def _figures(outcomes: Tensor, unchanged: Tensor, kind: str) -> dict[Metric, tup
             for name, figure in of.items()
         }
     metric: Metric = "accuracy" if kind in ("train", "probe") else "loss"
-    least = 1 / len(ours) if kind == "train" else 0.0
+    least = 1 / len(ours) if metric == "accuracy" else 0.0  # one image, or one canvas
     return {metric: (float(ours.mean()), float(theirs.mean()), mean_change(ours, theirs, least))}
 
 

@@ -209,7 +209,7 @@ class ProbeJob(Job):
 
     def finish(self, finished: Finished, out: Path) -> Sequence[Row]:
         """The row."""
-        conditions = self.dataset.conditions
+        conditions, end = self.dataset.conditions, self.recipe.epochs * self.steps_per_epoch
         looks = [row for row in finished.progress.rows if "accuracy" in row]
         return [
             ProbeRow(
@@ -221,7 +221,7 @@ class ProbeJob(Job):
                 curve=tuple(
                     ProbeLook(step=row["step"], accuracies=tuple(row.get(_key(c)) for c in conditions)) for row in looks
                 ),
-                budgets=self.dataset.section.budgets,
+                budgets=tuple(sorted({*(budget for budget in self.dataset.section.budgets if budget < end), end})),
                 stopped=finished.progress.epoch < self.recipe.epochs,
                 leak_check=self._leak_check(),
                 depth=self.model.config.depth,
