@@ -6,6 +6,7 @@ A digest depends on what the files hold and on their names inside their package,
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -138,18 +139,23 @@ def _add_module(found: dict[str, Path], name: str, packages: Collection[str]) ->
             pending += [package, *beside]
 
 
-def _imports(file: Path, module: str) -> set[str]:
+def _imports(file: Path, module: str) -> frozenset[str]:
     """Names that may be modules and that a source file imports; of ``from a import b`` both ``a`` and ``a.b``."""
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _imports_of(file.read_bytes(), module if file.name == "__init__.py" else module.rpartition(".")[0])
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports_of(source: bytes, package: str) -> frozenset[str]:
+    """The same of a source text, in a package; parsing takes longer than all else that a digest needs."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return names - {""}
+    return frozenset(names - {""})
 
 
 def _find(name: str) -> Path | None:
