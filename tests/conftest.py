@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
+from dataclasses import replace
 
 # Before numpy is imported, here and in the processes that tests start: on shared cores the threads of its matrix products wait
 # for one another, and a simulation of thousands of small ones takes ten times as long.
@@ -15,6 +16,8 @@ import torch
 import typer.main
 import typer.testing
 
+from wfbench.models import presets
+
 # The tensors here are small: on shared cores, threads that wait for one another make a tiny convolution 1,000 times slower.
 torch.set_num_threads(1)
 
@@ -25,6 +28,14 @@ typer.testing._get_command = functools.cache(typer.main.get_command)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def shallow_vit_tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vit-tiny of four layers, for profiles within the test's process; slow tests, some of which start others, have twelve."""
+    if request.node.get_closest_marker("slow") is None:
+        four = {**presets.PRESETS, "vit-tiny": replace(presets.PRESETS["vit-tiny"], depth=4)}
+        monkeypatch.setattr(presets, "PRESETS", four)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,6 +19,7 @@ from wfbench.tasks.profile import run as profile_run
 from wfbench.tasks.profile.request import ProfileRequest
 
 #: ln of the deviation of a cell's time from round to round.
+pytestmark = pytest.mark.usefixtures("shallow_vit_tiny")
 NOISE = {"softmax": 0.0, "linear": 0.01, "xca": 0.3}
 
 
