@@ -32,7 +32,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def shallow_vit_tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vit-tiny of four layers, for profiles within the test's process; slow tests, some of which start others, have twelve."""
+    """A vit-tiny of four layers, for profiles in the test itself; slow tests, some of which start processes, have twelve."""
     if request.node.get_closest_marker("slow") is None:
         four = {**presets.PRESETS, "vit-tiny": replace(presets.PRESETS["vit-tiny"], depth=4)}
         monkeypatch.setattr(presets, "PRESETS", four)
