@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,8 +33,8 @@ from wfbench.report.timm_csv import read_timm, timm_files, timm_tables
 from wfbench.tasks import hub, jobs
 from wfbench.tasks.evaluate_weights import EvalRequest, evaluate_weights
 from wfbench.tasks.export import programs
-from wfbench.tasks.export.check import check_export
-from wfbench.tasks.export.hub import config_of
+from wfbench.tasks.export.check import check_export, check_exports
+from wfbench.tasks.export.hub import card, config_of
 from wfbench.tasks.export.network import Network, build, of_preset, of_run, outputs
 from wfbench.tasks.export.write import About, check_place
 from wfbench.tasks.identity import check_data
@@ -184,6 +185,21 @@ def test_a_mixer_that_does_not_export_has_a_row_that_says_why():
     assert "\n" not in row.why
 
 
+def test_a_mixer_that_cannot_be_made_has_a_row_and_the_others_go_on(monkeypatch):
+    def network_of(name: str | None) -> Network:
+        if name == "window":
+            raise InputError("no such grid", got="3x3", expected="4x4", remedy="another size")
+        return network(name or "softmax")
+
+    monkeypatch.setattr("wfbench.tasks.export.check.check_export", lambda own, to: exported_row(own.fields["mixer"], to=to))
+    rows = list(check_exports(["pool", "window", "static"], ["torch", "onnx"], network_of))
+    assert [(row.mixer, row.to, row.exports) for row in rows[1:5]] == [
+        *(("pool", "onnx", True), ("window", "torch", False), ("window", "onnx", False), ("static", "torch", True)),
+    ]
+    assert (rows[2].why, rows[2].parameters) == ("it cannot be made here: no such grid, 3x3", None)
+    assert "no" in tables(rows)[0].frame["exports to torch.export"].tolist()
+
+
 def test_a_mixer_for_one_batch_alone_says_so(monkeypatch):
     real = programs._exported
 
@@ -290,10 +306,26 @@ def test_a_mixer_of_one_s_own_is_named_and_not_copied(trained, tmp_path):
     [said] = json.loads((tmp_path / "out" / "config.json").read_text())["wfbench"]["mixer_files"]
     assert (said["file"], said["digest"]) == ("mine.py", read_result(tmp_path / "run").mixer_digest)
     assert "needs the file `mine.py`" in (tmp_path / "out" / "README.md").read_text()
+    for name in ("config.json", "README.md"):
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
     assert not list((tmp_path / "out").glob("*.py"))
     mine.unlink()
     with pytest.raises((InputError, MixerError), match=r"mine\.py"):
         of_run(tmp_path / "out")
+
+
+def test_a_mixer_of_an_installed_package_is_named_with_it(trained, monkeypatch):
+    point = SimpleNamespace(
+        name="theirs", value="x:Y", dist=SimpleNamespace(name="their-mixers", version="1.2"), load=lambda: Branching
+    )
+    monkeypatch.setattr("mixers.registry.entry_points", lambda: [point])
+    monkeypatch.setattr("wfbench.tasks.export.hub.metadata.entry_points", lambda group: [point])
+    of = of_run(trained)
+    of = replace(of, row=of.row.model_copy(update={"mixer": "theirs"}))
+    config = config_of(of)
+    [said] = config["wfbench"]["mixer_files"]
+    assert (said["name"], said["package"]) == ("theirs", "their-mixers 1.2")
+    assert "needs the installed package `their-mixers 1.2`" in card(of, hub.HubConfig.model_validate(config["wfbench"]))
 
 
 def test_random_weights_are_not_shared(tmp_path):
@@ -510,6 +542,40 @@ def test_the_check_of_mixers_writes_a_row_for_each(tmp_path, monkeypatch):
     assert "exports to torch.export" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--mixer", "softmx"], "unknown mixer"), (["--mixer", "softmax", "--every", "0"], "every")]
+)
+def test_the_check_refuses_what_no_mixer_could_be_made_with(words, said, tmp_path):
+    done = run("vit-tiny", tmp_path / "out", "--check", "--to", "torch", *words)
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", 2**63], "--seed"),
+        (["--classes", 10**12], "no room for the model"),
+        (["--image-size", 32, "--batch", 10**12], "no room for a batch"),
+    ],
+)
+def test_a_number_that_is_too_large_is_one_message(words, said, tmp_path):
+    done = run("vit-tiny", tmp_path / "out", "--to", "torch", *words)
+    assert done.exit_code == 2, done.output
+    assert done.output.count("error: ") == 1
+    assert said in done.output
+
+
+def test_a_mixer_that_does_not_run_in_a_precision_is_one_message(monkeypatch):
+    def no_half(*_: object) -> Tensor:
+        raise RuntimeError("\"linear\" not implemented for 'Half'")
+
+    monkeypatch.setattr(models.VisionTransformer, "forward", no_half)
+    with pytest.raises(InputError, match=r"does not run here[\s\S]*float16[\s\S]*export in float32"):
+        of_preset("vit-tiny", "softmax", 16, 3, dtype="float16", **TINY)
+
+
 # timm's tables
 
 
@@ -571,6 +637,30 @@ def test_timm_s_numbers_stand_in_tables_of_their_own_at_the_records_sizes(tmp_pa
     assert list(infer.data["measured"]) == [False]
     with pytest.raises(InputError, match="other image sizes than the records"):
         timm_tables(found, rows[:0])
+
+
+def test_a_file_of_others_is_not_overwritten_and_ours_is_published_by_nobody(tmp_path):
+    assert run(ZOO / "records.jsonl", tmp_path, "--to", "timm-csv").exit_code == 0
+    [file] = tmp_path.glob("*.csv")
+    text = file.read_text()
+    assert run(ZOO / "records.jsonl", tmp_path, "--to", "timm-csv").exit_code == 0, "our own file is replaced"
+    with pytest.raises(InputError, match="not results that timm has published"):
+        read_timm(file)
+    for others in (TIMM, "a,b\n", ""):
+        file.write_text(others)
+        done = run(ZOO / "records.jsonl", tmp_path, "--to", "timm-csv")
+        assert (done.exit_code, file.read_text()) == (2, others), done.output
+        assert "a file of others stands there" in done.output
+    assert text.startswith("model,")
+
+
+def test_a_line_that_stands_twice_is_shown_once_and_one_of_two_values_is_named(tmp_path):
+    line = TIMM.splitlines()[1]
+    (tmp_path / "benchmark-infer-a.csv").write_text("\n".join([TIMM.strip(), line, line.replace("82.9", "83.9")]))
+    rows = [row for row in records.read(ZOO / "records.jsonl")[0] if row.kind == "profile" and row.mixer == "linear"]
+    [table] = timm_tables([read_timm(tmp_path / "benchmark-infer-a.csv")], rows)
+    assert list(table.frame["ms per batch (published)"]) == ["82.9", "83.9"]
+    assert "More than one line of the file at this size: vit_tiny_patch16_224." in table.notes
 
 
 @pytest.mark.parametrize(

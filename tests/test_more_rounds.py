@@ -25,9 +25,10 @@ NOISE = {"softmax": 0.0, "linear": 0.01, "xca": 0.3}
 
 @dataclass
 class MadeUp:
-    """Stands in for processes: times with noise of each mixer; some measurements are crowded."""
+    """Stands in for processes: times with noise of each mixer; some measurements are crowded, some fail."""
 
     crowded: set[tuple[str, int]] = field(default_factory=set)
+    failing: set[tuple[str, int]] = field(default_factory=set)
     calls: list[tuple[str, int]] = field(default_factory=list)
     clock: float = 0.0
 
@@ -38,6 +39,8 @@ class MadeUp:
         mixer, side = payload["cell"]["mixer"], payload["cell"]["resolution"]
         key = mixer, side, sum(call == (mixer, side) for call in self.calls)
         self.calls.append((mixer, side))
+        if (mixer, key[2]) in self.failing:
+            return Outcome("timeout", "too slow", {}, 1.0, "fork")
         draw = np.random.default_rng(abs(hash(key[1:])) % 2**32 + len(mixer)).normal()
         crowded = (mixer, key[2]) in self.crowded
         seconds = 0.01 * float(np.exp(NOISE[mixer] * draw)) * (2 if crowded else 1)
@@ -106,6 +109,20 @@ def test_when_time_is_over_what_is_not_known_as_well_is_said(made_up, tmp_path):
     assert 4 < len(latencies(tmp_path / "records.jsonl")["xca", 64]) < 12
 
 
+def test_a_round_more_that_fails_leaves_the_cell_with_its_good_rounds(made_up, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_run._Run, "count", lambda self: None)
+    made_up.failing, lines = {("xca", 4)}, []
+    asked = request(mixers=("softmax", "xca"), resolutions=(32,), precision=0.2, more_minutes=1000)
+    profile_run.profile(asked, tmp_path / "records.jsonl", profile_run.Lines(lines.append))
+    rows = records.read(tmp_path / "records.jsonl")[0]
+    [cell] = [row for row in rows if row.kind == "profile" and row.mixer == "xca"]
+    assert (cell.status, cell.round_numbers) == ("ok", (0, 1, 2, 3))
+    assert made_up.calls.count(("xca", 32)) == 5, "it is not tried again"
+    assert any(line.endswith("xca at 32 px: latency, round 5") for line in lines)
+    assert [row.precision for row in rows if row.kind == "harness"] == [0.2]
+    assert profile_run.profile(asked, tmp_path / "records.jsonl") == []
+
+
 def test_what_other_work_disturbed_is_measured_once_more_and_the_rows_say_so(made_up, tmp_path):
     made_up.crowded = {("linear", 1), ("xca", 2), ("xca", 3)}
     profile_run.profile(request(resolutions=(32,), rounds=3), tmp_path / "records.jsonl")
@@ -151,6 +168,7 @@ def test_the_system_tells_its_load_and_where_it_does_not_there_is_none(monkeypat
         ({"precision": float("nan")}, "no such precision"),
         ({"precision": 0.1, "more_minutes": 0.0}, "--more-minutes must be positive"),
         ({"precision": 0.1, "isolate": False}, "--precision needs processes of their own"),
+        ({"precision": 0.1, "mixers": ("linear", "xca")}, r"baseline, which is not measured[\s\S]*add --mixer softmax"),
     ],
 )
 def test_bad_input_is_one_message(changes, message):

@@ -13,22 +13,27 @@ import torch
 from typer.testing import CliRunner
 
 from wfbench import models, records, report
+from wfbench.analysis import prediction
 from wfbench.analysis.prediction import (
+    LEAST_GROUPS,
     Calibration,
+    HeldOut,
     Measured,
     Place,
     Predictor,
     accuracy_of,
     conformal_half_width,
+    half_width_of,
     hold_out,
     predictions,
     question_of,
+    ratio_half_width_of,
 )
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.measure import count_flops
-from wfbench.measure.work import microbenchmarks, work_of, work_of_model
-from wfbench.records import HeldOutRow, PredictedCrossoverRow, PredictionRow, ProfileRow
+from wfbench.measure.work import Work, microbenchmarks, work_of, work_of_model
+from wfbench.records import HeldOutRow, MicrobenchmarkRow, PredictedCrossoverRow, PredictionRow, ProfileRow
 from wfbench.tasks import predict as task
 
 HERE = records.stamp("cpu")
@@ -173,8 +178,83 @@ def test_out_of_the_calibrated_range_there_is_a_reason_and_no_number():
     assert "from 49 to" in why("m0", "a", 40)
     assert "only measured lines" in why("new", "a", 4000)
     assert why("new", "a", 784) == ""
-    assert "0 cells could be predicted with a size left out, of 19" in why("m0", "b", 784)
-    assert "of 19 that an interval needs" in Predictor.of(grid(mixers=2)).predict(grid()[1].place).why_none
+    assert "0 sizes could be predicted with a size left out, of 5 that an interval needs" in why("m0", "b", 784)
+    assert (
+        "2 mixers could be predicted with a resolution left out, of 5"
+        in Predictor.of(grid(mixers=2)).predict(grid()[1].place).why_none
+    )
+
+
+@pytest.mark.parametrize(("size", "mixer", "factor"), [("a", "new", [1, 5, 1]), ("b", "m0", [1, 1, 5]), ("b", "m0", [5, 5, 5])])
+def test_nothing_is_predicted_whose_work_is_many_times_the_measured(size, mixer, factor):
+    cells = grid(mixers=5, sizes=tuple("acdef"), resolutions=(49, 784), noise=0.02)
+    predictor = Predictor(Calibration(cells), (*hold_out(cells, (), "mixer"), *hold_out(cells, (), "size")))
+    most = np.max([cell.place.parts for cell in cells], axis=0)
+    assert predictor.predict(Place(mixer, size, 784, most)).why_none == ""
+    why = predictor.predict(Place(mixer, size, 784, most * factor)).why_none
+    assert re.search(r"out of the calibrated range: its work, or a part of it, is [5-7]\.\d times the most measured", why)
+
+
+def held(errors, question="mixer", step=1.0):
+    """Held-out cells from (mixer, size, tokens, log error)."""
+    return [HeldOut(question, mixer, size, tokens, step, 1.0, math.exp(error)) for mixer, size, tokens, error in errors]
+
+
+def test_many_cells_of_few_mixers_give_no_interval_and_two_backends_are_one_mixer():
+    def cells(*names):
+        return held([(name, "a", tokens, 0.1) for name in names for tokens in range(10)])
+
+    names = [f"m{i}" for i in range(LEAST_GROUPS - 1)]
+    assert half_width_of(cells(*names)) is half_width_of(cells(*names, "m0 [flash]", "m0 [math]")) is None
+    width = half_width_of(cells(*names, "new"))
+    assert width == pytest.approx(2.571 * 0.1, rel=1e-3), "t of five mixers"
+    assert accuracy_of(cells(*names, "new")).groups == LEAST_GROUPS
+    by_size = held([("m", f"size {i}", 1, 0.1) for i in range(LEAST_GROUPS)], "size")
+    assert half_width_of(by_size) == pytest.approx(width)
+    assert ratio_half_width_of(cells(*names)) is None
+
+
+def test_the_width_covers_a_new_mixer_though_the_errors_of_each_are_alike():
+    draws, covered, by_cells = np.random.default_rng(0), [], []
+    for _ in range(400):
+        *known, new = 0.3 * draws.normal(size=8)
+        found = held([(f"m{i}", "a", tokens, error) for i, error in enumerate(known) for tokens in range(5)])
+        covered.append(abs(new) <= half_width_of(found))
+        by_cells.append(abs(new) <= conformal_half_width([cell.log_error for cell in found]))
+    assert 0.93 <= np.mean(covered) <= 0.98
+    assert np.mean(by_cells) < 0.91, "the quantile of cells alone would be seen"
+
+
+def test_a_prediction_far_beyond_is_as_sure_as_the_cells_that_were_held_out_as_far():
+    cells = grid(mixers=6, resolutions=(49, 196, 784))
+    near = held([(f"m{i}", "a", 784, 0.01) for i in range(6)], "beyond", 2.0)
+    far = held([(f"m{i}", "a", 784, 0.2) for i in range(6)], "beyond", 4.0)
+    predictor = Predictor(Calibration(cells), (*near, *far))
+
+    def factor(tokens):
+        value = predictor.predict(Place("m0", "a", tokens, cells[2].place.parts * tokens / 784)).value
+        return math.log(value.high / value.estimate)
+
+    assert factor(4 * 784) == pytest.approx(half_width_of(far))
+    assert factor(4 * 784) > 1.2 * factor(2 * 784)
+    few = Predictor(Calibration(cells), (*near, *far[:2])).predict(Place("m0", "a", 4 * 784, cells[2].place.parts * 4))
+    assert "2 mixers could be predicted with the largest resolutions left out at 4 times the tokens or more" in few.why_none
+
+
+def test_of_a_size_that_was_not_measured_both_times_are_predicted_and_their_errors_do_not_cancel():
+    found = held([(mixer, f"s{i}", 49, error) for i in range(6) for mixer, error in (("a", 0.1), ("b", -0.1))], "size")
+    predictor = Predictor(Calibration(grid()), tuple(found))
+    width = predictor._ratio_width("size", 1.0, alone=True)
+    assert width == pytest.approx(ratio_half_width_of(found)) == pytest.approx(2 * half_width_of(found))
+
+
+def test_rates_that_cannot_be_fitted_are_one_message(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    monkeypatch.setattr(prediction, "nnls", fails)
+    with pytest.raises(InputError, match=r"no rates of this machine[\s\S]*30 cells"):
+        Calibration(grid())
 
 
 def test_a_crossover_is_found_where_the_times_cross_with_an_interval_from_ratios():
@@ -202,13 +282,16 @@ def test_a_crossover_is_found_where_the_times_cross_with_an_interval_from_ratios
 # --- the command
 
 
+WORKS = task.Works()  # what was counted once
+
+
 @pytest.fixture(scope="module")
 def measured() -> list:
     """Rows of a small profile whose times follow the work of its cells."""
     rows = []
     for mixer in ("softmax", "linear", "xca", "static", "weightformer", "random"):
         for side in (32, 48, 64, 96, 128):
-            work = task._Works().of(profile_row(mixer, side))
+            work = WORKS.of(profile_row(mixer, side))
             seconds = 1e-6 * work.calls + 2e-11 * sum(work.macs.values()) + 1e-10 * sum(work.bytes.values())
             rows.append(profile_row(mixer, side, median=seconds, memory_bytes=1e6 + 1.1 * work.alive, memory_status="ok"))
     return rows
@@ -236,7 +319,7 @@ def profile_row(mixer: str, side: int, **changes) -> ProfileRow:
 
 
 def test_predictions_are_rows_with_tables_and_a_measured_crossover_stands_beside_the_predicted(measured):
-    made = task.predict(task.profile_in(measured), [], task.PredictRequest(resolutions=(96, 128), measured_to=64))
+    made = task.predict(task.profile_in(measured), [], task.PredictRequest(resolutions=(96, 128), measured_to=64), works=WORKS)
     cells = [row for row in made if isinstance(row, PredictionRow)]
     times = {(row.mixer, row.resolution[0]): row for row in cells if row.quantity == "latency"}
     truth = {(row.mixer, row.resolution[0]): row.median for row in measured}
@@ -254,8 +337,107 @@ def test_predictions_are_rows_with_tables_and_a_measured_crossover_stands_beside
     assert again == made
 
 
+class MadeUp(task.Works):
+    """Work that nobody counts."""
+
+    def of(self, row: ProfileRow) -> Work:
+        return Work(100, {"product": 1000 * row.tokens}, {"product": 100 * row.tokens}, 10 * row.tokens)
+
+    def changed(self, row: ProfileRow) -> str:
+        return ""
+
+
+def plain(*mixers) -> list:
+    """Rows of the preset itself, whose times grow with the tokens."""
+    return [profile_row(m, side, variant="", median=1e-3 * (side // 16) ** 2) for m in mixers for side in (32, 48, 64)]
+
+
+def test_a_crossover_needs_no_baseline_among_the_mixers_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr(task, "_PLACES", 3)
+    request = task.PredictRequest(mixers=("xca",), resolutions=(96,))
+    made = task.predict(task.profile_in(plain("softmax", "xca")), [], request, works=MadeUp())
+    [found] = [row for row in made if isinstance(row, PredictedCrossoverRow)]
+    assert (found.mixer, found.baseline) == ("xca", "softmax")
+    assert {row.mixer for row in made if isinstance(row, PredictionRow)} == {"xca"}
+
+
+def test_without_a_measured_baseline_it_is_said_that_there_are_no_crossovers():
+    rows, said = plain("xca"), []
+    request = task.PredictRequest(resolutions=(96,))
+    made = task.predict(task.profile_in(rows), [], request, works=MadeUp(), say=said.append)
+    assert not any(isinstance(row, PredictedCrossoverRow) for row in made)
+    assert said == ["no crossovers: softmax was not measured; name another baseline by --baseline"]
+    with pytest.raises(InputError, match=r"the baseline was not measured[\s\S]*--baseline softmax[\s\S]*xca"):
+        task.check(task.profile_in(rows), task.PredictRequest(baseline="softmax"), works=MadeUp())
+
+
+def test_rows_and_titles_name_the_machine_of_the_profile(monkeypatch):
+    monkeypatch.setattr(task, "_PLACES", 2)
+    there = HERE.model_copy(update={"device": "Another CPU", "threads": 7})
+    rows = [row.model_copy(update={"environment": there}) for row in plain("softmax", "static")]
+    made = task.predict(task.profile_in(rows), [], task.PredictRequest(resolutions=(96,)), works=MadeUp())
+    assert {(row.device, row.threads, row.protocol) for row in made} == {("Another CPU", 7, "isolated-v1")}
+    titles = [table.title for table in report.tables(made)]
+    assert len(titles) == 3
+    assert all(title.endswith(": Another CPU, 7 threads, isolated-v1") for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [({"parameters": 1}, "1 parameters in the record"), ({"macs": 1.0}, "1 MACs of an image in the record")]
+)
+def test_a_line_whose_model_has_changed_since_is_left_out_and_named(change, word, measured):
+    own = [row for row in measured if row.mixer in ("static", "xca")]
+    rows = [row.model_copy(update=change) if row.mixer == "xca" else row for row in own]
+    said = []
+    request = task.PredictRequest(resolutions=(128,), measured_to=64)
+    made = task.predict(task.profile_in(rows), [], request, works=WORKS, say=said.append)
+    assert len(said) == 2  # and that the baseline was not measured, but in a variant
+    assert said[0].startswith(f"left out: vit-tiny, xca, depth 1: {word}")
+    assert "xca" not in {row.mixer for row in made if isinstance(row, PredictionRow | HeldOutRow)}
+    with pytest.raises(InputError, match=r"not those of the code here[\s\S]*xca"):
+        task.check(task.profile_in(rows), task.PredictRequest(mixers=("xca",)), works=WORKS)
+
+
+def test_the_parameters_and_macs_of_today_s_models_are_those_that_a_profile_counts(measured):
+    model, works = models.create("vit-tiny", "weightformer", 64, depth=1), task.Works()
+    count = count_flops(model, (1, 3, 64, 64), path="auto")
+    row = next(row for row in measured if row.mixer == "weightformer" and row.resolution == (64, 64))
+    same = {"parameters": sum(p.numel() for p in model.parameters()), "macs": count.macs, "batch": 4}
+    assert works.changed(row.model_copy(update=same)) == ""
+
+
+def test_sessions_that_are_not_used_are_named(measured):
+    earlier = [row.model_copy(update={"session": "old", "created": "2020-01-01T00:00:00+00:00"}) for row in measured[:2]]
+    assert task.left_out(task.profile_in([*measured, *earlier])) == ["left out: session old of vit-tiny, 2 rows: s is later"]
+    assert task.left_out(task.profile_in(measured)) == []
+
+
+def test_the_newest_microbenchmark_counts_wherever_it_stands():
+    def micro(created, median):
+        fields = {"name": "n", "dtype": "float32", "calls": 1, "macs": {}, "bytes": {}}
+        return MicrobenchmarkRow(environment=HERE, created=created, round_medians=(median,), **fields)
+
+    profiles = task.profile_in([profile_row("softmax", 32, median=1.0)])
+    rows = [micro("2026-02-01T00:00:00+00:00", 2.0), micro("2026-01-01T00:00:00+00:00", 1.0)]
+    assert task.micro_of(rows, profiles) == task.micro_of(rows[::-1], profiles) == rows[:1]
+
+
+def test_records_of_several_batches_need_a_batch():
+    rows = [row.model_copy(update={"token_budget": 64, "batch": 64 // row.tokens}) for row in plain("static")]
+    with pytest.raises(InputError, match=r"several batches[\s\S]*--batch"):
+        task.check(task.profile_in(rows), task.PredictRequest(), works=MadeUp())
+    task.check(task.profile_in(rows), task.PredictRequest(batch=2, resolutions=(32,)), works=MadeUp())
+
+
+def test_microbenchmarks_of_a_gpu_are_refused_without_one(measured, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = HERE.model_copy(update={"device": "A GPU", "device_type": "cuda"})
+    with pytest.raises(InputError, match=r"no CUDA device here[\s\S]*A GPU"):
+        task.calibrate(task.profile_in([row.model_copy(update={"environment": there}) for row in measured])[0])
+
+
 def test_a_cell_that_was_measured_is_not_predicted(measured):
-    made = task.predict(task.profile_in(measured), [], task.PredictRequest(mixers=("xca",), resolutions=(128,)))
+    made = task.predict(task.profile_in(measured), [], task.PredictRequest(mixers=("xca",), resolutions=(128,)), works=WORKS)
     assert not any(isinstance(row, PredictionRow) for row in made)
 
 
@@ -265,6 +447,7 @@ def test_a_cell_that_was_measured_is_not_predicted(measured):
         ({"mode": "train"}, r"not predicted[\s\S]*training steps"),
         ({"compiled": True}, r"not predicted[\s\S]*compiled"),
         ({"model": "vit-tiny of cifar10"}, r"not predicted[\s\S]*models of a recipe"),
+        ({"model": "dit-s-2"}, r"denoisers are not predicted[\s\S]*dit-s-2"),
         ({"status": "oom", "median": None}, "nothing to predict from"),
     ],
 )
@@ -287,6 +470,7 @@ def test_two_machines_are_refused(measured):
     [
         (["--model", "vit-tny"], r"unknown model[\s\S]*vit-tiny"),
         (["--mixer", "sofmax"], "softmax"),
+        (["--baseline", "mala"], "the baseline was not measured"),
         (["--resolution", "0"], "--resolution must be positive"),
         (["--batch", "-1"], "--batch must be positive"),
         (["--measured-to", "8"], r"nothing to predict from[\s\S]*no cell up to 8 px"),

@@ -419,6 +419,23 @@ def test_measurements_are_in_no_table_but_among_the_sources(tmp_path: Path) -> N
     assert "wfbench profile --mixer softmax  # 2 rows" in (tmp_path / "tables.md").read_text()
 
 
+def test_measurements_that_other_work_disturbed_or_that_were_not_forked_are_counted_below_the_table() -> None:
+    def said(**changes: object) -> list[str]:
+        fields = {**of_cell("softmax", 224), "protocol": "forked-v1", "origin": "fork", "stage": "latency", "status": "ok"}
+        fields |= {"samples": (0.5,), "wall_seconds": 3.0, "call_seconds": 1.0}
+        once = [MeasurementRow(**fields, round=0, crowded=True), MeasurementRow(**fields, round=0)]
+        table = only([cell(protocol="forked-v1"), *once, MeasurementRow(**(fields | {"round": 1} | changes))])
+        return [note for note in table.notes if "measurements" in note]
+
+    assert said() == []
+    assert said(crowded=True) == [
+        "Other work kept the cores busy in 1 of 2 measurements, also when they were made once more; they count as they are."
+    ]
+    assert [note.partition(", since")[0] for note in said(origin="fresh")] == [
+        "1 of 2 measurements had a process that was begun afresh"
+    ]
+
+
 # --- scaling, crossovers
 
 

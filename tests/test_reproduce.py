@@ -7,7 +7,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,26 @@ from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.records import AnyRow, MeasurementRow, ProfileRow, ReproductionRow
-from wfbench.report import collect
+from wfbench.report import collect, make
+from wfbench.report.checked import unlike
 from wfbench.tasks import reproduce as task
 from wfbench.tasks.profile import summary
 from wfbench.tasks.profile.request import PATH, ProfileRequest
 from wfbench.tasks.reproduce.cells import ProfileCell, TrainingCell, subject_of
 from wfbench.tasks.reproduce.profile import ProfilePlan, plan_profile
-from wfbench.tasks.reproduce.training import TrainingPlan, judge_training, spread_of
+from wfbench.tasks.reproduce.training import TrainingPlan, judge_training, said, spread_of
 
 TINY = ["--set", "model.embed_dim=16", "--set", "model.depth=1", "--set", "epochs=1", "--set", "optim.warmup_epochs=0"]
 #: Seconds of a call at 32 px, by mixer.
 SECONDS = {"softmax": 0.010, "linear": 0.008, "static": 0.004}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _committed() -> Iterator[None]:
+    """As in a checkout without changes: there the same bits are due."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wfbench.records.environment._git_revision", lambda: ("0" * 40, False))
+        yield
 
 
 def run(*words: object) -> Any:
@@ -149,12 +158,56 @@ def test_a_table_names_its_records_and_what_it_is_about(tmp_path: Path) -> None:
     assert "none of them a finished training" in done.output
 
 
+def table_of(place: Path, name: str) -> Path:
+    """A table of the records in a directory, written beside them."""
+    path = place / name
+    table = next(table for table in make(collect([place])[0]).tables if table.name == path.stem)
+    text = {".csv": table.data.to_csv(index=False), ".md": table.to_markdown(), ".tex": table.to_latex()}[path.suffix]
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("speedup.csv", "2.5", "3.0", "row 3 (static), column speedup_32: 3.0"),
+        ("speedup.md", "| static | 2.", "| static | 3.", "row 3 (static), column 32 px: 3."),
+        ("speedup.tex", "static & 2.", "static & 3.", "row 3 (static), column 32 px: 3."),
+        ("speedup.md", "over softmax", "over linear", "title or notes"),
+    ],
+)
+def test_a_cell_of_the_table_that_is_not_what_its_records_give_disagrees(
+    name: str, old: str, new: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table_of(recorded(tmp_path / "then"), name)
+    stubbed(monkeypatch)
+    words = ["reproduce", path, "--cells", 4, "--out", tmp_path / "out"]
+    assert f"agree: every cell of {name} is what its records give" in run(*words).output
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    done = run(*words)
+    assert done.exit_code == 1, done.output
+    assert f"disagree: {name}, {said}" in done.output
+    assert "4 agree, 0 disagree" in done.output
+
+
+def test_a_table_whose_columns_or_rows_are_others_disagrees(tmp_path: Path) -> None:
+    path = table_of(recorded(tmp_path), "speedup.csv")
+    rows, lines = collect([tmp_path])[0], path.read_text().splitlines()
+    assert unlike(path, rows) == []
+    path.write_text("\n".join(lines[:-1]))
+    assert unlike(path, rows) == ["rows: 2, and 3 from its records"]
+    path.write_text("\n".join([lines[0].replace("speedup_32,", "speed,"), *lines[1:]]))
+    assert unlike(path, rows) == ["columns: 'speed' is not one of them; 'speedup_32' is missing"]
+    assert unlike(tmp_path / "published.csv", rows) is None
+
+
 # --- profiles
 
 
 def test_a_profile_that_is_repeated_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded(tmp_path / "then")
-    (tmp_path / "then" / "speedup.md").write_text("")
+    table_of(recorded(tmp_path / "then"), "speedup.md")
     stubbed(monkeypatch)
     done = run("reproduce", tmp_path / "then" / "speedup.md", "--cells", 4, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -235,8 +288,9 @@ def test_one_number_that_is_20_percent_off_is_found(changes: dict[str, object], 
     assert {r.answer for r in found.values()} == {"agree"}
 
 
-def test_rounds_that_are_not_those_of_the_raw_measurements_are_found(tmp_path: Path) -> None:
-    then = row("linear")
+@pytest.mark.parametrize("mixer", ["linear", "softmax"])
+def test_rounds_that_are_not_those_of_the_raw_measurements_are_found(mixer: str, tmp_path: Path) -> None:
+    then = row(mixer)
     shared = {name: getattr(then, name) for name in MeasurementRow.model_fields if name in ProfileRow.model_fields}
     shared = {k: v for k, v in shared.items() if k not in ("kind", "samples")}
     raw = [
@@ -244,11 +298,12 @@ def test_rounds_that_are_not_those_of_the_raw_measurements_are_found(tmp_path: P
         for k, seconds in enumerate(then.round_medians)
     ]
     rounds = (1.2 * then.round_medians[0], *then.round_medians[1:])
-    place = recorded(tmp_path, row("linear", round_medians=rounds, median=sorted(rounds)[4] / 2 + sorted(rounds)[5] / 2))
+    place = recorded(tmp_path, row(mixer, round_medians=rounds, median=sorted(rounds)[4] / 2 + sorted(rounds)[5] / 2))
     records.append(place / "records.jsonl", raw)
     found = {r.cell: r for r in answers(place, tmp_path / "out")}
-    assert "round 0: " in found["vit-tiny, linear at 32 px"].reason
-    assert [r.answer for r in found.values()].count("disagree") == 1
+    whose = "" if mixer == "linear" else "the baseline's "
+    assert f"{whose}round 0: " in found["vit-tiny, linear at 32 px"].reason
+    assert [r.answer for r in found.values()].count("disagree") == (1 if mixer == "linear" else 2), "cells of that size"
 
 
 @pytest.mark.parametrize(
@@ -276,6 +331,33 @@ def test_other_versions_are_named_and_do_not_forbid_the_comparison(tmp_path: Pat
     for found in answers(place, tmp_path / "out"):
         assert found.answer == "agree"
         assert any(other.startswith("torch 1.0.0") for other in found.differs)
+
+
+def test_uncommitted_changes_are_named(tmp_path: Path) -> None:
+    there = records.stamp("cpu").model_copy(update={"git_dirty": True})
+    place = recorded(tmp_path, *(row(m, s, environment=there) for m in SECONDS for s in (32, 64)))
+    assert {r.differs for r in answers(place, tmp_path / "out")} == {("uncommitted changes of the code in the record",)}
+
+
+def test_what_a_command_gave_an_option_is_read_either_way() -> None:
+    command = "wfbench profile --seconds 2 --set a=1 --set=b=2 --seconds=0.5 --settle 3 --set"
+    assert said(command, "--seconds") == ["2", "0.5"]
+    assert said(command, "--set") == ["a=1", "b=2"]
+
+
+def test_the_recipe_of_a_profile_is_that_of_its_command(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "recipes" / "digits.yaml").read_text()
+    (tmp_path / "digits.yaml").write_text(f"{text}\nlabel_smoothing: 0.25\n")
+    command = f"wfbench profile --recipe={tmp_path / 'digits.yaml'}"
+    rows = [row(m, 8, model="vit-tiny of digits", tokens=16, command=command) for m in ("softmax", "linear")]
+    (cell,) = task.find_cells(rows, Path()).cells
+    assert isinstance(cell, ProfileCell)
+    made = plan_profile(cell, device=None)
+    assert isinstance(made, ProfilePlan), made
+    assert made.request.recipe is not None
+    assert made.request.recipe.label_smoothing == 0.25
+    (tmp_path / "digits.yaml").write_text(f"{text}\nname: other\n")
+    assert "has another name" in plan_profile(cell, device=None)[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -422,6 +504,49 @@ def test_other_data_are_not_compared(trained: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run" / "records.jsonl").read_text())
     (tmp_path / "run" / "records.jsonl").write_text(json.dumps(found | {"data_digest": "0123"}) + "\n")
     assert "its data: digest 0123 in the record" in str(plan_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("seed: 3", "seed: 4", "seed 3 in the record, 4 there"), ("epochs: 1\n", "epochs: 2\n", "epochs 1 in the record, 2")],
+)
+def test_the_recipe_of_another_run_is_not_compared(old: str, new: str, said: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "run" / "config.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    assert f"its config.yaml: {said}" in str(plan_of(tmp_path))
+
+
+def test_a_damaged_result_does_not_end_the_others(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run" / "result.json").write_text("{")
+    recorded(tmp_path / "profile")
+    rows, _ = collect([tmp_path])
+    made = task.plan(task.ReproduceRequest("x", 9), task.find_cells(rows, tmp_path))
+    (verdict,) = made.ready.values()
+    assert (verdict.answer, len(made.work)) == ("cannot be compared", 4)
+    assert "cannot read the run's result" in verdict.reason
+
+
+def test_uncommitted_changes_are_named_and_then_no_bits_are_due(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wfbench.records.environment._git_revision", lambda: ("0" * 40, True))
+    made = plan_of(trained)
+    assert isinstance(made, TrainingPlan)
+    assert made.differs == ("uncommitted changes of the code here",)
+    assert not made.equal_bits
+
+
+@pytest.mark.parametrize("change", [{"git_revision": "1" * 40}, {"versions": {"torch": "1.0"}}])
+def test_a_new_run_of_other_code_has_a_directory_of_its_own(
+    change: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, here = plan_of(trained), records.stamp("cpu")
+    monkeypatch.setattr(records, "stamp", lambda device: here.model_copy(update=change))
+    after = plan_of(trained)
+    assert isinstance(before, TrainingPlan)
+    assert isinstance(after, TrainingPlan)
+    assert before.folder != after.folder
 
 
 def test_where_no_bits_are_due_the_spread_of_seeds_decides(trained: Path) -> None:

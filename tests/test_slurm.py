@@ -104,3 +104,13 @@ def test_what_slurm_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {name: asked.get(name) for name in expected} == expected
     assert options.processes_per_node == 8
     assert launcher.slots > 100, "Slurm itself holds the others back"
+
+
+def test_without_gpus_none_are_asked_for_and_flags_have_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    launcher = Slurm(SlurmOptions("cpu", gres="tmpdisk:8", more={"exclusive": True}), tmp_path, "cpu", None)
+    text = launcher.executor._executor._make_submission_file_text("command", "1")
+    assert "#SBATCH --exclusive\n" in text
+    assert "#SBATCH --gres=tmpdisk:8\n" in text
+    assert "gpus-per-node" not in text

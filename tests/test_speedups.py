@@ -16,7 +16,7 @@ from wfbench import report
 from wfbench.analysis.cost import costs
 from wfbench.analysis.ratio import SpeedUp, rounds_needed, speed_up
 from wfbench.measure.rounds import rounds_mean
-from wfbench.records import AnyRow, ProfileRow
+from wfbench.records import AnyRow, HarnessRow, ProfileRow
 from wfbench.report import Table, figures
 from wfbench.report.page import charts
 
@@ -117,6 +117,20 @@ def test_so_many_rounds_as_are_needed_give_ten_per_cent_and_one_fewer_does_not(d
 
     assert half_width(needed) <= 0.1 + 1e-9
     assert needed == 3 or half_width(needed - 1) > 0.1
+
+
+def test_the_precision_that_was_asked_for_is_that_of_the_note() -> None:
+    noisy = (1.0, 1.3, 0.8, 1.1)
+    rows: list[AnyRow] = [
+        timed(name, t, side) for side in (224, 448) for name, t in (("softmax", (2.0,) * 4), ("noisy", noisy))
+    ]
+    assert "not known to about 10 %" in notes(named(rows)["speedup"])
+    place = {"environment": rows[0].environment, "session": "first", "protocol": rows[0].protocol}  # type: ignore[union-attr]
+    seconds = {"wall_seconds": 1.0, "call_seconds": 1.0, "count_seconds": 1.0, "fixed_seconds": None}
+    call = HarnessRow(**place, **seconds, processes=1, load=(0.0, 0.0), precision=0.02)
+    assert "not known to about 2 %" in notes(named([*rows, call])["speedup"])
+    wide = call.model_copy(update={"precision": 0.9})
+    assert "not known to about" not in notes(named([*rows, wide])["speedup"])
 
 
 def test_tables_name_the_interval_and_what_would_make_it_narrow() -> None:

@@ -24,6 +24,8 @@ from wfbench.records import TrialRow
 from wfbench.report.tuning import tuning_tables
 from wfbench.tasks.sweep import Dispatch, SlurmOptions, Status, Sweep, dispatch, load_request, status_of, sweep
 from wfbench.tasks.sweep.single_run import name_of
+from wfbench.tasks.sweep.slurm import Slurm, SlurmJob
+from wfbench.training import Interrupted
 
 SET = ["model.embed_dim=16", "model.depth=2", "model.num_heads=2", "epochs=1", "optim.warmup_epochs=0"]
 BROKEN = """
@@ -217,6 +219,9 @@ def test_bad_yaml_is_one_message_and_exit_code_2_and_nothing_is_written(text: st
         (["--mixer", "softmax", "--qos", "low"], "--slurm"),
         (["--mixer", "softmax", "--slurm", "--sbatch", "account"], "name=value"),
         (["--mixer", "softmax", "--slurm", "--sbatch", "nodes=2"], "use --nodes"),
+        (["--mixer", "softmax", "--slurm", "--sbatch", "signal=USR2@9"], "the sweep sets itself"),
+        (["--mixer", "softmax", "--slurm", "--sbatch", "requeue"], "the sweep sets itself"),
+        (["--mixer", "softmax", "--slurm", "--gres", "gpu:a100:8"], "add --gpus 8"),
         (["--mixer", "softmax", "--slurm", "--threads", "4"], "--cpus"),
         (["--mixer", "softmax", "--device", "tpu"], "'tpu'"),
         (["--mixer", "softmax", "--vary", "optim.lr=["], "--vary"),
@@ -235,6 +240,60 @@ def test_without_slurm_on_the_machine_it_says_so(tmp_path: Path, monkeypatch) ->
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="Slurm cannot be used"):
         run(request(mixers=["softmax"]), tmp_path / "out", slurm=SlurmOptions())
+
+
+class Jobs(Slurm):
+    """Jobs that wait in the queue; the sweep is sent a signal while it watches them."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.slots, self.number, self.cancelled = 10, number, 0
+
+    def launch(self, runs):
+        return [SlurmJob(run, Path(), self) for run in runs]
+
+    state = "PENDING"
+
+    def done(self) -> bool:
+        if not self.cancelled:
+            os.kill(os.getpid(), self.number)
+        return self.cancelled > 0
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def exception(self) -> None:
+        return None
+
+    def results(self) -> list[Status]:
+        return [Status("stopped")]
+
+
+@pytest.mark.parametrize(
+    ("number", "cancelled", "code"), [(signal.SIGINT, 2, 130), (signal.SIGTERM, 0, 75), (signal.SIGHUP, 0, 75)]
+)
+def test_jobs_go_on_where_the_sweep_that_watches_them_is_ended(number, cancelled, code, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "_LOOK", 0)
+    runs = Sweep.plan(request(mixers=["linear", "pool"]), tmp_path).finals(None)[0]
+    jobs = Jobs(number)
+    with pytest.raises(Interrupted) as e:
+        dispatch.run_all(runs, tmp_path, jobs, Heard())
+    assert (jobs.cancelled, e.value.exit_code) == (cancelled, code)
+    assert ("2 jobs go on" in str(e.value)) == (not cancelled)
+
+
+@pytest.mark.parametrize(("gpus", "cpus"), [([], 2), (["--gpus", "8"], 16), (["--gpus", "8", "--cpus", "9"], 9)])
+def test_flags_of_sbatch_and_two_cores_for_each_gpu(gpus: list[str], cpus: int, tmp_path: Path, monkeypatch) -> None:
+    asked: list[SlurmOptions] = []
+
+    def heard(request, out, dispatch, watch, **_) -> dict[str, Status]:
+        asked.append(dispatch.slurm)
+        return {}
+
+    monkeypatch.setattr(sys.modules["wfbench.tasks.sweep"], "sweep", heard)
+    words = ["--mixer", "softmax", "--slurm", *gpus, "--sbatch", "exclusive", "--sbatch", "account=a1"]
+    done = CliRunner().invoke(app, ["sweep", *words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (asked[0].cpus, asked[0].more) == (cpus, {"exclusive": True, "account": "a1"})
 
 
 def test_a_node_without_a_gpu_can_submit_jobs_that_have_one(tmp_path: Path, monkeypatch) -> None:

@@ -6,9 +6,10 @@ The rates minimise squared relative errors over all measured cells and microbenc
 the rates leave over at the measured cells nearest to the one that is asked for multiplies the sum.
 
 How far such a value is off is measured, not assumed: measured cells are left out as the question would have it (a resolution,
-all beyond a resolution, a mixer, a size of model or batch), and predicted. The interval is split-conformal: the quantile of
-the held-out |log error| (Vovk, Gammerman and Shafer 2005, ch. 4). Whether it covers as often as it says is shown by taking the
-quantile from the other lines, mixers or sizes than those it is tried on.
+all beyond a resolution, a mixer, a size of model or batch), and predicted. The interval is that of `half_width_of`: the
+split-conformal quantile of the held-out |log error| (Vovk, Gammerman and Shafer 2005, ch. 4), and no less than what so few
+mixers or sizes allow. Whether it covers as often as it says is shown by taking the width from the other mixers or sizes than
+those it is tried on. Nothing is predicted whose work is many times that of every measured cell (`Calibration.reach_of`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
 from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.errors import InputError
 from wfbench.measure import scaling
 from wfbench.measure.scaling import Crossover, interpolated_crossover
 from wfbench.records import AnyRow, HeldOutRow, PredictedCrossoverRow, PredictionRow, Quantity, Question
@@ -34,8 +37,10 @@ QUESTIONS: tuple[Question, ...] = ("resolution", "beyond", "mixer", "size")
 MICRO_WEIGHT = 0.1
 #: Fewer resolutions are not extrapolated from.
 LEAST_RESOLUTIONS = 3
-#: Nothing is extrapolated to more than so many times the tokens: an image of twice the side.
+#: Nothing is extrapolated to more than so many times the tokens (an image of twice the side), nor to so many times the work.
 MOST_STEP = 4.0
+#: An interval needs held-out cells of so many mixers; for the question "size", of so many sizes.
+LEAST_GROUPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +100,16 @@ class Accuracy:
     Attributes:
         question: what was left out.
         cells: how many cells were predicted.
+        groups: of how many mixers they are; for "size", of how many sizes.
         median_error: the median of |predicted / measured − 1|.
         coverage: how often the interval holds the measured value, its width taken from other groups; None without a width.
-        half_width: of the interval of ln value; None where there are too few cells for the level.
+        half_width: of the interval of ln value (`half_width_of`); None where there are too few groups.
         farthest: the largest step beyond the measured resolutions that was tried, as a factor of the tokens; "beyond" alone.
     """
 
     question: Question
     cells: int
+    groups: int
     median_error: float
     coverage: float | None
     half_width: float | None
@@ -130,6 +137,9 @@ class Calibration:
     Args:
         cells: measured, one for each place.
         micro: parts and values of single operators.
+
+    Raises:
+        InputError: where no rates can be fitted.
     """
 
     def __init__(self, cells: Sequence[Measured], micro: Sequence[tuple[np.ndarray, float]] = ()) -> None:
@@ -140,13 +150,31 @@ class Calibration:
         largest = parts.max(axis=0)
         self.known = largest > 0
         scale = np.where(self.known, largest, 1)
-        solution, _ = nnls(parts / scale / values[:, None] * weights[:, None], weights)
+        try:
+            solution, _ = nnls(parts / scale / values[:, None] * weights[:, None], weights)
+        except RuntimeError as e:
+            raise InputError(
+                "no rates of this machine can be fitted to the measured cells",
+                got=f"{len(cells)} cells and {len(micro)} microbenchmarks: {e}",
+                expected="times that follow the work of the cells",
+                remedy="measure the cells again with `wfbench profile`, or leave the microbenchmarks out",
+            ) from e
         self.rates: np.ndarray = solution / scale
         self._left = np.log([cell.value / self.sum_of(cell.place) for cell in cells])
+        self._most_parts = parts[: len(cells)].max(axis=0)
+        self._most_sum = max(self.sum_of(cell.place) for cell in cells)
 
     def sum_of(self, place: Place) -> float:
         """The value by the rates alone."""
         return max(float(place.parts @ self.rates), float(np.finfo(float).tiny))
+
+    def reach_of(self, place: Place) -> float:
+        """How many times the largest of the measured cells a place is: by the sum, or by that part where it is most.
+
+        A part that microbenchmarks alone have counts in the sum only.
+        """
+        seen = self._most_parts > 0
+        return max(self.sum_of(place) / self._most_sum, *(place.parts[seen] / self._most_parts[seen]))
 
     def value_of(self, place: Place) -> float:
         """The value, with what the rates leave over at the nearest cells: of the line, else of the mixer, else of all."""
@@ -168,11 +196,16 @@ def question_of(place: Place, cells: Iterable[Measured]) -> Question:
     return "mixer" if any(cell.place.size == place.size for cell in cells) else "size"
 
 
+def mixer_of(line: str) -> str:
+    """The mixer of a place, whatever runs its attention: "softmax" of "softmax [flash]"."""
+    return re.sub(r" \[[^\[\]]*\]$", "", line)
+
+
 def hold_out(cells: Sequence[Measured], micro: Sequence[tuple[np.ndarray, float]], question: Question) -> tuple[HeldOut, ...]:
     """Every cell that can be left out for a question, predicted from the others; none where nothing would be left to tell."""
     if question == "beyond":
         return tuple(_hold_out_beyond(cells, micro))
-    group = {"resolution": lambda p: p.tokens, "mixer": lambda p: p.mixer, "size": lambda p: p.size}[question]
+    group = {"resolution": lambda p: p.tokens, "mixer": lambda p: mixer_of(p.mixer), "size": lambda p: p.size}[question]
     found: list[HeldOut] = []
     for value in dict.fromkeys(group(cell.place) for cell in cells):
         left = [cell for cell in cells if group(cell.place) != value]
@@ -198,13 +231,21 @@ def _predict(calibration: Calibration, cells: Iterable[Measured], question: Ques
     return [
         HeldOut(question, c.place.mixer, c.place.size, c.place.tokens, step, c.value, calibration.value_of(c.place))
         for c in cells
-        if not _unseen(calibration, c.place)
+        if not _unseen(calibration, c.place) and calibration.reach_of(c.place) <= _most_reach(question)
     ]
 
 
 def _unseen(calibration: Calibration, place: Place) -> bool:
     """Whether the place has parts of which the calibration has none."""
     return bool((place.parts[~calibration.known] > 0).any())
+
+
+def _most_reach(question: Question) -> float:
+    """So many times the work of the largest measured cell is predicted.
+
+    Beyond the resolutions of a measured line the tokens themselves are limited, and attention's work grows with their square.
+    """
+    return MOST_STEP**2 if question == "beyond" else MOST_STEP
 
 
 def accuracy_of(found: Sequence[HeldOut]) -> Accuracy:
@@ -214,11 +255,59 @@ def accuracy_of(found: Sequence[HeldOut]) -> Accuracy:
     return Accuracy(
         question,
         len(found),
+        len({_group(cell) for cell in found}),
         float(np.median(sizes)),
         _coverage(found),
-        conformal_half_width([cell.log_error for cell in found]),
+        half_width_of(found),
         max(cell.step for cell in found) if question == "beyond" else None,
     )
+
+
+def _group(cell: HeldOut) -> str:
+    """Errors of one group resemble one another: those of a mixer, whatever runs its attention; for "size", of a size."""
+    return cell.size if cell.question == "size" else mixer_of(cell.mixer)
+
+
+def half_width_of(found: Sequence[HeldOut], least: int = LEAST_GROUPS) -> float | None:
+    """The half-width of the interval of ln value, by the errors of held-out cells; None for fewer than ``least`` groups.
+
+    Cells of one mixer (for "size", of one size) are off alike, so many cells of few mixers do not say how far another is off.
+    The width is at least t s: t Student's quantile with as many degrees of freedom as groups, s² the mean over groups of
+    their mean squared error. That holds a new group's cell with 95 % probability where errors are normal, even if those of a
+    group are all equal. Where there are cells enough for it (19), it is also at least their conformal quantile.
+    """
+    groups: dict[Hashable, list[float]] = {}
+    for cell in found:
+        groups.setdefault(_group(cell), []).append(cell.log_error)
+    return None if len(groups) < max(1, least) else _half_width(groups, len(groups))
+
+
+def ratio_half_width_of(found: Sequence[HeldOut]) -> float | None:
+    """The half-width of the interval of ln of a ratio of two predicted values; None for too few groups, as `half_width_of`.
+
+    By every two mixers that were held out at one size, number of tokens and step. Of m mixers, the differences between them
+    have m − 1 degrees of freedom; for "size" the groups are the sizes.
+    """
+    beside: dict[Hashable, list[HeldOut]] = {}
+    for cell in found:
+        beside.setdefault((cell.size, cell.tokens, cell.step), []).append(cell)
+    errors: dict[Hashable, list[float]] = {}
+    for cells in beside.values():
+        for a, b in itertools.combinations(cells, 2):
+            if mixer_of(a.mixer) != mixer_of(b.mixer):
+                errors.setdefault(_group(a), []).append(a.log_error - b.log_error)
+    by_size = any(cell.question == "size" for cell in found)
+    groups = len(errors) if by_size else len({_group(cell) for cell in found})
+    return _half_width(errors, groups if by_size else groups - 1) if errors and groups >= LEAST_GROUPS else None
+
+
+def _half_width(errors: Mapping[Hashable, Sequence[float]], freedom: int) -> float:
+    """By the errors of groups, as `half_width_of` says."""
+    from scipy.special import stdtrit
+
+    mean_square = float(np.mean([np.mean(np.square(own)) for own in errors.values()]))
+    by_groups = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(mean_square)
+    return max(by_groups, conformal_half_width([error for own in errors.values() for error in own]) or 0.0)
 
 
 def conformal_half_width(errors: Sequence[float], level: float = LEVEL) -> float | None:
@@ -229,15 +318,11 @@ def conformal_half_width(errors: Sequence[float], level: float = LEVEL) -> float
 
 def _coverage(found: Sequence[HeldOut]) -> float | None:
     """How often an interval holds, its width from the cells of other mixers (for "size", of other sizes)."""
-
-    def group(cell: HeldOut) -> Hashable:
-        return cell.size if cell.question == "size" else cell.mixer
-
     held: list[bool] = []
-    for value in dict.fromkeys(group(cell) for cell in found):
-        width = conformal_half_width([cell.log_error for cell in found if group(cell) != value])
+    for value in dict.fromkeys(_group(cell) for cell in found):
+        width = half_width_of([cell for cell in found if _group(cell) != value], LEAST_GROUPS - 1)
         if width is not None:
-            held += [abs(cell.log_error) <= width for cell in found if group(cell) == value]
+            held += [abs(cell.log_error) <= width for cell in found if _group(cell) == value]
     return sum(held) / len(held) if held else None
 
 
@@ -262,34 +347,48 @@ class Predictor:
 
     def predict(self, place: Place) -> Predicted:
         """The value at a place, or why there is none."""
-        cells = self.calibration.cells
-        question = question_of(place, cells)
+        question = question_of(place, self.calibration.cells)
         if _unseen(self.calibration, place):
             return Predicted(question, None, "it has operators of a kind that no measured cell and no microbenchmark has")
-        accuracy = self._accuracy_for(question)
-        if accuracy is None or accuracy.half_width is None:
-            tried = 0 if accuracy is None else accuracy.cells
+        if why := self._out_of_range(place, question):
+            return Predicted(question, None, f"out of the calibrated range: {why}")
+        step = self._step_of(place, question)
+        tried = self._tried(question, step)
+        half = half_width_of(tried)
+        if question == "resolution" and half is None:
+            half = half_width_of(self._tried("beyond", 1.0))  # if few could be left out, the larger error beyond them
+        if half is None:
+            groups, word = len({_group(cell) for cell in tried}), "sizes" if question == "size" else "mixers"
             what = {"resolution": "a resolution", "beyond": "the largest resolutions", "mixer": "a mixer", "size": "a size"}
-            why = f"how far off it would be is not known: {tried} cells could be predicted with {what[question]} left out, of "
-            return Predicted(question, None, f"{why}{math.ceil(LEVEL / (1 - LEVEL))} that an interval needs")
-        most, least = (end(cell.place.tokens for cell in cells) for end in (max, min))
-        farthest = self.accuracies["beyond"].farthest or 1.0 if "beyond" in self.accuracies else 1.0
-        if not least <= place.tokens <= most * farthest:
-            reach = f"from {least:,} to {int(most * farthest):,} tokens"
-            return Predicted(question, None, f"out of the calibrated range: {place.tokens:,} tokens, and it is tried {reach}")
-        if place.tokens > most and question != "beyond":
-            return Predicted(
-                question, None, f"out of the calibrated range: beyond {most:,} tokens only measured lines are tried"
+            far = f" at {step:.3g} times the tokens or more" if question == "beyond" else ""
+            why = (
+                f"how far off it would be is not known: {groups} {word} could be predicted with {what[question]} left out{far}"
             )
-        value = self.calibration.value_of(place)
-        spread = math.exp(accuracy.half_width)
+            return Predicted(question, None, f"{why}, of {LEAST_GROUPS} that an interval needs")
+        value, spread = self.calibration.value_of(place), math.exp(half)
         return Predicted(question, Interval(value, value / spread, value * spread))
 
-    def _accuracy_for(self, question: Question) -> Accuracy | None:
-        """The error of a question; of a resolution between others, if few could be left out, the larger one beyond them."""
-        own = self.accuracies.get(question)
-        few = own is None or own.half_width is None
-        return self.accuracies.get("beyond") if few and question == "resolution" else own
+    def _out_of_range(self, place: Place, question: Question) -> str:
+        """Why a place is out of the calibrated range; empty for one within it."""
+        most, least = (end(cell.place.tokens for cell in self.calibration.cells) for end in (max, min))
+        farthest = self.accuracies["beyond"].farthest or 1.0 if "beyond" in self.accuracies else 1.0
+        if not least <= place.tokens <= most * farthest:
+            return f"{place.tokens:,} tokens, and it is tried from {least:,} to {int(most * farthest):,} tokens"
+        if place.tokens > most and question != "beyond":
+            return f"beyond {most:,} tokens only measured lines are tried"
+        reach, limit = self.calibration.reach_of(place), _most_reach(question)
+        if reach > limit:
+            return f"its work, or a part of it, is {reach:,.1f} times the most measured, and {limit:g} times is the limit"
+        return ""
+
+    def _step_of(self, place: Place, question: Question) -> float:
+        """Beyond the resolutions of a measured line: a place's tokens by the line's most; else 1."""
+        own = [c.place.tokens for c in self.calibration.cells if (c.place.mixer, c.place.size) == (place.mixer, place.size)]
+        return max(1.0, place.tokens / max(own)) if question == "beyond" else 1.0
+
+    def _tried(self, question: Question, step: float) -> list[HeldOut]:
+        """The held-out cells of a question; beyond the measured resolutions, those with at least this step."""
+        return [cell for cell in self.held_out if cell.question == question and cell.step >= step * (1 - 1e-9)]
 
     def crossover(self, mixer: Sequence[Place], baseline: Sequence[Place]) -> Crossover | str:
         """From how many tokens a mixer is faster than the baseline, by predicted times; or why that is not known.
@@ -300,11 +399,15 @@ class Predictor:
         for place in (*mixer, *baseline):
             if why := self.predict(place).why_none:
                 return why
-        questions = {question_of(place, self.calibration.cells) for place in (*mixer, *baseline)}
-        widths = [self._ratio_width(question) for question in questions]
+        steps: dict[Question, float] = {}
+        for place in (*mixer, *baseline):
+            question = question_of(place, self.calibration.cells)
+            steps[question] = max(steps.get(question, 1.0), self._step_of(place, question))
+        alone = not any(question_of(place, self.calibration.cells) == "mixer" for place in baseline)
+        widths = [self._ratio_width(question, step, alone=alone) for question, step in steps.items()]
         known = [width for width in widths if width is not None]
         if len(known) < len(widths):
-            return "how far off the ratio of two predicted times would be is not known: too few cells could be left out"
+            return "how far off the ratio of two predicted times would be is not known: too few mixers could be left out"
         half = max(known)
         tokens = [float(place.tokens) for place in mixer]
         log = [
@@ -318,20 +421,20 @@ class Predictor:
         point = {"always": 0.0, "none": math.inf}.get(found.verdict, found.tokens or 0.0)
         return Crossover(found.verdict, found.tokens, scaling.Interval(min(low, point), max(high, point)))
 
-    def _ratio_width(self, question: Question) -> float | None:
+    def _ratio_width(self, question: Question, step: float, *, alone: bool) -> float | None:
         """Of the interval of ln(mixer / baseline).
 
-        Of a measured mixer by every two lines that were held out at one size and number of tokens; of another by the held-out
-        cells themselves, since the baseline's time is known.
+        By every two lines that were held out at one size and number of tokens. Of a mixer that was not measured, by the
+        held-out cells themselves where it is predicted ``alone``, since the baseline's time is known.
         """
-        own = [cell for cell in self.held_out if cell.question == question]
-        if question in ("mixer", "size"):
-            return conformal_half_width([cell.log_error for cell in own])
-        beside: dict[Hashable, list[float]] = {}
-        for cell in own:
-            beside.setdefault((cell.size, cell.tokens, cell.step), []).append(cell.log_error)
-        found = conformal_half_width([a - b for errors in beside.values() for a, b in itertools.combinations(errors, 2)])
-        return self._ratio_width("beyond") if found is None and question == "resolution" else found
+        own = self._tried(question, step)
+        if question == "mixer" and alone:
+            return half_width_of(own)
+        found = ratio_half_width_of(own)
+        return self._ratio_width("beyond", 1.0, alone=alone) if found is None and question == "resolution" else found
+
+
+_FromPredict = HeldOutRow | PredictionRow | PredictedCrossoverRow
 
 
 @dataclass(frozen=True)
@@ -358,24 +461,28 @@ class Predictions:
         trials: by quantity and question.
         cells: predictions, in the order of mixers and resolutions.
         crossovers: by predicted times.
+        device, threads, protocol: of the profile; None where older rows do not say it.
     """
 
     session: str
     trials: tuple[Trial, ...]
     cells: tuple[PredictionRow, ...]
     crossovers: tuple[PredictedCrossoverRow, ...]
+    device: str | None = None
+    threads: int | None = None
+    protocol: str | None = None
 
 
 def predictions(rows: Iterable[AnyRow]) -> tuple[Predictions, ...]:
     """The predictions that the rows hold, one result for each call of the command."""
-    found: dict[str, list[AnyRow]] = {}
+    found: dict[str, list[_FromPredict]] = {}
     for row in rows:
         if isinstance(row, HeldOutRow | PredictionRow | PredictedCrossoverRow):
             found.setdefault(row.session, []).append(row)
     return tuple(_of_session(session, own) for session, own in found.items())
 
 
-def _of_session(session: str, rows: Sequence[AnyRow]) -> Predictions:
+def _of_session(session: str, rows: Sequence[_FromPredict]) -> Predictions:
     tried: dict[tuple[Quantity, Question], list[HeldOut]] = {}
     for row in rows:
         if isinstance(row, HeldOutRow):
@@ -386,4 +493,5 @@ def _of_session(session: str, rows: Sequence[AnyRow]) -> Predictions:
         for (quantity, _), cells in tried.items()
     )
     cells = tuple(row for row in rows if isinstance(row, PredictionRow))
-    return Predictions(session, trials, cells, tuple(row for row in rows if isinstance(row, PredictedCrossoverRow)))
+    crossovers = tuple(row for row in rows if isinstance(row, PredictedCrossoverRow))
+    return Predictions(session, trials, cells, crossovers, rows[0].device, rows[0].threads, rows[0].protocol)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import group
+from wfbench.analysis.lines import group, scheduled
 from wfbench.analysis.ratio import SpeedUp, speed_up
 from wfbench.analysis.scaling import DerivedRows, Exponents, exponents_of
-from wfbench.measure.rounds import LEAST_ROUNDS
-from wfbench.records import AnyRow, HarnessRow, MachineRow, ProfileRow
+from wfbench.measure.rounds import GOAL, LEAST_ROUNDS
+from wfbench.records import AnyRow, HarnessRow, MachineRow, MeasurementRow, ProfileRow
+
+#: The protocol whose processes are forks of a server that has imported everything.
+_FORKED = "forked-v1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,21 @@ class MachineRates:
     copy_bytes: float
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """The raw measurements of latency behind a profile's cells, of two of one round the later.
+
+    Attributes:
+        count: how many there are among the rows.
+        crowded: how many of them were made while other work kept the cores busy.
+        fresh: how many had a process that was begun afresh, by a protocol that forks a server.
+    """
+
+    count: int
+    crowded: int
+    fresh: int
+
+
 @dataclass(frozen=True, eq=False)
 class ProfileCost:
     """The cells of one setting, and what is said about them all.
@@ -77,6 +95,7 @@ class ProfileCost:
         sessions: which session is shown.
         machine: the rates behind the bounds, by number format.
         calls: the calls of the profile command that worked on the session, in order.
+        rounds: what is known of the measurements.
     """
 
     profile: Profile
@@ -84,6 +103,7 @@ class ProfileCost:
     sessions: Sessions
     machine: tuple[MachineRates, ...]
     calls: tuple[HarnessRow, ...]
+    rounds: Rounds = Rounds(0, 0, 0)
 
 
 def profile_costs(rows: Sequence[AnyRow], derived: DerivedRows) -> tuple[ProfileCost, ...]:
@@ -95,16 +115,23 @@ def profile_costs(rows: Sequence[AnyRow], derived: DerivedRows) -> tuple[Profile
     """
     machines = [row for row in rows if isinstance(row, MachineRow)]
     harness = [row for row in rows if isinstance(row, HarnessRow)]
+    measured = group(
+        (row for row in rows if isinstance(row, MeasurementRow) and row.stage == "latency"),
+        lambda row: (row.session, row.protocol, row.environment.device),
+    )
     made = []
     for profile, computed in derived:
-        exponents = exponents_of(computed)
+        exponents, calls = exponents_of(computed), _calls(profile, harness)
+        goal = next((row.precision for row in reversed(calls) if row.precision is not None), GOAL)
         cells = tuple(
-            CellCost(row, line_of(row), latency(row), speed_up(profile, row), exponents.get((line_of(row), row.resolution)))
+            CellCost(
+                row, line_of(row), latency(row), speed_up(profile, row, goal), exponents.get((line_of(row), row.resolution))
+            )
             for row in profile.cells
         )
         sessions = sessions_of(profile.sessions, profile.session)
-        rates, calls = machine_rates(profile, machines), _calls(profile, harness)
-        made.append(ProfileCost(profile, cells, sessions, rates, calls))
+        raw = measured.get((profile.session, profile.setting.protocol, profile.setting.device), [])
+        made.append(ProfileCost(profile, cells, sessions, machine_rates(profile, machines), calls, _rounds(raw)))
     return tuple(made)
 
 
@@ -140,6 +167,13 @@ def machine_rates(profile: Profile, machines: Iterable[MachineRow]) -> tuple[Mac
         product = max(rows, key=lambda row: row.gemm_flops)
         found.append(MachineRates(dtype, product.gemm_flops, product.gemm_size, max(row.copy_bytes for row in rows)))
     return tuple(found)
+
+
+def _rounds(rows: Iterable[MeasurementRow]) -> Rounds:
+    last = {(scheduled(row), row.variant, row.sdpa_backend, row.resolution, row.batch, row.round): row for row in rows}
+    found = [row for row in last.values() if row.status == "ok"]
+    fresh = sum(row.origin == "fresh" for row in found if row.protocol == _FORKED)
+    return Rounds(len(found), sum(row.crowded for row in found), fresh)
 
 
 def _calls(profile: Profile, harness: Iterable[HarnessRow]) -> tuple[HarnessRow, ...]:

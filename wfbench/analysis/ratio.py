@@ -22,26 +22,28 @@ class SpeedUp:
         ratio: the baseline's time divided by the cell's, both as tables show them: medians over rounds. The interval is that
             of the mean logarithm of the ratios round by round, or why there is none.
         rounds: so many rounds both cells have.
-        rounds_needed: so many rounds in all would make it known to about 10 %, if they spread as these do; None without an
+        rounds_needed: so many rounds in all would make it known to about ``goal``, if they spread as these do; None without an
             interval.
         is_baseline: whether the cell is the baseline's own, whose ratio is 1.
+        goal: how well it was to be known, relative: 0.1 where nobody asked for another precision.
     """
 
     ratio: Interval
     rounds: int
     rounds_needed: int | None
     is_baseline: bool = False
+    goal: float = GOAL
 
     @property
     def is_uncertain(self) -> bool:
-        """Whether there is an interval, and it is wider than about 10 % to each side."""
+        """Whether there is an interval, and it is wider than about the goal to each side."""
         return self.rounds_needed is not None and self.rounds_needed > self.rounds
 
 
-def speed_up(profile: Profile, row: ProfileRow) -> SpeedUp | None:
+def speed_up(profile: Profile, row: ProfileRow, goal: float = GOAL) -> SpeedUp | None:
     """The speed-up of a cell; None if it or the baseline failed.
 
-    Where batches differ, times are for one image.
+    Where batches differ, times are for one image. ``goal`` is how well it was to be known, relative.
     """
     baseline, ours = profile.baseline(row.resolution), profile.seconds(row)
     theirs = None if baseline is None else profile.seconds(baseline)
@@ -55,7 +57,7 @@ def speed_up(profile: Profile, row: ProfileRow) -> SpeedUp | None:
         return SpeedUp(Interval(theirs / ours, why_none=_why_none(row, baseline, rounds)), rounds, None)
     # What is reported is the ratio of the latencies shown; it may lie outside the interval of the mean, as a median may.
     ratio = Interval(theirs / ours, min(found.low, theirs / ours), max(found.high, theirs / ours))
-    return SpeedUp(ratio, rounds, rounds_needed(found))
+    return SpeedUp(ratio, rounds, rounds_needed(found, goal), goal=goal)
 
 
 def rounds_of(row: ProfileRow) -> Mapping[int, float]:
@@ -72,17 +74,18 @@ def _why_none(row: ProfileRow, baseline: ProfileRow, rounds: int) -> str:
     return f"{count} ({reason})" if reason else count
 
 
-def rounds_needed(found: RoundsEstimate) -> int:
-    """The least number of rounds whose interval is within about 10 % of the estimate: t(0.975, n − 1) s / √n ≤ log 1.1.
+def rounds_needed(found: RoundsEstimate, goal: float = GOAL) -> int:
+    """The least number of rounds whose interval is within about the goal: t(0.975, n − 1) s / √n ≤ log(1 + goal).
 
     Args:
         found: a mean over rounds, from whose interval the deviation s of the logarithms is taken.
+        goal: relative, such as 0.1.
     """
     deviation = math.log(found.high / found.estimate) / relative_error(1.0, found.rounds)
     few, many = LEAST_ROUNDS, LEAST_ROUNDS
-    while relative_error(deviation, many) > math.log1p(GOAL) and many < _MOST_ROUNDS:
+    while relative_error(deviation, many) > math.log1p(goal) and many < _MOST_ROUNDS:
         few, many = many, 2 * many
     while many - few > 1:  # between them, since the error falls with every round
         middle = (few + many) // 2
-        few, many = (few, middle) if relative_error(deviation, middle) <= math.log1p(GOAL) else (middle, many)
+        few, many = (few, middle) if relative_error(deviation, middle) <= math.log1p(goal) else (middle, many)
     return many

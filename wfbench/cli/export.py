@@ -58,7 +58,7 @@ def export(
     batch: Annotated[int | None, typer.Option(help="Images in a call. Default: 1.")] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of images in a call.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, or with --to torch bfloat16 or float16.")] = "float32",
-    seed: Annotated[int | None, typer.Option(help="Of a model's random weights. Default: 0.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a model's random weights. Default: 0.", min=0, max=2**63 - 1)] = None,
 ) -> None:
     """Export a model, read the export back, and compare its outputs with the model's; if they differ, nothing is left.
 
@@ -187,7 +187,7 @@ def _timm(source: Path, out: Path) -> None:
     from wfbench.errors import InputError, writing
     from wfbench.locks import locked
     from wfbench.report import collect
-    from wfbench.report.timm_csv import timm_files
+    from wfbench.report.timm_csv import check_own, timm_files
 
     rows, torn = collect([source])
     made = timm_files(analyse(rows).costs)
@@ -198,6 +198,8 @@ def _timm(source: Path, out: Path) -> None:
             expected="the records of a `wfbench profile`",
             remedy="wfbench profile",
         )
+    for name in made:
+        check_own(out / name)
     with locked(out), writing("timm's CSV", out, expected="a writable directory", remedy="choose another directory"):
         for name, text in made.items():
             files.write_whole(out / name, text)
@@ -226,6 +228,7 @@ def _is_run(target: str) -> bool:
 def _check(names: list[str], to: Format | None, out: Path, network_of: Any) -> None:
     from rich.console import Console
 
+    import mixers
     from wfbench import records
     from wfbench.cli.progress import Told
     from wfbench.locks import locked
@@ -239,7 +242,8 @@ def _check(names: list[str], to: Format | None, out: Path, network_of: Any) -> N
         check_packages(each)
     chosen = names or all_mixers()
     for name in names:
-        network_of(name)  # bad input is refused before anything is written
+        mixers.spec(name)
+    network_of(None)  # bad input is refused before anything is written
     writable_dir(out)
     rows, told = [], Told()
     with locked(out):

@@ -20,8 +20,12 @@ def predict(
         list[int] | None, typer.Option(help="Side in pixels; repeat it. Default: twice the largest side of the records.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A preset. Default: that of the records.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images of a call. Default: that of the records.")] = None,
-    baseline: Annotated[str, typer.Option(help="The mixer that crossovers are found against.")] = "softmax",
+    batch: Annotated[
+        int | None, typer.Option(help="Images of a call. Default: that of the records, if they have one alone.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The mixer that crossovers are found against; measured. Default: softmax.")
+    ] = None,
     measured_to: Annotated[
         int | None,
         typer.Option(help="Use cells up to this side alone; cells beyond it then show how right the crossovers are."),
@@ -52,12 +56,15 @@ def predict(
             "torn records", got=torn[0], expected="whole rows", remedy="measure the cells again, or remove the line"
         )
     profiles = task.profile_in(rows)
-    task.check(profiles, request, calibrating=calibrate)  # bad input is refused before anything is written
+    works = task.check(profiles, request, calibrating=calibrate)  # bad input is refused before anything is written
+    for line in task.left_out(profiles):
+        typer.echo(line, err=True)
     writable_dir(out)
     with locked(out):
         micro = task.micro_of([*rows, *earlier], profiles)
         if calibrate:
             micro = task.calibrate(profiles[0], say=lambda line: typer.echo(line, err=True))
             records.append(journal, micro)
-        records.append(journal, task.predict(profiles, micro, request))
+        made = task.predict(profiles, micro, request, works=works, say=lambda line: typer.echo(line, err=True))
+        records.append(journal, made)
     write_and_show([out], out)

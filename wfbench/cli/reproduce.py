@@ -14,7 +14,7 @@ from wfbench.locks import locked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wfbench.records import ReproductionRow
+    from wfbench.records import AnyRow, ReproductionRow
     from wfbench.tasks.reproduce import Plan
 
 #: Tables that a report writes beside its records.
@@ -34,9 +34,11 @@ def reproduce(
 
     A cell is a mixer at one size of a profile, compared by its speed-up over the baseline, or one training, compared by its
     final metric. Where nothing has changed, any cell disagrees in at most 5 % of calls. A cell that cannot be repeated is
-    listed with what is missing. Exit code 1 if any disagrees, 2 if none can be compared. The same call goes on where it was
-    stopped; another --out begins anew. docs/REPRODUCE.md has the rule.
+    listed with what is missing. Of a table every cell is first held against what its records give. Exit code 1 if any
+    disagrees, 2 if none can be compared. The same call goes on where it was stopped; another --out begins anew.
+    docs/REPRODUCE.md has the rule.
     """
+    from wfbench.errors import InputError
     from wfbench.report import collect
     from wfbench.tasks import reproduce as task
     from wfbench.tasks.common import choose_device, writable_dir
@@ -46,19 +48,26 @@ def reproduce(
     place = _records_of(source)
     rows, torn = collect([place])
     root = place if place.is_dir() else place.parent
-    found = task.find_cells(rows, root, subject_of(source) if source.suffix in _TABLES else None)
-    chosen = None if device is None else choose_device(device).type
-    made = task.plan(task.ReproduceRequest(str(source), cells, seed, data, chosen), found)
-    writable_dir(out)
-    with locked(out):
-        for message in torn:
-            typer.echo(f"warning: {message}", err=True)
-        _show_plan(made)
-        answers = task.reproduce(made, out, _Told())
-    _show(answers, made, out)
-    if all(row.answer == "cannot be compared" for row in answers):
-        raise nothing_compared([(row.cell, row.reason) for row in answers])
-    if any(row.answer == "disagree" for row in answers):
+    wrong = _wrong_cells(source, rows, place) if source.suffix in _TABLES else []
+    try:
+        found = task.find_cells(rows, root, subject_of(source) if source.suffix in _TABLES else None)
+        chosen = None if device is None else choose_device(device).type
+        made = task.plan(task.ReproduceRequest(str(source), cells, seed, data, chosen), found)
+        writable_dir(out)
+        with locked(out):
+            for message in torn:
+                typer.echo(f"warning: {message}", err=True)
+            _show_plan(made)
+            answers = task.reproduce(made, out, _Told())
+        _show(answers, made, out)
+        if all(row.answer == "cannot be compared" for row in answers):
+            raise nothing_compared([(row.cell, row.reason) for row in answers])
+    except InputError as e:
+        if not wrong:
+            raise
+        typer.echo(f"error: {e}", err=True)
+        raise typer.Exit(1) from e
+    if wrong or any(row.answer == "disagree" for row in answers):
         raise typer.Exit(1)
 
 
@@ -80,6 +89,27 @@ class _Told:
         from wfbench.cli.progress import watching
 
         return watching(name, epochs)
+
+
+def _wrong_cells(table: Path, rows: Sequence[AnyRow], place: Path) -> list[str]:
+    """What the table says otherwise than its records give, cell by cell, which is also printed."""
+    from wfbench.errors import InputError
+    from wfbench.report import find_runs
+    from wfbench.report.checked import unlike
+
+    try:
+        wrong = unlike(table, rows, find_runs([place]))
+    except InputError as e:
+        typer.echo(f"{table.name} is not checked: {e}", err=True)
+        return []
+    if wrong is None:
+        typer.echo(f"{table.name} is not checked: the records beside it give no table of this name without options", err=True)
+        return []
+    for line in wrong:
+        typer.echo(f"disagree: {table.name}, {line}")
+    if not wrong:
+        typer.echo(f"agree: every cell of {table.name} is what its records give")
+    return wrong
 
 
 def _records_of(source: Path) -> Path:

@@ -116,13 +116,19 @@ def sweep(
         int | None, typer.Option(help="Nodes that one run spans. Default: 1.", min=1, rich_help_panel=_SLURM)
     ] = None,
     cpus: Annotated[
-        int | None, typer.Option(help="Cores of each node of a Slurm job. Default: 2.", min=1, rich_help_panel=_SLURM)
+        int | None,
+        typer.Option(
+            help="Cores of each node of a Slurm job. Default: 2 for each GPU, and 2 without.", min=1, rich_help_panel=_SLURM
+        ),
     ] = None,
     gres: Annotated[str | None, typer.Option(help="As sbatch --gres.", rich_help_panel=_SLURM)] = None,
     qos: Annotated[str | None, typer.Option(help="As sbatch --qos.", rich_help_panel=_SLURM)] = None,
     sbatch: Annotated[
         list[str] | None,
-        typer.Option(help="Another option of sbatch, as name=value; repeat it: --sbatch account=a1.", rich_help_panel=_SLURM),
+        typer.Option(
+            help="Another option of sbatch, as name=value or a bare flag; repeat it: --sbatch account=a1 --sbatch exclusive.",
+            rich_help_panel=_SLURM,
+        ),
     ] = None,
     until: Annotated[
         str | None,
@@ -176,7 +182,9 @@ def sweep(
     asked = None
     if slurm:
         more = _sbatch_options(sbatch or [])
-        asked = SlurmOptions(partition, time or 240, gpus or 0, cpus or 2, nodes=nodes or 1, gres=gres, qos=qos, more=more)
+        _check_gres(gres, gpus or 0)
+        cores = cpus or 2 * max(1, gpus or 0)
+        asked = SlurmOptions(partition, time or 240, gpus or 0, cores, nodes=nodes or 1, gres=gres, qos=qos, more=more)
     if dry_run:
         _list(request, out)
     else:
@@ -218,7 +226,7 @@ def _list(request: SweepRequest, out: Path) -> None:
         typer.echo(f"not yet   {line}: {why}")
 
 
-#: Options of sbatch that have a word of their own here, or that submitit sets.
+#: Options of sbatch that have a word of their own here.
 _OWN_SBATCH = {
     "partition": "--partition",
     "time": "--time",
@@ -230,24 +238,61 @@ _OWN_SBATCH = {
     "qos": "--qos",
     "array": "--jobs",
     "ntasks-per-node": "--gpus",
+    "ntasks": "--gpus",
 }
+#: Those that the sweep sets itself: to be told before a job is taken away, to queue it again, and to find what it wrote.
+_SET_SBATCH = (
+    *("signal", "requeue", "no-requeue", "open-mode", "output", "error", "input", "job-name", "wckey"),
+    *("chdir", "wrap", "wait", "test-only", "parsable", "quiet", "help", "version"),
+)
+#: Those that have no value, or need none.
+_FLAGS = ("exclusive", "oversubscribe", "overcommit", "contiguous", "hold", "reboot", "no-kill", "spread-job", "use-min-nodes")
 
 
-def _sbatch_options(options: Sequence[str]) -> dict[str, str]:
-    """Options of sbatch by name, from name=value.
+def _check_gres(gres: str | None, gpus: int) -> None:
+    """Refuse GPUs that no process would use: a run has one for each of --gpus."""
+    from wfbench.errors import InputError
+
+    asked = [part for part in (gres or "").split(",") if part.partition(":")[0] == "gpu"]
+    if asked and not gpus:
+        count = asked[0].rpartition(":")[2]
+        number = count if count.isdigit() else "1"
+        raise InputError(
+            "--gres asks for GPUs, and --gpus for none",
+            got=f"--gres {gres}",
+            expected="--gpus beside it: a run has a process for each of them",
+            remedy=f"add --gpus {number}",
+        )
+
+
+def _sbatch_options(options: Sequence[str]) -> dict[str, str | bool]:
+    """Options of sbatch by name, from name=value, or the name of a flag.
 
     Raises:
-        InputError: for another form, or an option that has a word of its own here.
+        InputError: for another form, or an option that has a word of its own here or that the sweep sets.
     """
     from wfbench.errors import InputError
 
-    found = {}
+    found: dict[str, str | bool] = {}
     for option in options:
         name, equals, value = option.removeprefix("--").partition("=")
         name = name.replace("_", "-")
-        if not equals or not name or not value:
+        if not equals and name in _FLAGS:
+            found[name.replace("-", "_")] = True
+            continue
+        if name in _SET_SBATCH:
             raise InputError(
-                "wrong value of --sbatch", got=option, expected="name=value", remedy="for example --sbatch account=a1"
+                "an option of sbatch that the sweep sets itself",
+                got=f"--sbatch {option}",
+                expected="another option",
+                remedy="leave it out",
+            )
+        if name not in _OWN_SBATCH and (not equals or not name or not value):
+            raise InputError(
+                "wrong value of --sbatch",
+                got=option,
+                expected="name=value, or the name of a flag",
+                remedy="for example --sbatch account=a1",
             )
         if name in _OWN_SBATCH:
             raise InputError(

@@ -27,7 +27,8 @@ class ExportRow(TracedRow):
     #: Where any number was asked for and the model takes one alone: why; else "".
     why_fixed_batch: str = ""
     dtype: str
-    parameters: int
+    #: None of a model that cannot be made.
+    parameters: int | None
     #: The largest difference of an output from the eager model's, in units of the largest output or of 1 if that is less, over
     #: random inputs in batches of these sizes; what is allowed. None and none where it does not export.
     difference: float | None = None

@@ -24,7 +24,19 @@ class MicrobenchmarkRow(Row):
     bytes: dict[str, int]
 
 
-class HeldOutRow(Row):
+class _OfMachine(Row):
+    """What every row about a prediction says of the machine of the profile, which may be another than that of `environment`.
+
+    None in rows of earlier versions, and then not known.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+    #: How the cells that it was predicted from were timed.
+    protocol: str | None = None
+
+
+class HeldOutRow(_OfMachine):
     """A measured cell that was left out of the calibration and predicted."""
 
     kind: Literal["held_out"] = "held_out"
@@ -43,7 +55,7 @@ class HeldOutRow(Row):
     predicted: float
 
 
-class PredictionRow(ModelRow):
+class PredictionRow(_OfMachine, ModelRow):
     """A cell that was not measured: its time or memory with an interval, or why there is none."""
 
     kind: Literal["prediction"] = "prediction"
@@ -67,7 +79,7 @@ class PredictionRow(ModelRow):
     why_none: str = ""
 
 
-class PredictedCrossoverRow(ModelRow):
+class PredictedCrossoverRow(_OfMachine, ModelRow):
     """From how many tokens a mixer is faster than the baseline, by predicted times of cells up to a number of tokens."""
 
     kind: Literal["predicted_crossover"] = "predicted_crossover"

@@ -209,6 +209,8 @@ class HarnessRow(Row):
     protocol: str
     #: The mixer that the crossovers of this call are found against.
     baseline: str = "softmax"
+    #: How well speed-ups were to be known, relative (`--precision`); None where nobody asked, and in older rows.
+    precision: float | None = None
     #: Of the timing: wall seconds, and those within calls of the models, warm-up counted.
     wall_seconds: float
     call_seconds: float

@@ -94,13 +94,14 @@ def _wide_notes(known: Sequence[CellCost], compared: Sequence[_At]) -> list[str]
             wide.setdefault(cell.line, []).append((cell, cell.speedup.rounds_needed - cell.speedup.rounds))
     if not wide:
         return []
+    goal = next(cell.speedup.goal for cell in known if cell.speedup is not None)
     parts = [
         f"{_place(line, [cell.row.resolution for cell, _ in members], compared)} ({max(more for _, more in members):,} more)"
         for line, members in wide.items()
     ]
     return [
-        "Speed-ups that are not known to about 10 %, with the rounds beside those measured that would do if they spread alike: "
-        f"{'; '.join(parts)}."
+        f"Speed-ups that are not known to about {100 * goal:g} %, with the rounds beside those measured that would do if they "
+        f"spread alike: {'; '.join(parts)}."
     ]
 
 

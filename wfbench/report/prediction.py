@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.prediction import Predictions, Trial
 from wfbench.records import PredictedCrossoverRow, PredictionRow
 from wfbench.report.columns import Column, Table, make_table, schedule_columns
-from wfbench.report.words import DASH, number, pixels, with_interval
+from wfbench.report.words import DASH, number, pixels, plural, with_interval
 
 _LEFT_OUT = {
     "resolution": "a resolution between measured ones",
@@ -21,7 +22,9 @@ _LEFT_OUT = {
 }
 _HELD_OUT_NOTES = (
     "Each measured cell was left out with all cells of the same group and predicted from the others. Error is "
-    "|predicted / measured − 1|. The interval's factor is the one that 95 % of held-out cells lie within, in either direction.",
+    "|predicted / measured − 1|. The interval's factor is the one that 95 % of new cells lie within, in either direction: the "
+    "quantile of the held-out cells, and no less than what so few mixers (for a size, sizes) allow by Student's t. Beyond the "
+    "measured resolutions it is that of all steps; a prediction uses the cells of its own step or a larger one.",
     "Coverage is how often such an interval held the measured value when its width came from the other mixers' cells (for a "
     "size, from the other sizes'): 95 % is what it should be. Cells of one mixer resemble one another, so it varies by more "
     "than their number suggests.",
@@ -45,19 +48,25 @@ def prediction_tables(results: Sequence[Predictions]) -> list[Table]:
     if not results:
         return []
     found = results[-1]
-    tables = [
-        make_table("held_out", "held_out", "Held-out error of predictions", _trial_columns(), found.trials, _HELD_OUT_NOTES)
-    ]
+    place = _place(found)
+    title = f"Held-out error of predictions{place}"
+    tables = [make_table("held_out", "held_out", title, _trial_columns(), found.trials, _HELD_OUT_NOTES)]
     if found.cells:
         cells = _cells(found.cells)
-        tables.append(make_table("predictions", "predictions", "Predicted cells", _cell_columns(), cells, _PREDICTED_NOTES))
+        title = f"Predicted cells{place}"
+        tables.append(make_table("predictions", "predictions", title, _cell_columns(), cells, _PREDICTED_NOTES))
     if found.crossovers:
         rows_ = sorted(found.crossovers, key=label)
-        title = "Predicted crossovers"
+        title = f"Predicted crossovers{place}"
         tables.append(
             make_table("predicted_crossover", "predicted_crossover", title, _crossover_columns(), rows_, _CROSSOVER_NOTES)
         )
     return tables
+
+
+def _place(found: Predictions) -> str:
+    """The machine that the profile is of, for the titles; empty where the rows are older than that they say so."""
+    return "" if found.device is None else f": {found.device}, {plural(found.threads or 0, 'thread')}, {found.protocol}"
 
 
 def _trial_columns() -> list[Column[Trial]]:
@@ -66,6 +75,7 @@ def _trial_columns() -> list[Column[Trial]]:
         Column("question", lambda trial: trial.accuracy.question),
         Column("", lambda trial: _LEFT_OUT[trial.accuracy.question], "left out", words=True),
         Column("cells", lambda trial: trial.accuracy.cells, "cells"),
+        Column("groups", lambda trial: trial.accuracy.groups, "of mixers or sizes"),
         Column("median_error", lambda trial: trial.accuracy.median_error, "median error (%)", _percent, why_none=_OF_THESE),
         Column("coverage", lambda trial: trial.accuracy.coverage, "coverage (%)", _percent, why_none=_OF_THESE),
         Column("half_width", lambda trial: trial.accuracy.half_width, "interval", _factor, why_none=_OF_THESE),
@@ -117,6 +127,7 @@ def _cell_columns() -> list[Column[_Cell]]:
         Column("tokens", lambda cell: cell.row.tokens, "tokens"),
         Column("batch", lambda cell: cell.row.batch, "batch"),
         Column("dtype", lambda cell: cell.row.dtype),
+        *_machine_columns(lambda cell: cell.row),
         Column("question", lambda cell: cell.row.question),
         Column("", lambda cell: _LEFT_OUT[cell.row.question], "not measured", words=True),
         Column("latency", lambda cell: _value(cell.latency), ends=("latency_low", "latency_high")),
@@ -125,6 +136,15 @@ def _cell_columns() -> list[Column[_Cell]]:
         Column("", lambda cell: _value(cell.memory), "memory (MB)", lambda value: _shown(value, 1e-6)),
         Column("why_none", lambda cell: cell.why_none, "why there is no number", words=True, optional=True),
     ]
+
+
+def _machine_columns(of: Callable[[Any], Any]) -> list[Column[Any]]:
+    """The columns of the CSV that say of which machine the profile is, and how it was timed."""
+
+    def column(field: str) -> Column[Any]:
+        return Column(field, lambda line: getattr(of(line), field), sparse=True)
+
+    return [column(field) for field in ("device", "threads", "protocol")]
 
 
 def _value(row: PredictionRow | None) -> Interval | None:
@@ -144,6 +164,7 @@ def _crossover_columns() -> list[Column[PredictedCrossoverRow]]:
         Column("baseline", lambda row: row.baseline, "faster than", words=True),
         Column("batch", lambda row: row.batch, "batch"),
         Column("dtype", lambda row: row.dtype),
+        *_machine_columns(lambda row: row),
         Column("measured_to", lambda row: row.measured_to, "cells up to (tokens)"),
         Column("looked_to", lambda row: row.looked_to, "looked at up to (tokens)"),
         Column("verdict", lambda row: row.verdict),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from wfbench.analysis.cells import Profile
 from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, group, label
-from wfbench.analysis.profile import CellCost, ProfileCost
+from wfbench.analysis.profile import CellCost, ProfileCost, Rounds
 from wfbench.records import HarnessRow, ProfileRow
 from wfbench.report.cells_in_words import failure_notes, in_backend, session_notes
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
@@ -46,6 +46,7 @@ def profile_notes(result: ProfileCost, columns: Collection[str]) -> list[str]:
         *macs_notes((label(cell.line), cell.row) for cell in cells if needs_macs(cell.row)),
         *_dagger_notes(rows),
         *_machine_notes(result),
+        *_rounds_notes(result.rounds),
         *_harness_notes(result.calls),
         *session_notes(result.sessions),
         *environment_notes(row.environment for row in rows),
@@ -136,6 +137,22 @@ def _machine_notes(result: ProfileCost) -> list[str]:
         f"{rates.gemm_size:,}), {number(rates.copy_bytes, 1e-9)} GB/s copy, {rates.dtype}."
         for rates in result.machine
     ]
+
+
+def _rounds_notes(rounds: Rounds) -> list[str]:
+    """Which measurements other work disturbed, and which were not as the protocol has them."""
+    notes = []
+    if rounds.crowded:
+        notes.append(
+            f"Other work kept the cores busy in {rounds.crowded:,} of {rounds.count:,} measurements, also when they were made "
+            "once more; they count as they are."
+        )
+    if rounds.fresh:
+        notes.append(
+            f"{rounds.fresh:,} of {rounds.count:,} measurements had a process that was begun afresh, since none could be "
+            "forked: they are as those of the protocol isolated-v1."
+        )
+    return notes
 
 
 def _harness_notes(calls: Sequence[HarnessRow]) -> list[str]:

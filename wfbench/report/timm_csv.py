@@ -26,6 +26,8 @@ INFER = (
     *("param_count", "infer_gmacs", "infer_macts"),
 )
 _WHY_NONE = "published without one"
+#: What the models of our own files begin with.
+_OURS = "wfbench_"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _entry(cell: CellCost) -> dict[str, object]:
     row, seconds = cell.row, None if cell.latency is None else cell.latency.estimate
     height, width = (side // row.downsample for side in row.resolution)
     return {
-        "model": f"wfbench_{row.model.replace('-', '_')}.{label(cell.line)}",
+        "model": f"{_OURS}{row.model.replace('-', '_')}.{label(cell.line)}",
         "infer_samples_per_sec": None if seconds is None else round(row.batch / seconds, 2),
         "infer_step_time": None if seconds is None else round(1000 * seconds, 3),
         "infer_batch_size": row.batch,
@@ -129,7 +131,8 @@ def read_timm(path: Path) -> TimmResults:
     """A CSV of results as timm publishes them: benchmark-infer-*.csv, or results-*.csv of accuracies.
 
     Raises:
-        InputError: for a file that cannot be read, has other columns, or a value that is no number.
+        InputError: for a file that cannot be read, has other columns, or a value that is no number; for one that
+            `wfbench export --to timm-csv` wrote, which is published by nobody.
     """
     expected = f"timm's columns {', '.join(INFER)}; or model, top1, top5, param_count, img_size"
     text = strict.read_text(path, "published results", expected)
@@ -147,8 +150,30 @@ def read_timm(path: Path) -> TimmResults:
             remedy=_AGAIN,
         )
     lines = [_line(path, number, head, cells, kind) for number, cells in enumerate(found[1:], 2) if cells]
+    if own := [str(line["model"]) for line in lines if str(line["model"]).startswith(_OURS)]:
+        raise InputError(
+            "not results that timm has published",
+            got=f"{path}: {own[0]}, which `wfbench export --to timm-csv` wrote",
+            expected=expected,
+            remedy="report on the records themselves, or take a file of timm's folder results/",
+        )
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return TimmResults(kind, f"timm, {path.name} (SHA-256 {digest})", path.stem, tuple(lines))
+    once = {tuple(line.items()): line for line in lines}  # a line that stands there twice says no more
+    return TimmResults(kind, f"timm, {path.name} (SHA-256 {digest})", path.stem, tuple(once.values()))
+
+
+def check_own(path: Path) -> None:
+    """Refuse to write timm's CSV in the place of a file that is none of ours.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not path.exists():
+        return
+    expected = "a new file, or one that `wfbench export --to timm-csv` wrote, which is replaced"
+    lines = list(csv.reader(io.StringIO(strict.read_text(path, "file that is there", expected))))
+    if not lines or tuple(lines[0]) != INFER or not all(line and line[0].startswith(_OURS) for line in lines[1:]):
+        raise InputError("a file of others stands there", got=path, expected=expected, remedy="choose another directory")
 
 
 def timm_tables(files: Sequence[TimmResults], rows: Sequence[AnyRow]) -> list[Table]:
@@ -183,10 +208,13 @@ def _table(found: TimmResults, px: int) -> Table:
     lines = sorted((line for line in found.lines if line[kind.size] == px), key=lambda line: str(line["model"]))
     columns: list[Column[dict[str, str | float | None]]] = [_column(key, heading) for key, heading in kind.headings.items()]
     columns += [Column("measured", lambda line: False), Column("source", lambda line: found.source, "source", words=True)]
+    names = [line["model"] for line in lines]
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
     notes = [
         f"Every number in this table was published by others, at {px} px; none was measured here.",
         "Other code, other machines and other recipes than those of this report: no line of another table compares.",
         f"Source: {found.source}.",
+        *([f"More than one line of the file at this size: {', '.join(twice)}."] if twice else []),
     ]
     return make_table("published", f"published-{slug(found.name)}-{px}", f"{kind.title}, {px} px", columns, lines, notes)
 

@@ -26,17 +26,19 @@ _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 class MixerFile(Strict):
-    """The file that a mixer of one's own stands in; the file itself is not copied.
+    """The file or the installed package that a mixer of one's own is from; it is not copied.
 
     Attributes:
         name: as `--mixer` takes it.
-        file: its name.
+        file: its name; of an installed package, the module.
         digest: of its code, as in rows.
+        package: the installed package that the mixer is from, with its version where that is known; None for a file.
     """
 
     name: str
     file: str
     digest: str | None
+    package: str | None = None
 
 
 class HubConfig(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixers import MixerError
 from wfbench import models, records
 from wfbench.analysis.cells import Profile, Setting, profiles_of
 from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, label, scheduled
@@ -19,7 +21,7 @@ from wfbench.errors import InputError, did_you_mean
 from wfbench.measure.latency import Sampler
 from wfbench.measure.scaling import Crossover, crossover
 from wfbench.measure.work import Work, features, microbenchmarks, work_of_model
-from wfbench.models import PRESETS, ViTConfig
+from wfbench.models import PRESETS, DiTConfig, ViTConfig
 from wfbench.records import (
     FACTORS,
     AnyRow,
@@ -50,8 +52,8 @@ class PredictRequest:
         mixers: by name; empty for those of the records.
         resolutions: sides in pixels; empty for twice the largest side of the records.
         model: a preset; None for that of the records.
-        batch: images of a call; None for that of the records.
-        baseline: the mixer that crossovers are found against.
+        batch: images of a call; None for that of the records, which must have one alone.
+        baseline: the mixer that crossovers are found against; None for softmax, or for none where it was not measured.
         measured_to: calibrate by cells up to this side in pixels alone; None for all.
     """
 
@@ -59,7 +61,7 @@ class PredictRequest:
     resolutions: tuple[int, ...] = ()
     model: str | None = None
     batch: int | None = None
-    baseline: str = BASELINE
+    baseline: str | None = None
     measured_to: int | None = None
 
 
@@ -101,6 +103,13 @@ def calibrate(profile: Profile, *, say: Callable[[str], None] = lambda line: Non
 
 def _here(there: Environment) -> Environment:
     """The stamp of this machine, which must be that one; with as many threads set."""
+    if there.device_type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "the microbenchmarks need the device of the profile",
+            got="no CUDA device here",
+            expected=there.device,
+            remedy="leave --calibrate out, or call it on that machine",
+        )
     here = records.stamp(there.device_type)
     if here.device != there.device:
         raise InputError(
@@ -141,6 +150,13 @@ def profile_in(rows: Iterable[AnyRow]) -> list[Profile]:
     unfit = [
         word for word, is_so in (("training steps", setting.mode == "train"), ("compiled models", setting.compiled)) if is_so
     ]
+    if denoisers := sorted({row.model for profile in found for row in profile.cells if _is_denoiser(row)}):
+        raise InputError(
+            "times of denoisers are not predicted",
+            got=", ".join(denoisers),
+            expected="records of a ViT of `wfbench models`",
+            remedy="measure the cells with `wfbench profile`, or name the folders of a ViT's records alone",
+        )
     if unfit or any(row.decoder is not None or " of " in row.model for profile in found for row in profile.cells):
         raise InputError(
             "these times are not predicted",
@@ -151,26 +167,49 @@ def profile_in(rows: Iterable[AnyRow]) -> list[Profile]:
     return found
 
 
+def _is_denoiser(row: ProfileRow) -> bool:
+    return isinstance(PRESETS.get(row.model.partition(" of ")[0]), DiTConfig)
+
+
+def left_out(profiles: Sequence[Profile]) -> list[str]:
+    """The sessions of the records that are not predicted from, since a later one of the same setting is: a line for each."""
+    return [
+        f"left out: session {name} of {profile.setting.model}, {len(rows)} rows: {profile.session} is later"
+        for profile in profiles
+        for name, rows in profile.sessions.items()
+        if name != profile.session
+    ]
+
+
 def _way(setting: Setting) -> tuple[object, ...]:
     """What all cells that times are predicted from share."""
     own = setting
     return own.device, f"{own.threads} threads", own.dtype, own.mode, own.protocol, own.compiled, own.channels_last, own.tf32
 
 
-def predict(profiles: Sequence[Profile], micro: Sequence[MicrobenchmarkRow], request: PredictRequest) -> list[Row]:
+def predict(
+    profiles: Sequence[Profile],
+    micro: Sequence[MicrobenchmarkRow],
+    request: PredictRequest,
+    *,
+    works: Works | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
     """Held-out errors, predictions and crossovers, as rows.
 
     Args:
         profiles: as `profile_in` gives them.
         micro: of the same machine.
         request: what is predicted.
+        works: what `check` has counted already.
+        say: hears which lines are left out, and why.
 
     Raises:
-        InputError, MixerError: for a model, mixer or resolution that cannot be.
+        InputError, MixerError: for a model, mixer, baseline or resolution that cannot be.
     """
-    every = [row for profile in profiles for row in profile.cells if row.status == "ok"]
+    works = works or Works()
+    every = _of_today(profiles, request, works, say)
     rows = _used(every, request)
-    works = _Works()
     timed = [(row, row.median) for row in rows if row.median is not None]
     held = [(row, row.memory_bytes) for row in rows if row.memory_status == "ok" and row.memory_bytes is not None]
     times = _predictor([(works.place(row), value) for row, value in timed], micro)
@@ -190,6 +229,7 @@ def predict(profiles: Sequence[Profile], micro: Sequence[MicrobenchmarkRow], req
                 step=cell.step,
                 measured=cell.measured,
                 predicted=cell.predicted,
+                **_machine(rows[0]),
             )
             for cell in predictor.held_out
         ]
@@ -202,18 +242,77 @@ def predict(profiles: Sequence[Profile], micro: Sequence[MicrobenchmarkRow], req
             place = works.place(target) if quantity == "latency" else works.memory_place(target)
             found = predictor.predict(place) if not works.of(target).unknown else _refused(works, target, predictor)
             made.append(_row(target, found, quantity, session, len(timed if quantity == "latency" else held), len(micro)))
-    made += _crossovers(times, works, request, rows, every, targets, session)
+    made += _crossovers(times, works, request, rows, every, targets, session, say)
     return made
 
 
-def check(profiles: Sequence[Profile], request: PredictRequest, *, calibrating: bool = False) -> None:
-    """Refuse a request that cannot be; the errors are those of `predict`, and of `calibrate`."""
+def check(
+    profiles: Sequence[Profile], request: PredictRequest, *, calibrating: bool = False, works: Works | None = None
+) -> Works:
+    """Refuse a request that cannot be; the errors are those of `predict`, and of `calibrate`.
+
+    Args:
+        profiles, request: as `predict` takes them.
+        calibrating: whether microbenchmarks are to be timed here.
+        works: what was counted already.
+
+    Returns:
+        What was counted of the cells, for `predict`.
+    """
     if calibrating:
         _here(profiles[0].cells[0].environment)
-    every = [row for profile in profiles for row in profile.cells if row.status == "ok"]
-    for target in _targets(request, _used(every, request)):
+    works = works or Works()
+    rows = _used(_of_today(profiles, request, works), request)
+    _baseline(rows, request)
+    for target in _targets(request, rows):
         with torch.device("meta"):
             models.create(target.model, target.mixer, target.resolution, **_overrides(target))
+    return works
+
+
+def _of_today(
+    profiles: Sequence[Profile], request: PredictRequest, works: Works, say: Callable[[str], None] = lambda line: None
+) -> list[ProfileRow]:
+    """The measured cells whose models are still those that were measured; each other line is left out, and named.
+
+    Raises:
+        InputError: for a mixer that was asked for and has changed, or if no line is left.
+    """
+    rows = [row for profile in profiles for row in profile.cells if row.status == "ok"]
+    changed: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if why := works.changed(row):
+            changed.setdefault((row.model, label(row)), why)
+    left = [row for row in rows if (row.model, label(row)) not in changed]
+    named = [row for row in rows if row.mixer in request.mixers and (row.model, label(row)) in changed]
+    if named or not left:
+        raise InputError(
+            "the measured models are not those of the code here",
+            got="; ".join(f"{model}, {line}: {why}" for (model, line), why in changed.items()),
+            expected="the same code as when the profile was measured",
+            remedy="measure a profile again with `wfbench profile`",
+        )
+    for (model, line), why in changed.items():
+        say(f"left out: {model}, {line}: {why}")
+    return left
+
+
+def _baseline(rows: Sequence[ProfileRow], request: PredictRequest) -> list[ProfileRow]:
+    """The timed cells of the baseline; none where nobody named it and it was not measured.
+
+    Raises:
+        InputError: for a baseline that was named and not measured.
+    """
+    found = [row for row in rows if scheduled(row) == (request.baseline or BASELINE) and not row.variant and row.median]
+    if request.baseline is not None and not found:
+        known = sorted({scheduled(row) for row in rows if not row.variant})
+        raise InputError(
+            "the baseline was not measured",
+            got=f"--baseline {request.baseline}",
+            expected=f"one of {', '.join(known)}",
+            remedy=did_you_mean(request.baseline, known),
+        )
+    return found
 
 
 def _used(every: Sequence[ProfileRow], request: PredictRequest) -> list[ProfileRow]:
@@ -240,17 +339,18 @@ def _predictor(values: Sequence[tuple[Place, float]], micro: Sequence[Microbench
     return Predictor.of([Measured(place, value) for place, value in values], single)
 
 
-def _refused(works: _Works, row: ProfileRow, predictor: Predictor) -> Predicted:
+def _refused(works: Works, row: ProfileRow, predictor: Predictor) -> Predicted:
     """For operators of no kind."""
     names = ", ".join(works.of(row).unknown)
     return Predicted(question_of(works.place(row), predictor.calibration.cells), None, f"operators of no known kind: {names}")
 
 
-class _Works:
-    """The work of cells, each counted once."""
+class Works:
+    """The work of cells, and the parameters of their models, each counted once."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], Work] = {}
+        self._parameters: dict[tuple[object, ...], int] = {}
 
     def of(self, row: ProfileRow) -> Work:
         """The work of a call of a cell."""
@@ -262,7 +362,23 @@ class _Works:
                 inputs = model.example_inputs(row.batch, generator=torch.Generator())
             given = [t.to("meta").to(DTYPES[row.dtype]) if t.is_floating_point() else t.to("meta") for t in inputs]
             self._found[key] = work_of_model(model, given, fused_attention=row.sdpa_backend != _UNFUSED)
+            self._parameters[key] = sum(p.numel() for p in model.parameters())
         return self._found[key]
+
+    def changed(self, row: ProfileRow) -> str:
+        """What the model that the code here makes has otherwise than the measured one, in words; empty if nothing is known."""
+        try:
+            work = self.of(row)
+        except (InputError, MixerError) as e:
+            return f"it cannot be made here: {str(e).splitlines()[0]}"
+        parameters = self._parameters[_key(row)]
+        if row.parameters is not None and row.parameters != parameters:
+            return f"{row.parameters:,} parameters in the record, and {parameters:,} here"
+        if row.macs is None or work.unknown:
+            return ""
+        macs = sum(work.macs.values()) / row.batch
+        same = math.isclose(macs, row.macs, rel_tol=1e-9)
+        return "" if same else f"{row.macs:,.0f} MACs of an image in the record, and {macs:,.0f} here"
 
     def place(self, row: ProfileRow) -> Place:
         """Where a cell stands among times."""
@@ -289,52 +405,71 @@ def _overrides(row: ProfileRow) -> dict[str, Any]:
     return chosen | ({{"patch": "patch_size"}.get(word, word): int(count)} if word else {})
 
 
-def _targets(request: PredictRequest, rows: Sequence[ProfileRow]) -> Iterator[ProfileRow]:
-    """The cells that are asked for, as rows without results."""
-    last = max(rows, key=lambda row: row.created)
-    model = request.model or last.model
+@dataclass(frozen=True)
+class _Asked:
+    """Which model, how many images of a call, and which sides in pixels are asked for."""
+
+    model: str
+    batch: int
+    sides: tuple[int, ...]
+
+    def at(self, row: ProfileRow, side: int) -> ProfileRow:
+        """A line's cell at a side, as a row without results."""
+        config = models.configure(self.model, row.mixer, side, **_overrides(row))
+        rows, columns = (length // config.patch_size for length in config.image_size)
+        changed = {"model": self.model, "batch": self.batch, "token_budget": None}
+        return row.model_copy(update=changed | {"resolution": (side, side), "tokens": rows * columns})
+
+
+def _asked(request: PredictRequest, rows: Sequence[ProfileRow]) -> _Asked:
+    model = request.model or max(rows, key=lambda row: row.created).model
     if not isinstance(PRESETS.get(model), ViTConfig):
         known = [name for name, preset in PRESETS.items() if isinstance(preset, ViTConfig)]
         raise InputError(
             "unknown model", got=repr(model), expected="a ViT of `wfbench models`", remedy=did_you_mean(model, known)
         )
-    batch = last.batch if request.batch is None else request.batch
-    sides = sorted({max(row.resolution) for row in rows})
-    resolutions = request.resolutions or (2 * sides[-1],)
-    for name, value in (("--resolution", min(resolutions)), ("--batch", batch)):
+    batches = sorted({row.batch for row in rows if row.model == model} or {row.batch for row in rows})
+    if request.batch is None and len(batches) > 1:
+        raise InputError(
+            "the records are of several batches",
+            got=", ".join(map(str, batches)),
+            expected="--batch, the images of a call that is predicted",
+            remedy=f"add --batch {batches[0]}",
+        )
+    batch = batches[0] if request.batch is None else request.batch
+    sides = request.resolutions or (2 * max(max(row.resolution) for row in rows),)
+    for name, value in (("--resolution", min(sides)), ("--batch", batch)):
         if value < 1:
             raise InputError(f"{name} must be positive", got=value, expected="1 or more", remedy="leave it out for the default")
-    lines: dict[object, ProfileRow] = {}
+    return _Asked(model, batch, tuple(sides))
+
+
+def _lines(rows: Iterable[ProfileRow]) -> list[ProfileRow]:
+    """One row of each line."""
+    found: dict[object, ProfileRow] = {}
     for row in rows:
-        if not request.mixers or row.mixer in request.mixers:
-            lines.setdefault((label(row), row.sdpa_backend), row)
+        found.setdefault((label(row), row.sdpa_backend), row)
+    return list(found.values())
+
+
+def _targets(request: PredictRequest, rows: Sequence[ProfileRow]) -> Iterator[ProfileRow]:
+    """The cells that are asked for, as rows without results."""
+    asked, last = _asked(request, rows), max(rows, key=lambda row: row.created)
+    lines = _lines(row for row in rows if not request.mixers or row.mixer in request.mixers)
     for mixer in request.mixers:
-        if not any(row.mixer == mixer for row in lines.values()):
-            config = models.configure(model, mixer)
-            lines[mixer] = last.model_copy(
-                update={
-                    "mixer": mixer,
-                    "sdpa_backend": CHOSEN_BACKEND,
-                    "variant": "",
-                    "every": None,
-                    "offset": None,
-                    "between": None,
-                }
-                | {"local_conv": config.local_conv, "pos_embed": config.pos_embed}
-            )
-    for row in lines.values():
-        for side in resolutions:
-            config = models.configure(model, row.mixer, side, **_overrides(row))
-            rows_, columns = (length // config.patch_size for length in config.image_size)
-            yield row.model_copy(
-                update={
-                    "model": model,
-                    "resolution": (side, side),
-                    "tokens": rows_ * columns,
-                    "batch": batch,
-                    "token_budget": None,
-                }
-            )
+        if not any(row.mixer == mixer for row in lines):
+            config = models.configure(asked.model, mixer)
+            own = {"mixer": mixer, "sdpa_backend": CHOSEN_BACKEND, "variant": "", "every": None, "offset": None}
+            factors_ = {"between": None, "local_conv": config.local_conv, "pos_embed": config.pos_embed}
+            lines.append(last.model_copy(update=own | factors_))
+    for row in lines:
+        for side in asked.sides:
+            yield asked.at(row, side)
+
+
+def _machine(row: ProfileRow) -> dict[str, Any]:
+    """What rows say of the machine of the profile."""
+    return {"device": row.environment.device, "threads": row.environment.threads, "protocol": row.protocol}
 
 
 def _row(target: ProfileRow, found: Predicted, quantity: Quantity, session: str, cells: int, micro: int) -> PredictionRow:
@@ -355,38 +490,38 @@ def _row(target: ProfileRow, found: Predicted, quantity: Quantity, session: str,
         low=None if value is None else value.low,
         high=None if value is None else value.high,
         why_none=found.why_none,
+        **_machine(target),
         **own,
     )
 
 
 def _crossovers(
     times: Predictor,
-    works: _Works,
+    works: Works,
     request: PredictRequest,
     rows: Sequence[ProfileRow],
     every: Sequence[ProfileRow],
     targets: Sequence[ProfileRow],
     session: str,
+    say: Callable[[str], None],
 ) -> Iterator[PredictedCrossoverRow]:
     """Of each line against the baseline's fastest one, at `_PLACES` sides from the smallest measured to the largest asked."""
+    name_of_baseline = request.baseline or BASELINE
+    asked, measured = _asked(request, rows), _baseline(rows, request)
+    if not measured:
+        say(f"no crossovers: {name_of_baseline} was not measured; name another baseline by --baseline")
+        return
     lines: dict[str, ProfileRow] = {}
     for row in targets:
         lines.setdefault(works.place(row).mixer if not row.variant else "", row)
     lines.pop("", None)
-    base = [row for row in lines.values() if scheduled(row) == request.baseline]
-    if not base:
-        return
-    first, last = min(max(row.resolution) for row in rows), max(max(row.resolution) for row in targets)
+    first, last = min(max(row.resolution) for row in rows), max(asked.sides)
+    base = [asked.at(row, last) for row in _lines(measured)]
     patch = models.configure(base[0].model, base[0].mixer, first, **_overrides(base[0])).patch_size
     sides = sorted({int(side) // patch * patch for side in np.geomspace(first, last, _PLACES)} | {first, last})
 
     def along(row: ProfileRow) -> list[Place]:
-        placed = []
-        for side in sides:
-            config = models.configure(row.model, row.mixer, side, **_overrides(row))
-            tokens = (config.image_size[0] // config.patch_size) * (config.image_size[1] // config.patch_size)
-            placed.append(works.place(row.model_copy(update={"resolution": (side, side), "tokens": tokens})))
-        return placed
+        return [works.place(asked.at(row, side)) for side in sides]
 
     def total(row: ProfileRow) -> float:
         return times.calibration.value_of(works.place(row))
@@ -394,17 +529,16 @@ def _crossovers(
     fastest = min(base, key=total)
     baseline = along(fastest)
     for name, row in lines.items():
-        if scheduled(row) == request.baseline:
+        if scheduled(row) == name_of_baseline:
             continue
-        unknown = works.of(row).unknown
+        unknown = sorted({*works.of(row).unknown, *works.of(fastest).unknown})
         found = f"operators of no known kind: {', '.join(unknown)}" if unknown else times.crossover(along(row), baseline)
-        yield _crossover_row(
-            row, found, request, session, rows, baseline[-1].tokens, _measured(name, row, request, works, every)
-        )
+        theirs = _measured(name, row, request, works, every)
+        yield _crossover_row(row, found, name_of_baseline, session, rows, baseline[-1].tokens, theirs)
 
 
 def _measured(
-    name: str, row: ProfileRow, request: PredictRequest, works: _Works, every: Sequence[ProfileRow]
+    name: str, row: ProfileRow, request: PredictRequest, works: Works, every: Sequence[ProfileRow]
 ) -> Crossover | None:
     """The crossover by measured cells, where some lie beyond those that were predicted from."""
     if request.measured_to is None:
@@ -412,7 +546,7 @@ def _measured(
     own = {r.tokens: r for r in every if works.place(r).mixer == name and _size(r) == _size(row) and r.median is not None}
     base: dict[int, float] = {}
     for r in every:
-        if scheduled(r) == request.baseline and _size(r) == _size(row) and r.median is not None:
+        if scheduled(r) == (request.baseline or BASELINE) and _size(r) == _size(row) and r.median is not None:
             base[r.tokens] = min(base.get(r.tokens, float("inf")), r.median)
     tokens = sorted(own.keys() & base.keys())
     if len(tokens) < 2:
@@ -423,7 +557,7 @@ def _measured(
 def _crossover_row(
     row: ProfileRow,
     found: Crossover | str,
-    request: PredictRequest,
+    baseline: str,
     session: str,
     rows: Sequence[ProfileRow],
     looked_to: int,
@@ -434,7 +568,7 @@ def _crossover_row(
     return PredictedCrossoverRow(
         environment=records.stamp(),
         session=session,
-        baseline=request.baseline,
+        baseline=baseline,
         batch=row.batch,
         dtype=row.dtype,
         measured_to=max(r.tokens for r in rows),
@@ -448,6 +582,7 @@ def _crossover_row(
         measured=None if measured is None else measured.tokens,
         measured_low=None if theirs is None else theirs.low,
         measured_high=None if theirs is None else theirs.high,
+        **_machine(row),
         **{name: getattr(row, name) for name in ("model", "mixer", *FACTORS)},
     )
 
@@ -462,5 +597,6 @@ def micro_of(rows: Iterable[AnyRow], profiles: Sequence[Profile]) -> list[Microb
             setting.threads,
             setting.dtype,
         ):
-            newest[row.name] = row
+            before = newest.get(row.name)
+            newest[row.name] = row if before is None or row.created >= before.created else before
     return list(newest.values())

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import mixers
 import wfbench
 from wfbench.analysis.interval import Interval
 from wfbench.errors import InputError
@@ -70,7 +72,8 @@ def export_hub(network: Network, run: Path, out: Path) -> About:
         shutil.copyfile(weights_file(run, network.fields["weights"]), part / WEIGHTS_FILE)
         config = config_of(network)
         (part / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (part / "README.md").write_text(card(network, HubConfig.model_validate(config["wfbench"])), encoding="utf-8")
+        said = card(network, HubConfig.model_validate(config["wfbench"]))
+        (part / "README.md").write_text(_without_places(said, network), encoding="utf-8")
 
     return write_export(network, "hub", out, write)
 
@@ -94,7 +97,7 @@ def config_of(network: Network) -> dict[str, Any]:
         mixer_files=tuple(_own_files(row)),
     )
     model = {key: value for key, value in asdict(config).items() if key != "mixer_options"}  # they are in the mixer's name
-    return {
+    found = {
         "library_name": "wfbench",
         "task": recipe.task,
         "architecture": f"wfbench_{recipe.model.name.replace('-', '_')}",
@@ -119,6 +122,21 @@ def config_of(network: Network) -> dict[str, Any]:
         },
         "wfbench": own.model_dump(mode="json"),
     }
+    made: dict[str, Any] = json.loads(_without_places(json.dumps(found, ensure_ascii=False), network))
+    return made
+
+
+def _without_places(text: str, network: Network) -> str:
+    """A text without the places of this machine: a mixer's file, the data and an autoencoder by their names alone."""
+    row, recipe = network.row, network.recipe
+    assert row is not None
+    assert recipe is not None
+    files = [name.rpartition(":")[0] for name in (row.mixer, row.between) if name is not None]
+    places = [recipe.data.path, None if recipe.diffusion is None else recipe.diffusion.vae]
+    for place in sorted({*filter(None, files), *(str(place) for place in places if place)}, key=len, reverse=True):
+        if "/" in place:
+            text = text.replace(place, Path(place).name)
+    return text
 
 
 def figures(row: RunRow) -> list[Figure]:
@@ -203,9 +221,10 @@ def _body(network: Network, found: list[Figure]) -> Iterator[str]:
     if own:
         yield "## Code that it needs\n"
         for mixer in own:
+            what = f"the file `{mixer.file}`" if mixer.package is None else f"the installed package `{mixer.package}`"
             yield (
-                f"The mixer `{mixer.name}` is none of wfbench's: it needs the file `{mixer.file}`, whose code had the digest "
-                f"{mixer.digest}. The file is not in this folder; ask the author for it, and read it before you run it.\n"
+                f"The mixer `{mixer.name}` is none of wfbench's: it needs {what}, whose code had the digest {mixer.digest}. It "
+                "is not in this folder; ask the author for it, and read it before you run it.\n"
             )
     digests = {"mixer": row.mixer_digest, "models": row.model_digest, "data": row.data_digest, "recipe": row.recipe_digest}
     yield "## Where it is from\n"
@@ -221,8 +240,21 @@ def _body(network: Network, found: list[Figure]) -> Iterator[str]:
 
 
 def _own_files(row: RunRow) -> Iterator[MixerFile]:
-    """The files and modules of mixers that are none of the package's."""
+    """The files, modules and installed packages of mixers that are none of this package's."""
     for name in (row.mixer, row.between):
-        if name is not None and ":" in name:
-            file = name.rpartition(":")[0]
+        if name is None:
+            continue
+        file = name.rpartition(":")[0]
+        if file.endswith(".py") or "/" in file:
             yield MixerFile(name=name, file=Path(file).name, digest=mixer_digest(name))
+        elif file:
+            yield MixerFile(name=name, file=file, digest=mixer_digest(name), package=file.partition(".")[0])
+        elif (home := mixers.layers(name)[0].__module__.partition(".")[0]) != mixers.__name__:
+            yield MixerFile(name=name, file=home, digest=mixer_digest(name), package=_distribution(name) or home)
+
+
+def _distribution(name: str) -> str | None:
+    """The name and version of the installed package that offers a mixer."""
+    points = metadata.entry_points(group="wfbench.mixers")
+    dist = next((point.dist for point in points if point.name == name.partition("(")[0].strip()), None)
+    return None if dist is None else f"{dist.name} {dist.version}"

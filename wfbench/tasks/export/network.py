@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixers import MixerError
 from wfbench import models
 from wfbench.errors import InputError
+from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import AnyModel
 from wfbench.recipe import Recipe
 from wfbench.tasks.common import factors_of
@@ -149,9 +151,19 @@ def of_preset(
     """A preset's network with random weights: the initial values of ``seed``, and noise, so that no branch of it is zero.
 
     Raises:
-        InputError, MixerError: as `wfbench.models.create`; for a size that does not fit.
+        InputError, MixerError: as `wfbench.models.create`; for a size that does not fit, or a model that is too large.
     """
-    model = models.create(name, mixer, image_size, num_classes, seed=seed, **overrides)
+    try:
+        model = models.create(name, mixer, image_size, num_classes, seed=seed, **overrides)
+    except RuntimeError as e:
+        if not is_out_of_memory(e):
+            raise
+        raise InputError(
+            "no room for the model",
+            got=f"{name}, image size {image_size}, {num_classes} classes: {' '.join(str(e).split())[:200]}",
+            expected="a model that fits into memory",
+            remedy="choose a smaller --image-size, or fewer --classes",
+        ) from e
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -177,8 +189,18 @@ def _network(model: AnyModel, image_size: int | None, dtype: str, fields: dict[s
     check_sizes([size], model.config.patch_size)
     model.to(getattr(torch, dtype)).eval().requires_grad_(False)
     network = Network(model, size, dtype, fields, **more)
-    with torch.no_grad():
-        model(*network.inputs(1))  # a mixer that is made for one grid says so now
+    try:
+        with torch.no_grad():
+            model(*network.inputs(1))  # a mixer that is made for one grid says so now
+    except (InputError, MixerError):
+        raise
+    except RuntimeError as e:  # an operator that has no such precision on the CPU
+        raise InputError(
+            "the model does not run here",
+            got=f"{fields['model']} with {fields['mixer']} in {dtype} at {size[0]}×{size[1]}: {' '.join(str(e).split())[:300]}",
+            expected="a model that runs in this precision on the CPU",
+            remedy="export in float32" if dtype != "float32" else "choose another mixer or size",
+        ) from e
     return network
 
 

@@ -148,7 +148,15 @@ def _exported(network: Network, batch: int | None) -> torch.export.ExportedProgr
     Raises:
         ExportError: with PyTorch's reason.
     """
-    inputs = network.inputs(_TRACED if batch is None else batch)
+    try:
+        inputs = network.inputs(_TRACED if batch is None else batch)
+    except RuntimeError as e:
+        raise InputError(
+            "no room for a batch of this size",
+            got=f"--batch {batch}: {_line(e)}",
+            expected="a batch that fits into memory",
+            remedy="choose a smaller --batch, or --dynamic-batch",
+        ) from e
     shapes: tuple[Any, ...] | None = None
     if batch is None:
         dimension = torch.export.Dim("batch", min=1)

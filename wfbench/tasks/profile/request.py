@@ -290,6 +290,13 @@ class ProfileRequest:
                 expected="a relative half-width from 0.001 to 1",
                 remedy="0.1 is 10 %",
             )
+        if self.precision is not None and self.baseline not in self.mixers:
+            raise InputError(
+                "--precision is of speed-ups over the baseline, which is not measured",
+                got=f"--precision {self.precision:g}, mixers {', '.join(self.mixers)}",
+                expected=f"{self.baseline} among the mixers",
+                remedy=f"add --mixer {self.baseline}, or name one of them with --baseline",
+            )
         if not 0 < self.more_minutes < float("inf"):
             raise InputError(
                 "--more-minutes must be positive",

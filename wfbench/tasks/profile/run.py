@@ -161,7 +161,17 @@ class _Run:
                 self.broken_down.add(summary.key_of(row))
 
     def of(self, cell: Cell, stage: str) -> list[MeasurementRow]:
-        """What was measured of a cell, by rounds; of two measurements of one round (two writers, a retry) the last."""
+        """What was measured of a cell, by rounds; of two measurements of one round (two writers, a retry) the last.
+
+        A round beyond those that every cell has (`--precision`) adds to what is known: if it failed, the others stand.
+        """
+        found = self._last(cell, stage)
+        if not any(row.status == "ok" for row in found):
+            return found
+        return [row for row in found if row.status == "ok" or row.round < self.request.rounds]
+
+    def _last(self, cell: Cell, stage: str) -> list[MeasurementRow]:
+        """The last measurement of each round, by rounds."""
         rows = (row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key)
         by_round = {row.round: row for row in rows}
         return [by_round[k] for k in sorted(by_round)]
@@ -296,10 +306,11 @@ class _Run:
                     self._one(cell, "latency", k)
 
     def imprecise(self) -> list[Cell]:
-        """Cells whose speed-up is known less well than was asked for."""
+        """Cells whose speed-up is known less well than was asked for; one that failed in a round is not tried in more."""
         if self.request.precision is None:
             return []
-        return [cell for cell in self.cells if self._half_width(cell) > self.request.precision]
+        tried = [cell for cell in self.cells if all(row.status == "ok" for row in self._last(cell, "latency"))]
+        return [cell for cell in tried if self._half_width(cell) > self.request.precision]
 
     def _half_width(self, cell: Cell) -> float:
         """Of a cell's speed-up over the baseline's fastest cell beside it, relative; 0 where there is nothing to know."""
@@ -333,14 +344,15 @@ class _Run:
                 names = ", ".join(cell.name for cell in wide)
                 self.watch.line(f"{self.request.more_minutes:g} minutes of more rounds are over; known less well: {names}")
                 return
-            k = 1 + max(row.round for cell in self.cells for row in self.of(cell, "latency"))
+            k = 1 + max(row.round for cell in self.cells for row in self._last(cell, "latency"))
             beside = [base for cell in wide if (base := self._baseline_of(cell)) is not None]
             self.watch.line(f"round {k + 1}: {len(wide)} cells are known less well than was asked")
             self._round(k, list(dict.fromkeys([*wide, *beside])))
 
     def _one(self, cell: Cell, stage: str, k: int) -> None:
-        self.watch.line(f"{cell.name}: {stage}{f', round {k + 1} of {self.request.rounds}' if stage == 'latency' else ''}")
         request = self.request
+        of = f" of {request.rounds}" if k < request.rounds else ""
+        self.watch.line(f"{cell.name}: {stage}{f', round {k + 1}{of}' if stage == 'latency' else ''}")
         rounds = max(request.rounds, LEAST_THROUGHPUT_ROUNDS)
         job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget, rounds, request.max_batch)
         environment = EXACT_MEMORY if stage == "memory" else None  # read when a library is loaded: a fresh process
@@ -498,6 +510,7 @@ class _Run:
             session=self.session,
             protocol=self.request.protocol,
             baseline=self.request.baseline,
+            precision=self.request.precision,
             wall_seconds=self.timing_seconds,
             call_seconds=sum(row.call_seconds for row in self.new),
             count_seconds=self.count_seconds,
@@ -517,7 +530,8 @@ class _Run:
             at_least = "≥ " if count is not None and count.number is None else ""
             figures["GMACs"] = "refused" if count is None else f"{at_least}{count.macs / 1e9:.4g}"
         if self.of(cell, "latency"):
-            figures["rounds"] = f"{len(self.of(cell, 'latency'))}/{self.request.rounds}"
+            rounds = len(self.of(cell, "latency"))
+            figures["rounds"] = f"{rounds}/{self.request.rounds}" if rounds <= self.request.rounds else f"{rounds}"
             median = timing.get("median")
             figures["latency"] = timing["status"] if median is None else f"{1e3 * median:.4g} ms"
         if memory:

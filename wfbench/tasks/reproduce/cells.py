@@ -28,13 +28,14 @@ Subject = Literal["profile", "training"]
 class ProfileCell:
     """A cell of a profile, and the baseline's fastest cell at its size, over which its speed-up is.
 
-    ``measurements`` are those of the cell itself that the records hold.
+    ``measurements`` are those of the cell itself that the records hold, ``baseline_measurements`` those of the baseline's.
     """
 
     row: ProfileRow
     baseline: ProfileRow
     profile: Profile
     measurements: tuple[MeasurementRow, ...] = ()
+    baseline_measurements: tuple[MeasurementRow, ...] = ()
     subject: Literal["profile"] = "profile"
 
     @property
@@ -149,8 +150,8 @@ def _profile_cells(rows: Iterable[AnyRow], left_out: dict[str, int]) -> list[Cel
             elif len(log_speed_ups(row, baseline)) < LEAST_ROUNDS:
                 _count(left_out, f"cells of a profile with fewer than {LEAST_ROUNDS} rounds, which have no interval")
             else:
-                own = measured.get((row.session, summary.key_of(row)), [])
-                found.append(ProfileCell(row, baseline, profile, tuple(own)))
+                own, theirs = (tuple(measured.get((r.session, summary.key_of(r)), ())) for r in (row, baseline))
+                found.append(ProfileCell(row, baseline, profile, own, theirs))
     return found
 
 

@@ -51,12 +51,13 @@ def in_short(error: Exception) -> str:
 
 
 def _of_profile(cell: ProfileCell) -> Iterator[str]:
-    for row in (cell.row, cell.baseline):
+    for row, measured in ((cell.row, cell.measurements), (cell.baseline, cell.baseline_measurements)):
         whose = "" if row is cell.row else "the baseline's "
         raw = row.round_medians or row.samples
         if row.median is not None and raw and not _same(row.median, statistics.median(raw)):
             yield f"{whose}median {row.median:.6g} s, and {statistics.median(raw):.6g} s by its own rounds"
-    yield from _of_measurements(cell.row, cell.measurements)
+        for wrong in _of_measurements(row, measured):
+            yield f"{whose}{wrong}"
 
 
 def _of_measurements(row: ProfileRow, measured: tuple[MeasurementRow, ...]) -> Iterator[str]:

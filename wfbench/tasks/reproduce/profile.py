@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from wfbench.tasks.profile.run import Watch as ProfileWatch
 from wfbench.tasks.profile.run import profile as measure_profile
 from wfbench.tasks.reproduce.cells import ProfileCell
 from wfbench.tasks.reproduce.own import in_short
-from wfbench.tasks.reproduce.training import threads
+from wfbench.tasks.reproduce.training import said, threads, uncommitted
 from wfbench.tasks.reproduce.verdict import Verdict
 
 #: Peak memory, measured once in either run, is the same within the larger of this share and these bytes.
@@ -205,7 +204,7 @@ def _request_of(cell: ProfileCell, device: str) -> ProfileRequest:
     """
     row = cell.row
     name, _, recipe_name = row.model.partition(" of ")
-    recipe = recipes.load(recipe_name) if recipe_name else None
+    recipe = _recipe_of(row, recipe_name) if recipe_name else None
     isolate = row.protocol != INTERLEAVED
     schedule: dict[str, Any] = {key: getattr(row, key) for key in SCHEDULE}
     rounds = ROUNDS[ISOLATED if isolate else INTERLEAVED]
@@ -238,10 +237,26 @@ def _request_of(cell: ProfileCell, device: str) -> ProfileRequest:
     )
 
 
+def _recipe_of(row: ProfileRow, name: str) -> recipes.Recipe:
+    """The recipe of a row's model: that of its command, else the one that comes with the package under its name.
+
+    Raises:
+        InputError: if it is not there, or has another name.
+    """
+    recipe = recipes.load(_said(row, "--recipe") or name)
+    if recipe.name != name:
+        raise InputError(
+            "the recipe of the row's command has another name",
+            got=f"{recipe.name}, of {_said(row, '--recipe')}",
+            expected=name,
+            remedy="put the recipe's file back",
+        )
+    return recipe
+
+
 def _said(row: ProfileRow, option: str) -> str | None:
     """What the row's command gave an option; of one that was given twice the last, as the command line has it."""
-    words = shlex.split(row.command)
-    return next((words[i + 1] for i in reversed(range(len(words) - 1)) if words[i] == option), None)
+    return next(reversed(said(row.command, option)), None)
 
 
 def _other_place(there: Environment, here: Environment) -> list[str]:
@@ -262,7 +277,7 @@ def _differences(row: ProfileRow, here: Environment) -> list[str]:
     ]
     if there.git_revision != here.git_revision:
         found.append(f"revision {(there.git_revision or 'unknown')[:12]} (here {(here.git_revision or 'unknown')[:12]})")
-    return found
+    return [*found, *uncommitted(there, here)]
 
 
 # --- what is compared

@@ -15,7 +15,7 @@ from wfbench.tasks import jobs
 from wfbench.tasks.profile.run import Watch as ProfileWatch
 from wfbench.tasks.profile.run import profile as measure_profile
 from wfbench.tasks.reproduce.cells import Cell, Cells, ProfileCell, TrainingCell, draw
-from wfbench.tasks.reproduce.own import contradictions, quantity_of, result_of
+from wfbench.tasks.reproduce.own import contradictions, in_short, quantity_of, result_of
 from wfbench.tasks.reproduce.profile import Measures, ProfilePlan, plan_profile, run_profiles, speed_up_of, together
 from wfbench.tasks.reproduce.training import TrainingPlan, Trains, plan_training, run_training, threads
 from wfbench.tasks.reproduce.verdict import Verdict
@@ -82,7 +82,12 @@ def plan(request: ReproduceRequest, found: Cells) -> Plan:
     ready: dict[Cell, Verdict] = {}
     work: dict[Cell, ProfilePlan | TrainingPlan] = {}
     for cell in drawn:
-        wrong = contradictions(cell)
+        try:
+            wrong = contradictions(cell)
+        except InputError as e:
+            unread = f"its own raw data, which cannot be read: {in_short(e)}"
+            ready[cell] = Verdict("cannot be compared", _missing_words([unread]), missing=(unread,))
+            continue
         if wrong:
             recorded = result_of(cell.row) if isinstance(cell, TrainingCell) else None
             reason = f"the record contradicts its own raw data: {'; '.join(wrong)}"

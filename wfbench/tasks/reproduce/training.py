@@ -81,9 +81,8 @@ def plan_training(cell: TrainingCell, *, data: str | None, device: str | None) -
         identity = job.identity
     except (InputError, MixerError) as e:
         return [in_short(e)]
-    other_data = _other_data(row, job.dataset.name, identity.data_digest)
-    if other_data:
-        return other_data
+    if wrong := [*_other_recipe(row, recipe, job.image_size), *_other_data(row, job.dataset.name, identity.data_digest)]:
+        return wrong
     with threads(row.environment.threads):
         here = records.stamp(chosen)
     digest = recipes.digest(recipe)
@@ -96,7 +95,8 @@ def plan_training(cell: TrainingCell, *, data: str | None, device: str | None) -
     if not whole:
         differs.append("the record does not say with which code, or from which data")
     equal_bits = whole and not differs and chosen == "cpu" and not row.ways and row.code_changed is None
-    content = f"{recipes.dump(recipe)} {identity.mixer_digest} {identity.model_digest} {here.threads} {chosen}"
+    made_by = f"{here.git_revision} {here.git_dirty} {sorted(here.versions.items())} {here.threads} {chosen}"
+    content = f"{recipes.dump(recipe)} {identity.mixer_digest} {identity.model_digest} {identity.data_digest} {made_by}"
     folder = f"{slug(recipe.name)}-{slug(label(row).replace(' ', ''))}-s{row.seed}-{digest_text(content)[:8]}"
     return TrainingPlan(cell, recipe, chosen, tuple(differs), equal_bits, folder)
 
@@ -189,6 +189,24 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def said(command: str, option: str) -> list[str]:
+    """What a command gave an option, in order: as --option VALUE or --option=VALUE."""
+    words = shlex.split(command)
+    found = []
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == option and following is not None:
+            found.append(following)
+        elif word.startswith(f"{option}="):
+            found.append(word.partition("=")[2])
+    return found
+
+
+def uncommitted(there: Environment, here: Environment) -> list[str]:
+    """What says that either side's code is not that of its revision."""
+    sides = [words for words, place in (("in the record", there), ("here", here)) if place.git_dirty]
+    return [f"uncommitted changes of the code {' and '.join(sides)}"] if sides else []
+
+
 def _setting(row: RunRow) -> tuple[object, ...]:
     return row.kind, row.recipe_digest, row.dataset, row.weights, row.image_size, row.epochs, row.batch
 
@@ -206,9 +224,7 @@ def _recipe_of(cell: TrainingCell) -> Recipe:
     if cell.place is not None:
         return read_recipe(cell.place)
     row = cell.row
-    words = shlex.split(row.command)
-    settings = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--set"]
-    recipe = recipes.load(row.recipe, [*settings, f"seed={row.seed}"])
+    recipe = recipes.load(row.recipe, [*said(row.command, "--set"), f"seed={row.seed}"])
     section = recipe.model.model_copy(update={name: getattr(row, name) for name in ("mixer", *FACTORS)})
     recipe = recipe.model_copy(update={"model": section})
     if recipes.digest(recipe) != row.recipe_digest:
@@ -219,6 +235,18 @@ def _recipe_of(cell: TrainingCell) -> Recipe:
             remedy="put the run directory, with its config.yaml, back beside the record",
         )
     return recipe
+
+
+def _other_recipe(row: RunRow, recipe: Recipe, image_size: tuple[int, int]) -> list[str]:
+    """What says that the recipe that is there is not that of the row."""
+    pairs = {
+        "seed": (row.seed, recipe.seed),
+        "epochs": (row.epochs, recipe.epochs),
+        "batch": (row.batch, recipe.batch_size),
+        "image size": (tuple(row.image_size), tuple(image_size)),
+        "mixer": (row.mixer, recipe.model.mixer or row.mixer),
+    }
+    return [f"its config.yaml: {name} {then} in the record, {now} there" for name, (then, now) in pairs.items() if then != now]
 
 
 def _other_data(row: RunRow, name: str, digest: str | None) -> list[str]:
@@ -235,7 +263,7 @@ def _differences(row: RunRow, here: Environment) -> list[str]:
     found = [machine] if (machine := other_machine(here, then)) else []
     if then.git_revision != here.git_revision or then.versions.get("wfbench") != here.versions.get("wfbench"):
         found.append(f"revision {(then.git_revision or 'unknown')[:12]} (here {(here.git_revision or 'unknown')[:12]})")
-    return found
+    return [*found, *uncommitted(then, here)]
 
 
 def _same_predictions(cell: TrainingCell, new: RunRow, place: Path) -> float | None:

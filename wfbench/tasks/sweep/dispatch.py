@@ -145,7 +145,7 @@ def sweep(
 
     Raises:
         InputError, MixerError: for bad input, before anything is written; and claims that changed after runs began.
-        Interrupted: after a signal, with the state of all runs saved.
+        Interrupted: after a signal, with the state of all runs saved, or their jobs going on.
     """
     plan = Sweep.plan(request, out)
     file = _sequential_claims(request) if until_decided else None
@@ -206,7 +206,8 @@ def run_all(
     """Run what is not finished, and wait for what another sweep runs.
 
     Raises:
-        Interrupted: after a signal, once all processes have saved and ended.
+        Interrupted: after a signal, once all processes have saved and ended. Jobs of Slurm are cancelled by Ctrl-C alone: where
+            the terminal is closed, or the sweep is ended otherwise, they go on.
     """
     began = time.time()
     stands = [status_of(run, out) for run in runs]
@@ -267,6 +268,9 @@ def run_all(
                     waiting.extend(free)
                 time.sleep(_LOOK)
         except BaseException as e:
+            if stopped and stopped[0] != signal.SIGINT and isinstance(launcher, Slurm):
+                words = f"the sweep ends here, and {len(running)} jobs go on; the same command watches them"
+                raise Interrupted(words, stopped[0]) from e
             _stop(list(running.values()), watch)
             if isinstance(e, KeyboardInterrupt):
                 number = stopped[0] if stopped else signal.SIGINT

@@ -40,7 +40,7 @@ class SlurmOptions:
         processes: of each node; None: one for each GPU.
         gres: as Slurm's --gres.
         qos: as Slurm's --qos.
-        more: other options of sbatch, by name without the dashes.
+        more: other options of sbatch, by name without the dashes; True for one that has no value.
         cluster: another of submitit's executors, for tests.
     """
 
@@ -52,7 +52,7 @@ class SlurmOptions:
     processes: int | None = None
     gres: str | None = None
     qos: str | None = None
-    more: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, str | bool] = field(default_factory=dict)
     cluster: str = "slurm"
 
     @property
@@ -204,7 +204,9 @@ class Slurm:
             raise InputError(
                 "Slurm cannot be used", got=str(e).strip(), expected="sbatch and srun on the path", remedy="leave --slurm out"
             ) from e
-        asked = {"timeout_min": options.minutes, "gpus_per_node": options.gpus, "cpus_per_task": options.cpus}
+        asked = {"timeout_min": options.minutes, "cpus_per_task": options.cpus}
+        if options.gpus:  # 0 would forbid those of --gres
+            asked["gpus_per_node"] = options.gpus
         self.executor.update_parameters(name="wfbench", nodes=options.nodes, tasks_per_node=1, **asked)
         self.executor.update_parameters(**_own_parameters(options, slots if is_slurm else None))
 
