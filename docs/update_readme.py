@@ -8,7 +8,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "results/demo/answers.md": (),
     "results/probes/answers.md": ("Recall", "Needle", "Shift"),
     "results/profile/answers.md": ("vit-tiny",),
-    "results/cifar10-strategies/answers.md": ("CIFAR-10", "Of "),
+    "results/cifar10/answers.md": ("CIFAR-10", "Of "),
 }
 
 

@@ -322,6 +322,12 @@ def test_a_look_before_the_last_asks_for_more_than_a_single_test(tmp_path: Path)
     assert some.why_none == "no run of pool with seed 4; no run of softmax with seed 4"
 
 
+def test_bounds_of_few_seeds_go_no_further_than_accuracies_do(tmp_path: Path) -> None:
+    rows = paired_runs(0.02, seeds=2, softmax=0.90, pool=0.91)
+    found = only(tmp_path, rows, BETTER, head=LOOKS.replace("[5, 10]", "[2, 10]"))
+    assert (found.verdict, found.low, found.high) == ("undecidable", -100, 100)
+
+
 def test_seeds_that_were_tuned_to_several_rates_are_no_line(tmp_path: Path) -> None:
     tuned = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=1e-3)}
     other = {"chosen": Chosen(rates=(1e-3, 2e-3), mlp_ratio=4.0, depth=4, lr=2e-3)}

@@ -21,6 +21,9 @@ from wfbench.analysis.power import equivalence_power
 from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
 from wfbench.records import AnyRow
 
+#: How far apart two accuracies in per cent can be.
+_PER_CENT = 100.0
+
 
 @dataclass(frozen=True)
 class AccuracyAnswers:
@@ -75,8 +78,9 @@ class AccuracyAnswers:
             decision.verdict,
             f"{why}, so nothing says how sure a difference is" if why else "",
             interval.estimate,
-            interval.low,
-            interval.high,
+            # As far as accuracies in per cent can lie apart, which the bounds of few seeds exceed.
+            None if interval.low is None else max(interval.low, -_PER_CENT),
+            None if interval.high is None else min(interval.high, _PER_CENT),
             power=_power(claim, found, level),
             seeds=len(seeds),
             is_paired=paired,
