@@ -17,4 +17,4 @@ mixers=(
 )
 every=()
 for mixer in "${mixers[@]}"; do every+=(--mixer "$mixer"); done
-wfbench profile "${every[@]}" --resolution 112 --resolution 224 --resolution 448 --rounds 8 --seconds 0.5 --out $out
+wfbench profile "${every[@]}" --resolution 112 --resolution 224 --resolution 448 --rounds 8 --seconds 0.5 --no-memory --out $out
