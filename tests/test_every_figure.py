@@ -28,7 +28,8 @@ FOLDERS = sorted({path.relative_to(RESULTS).parts[0] for path in RESULTS.rglob("
 EXACT = {
     # what was run
     *("height", "width", "px", "downsample", "batch", "token_budget", "threads", "epochs", "steps", "cfg", "cfg_channels"),
-    *("tokens", "smallest_side", "largest_side", "rate", "lr", "recipe_lr", "best rate", "validation", "mlp_ratio", "depth"),
+    *("every", "offset", "tokens", "smallest_side", "largest_side", "rate", "lr", "recipe_lr", "best rate", "validation"),
+    *("mlp_ratio", "depth"),
     *("gain_threshold", "saturating_batch", "order_seed", "noise_seed", "sample_seed", "seed", "mcnemar_seed", "residual"),
     # what was counted
     *("parameters", "macs", "flops", "elementwise", "activations", "bytes_least", "bytes_moved", "bytes_alive", "share"),

@@ -79,7 +79,8 @@ def _cell_columns(
     result: Overview, which: str, cell: Callable[[OverviewLine], CellCost | None], shown: Collection[str], side: str
 ) -> list[Column[OverviewLine]]:
     """The columns of the profile, of one cell of each line; people see those with the headings ``shown``."""
-    return [_renamed(column, which, shown, f" at {side} px", cell) for column in profile_columns(result.profile)]
+    seen = [column for column in profile_columns(result.profile) if column.key or column.heading in shown]
+    return [_renamed(column, which, shown, f" at {side} px", cell) for column in seen]
 
 
 def _renamed(
