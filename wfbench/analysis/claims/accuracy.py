@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.claims.answer import Answer
+from wfbench.analysis.claims.answer import PER_CENT, Answer, within_per_cent
 from wfbench.analysis.claims.capability import answer_capability
 from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
@@ -20,9 +20,6 @@ from wfbench.analysis.paired import Difference, one_sided_power
 from wfbench.analysis.power import equivalence_power
 from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
 from wfbench.records import AnyRow
-
-#: How far apart two accuracies in per cent can be.
-_PER_CENT = 100.0
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class AccuracyAnswers:
             decision.verdict,
             f"{why}, so nothing says how sure a difference is" if why else "",
             interval.estimate,
-            # As far as accuracies in per cent can lie apart, which the bounds of few seeds exceed.
-            None if interval.low is None else max(interval.low, -_PER_CENT),
-            None if interval.high is None else min(interval.high, _PER_CENT),
+            *within_per_cent(interval.low, interval.high, -PER_CENT),
             power=_power(claim, found, level),
             seeds=len(seeds),
             is_paired=paired,

@@ -11,6 +11,19 @@ from wfbench.analysis.claims.price import Price, Remedy
 from wfbench.records import CrossoverRow, FitRow, Row
 
 Verdict = Literal["supported", "contradicted", "undecidable"]
+#: The largest accuracy, in the unit of claims.
+PER_CENT = 100.0
+
+
+def within_per_cent(low: float | None, high: float | None, least: float) -> tuple[float | None, float | None]:
+    """Bounds no further than an accuracy, or a difference of two, goes: few seeds give bounds that do.
+
+    Args:
+        low: the lower bound; None for none.
+        high: the upper one.
+        least: 0 for an accuracy, -100 for a difference of two.
+    """
+    return None if low is None else max(low, least), None if high is None else min(high, PER_CENT)
 
 
 @dataclass(frozen=True)

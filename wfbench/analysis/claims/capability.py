@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from wfbench.analysis.capability import Crossings, accuracy_at, capacity
-from wfbench.analysis.claims.answer import Answer, Verdict
+from wfbench.analysis.claims.answer import PER_CENT, Answer, Verdict, within_per_cent
 from wfbench.analysis.claims.price import price_of_capability
 from wfbench.analysis.claims.runs import Runs
 from wfbench.analysis.claims.schema import Capability
@@ -23,7 +23,6 @@ from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_better, seeds_f
 from wfbench.analysis.sequential import Looks, decide_better
 from wfbench.records import ProbeRow
 
-_PER_CENT = 100.0
 #: Half-widths of 95% intervals in standard errors, where these are of many canvases.
 _WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _TINY = 1e-6
@@ -155,7 +154,7 @@ def _value(claim: Capability, row: object) -> tuple[float, float, float] | str:
             return f"no evaluation of {row.mixer} with seed {row.seed} after {steps:,} steps{at}"
         value, error = found
         if not claim.is_factor:
-            return _PER_CENT * value, _PER_CENT * value, _PER_CENT * error
+            return PER_CENT * value, PER_CENT * value, PER_CENT * error
         value = max(value, error)  # that of no right answer has a logarithm too
         return math.log2(value), math.log2(value), error / value / math.log(2)
     crossing = capacity(row, steps)
@@ -194,10 +193,7 @@ def _in_units(
         negative = [None if value is None else -value for value in found]
         found = (negative[0], negative[2], negative[1])
     if not claim.is_factor:
-        # Bounds lie as far on both sides; an accuracy, or a difference of two, does not go as far as they may.
-        least = -_PER_CENT if claim.others else 0.0
-        a, b, c = found
-        return a, None if b is None else max(b, least), None if c is None else min(c, _PER_CENT)
+        return found[0], *within_per_cent(found[1], found[2], -PER_CENT if claim.others else 0.0)
     a, b, c = (None if value is None else 2**value for value in found)
     return a, b, c
 
@@ -210,7 +206,7 @@ def _answer_solved(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: f
     count, solved, bar, look = (
         len(rows),
         sum(row.is_solved for row in rows),
-        claim.threshold / _PER_CENT,
+        claim.threshold / PER_CENT,
         looks.index(len(seeds)),
     )
     level = looks.spent(alpha, look) - (looks.spent(alpha, look - 1) if look else 0.0)
@@ -226,9 +222,9 @@ def _answer_solved(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: f
     return Answer(
         verdict,
         "",
-        _PER_CENT * solved / count,
-        _PER_CENT * low,
-        _PER_CENT * high,
+        PER_CENT * solved / count,
+        PER_CENT * low,
+        PER_CENT * high,
         seeds=count,
         is_paired=True,
         if_estimate=prices[0],
