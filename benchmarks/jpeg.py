@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import random
 import statistics
 import tempfile
@@ -33,8 +32,8 @@ from timm.data import create_dataset, create_loader
 
 from wfbench import recipe as recipes
 from wfbench import records
-from wfbench.analysis.paired import mean_interval
 from wfbench.data import eval_batches, open_dataset, train_batches
+from wfbench.measure.rounds import paired_ratio
 from wfbench.recipe import DataSection
 
 FILES, SIDE, BATCH = 192, 224, 64
@@ -123,13 +122,10 @@ def main() -> None:
                         found[job][side].append(speed)
     lines = []
     for job, sides in found.items():
-        pairs = zip(sides["wfbench"], sides["timm"], strict=True)
-        interval = mean_interval([math.log(a / b) for a, b in pairs])
-        assert interval.low is not None
-        assert interval.high is not None
-        ratio, low, high = (math.exp(end) for end in (interval.estimate, interval.low, interval.high))
+        ratio = paired_ratio(sides["timm"], sides["wfbench"])
+        assert ratio is not None
         medians = " | ".join(f"{statistics.median(sides[side]):.0f}" for side in ("timm", "wfbench"))
-        lines.append(f"| {job} | {medians} | {ratio:.3f}× | {low:.3f}–{high:.3f} |")
+        lines.append(f"| {job} | {medians} | {ratio.estimate:.3f}× | {ratio.low:.3f}–{ratio.high:.3f} |")
     text = f"""# From JPEG files to batches
 
 {stamp.device}, 1 thread, torch {stamp.versions["torch"]}, timm {stamp.versions["timm"]}, revision {stamp.git_revision}; \

@@ -13,6 +13,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
     "cifar10-strategies": ("CIFAR-10: all strategies of WeightFormer, by an earlier version", "accuracy.png"),
     "scenes": ("Scenes: dense prediction by resolution", "segmentation-sizes.png"),
     "profile": ("Profile: time by resolution", "latency.png"),
+    "profile-rivals": ("Profile: rivals", "latency.png"),
     "profile-tokens": ("Profile with as many tokens in each call", "latency.png"),
     "profile-train": ("Profile of training steps", "latency.png"),
     "dit-digits": ("Denoisers of digits", "denoising-ema.png"),
@@ -26,8 +27,9 @@ all numbers. Brackets and ± are 95 % intervals, of claims as their table says. 
 machine that each table names: they show what these runs are like, and no rank on ImageNet.
 
 Not on this page: [results/zoo](../results/zoo/tables.md) (every mixer in small), [results/demo](../results/demo/tables.md)
-(what `make demo` gives), [results/erf](../results/erf/tables.md) (receptive fields) and
-[results/benchmarks](../results/benchmarks).
+(what `make demo` gives), [results/erf](../results/erf/tables.md) (receptive fields),
+[results/profile-sizes](../results/profile-sizes/tables.md) (larger models and batches),
+[results/predict](../results/predict/tables.md) (how far off predictions are) and [results/benchmarks](../results/benchmarks).
 
 ## How to read it
 

@@ -127,8 +127,7 @@ class WindowAttention(nn.Module):
                 "the shift is not shorter than the window",
                 got=f"shift = {shift} for window = {window}",
                 expected=f"0 to {most}",
-                remedy=f"use {sides[0] // 2 if sides[0] == sides[1] else f'{sides[0] // 2}x{sides[1] // 2}'}, or None for that"
-                " in every second layer",
+                remedy="leave shift out: half the window in every second layer",
             )
         self.num_heads, self.window, self.shift = heads_of(dim, num_heads), sides, shifts
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)

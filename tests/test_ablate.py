@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from wfbench import recipe as recipes
 from wfbench.analysis.ablation import ablations
 from wfbench.analysis.paired_images import counts_change, mean_change, miou, pixel_accuracy
 from wfbench.cli import app
-from wfbench.errors import InputError
+from wfbench.errors import InputError, NotFiniteError
 from wfbench.measure.strength import MeanPredictions, Place, Strengths, blocks_of, predicting_layers, seen, strengths
 from wfbench.models import DiT, VisionTransformer
 from wfbench.records import AblationRow, DenseRow, DiTRow, TrainRow
@@ -262,6 +263,19 @@ def test_strength_by_hand() -> None:
 
 
 @torch.no_grad()
+def test_a_layer_whose_output_is_all_prediction_has_no_strength_and_says_so() -> None:
+    model = net("wf-linear-bilateral")
+    layer, x = next(iter(predicting_layers(model).values())), torch.randn(6, 64, 16, dtype=torch.float64)
+    nn.init.zeros_(layer.weight)
+    [found] = strengths(model, lambda: layer(x, (8, 8)))
+    assert (found.total, found.common, found.own) == (None, None, None)
+    assert records.Strength.model_validate_json(found.model_dump_json()) == found
+    nn.init.constant_(layer.weight, math.nan)
+    with pytest.raises(NotFiniteError, match="the output of a predicting layer is not finite"):
+        strengths(model, lambda: layer(x, (8, 8)))
+
+
+@torch.no_grad()
 def test_strength_of_a_convolution_is_that_of_convolved_outputs_and_equal_images_have_nothing_of_their_own() -> None:
     model = net("wf-dwc-adaptive")
     [layer], x = predicting_layers(model).values(), torch.randn(1, 64, 16, dtype=torch.float64).expand(3, 64, 16)
@@ -396,6 +410,7 @@ def test_batches_change_no_result(trained: dict[str, Path], taken: Taken, tmp_pa
             assert a.strength is None or a.strength.total == pytest.approx(b.strength.total, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_outcomes_of_every_sample_give_the_intervals_again(taken: Taken) -> None:
     place, rows = taken[0], taken[1]["digits"]
     table = pd.read_parquet(place / "digits" / "outcomes-raw.parquet")
@@ -460,6 +475,7 @@ def test_the_command_takes_runs_apart_in_their_directories_and_again(trained: di
     assert (trained["dit-digits"] / "ablation" / "outcomes-ema.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_the_report_has_the_table_its_figure_its_section_and_the_strengths(
     trained: dict[str, Path], taken: Taken, tmp_path: Path
 ) -> None:

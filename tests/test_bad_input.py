@@ -364,6 +364,7 @@ CALLS: list[list[str] | str] = [
     "train --batch-size 0",
     "train --batch-size 1000000",
     "train --lr 1e-3 --set optim.lr=2e-3",
+    "train --data folder --set data.path=other",
     "train --mixer softmax,linear",
     "profile --mixer softmax,,linear",
     "sweep --mixer softmax,softmx",

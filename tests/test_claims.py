@@ -241,16 +241,33 @@ def test_an_undecidable_claim_has_the_price_of_an_answer_beside_it(tmp_path: Pat
     assert found.verdict == "undecidable"
     needed = found.if_effect.needed.seeds
     assert needed > 5
-    assert found.if_effect.runs == 2 * (needed - 5)
-    assert found.if_effect.seconds == pytest.approx((needed - 5) * (360 + 720))
+    assert found.if_effect.needed.is_new_plan, "the only look has been"
+    assert found.if_effect.runs == 2 * needed
+    assert found.if_effect.seconds == pytest.approx(needed * (360 + 720))
     assert found.if_estimate.needed.seeds != needed
     (table,) = (t for t in report.tables([*rows, recorded(stated(tmp_path, claim))]) if t.kind == "claims")
     (words,), (cost,) = lines(table, "seeds needed"), lines(table, "costs")
-    assert words.split(" / ")[1] == str(needed)
+    assert words.split(" / ")[1] == f"{needed} (new plan)"
     assert cost.endswith(" more")
-    assert float(cost.removesuffix(" h more").split(" / ")[1]) == pytest.approx((needed - 5) * 0.3, rel=0.06)
+    assert float(cost.removesuffix(" h more").split(" / ")[1]) == pytest.approx(needed * 0.3, rel=0.06)
     sure = only(tmp_path, paired_runs(0.0001, softmax=0.90, pool=0.902), claim)
     assert (sure.verdict, sure.if_estimate, sure.if_effect) == ("supported", None, None)
+
+
+def test_a_price_within_the_plan_is_the_runs_that_the_look_still_lacks(tmp_path: Path) -> None:
+    gains = np.tile([0.012, -0.008, 0.004, -0.004, 0.006], 2)  # 0.2 points, with a deviation of 0.8
+    ten = from_array(("softmax", "pool"), np.stack([np.full(10, 0.9), 0.9 + gains]), PAIRED)
+    rows = [row for row in ten if row.seed < 5 or (row.mixer, row.seed) == ("pool", 7)]
+    found = only(tmp_path, rows, BETTER, head=LOOKS)
+    assert (found.verdict, found.seeds) == ("undecidable", 5)
+    assert (found.if_effect.needed.seeds, found.if_effect.needed.is_new_plan) == (10, False)
+    seconds = {row.mixer: row.train_seconds for row in rows}
+    assert found.if_effect.runs == 5 + 4, "seed 7 of pool has been run"
+    assert found.if_effect.seconds == pytest.approx(5 * seconds["softmax"] + 4 * seconds["pool"])
+    assert found.if_estimate.needed.is_new_plan
+    (table,) = (t for t in report.tables([*rows, recorded(stated(tmp_path, BETTER, head=LOOKS))]) if t.kind == "claims")
+    assert lines(table, "seeds needed")[0].endswith(" (new plan) / 10")
+    assert any("not within this plan" in note for note in table.notes)
 
 
 @pytest.mark.slow
@@ -365,6 +382,7 @@ def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
     assert "do not differ" in only(tmp_path, same, BETTER).why_none
 
 
+@pytest.mark.slow
 def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None:
     """Eight lines that are all alike: every claim of a difference is false, and each may be wrong either way."""
     names = [f"m{i}" for i in range(8)]

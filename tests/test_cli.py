@@ -1,5 +1,6 @@
 """The command line: what it says to bad input, what it writes, what it does not import."""
 
+import io
 import json
 import os
 import signal
@@ -13,7 +14,11 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from wfbench import recipe as recipes
 from wfbench.cli import app
+from wfbench.cli.progress import Told
+from wfbench.errors import InputError
+from wfbench.signals import Interrupted
 
 SMALL = ["--set", "model.embed_dim=16", "--set", "model.depth=2", "--set", "epochs=1", "--set", "optim.warmup_epochs=0"]
 
@@ -27,6 +32,40 @@ def test_importing_the_command_line_does_not_import_torch():
         "import sys, wfbench.cli; print([m for m in ('torch', 'timm', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_line_of_news_fits_the_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    Told()("x" * 99)
+    assert sys.stdout.getvalue() == "\r\x1b[K" + 39 * "x", "a longer one would wrap, and its first part stay"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export records.jsonl out --to timm-csv --dtype bfloat16", "--dtype"),
+        ("export records.jsonl out --to timm-csv --weights ema", "--weights"),
+        ("erf run --resolution 384 --out out", "--resolution"),
+        ("erf run --model vit-small --out out", "--model"),
+        ("eval run --weights ema --out out", "--weights"),
+        ("eval file.safetensors --recipe digits --weights ema --out out", "--weights"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(recipes.dump(recipes.load("probe-recall", ["model.mixer=softmax"])))
+    Path("file.safetensors").touch()
+    done = run(*words.split())
+    assert done.exit_code == 2, done.output
+    assert "an option " in done.output
+    assert f"got:      {said}" in done.output
+    assert not Path("out").exists()
 
 
 def test_the_commands_and_their_flags_are_what_users_rely_on():
@@ -343,6 +382,7 @@ def test_eval_says_when_the_weights_are_not_those_recorded(tmp_path):
     assert "NOT the same" in again.output
 
 
+@pytest.mark.slow
 def test_a_mixer_of_ones_own_trains_and_profiles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(MINE)
@@ -397,6 +437,68 @@ class Mean(nn.Module):
     def macs(self, grid, batch=1, path="released"):
         return batch * self.proj.in_features ** 2
 """
+
+
+SMALL_ALONE = """
+from torch import nn
+from mixers import MixerError
+
+
+class Small(nn.Module):
+    def __init__(self, dim, grid):
+        super().__init__()
+        if tuple(grid) == (14, 14):
+            raise MixerError("no such grid", got=grid, expected="a small one", remedy="make the image smaller")
+
+    def forward(self, x, grid):
+        return x
+"""
+
+
+def test_a_mixer_that_the_profile_cannot_have_is_refused_before_the_demo_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wfbench.tasks.demo.sweep", lambda *_: pytest.fail("it began to train"))
+    Path("mine.py").write_text(SMALL_ALONE)
+    done = run("demo", "--mixer", "softmax,mine.py:Small")
+    assert done.exit_code == 2, done.output
+    assert "error: no such grid" in done.output
+    assert not Path("runs").exists()
+
+
+@pytest.fixture
+def demo_of_nothing(tmp_path, monkeypatch):
+    """A demo that trains and shows nothing; the places that it would show."""
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wfbench.tasks.demo.sweep", lambda *_: {})
+    monkeypatch.setattr("wfbench.tasks.demo.baselines", lambda _: [])
+    monkeypatch.setattr("wfbench.tasks.demo.profile", lambda *_: [])
+    monkeypatch.setattr(sys.modules["wfbench.cli.demo"], "_show", shown.append)
+    return shown
+
+
+def test_the_demo_shows_what_was_trained_where_the_profile_fails(demo_of_nothing, monkeypatch):
+    def fails(*_):
+        raise InputError("the profile failed")
+
+    monkeypatch.setattr("wfbench.tasks.demo.profile", fails)
+    done = run("demo", "--mixer", "softmax", "--out", "here")
+    assert done.exit_code == 2, done.output
+    assert "error: the profile failed" in done.output
+    assert demo_of_nothing == [Path("here")]
+
+
+def test_the_same_demo_goes_on_where_it_was_stopped(demo_of_nothing, monkeypatch):
+    def stops(*_):
+        raise Interrupted("stopped", signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wfbench.tasks.demo.profile", stops)
+        assert run("demo", "--mixer", "softmax").exit_code == 75
+    for mixers in ("softmax,linear", "softmax", "softmax"):
+        done = run("demo", "--mixer", mixers)
+        assert done.exit_code == 0, done.output
+    assert demo_of_nothing == [Path("runs/demo-2"), Path("runs/demo"), Path("runs/demo-3")]
 
 
 @pytest.mark.slow

@@ -287,6 +287,7 @@ def test_trials_are_no_results() -> None:
     assert report.tables([dense_row("softmax", 0, 0.5, validation=0.2)]) == []
 
 
+@pytest.mark.slow
 def test_sizes_of_scenes_share_a_table_and_evaluations_on_other_data_do_not(run: Path, tmp_path: Path) -> None:
     asked: list[tuple[str, ...]] = [(), ("data.dense.clutter=3",), ("data.mean=[0.4]",), ("dense.inference=slide",)]
     rows = [
@@ -467,6 +468,7 @@ def test_pictures_of_other_runs_stand_beside_one_another_and_those_of_trials_do_
     assert old.decoder is None
 
 
+@pytest.mark.slow
 def test_a_mixer_that_sees_near_is_at_chance_where_the_label_depends_on_a_far_place() -> None:
     """Two scenes that differ in one corner, and in their labels at the other end: what does not see the corner gets half right.
 

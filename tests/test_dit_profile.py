@@ -26,6 +26,7 @@ def rows_of(tmp_path: Path, **overrides: object) -> list[ProfileRow]:
     return [row for row in profile(request, tmp_path / "records.jsonl") if isinstance(row, ProfileRow)]
 
 
+@pytest.mark.slow
 def test_the_resolution_of_a_latent_model_is_that_of_the_image(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     assert {(row.resolution[0], row.downsample, row.tokens) for row in rows} == {(64, 8, 1), (128, 8, 4)}

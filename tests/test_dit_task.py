@@ -333,6 +333,7 @@ def proxy(images: torch.Tensor) -> float:
     return frechet_distance(moments([ours]), moments([theirs]))
 
 
+@pytest.mark.slow
 def test_proxy_fd_has_a_floor_and_rises_with_damage() -> None:
     held, _ = real("val")
     draw = torch.Generator().manual_seed(0)
@@ -432,6 +433,7 @@ class FakeInception:
         return rows, rows / 10
 
 
+@pytest.mark.slow
 def test_fid_and_is_stand_beside_their_inception_and_reference(
     trained: Path, sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def run(*words: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_a_run_is_mapped_before_and_after_training(tmp_path: Path) -> None:
     small = [f"--set={key}" for key in ("model.embed_dim=16", "model.depth=1", "epochs=1", "optim.warmup_epochs=0")]
     for mixer in ("softmax", "static"):
@@ -156,8 +157,15 @@ def test_images_are_of_all_classes_where_files_are_in_the_order_of_classes() -> 
     assert len(choose_images(split, 2000, seed=0)) == 1000
 
 
-def test_several_fresh_mixers_by_one_command(tmp_path: Path) -> None:
-    run("erf", "--mixer", "identity", "--mixer", "static", "--resolution", 64, "--images", 1, "--draws", 1, "--out", tmp_path)
+def test_several_fresh_mixers_by_one_command_where_one_cannot_be_made(tmp_path: Path) -> None:
+    head = "import torch\n\n\nclass M(torch.nn.Module):\n    def __init__(self, dim):\n"
+    (tmp_path / "m.py").write_text(head + '        super().__init__()\n        assert dim != 192, "not 192"\n')
+    chosen = [word for name in ("identity", f"{tmp_path / 'm.py'}:M", "static") for word in ("--mixer", name)]
+    few = ["--resolution", "64", "--images", "1", "--draws", "1"]
+    done = CliRunner().invoke(app, ["erf", *chosen, *few, "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "not every mixer was mapped" in done.output
+    assert "m.py:M: AssertionError: not 192" in done.output
     rows, _ = report.collect([tmp_path])
     assert [row.mixer for row in rows] == ["identity", "static"]
     done = CliRunner().invoke(app, ["erf", "--mixer", "sotfmax", "--out", str(tmp_path / "new")])

@@ -35,7 +35,7 @@ EXACT = {
     *("parameters", "macs", "flops", "elementwise", "activations", "bytes_least", "bytes_moved", "bytes_alive", "share"),
     *("by shapes (MB)", "macs_exponent", "params", "gmacs", "samples", "images", "seeds", "seed_count", "rounds", "rows"),
     *("timing_samples", "seeds_ours", "seeds_theirs", "real_samples", "reference_samples", "only_ours", "only_theirs"),
-    *("canvases", "budget", "global_layers", "solved"),
+    *("canvases", "budget", "global_layers", "solved", "untrained", "cells", "groups", "measured_to", "looked_to"),
     # what is computed from the generator of a probe
     *("chance", "local_floor", "set_floor", "straight_floor"),
     # how something spreads, and other parts of intervals
@@ -75,7 +75,7 @@ def is_stated(why: str, table: Table) -> bool:
 def name_of(column: Column[Any]) -> str:
     """A column's name, without what the overview adds to those of other tables."""
     own = re.sub(r"^(accuracy|first|last)\.", "", column.key) or re.sub(r" at \d+ px$", "", column.heading)
-    own = re.sub(r"^\w+_(solved)$", r"\1", own)
+    own = re.sub(r"^\w+_(solved|untrained)$", r"\1", own)
     return re.sub(r"^(speedup|mse|vb|chance|local_floor|set_floor|straight_floor)_.*", r"\1", own)
 
 
@@ -203,6 +203,7 @@ def test_a_column_that_loses_its_intervals_is_found() -> None:
             assert faults(changed(table, column, show=lambda found: f"{found.estimate:.3g}")), where
 
 
+@pytest.mark.slow
 def test_a_table_that_loses_its_reasons_is_found() -> None:
     for folder, name, number in (
         ("profile", "profile", "median_seconds"),

@@ -577,6 +577,13 @@ def test_a_mixer_that_does_not_run_in_a_precision_is_one_message(monkeypatch):
         of_preset("vit-tiny", "softmax", 16, 3, dtype="float16", **TINY)
 
 
+def test_a_mixer_whose_constructor_raises_is_one_message(tmp_path):
+    head = "import torch\n\n\nclass M(torch.nn.Module):\n    def __init__(self, dim):\n"
+    (tmp_path / "m.py").write_text(head + '        assert dim > 1000, "too narrow"\n')
+    with pytest.raises(InputError, match=r"the model cannot be made[\s\S]*AssertionError: too narrow"):
+        of_preset("vit-tiny", f"{tmp_path / 'm.py'}:M", 16, 3, **TINY)
+
+
 # timm's tables
 
 

@@ -45,6 +45,12 @@ def test_of_other_probes_nobody_is_said_not_to_have_learnt_them() -> None:
     assert sentence == "Needle, after 100 steps of training (1 seed of each): static and wf are under 90 % among 96 tokens."
 
 
+def test_a_mixer_that_failed_the_gate_of_recall_is_called_so_in_other_probes() -> None:
+    rows = [probe_row(mixer="wf", by_step={100: [0.3] * 5}), probe_row("majority", "wf"), probe_row("majority", "softmax")]
+    sentence = said(rows)["What can it do?"][1]
+    assert sentence.endswith("softmax 100.00 ± 0.78, wf (not trained) 100.00 ± 0.78.")
+
+
 def test_several_seeds_bring_intervals_and_nothing_is_said_of_single_ones() -> None:
     found = said(recall("linear", after_100=4.0))
     assert found["What can it do?"] == (

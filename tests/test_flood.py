@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from probe_rows import probe_row
 from scipy import ndimage, stats
 from test_capability import answer, lines_of
-from test_probes import CPU, Silent, opened, tiny
+from test_probes import CPU, Silent, drawn_by, opened, tiny
 
 from wfbench.analysis.capability import Crossing, capacity
 from wfbench.data import probe_canvases
@@ -71,7 +72,7 @@ def test_walks_are_simple_paths_that_do_not_touch_and_every_cell_is_asked(length
 def test_walks_that_may_touch_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """On purpose: walks that keep off the cells of the other alone, or off their own alone, and not off what is beside them."""
     tables = flood._tables(LAYOUT.grid)
-    cell = [1 << token for token in range(256)]
+    cell = [frozenset({token}) for token in range(256)]
     for wrong, fault in (
         (tables._replace(squares=cell), "walks touch"),
         (tables._replace(crosses=cell), "no simple paths of this length"),
@@ -154,6 +155,16 @@ def test_what_the_leak_check_asks_has_no_mark_near_it() -> None:
             assert (kept[token] == labels[token]) if reach > 2 else (kept[token] == IGNORE)
 
 
+def test_what_a_grid_takes_in_memory_grows_with_its_tokens_and_not_with_their_square() -> None:
+    tracemalloc.start()
+    try:
+        flood._tables.__wrapped__((32, 32))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6, "1,024 tokens: two numbers for each pair of them would be 17 MB"
+
+
 @dataclass(frozen=True)
 class Blank(Flood):
     """On purpose: on a fifth of the canvases the cells of one walk do not show."""
@@ -166,16 +177,17 @@ class Blank(Flood):
 
 @pytest.mark.slow
 def test_leaks_on_purpose_are_caught() -> None:
-    split = opened("flood").train
-    assert check_leak(replace(split, probe=Blank()), 2).readout > check_leak(replace(split, probe=Blank()), 2).bound
-    deeper = check_leak(split, 3)  # three layers see a mark that stands three tokens away
+    dataset = opened("flood")
+    blank = check_leak(drawn_by(dataset, Blank()), 2)
+    assert blank.readout > blank.bound
+    deeper = check_leak(dataset, 3)  # three layers see a mark that stands three tokens away
     assert deeper.gradient > 0
     assert not deeper.held
 
 
 def test_levels_of_near_questions_alone_are_refused() -> None:
     with pytest.raises(InputError, match="no question is out of a local model's reach"):
-        check_leak(opened("flood", "data.probe.levels=[2]").train, 2)
+        check_leak(opened("flood", "data.probe.levels=[2]"), 2)
 
 
 def test_questions_are_counted_by_their_distance_on_the_canvases_of_the_longest_walks() -> None:

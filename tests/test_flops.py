@@ -314,6 +314,7 @@ def test_a_compiled_model_is_counted_as_the_model_is() -> None:
     assert count_flops(torch.compile(model), (1, 3, 64, 64)) == count_flops(model, (1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_macs_are_arithmetic_and_import_no_counter() -> None:
     code = """
 import sys

@@ -76,7 +76,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("fork", [True, False])
+@pytest.mark.parametrize("fork", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_fork_is_what_a_fresh_process_is(fork: bool) -> None:
     process, origin = start("say", "a b", "--c", fork=fork, WFBENCH_SOME="ünï", OMP_NUM_THREADS="2")
     assert process.wait(100) == 0
@@ -121,6 +121,7 @@ def test_several_at_once_and_a_wait_that_is_too_long(tmp_path) -> None:
     processes[2].kill()  # nothing to kill any more
 
 
+@pytest.mark.slow
 def test_a_fork_holds_the_files_it_is_given(tmp_path) -> None:
     (tmp_path / "run").mkdir()
     held = locks.acquire(tmp_path / "run")

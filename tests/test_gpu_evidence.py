@@ -38,6 +38,7 @@ def make(place: Path, *parts: str, stub: dict[str, str] | None = None, **environ
     )
 
 
+@pytest.mark.slow
 def test_without_a_word_it_is_the_gpu_and_the_results(tmp_path: Path) -> None:
     found = commands_of(SCRIPT, tmp_path)
     assert [words[0] for words in found] == ["sweep", "profile", "profile", "profile", "report"]

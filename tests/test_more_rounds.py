@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from wfbench import records
+from wfbench import records, report
 from wfbench.errors import InputError
 from wfbench.measure import load as measured_load
 from wfbench.measure.isolate import Outcome
@@ -99,6 +99,7 @@ def test_cells_that_are_known_less_well_get_more_rounds_beside_the_baseline_and_
     assert half_width(latencies(plain), "xca", 32) <= 0.2, "asked for later, it is gone on with"
 
 
+@pytest.mark.slow
 def test_when_time_is_over_what_is_not_known_as_well_is_said(made_up, tmp_path):
     lines: list[str] = []
     profile_run.profile(request(precision=0.001, more_minutes=20), tmp_path / "records.jsonl", profile_run.Lines(lines.append))
@@ -135,6 +136,32 @@ def test_what_other_work_disturbed_is_measured_once_more_and_the_rows_say_so(mad
     assert kept["linear", 32][1] < 0.0125, "the undisturbed time is the one that counts"
     [cell] = [row for row in records.read(tmp_path / "records.jsonl")[0] if row.kind == "profile" and row.mixer == "linear"]
     assert cell.round_medians == tuple(kept["linear", 32][k] for k in range(3))
+
+
+def test_a_repeat_that_fails_leaves_the_disturbed_measurement(made_up, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_run._Run, "count", lambda self: None)
+    made_up.crowded, made_up.failing = {("linear", 1)}, {("linear", 2)}  # round 2, and its repeat
+    asked = request(mixers=("softmax", "linear"), resolutions=(32,), rounds=3)
+    profile_run.profile(asked, tmp_path / "records.jsonl")
+    rows = records.read(tmp_path / "records.jsonl")[0]
+    [cell] = [row for row in rows if row.kind == "profile" and row.mixer == "linear"]
+    assert (cell.status, cell.round_numbers) == ("ok", (0, 1, 2))
+    assert made_up.calls.count(("linear", 32)) == 4
+    assert profile_run.profile(asked, tmp_path / "records.jsonl") == []
+    [table] = [table for table in report.tables(rows) if table.kind == "profile"]
+    assert any("busy in 1 of 6 measurements" in note for note in table.notes)
+
+
+def test_a_round_that_fails_where_another_did_not_is_measured_once_more(made_up, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile_run._Run, "count", lambda self: None)
+    made_up.failing = {("linear", 1), ("xca", 0), ("xca", 1)}
+    asked = request(mixers=("softmax", "linear", "xca"), resolutions=(32,), rounds=3)
+    profile_run.profile(asked, tmp_path / "records.jsonl")
+    cells = {row.mixer: row for row in records.read(tmp_path / "records.jsonl")[0] if row.kind == "profile"}
+    assert (cells["linear"].status, cells["linear"].round_numbers) == ("ok", (0, 1, 2))
+    assert made_up.calls.count(("linear", 32)) == 4
+    assert cells["xca"].status == "timeout"
+    assert made_up.calls.count(("xca", 32)) == 1, "what failed at the first try is not tried again"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_an_entry_point_that_does_not_load_is_one_line_and_the_others_are_listed
     assert mixers.spec("softmax").name == "softmax"
 
 
+@pytest.mark.slow
 def test_versions_of_the_packages_that_a_mixer_imports_are_part_of_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

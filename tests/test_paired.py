@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from wfbench.analysis.paired import (
     SINGLE_SEED,
     Difference,
     mean_interval,
+    one_sided_power,
     paired_contrasts,
     paired_difference,
+    power_within,
 )
 from wfbench.analysis.power import detectable_effect, equivalence_power, t_power
 from wfbench.errors import InputError
@@ -85,6 +88,7 @@ def test_holms_later_steps_decide_what_one_step_does_not() -> None:
     assert found.simultaneous.low < 0 < found.interval.low
 
 
+@pytest.mark.slow
 def test_equivalence_is_that_of_statsmodels_after_holm() -> None:
     lines = [NONLINEAR, STATIC, DEEP]
     raw = [ttost_paired(np.array(line), np.array(BILATERAL), -1.5, 1.5)[0] for line in lines]
@@ -150,6 +154,33 @@ def test_a_difference_is_never_known_to_less_than_an_image() -> None:
     assert close.interval().half_width == pytest.approx(1.0)
     assert close.low(0.005) < close.mean - 1.0, "the floor is one of the standard error, so it grows with the level"
     assert paired_difference(DEEP, STATIC, one_image=0.01).interval() == paired_difference(DEEP, STATIC).interval()
+
+
+def test_the_error_over_samples_counts_beside_that_over_seeds_and_stays_with_more_of_them() -> None:
+    ours, theirs, c = [3.0, 2.5, 3.5, 4.0, 2.0], [1.0, 1.5, 0.5, 2.0, 1.0], 0.3
+    by_seed = np.subtract(ours, theirs)
+    found = paired_difference(ours, theirs, sample_error=c)
+    reach = math.hypot(stats.t.isf(0.01, 4) * by_seed.std(ddof=1) / math.sqrt(5), stats.norm.isf(0.01) * c)
+    assert found.low(0.01) == pytest.approx(by_seed.mean() - reach)
+    assert found.high(0.01) == pytest.approx(by_seed.mean() + reach)
+    assert replace(found, seeds=10**6).error == pytest.approx(c, rel=1e-4)
+    alike = paired_difference([50.0] * 3, [50.0] * 3, sample_error=c)
+    assert alike.why_none == ""
+    assert alike.interval().half_width == pytest.approx(stats.norm.isf(0.025) * c)
+    assert one_sided_power(1.0, alike, 0.01) == pytest.approx(stats.norm.sf(stats.norm.isf(0.01) - 1.0 / c))
+    inside = stats.norm.cdf(1.0 / c - stats.norm.isf(0.01)) * 2 - 1
+    assert power_within(0.0, 1.0, alike, 0.01) == pytest.approx(inside)
+
+
+def test_without_an_error_over_samples_power_is_that_of_the_t_tests() -> None:
+    plain = paired_difference(DEEP, STATIC)
+    critical = stats.t.isf(0.01, plain.freedom)
+    assert one_sided_power(1.0, plain, 0.01) == pytest.approx(
+        t_power(1.0 / plain.error, critical, plain.freedom, two_sided=False)
+    )
+    assert power_within(0.2, 1.5, plain, 0.01) == pytest.approx(
+        equivalence_power(1.5 / plain.error, plain.freedom, difference=0.2 / plain.error, alpha=0.01)
+    )
 
 
 def test_an_accuracy_is_never_known_better_than_its_images_allow() -> None:

@@ -84,6 +84,7 @@ def test_the_old_construction_would_be_seen():
     assert {"blocks.1.fc2.weight", "head.weight"} <= different
 
 
+@pytest.mark.slow
 def test_every_distribution_is_what_the_constructors_make_it(all_mixers):
     for mixer, state in all_mixers.items():
         before, again = in_order(mixer=mixer), in_order(mixer=mixer, seed=1)
@@ -105,6 +106,7 @@ def largest_correlation(state, other):
     return max(abs(np.corrcoef(a, b)[0, 1]) * len(a) ** 0.5 for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_no_two_names_share_draws(all_mixers, monkeypatch):
     assert max(largest_correlation(state, values(mixer=mixer, seed=1)) for mixer, state in all_mixers.items()) < 6
     monkeypatch.setattr(draws, "key_of", lambda seed, name, count: seed)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from mixers import MixerError
 from wfbench import models, records, report
 from wfbench.analysis import prediction
+from wfbench.analysis.lines import label
 from wfbench.analysis.prediction import (
     LEAST_GROUPS,
     Calibration,
@@ -31,7 +33,8 @@ from wfbench.analysis.prediction import (
 )
 from wfbench.cli import app
 from wfbench.errors import InputError
-from wfbench.measure import count_flops
+from wfbench.measure import count_flops, scaling
+from wfbench.measure.scaling import Crossover
 from wfbench.measure.work import Work, microbenchmarks, work_of, work_of_model
 from wfbench.records import HeldOutRow, MicrobenchmarkRow, PredictedCrossoverRow, PredictionRow, ProfileRow
 from wfbench.tasks import predict as task
@@ -361,6 +364,19 @@ def test_a_crossover_needs_no_baseline_among_the_mixers_that_are_asked_for(monke
     assert {row.mixer for row in made if isinstance(row, PredictionRow)} == {"xca"}
 
 
+def test_a_crossover_without_an_upper_end_is_a_row_and_stands_in_the_table():
+    rows, open_ = plain("softmax", "static"), Crossover("none", None, scaling.Interval(100.0, math.inf))
+    call = task._call(rows)
+    made = [task._crossover_row(rows[0], open_, "softmax", call, 400, open_)]
+    assert [type(row).model_validate_json(row.model_dump_json()) for row in made] == made
+    [table] = [table for table in report.tables(made) if table.kind == "predicted_crossover"]
+    assert table.frame["from (tokens)"].tolist() == ["no place looked at [100, ∞]"]
+    assert table.frame["measured, from (tokens)"].tolist() == ["no place [100, ∞]"]
+    at = task._crossover_row(rows[0], Crossover("at", 200.0, scaling.Interval(100.0, math.inf)), "softmax", call, 400, None)
+    [table] = [table for table in report.tables([at]) if table.kind == "predicted_crossover"]
+    assert table.data["tokens_high"].tolist() == [math.inf]
+
+
 def test_without_a_measured_baseline_it_is_said_that_there_are_no_crossovers():
     rows, said = plain("xca"), []
     request = task.PredictRequest(resolutions=(96,))
@@ -379,7 +395,79 @@ def test_rows_and_titles_name_the_machine_of_the_profile(monkeypatch):
     assert {(row.device, row.threads, row.protocol) for row in made} == {("Another CPU", 7, "isolated-v1")}
     titles = [table.title for table in report.tables(made)]
     assert len(titles) == 3
-    assert all(title.endswith(": Another CPU, 7 threads, isolated-v1") for title in titles)
+    assert all(title.endswith(": Another CPU, 7 threads, isolated-v1, from cells up to 16 tokens") for title in titles)
+
+
+def test_every_call_has_tables_of_its_own_and_of_calls_that_ask_the_same_the_newest_is_shown(monkeypatch):
+    monkeypatch.setattr(task, "_PLACES", 2)
+    profiles = task.profile_in(plain("softmax", "static"))
+
+    def call(command, minute, **asked):
+        made = task.predict(profiles, [], task.PredictRequest(**{"resolutions": (96,)} | asked), works=MadeUp())
+        said = {"command": command, "created": f"2026-01-01T00:0{minute}:00+00:00"}
+        return [row.model_copy(update=said) for row in made]
+
+    few, first, again = call("few", 3, measured_to=48), call("first", 1), call("again", 2)
+    shown = {table.name: table for table in report.tables([*again, *few, *first])}
+    kinds = ("held_out", "predictions", "predicted_crossover")
+    assert set(shown) == {f"{kind}-from-cells-up-to-{tokens}-tokens" for kind in kinds for tokens in (9, 16)}
+    assert len({table.title for table in shown.values()}) == 6
+    for kind in kinds:
+        all_, some = (shown[f"{kind}-from-cells-up-to-{tokens}-tokens"].notes for tokens in (16, 9))
+        assert "Made by: few (2026-01-01T00:03:00+00:00)." in some
+        assert "Made by: again (2026-01-01T00:02:00+00:00)." in all_
+        assert any("Left out: first (2026-01-01T00:01:00+00:00)." in note for note in all_)
+    other = call("other", 4, resolutions=(80,))
+    titles = [table.title for table in report.tables([*first, *other]) if table.kind == "predictions"]
+    assert [title.rpartition(", ")[2] for title in titles] == ["call 1 of 2", "call 2 of 2"]
+
+
+class Refusing(MadeUp):
+    """Work of mixers that do not take every grid."""
+
+    def of(self, row: ProfileRow) -> Work:
+        if row.mixer == "xca" and row.tokens == 25:
+            raise MixerError("no such grid", got="5x5", expected="an even grid", remedy="another")
+        if row.mixer == "linear" and row.tokens > 16:
+            raise NotImplementedError("no such operator on meta")
+        return super().of(row)
+
+
+def test_what_a_mixer_refuses_is_left_out_with_a_reason_and_the_others_stay():
+    profiles, said = task.profile_in(plain("softmax", "xca", "linear")), []
+    request = task.PredictRequest(resolutions=(96,))
+    made = task.predict(profiles, [], request, works=task.check(profiles, request, works=Refusing()), say=said.append)
+    why = {row.mixer: row.why_none for row in made if isinstance(row, PredictionRow)}
+    reason = "it cannot be made or counted here: NotImplementedError: no such operator on meta"
+    assert why["linear"] == reason
+    assert not any("cannot be made" in why[mixer] for mixer in ("softmax", "xca"))
+    assert {row.mixer: row.looked_to for row in made if isinstance(row, PredictedCrossoverRow)} == {"xca": 36, "linear": 16}
+    assert said == [
+        f"crossover of linear: looked for at 3 of 5 sides: {reason}",
+        "crossover of xca: looked for at 4 of 5 sides: it cannot be made or counted here: "
+        "no such grid: got 5x5, expected an even grid; another",
+    ]
+    with pytest.raises(InputError, match=rf"none of the cells can be predicted[\s\S]*vit-tiny, linear at 96 px: {reason}"):
+        task.check(profiles, task.PredictRequest(mixers=("linear",), resolutions=(96,)), works=Refusing())
+
+
+def test_a_mixer_that_reads_a_number_from_a_tensor_has_a_reason_and_no_traceback(tmp_path):
+    text = "import torch\n\n\nclass M(torch.nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n\n"
+    (tmp_path / "m.py").write_text(text + "    def forward(self, x, grid):\n        return x * x.mean().item()\n")
+    works, row = task.Works(), profile_row(f"{tmp_path / 'm.py'}:M", 32)
+    assert re.match(r"it cannot be made or counted here: \w+Error: ", works.changed(row))
+
+
+def test_a_line_that_cannot_have_a_side_is_left_out_there_and_named():
+    larger = profile_row("softmax", 64, variant="patch 32", tokens=4, median=1e-3)
+    profiles, said = task.profile_in([*plain("softmax", "xca"), larger]), []
+    request = task.PredictRequest(resolutions=(80,))
+    works = task.check(profiles, request, works=MadeUp())
+    made = task.predict(profiles, [], request, works=works, say=said.append)
+    assert [(row.mixer, row.variant) for row in made if isinstance(row, PredictionRow)] == [("softmax", ""), ("xca", "")]
+    assert re.fullmatch(r"left out: vit-tiny, softmax, patch 32 at 80 px: .*80x80 with patch size 32.*", said[0])
+    with pytest.raises(InputError, match=r"none of the cells[\s\S]*patch 32 at 81 px[\s\S]*xca at 81 px"):
+        task.check(profiles, task.PredictRequest(resolutions=(81,)), works=MadeUp())
 
 
 @pytest.mark.parametrize(
@@ -406,9 +494,14 @@ def test_the_parameters_and_macs_of_today_s_models_are_those_that_a_profile_coun
     assert works.changed(row.model_copy(update=same)) == ""
 
 
-def test_sessions_that_are_not_used_are_named(measured):
-    earlier = [row.model_copy(update={"session": "old", "created": "2020-01-01T00:00:00+00:00"}) for row in measured[:2]]
-    assert task.left_out(task.profile_in([*measured, *earlier])) == ["left out: session old of vit-tiny, 2 rows: s is later"]
+def test_cells_of_several_sessions_are_used_and_those_that_were_measured_again_are_named(measured):
+    earlier = {"session": "old", "created": "2020-01-01T00:00:00+00:00"}
+    again, alone = measured[0].model_copy(update=earlier), measured[0].model_copy(update=earlier | {"mixer": "identity"})
+    profiles = task.profile_in([*measured, again, alone])
+    assert {(row.mixer, row.session) for p in profiles for row in p.cells} >= {("identity", "old")}
+    assert sum(row.session == "old" for p in profiles for row in p.cells) == 1
+    (said,) = task.left_out(profiles)
+    assert said == f"left out: 1 cells of session old of vit-tiny, of {label(again)}: measured again later"
     assert task.left_out(task.profile_in(measured)) == []
 
 
@@ -436,9 +529,11 @@ def test_microbenchmarks_of_a_gpu_are_refused_without_one(measured, monkeypatch)
         task.calibrate(task.profile_in([row.model_copy(update={"environment": there}) for row in measured])[0])
 
 
-def test_a_cell_that_was_measured_is_not_predicted(measured):
-    made = task.predict(task.profile_in(measured), [], task.PredictRequest(mixers=("xca",), resolutions=(128,)), works=WORKS)
+def test_a_cell_that_was_measured_is_not_predicted_and_it_is_said(measured):
+    said, request = [], task.PredictRequest(mixers=("xca",), resolutions=(128, 96, 128))
+    made = task.predict(task.profile_in(measured), [], request, works=WORKS, say=said.append)
     assert not any(isinstance(row, PredictionRow) for row in made)
+    assert said[0] == "measured, see the tables of the profile: vit-tiny, xca, depth 1 at 128, 96 px"
 
 
 @pytest.mark.parametrize(

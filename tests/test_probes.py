@@ -20,7 +20,8 @@ from wfbench.data import open_probe, probe_canvases, probe_train_batches
 from wfbench.data.probes import Canvases, Layout, ProbeDataset
 from wfbench.data.probes.dataset import Condition
 from wfbench.data.probes.majority import Majority
-from wfbench.data.probes.probe import IGNORE
+from wfbench.data.probes.needle import Needle
+from wfbench.data.probes.probe import IGNORE, Probe
 from wfbench.data.probes.recall import Recall
 from wfbench.records import ProbeRow
 from wfbench.tasks import jobs
@@ -38,6 +39,7 @@ DIGESTS = {
     "needle": ("49862bdfc202", "078c66bc59ca", "d3f09aded4b7"),
     "shift": ("53c0c15286e1", "62c59fb2d4ab", "f0f9ec2c47e8"),
     "hop": ("d4269a51cc81", "e32d079a9754", "36dad5ed9764"),
+    "flood": ("b19d078b8971", "8bc266b2e20f", "81b7e5f13448"),
 }
 RUNNER = CliRunner()
 
@@ -49,6 +51,12 @@ class Silent(Watch):
 def opened(name: str, *settings: str) -> ProbeDataset:
     recipe = recipes.load(f"probe-{name}", settings)
     return open_probe(recipe.data, recipe.model.image_size)
+
+
+def drawn_by(dataset: ProbeDataset, probe: Probe) -> ProbeDataset:
+    """A probe's levels and grids with other canvases."""
+    train, val = (replace(split, probe=probe) for split in (dataset.train, dataset.val))
+    return replace(dataset, probe=probe, train=train, val=val)
 
 
 def answer(name: str, planes: np.ndarray, token: int, layout: Layout) -> int:
@@ -180,7 +188,7 @@ def test_counts_of_majority_are_exact(level: float) -> None:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_leaks(name: str) -> None:
-    found = check_leak(opened(name).train, 2)
+    found = check_leak(opened(name), 2)
     assert found.gradient == 0
     assert found.readout <= found.bound
     assert found.held
@@ -188,11 +196,11 @@ def test_nothing_leaks(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_gap_of_less_than_the_reach_leaks() -> None:
-    narrow = opened("recall", "data.probe.gap=1").train
+    narrow = opened("recall", "data.probe.gap=1")
     assert not check_leak(narrow, 2).held
     assert check_leak(narrow, 2).gradient > 0
-    assert check_leak(opened("recall", "data.probe.gap=5", "data.probe.levels=[1]").train, 5).gradient == 0
-    assert check_leak(opened("recall", "data.probe.gap=4", "data.probe.levels=[1]").train, 5).gradient > 0
+    assert check_leak(opened("recall", "data.probe.gap=5", "data.probe.levels=[1]"), 5).gradient == 0
+    assert check_leak(opened("recall", "data.probe.gap=4", "data.probe.levels=[1]"), 5).gradient > 0
 
 
 @dataclass(frozen=True)
@@ -205,9 +213,32 @@ class Leaky(Recall):
         return Canvases(planes, labels)
 
 
-def test_a_generator_that_leaks_on_purpose_is_caught() -> None:
-    split = replace(opened("recall").train, probe=Leaky())
-    found = check_leak(split, 2)
+@dataclass(frozen=True)
+class Summed(Recall):
+    """On purpose: beside its key each query holds the sum of key and answer, of which either alone says nothing."""
+
+    def draw(self, u: np.ndarray, levels: np.ndarray, layout: Layout) -> Canvases:
+        planes, labels, _ = super().draw(u, levels, layout)
+        at = layout.queries
+        planes[:, 1, at] = 1 + (labels[:, at] + planes[:, 0, at]) % self.values
+        return Canvases(planes, labels)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Needle):
+    """On purpose: on other grids than that of training the queries of most canvases hold their answer."""
+
+    def draw(self, u: np.ndarray, levels: np.ndarray, layout: Layout) -> Canvases:
+        planes, labels, _ = super().draw(u, levels, layout)
+        if layout.grid != (8, 12):
+            planes[:, 0, layout.queries] = np.where(u[:, :1] < 0.7, 1 + labels[:, layout.queries], 0)
+        return Canvases(planes, labels)
+
+
+@pytest.mark.parametrize("probe", [Leaky(), Summed(), Elsewhere()])
+def test_a_generator_that_leaks_on_purpose_is_caught(probe: Probe) -> None:
+    name, settings = ("needle", ["data.probe.grids=[[12,18]]"]) if isinstance(probe, Elsewhere) else ("recall", [])
+    found = check_leak(drawn_by(opened(name, *settings), probe), 2)
     assert found.gradient == 0
     assert found.readout > found.bound
     assert not found.held
@@ -278,6 +309,28 @@ def test_a_mixer_of_one_grid_is_not_evaluated_on_others(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["eval", str(tmp_path / "run"), "--device", "cpu"])
     assert result.exit_code == 0
     assert "built for one grid" in result.output
+
+
+def test_whether_a_mixer_takes_other_grids_is_asked_of_what_is_built(tmp_path: Path) -> None:
+    """Of options, and of a file that declares nothing."""
+    (tmp_path / "own.py").write_text(
+        "from torch import nn, ones\n"
+        "from mixers.base import check_built_grid\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self, dim, *, num_heads=None, grid=None, bound=True):\n"
+        "        super().__init__()\n"
+        "        self.built = grid if bound else None\n"
+        "        self.scale = nn.Parameter(ones(dim))\n"
+        "    def forward(self, x, grid):\n"
+        "        if self.built is not None:\n"
+        "            check_built_grid(grid, self.built, 'it')\n"
+        "        return x * self.scale + x.mean(1, keepdim=True)\n"
+    )
+    own = f"{tmp_path}/own.py:Own"
+    others_taken = {"polaformer": 0, "polaformer(pos=false)": 4, own: 0, f"{own}(bound=false)": 4, "mlp-mixer": 0}
+    for mixer, others in others_taken.items():
+        job = jobs.prepare(tiny("needle", f'model.mixer="{mixer}"'))
+        assert len(job._places) == 4 + others, mixer
 
 
 def test_training_stops_once_every_level_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,14 @@ def test_a_cell_that_cannot_be_built_is_a_row(monkeypatch, tmp_path):
     assert rows["softmax", 64].status == "ok"
 
 
+def test_a_mixer_whose_constructor_raises_has_a_row_that_says_so_and_the_others_are_measured(tmp_path):
+    (tmp_path / "m.py").write_text(SILENT.replace("super().__init__()", 'raise ValueError(f"not for {dim} channels")'))
+    ours = f"{tmp_path}/m.py:M"
+    rows = profile(replace(SHARED, mixers=("static", ours), resolutions=(32,), rounds=1), tmp_path / "r.jsonl")
+    found = {r.mixer: (r.status, r.message) for r in rows if r.kind == "profile"}
+    assert found == {"static": ("ok", None), ours: ("error", "ValueError: not for 192 channels")}
+
+
 def test_a_mixer_without_macs_is_counted_and_its_row_says_so(tmp_path):
     (tmp_path / "m.py").write_text(SILENT)
     rows = profile(replace(SHARED, mixers=(f"{tmp_path}/m.py:M",), resolutions=(32,)), tmp_path / "r.jsonl")
@@ -223,7 +231,7 @@ def test_a_second_call_measures_only_what_is_missing_and_force_measures_again(tm
     assert profile(SHARED, path) == []  # of the forced session, which is the newest
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"batch": 2}, {"mode": "train"}, {"dtype": "bfloat16"}, {"pos_embed": "sincos"}])
 def test_another_setting_is_another_session(changes, tmp_path):
     path = tmp_path / "r.jsonl"
@@ -275,6 +283,7 @@ def test_the_alternatives_are_the_baseline_with_larger_patches_and_fewer_layers(
     assert not [r for r in rows if r.kind == "crossover" and r.variant]
 
 
+@pytest.mark.slow
 def test_a_breakdown_lists_modules_and_operators(tmp_path):
     rows = profile(replace(SHARED, breakdown=True, rounds=1), tmp_path / "r.jsonl")
     by = {(r.mixer, r.resolution[0]): r for r in rows if r.kind == "breakdown"}
@@ -374,6 +383,7 @@ def in_process(monkeypatch):
     return jobs
 
 
+@pytest.mark.slow
 def test_isolated_rounds_run_every_cell_once_in_another_order_each_time(in_process, tmp_path):
     rows = profile(replace(ALONE, memory=False, resolutions=(32, 64), rounds=3), tmp_path / "r.jsonl")
     assert in_process[0][0] == "machine"
@@ -558,7 +568,8 @@ def test_a_cell_that_ran_out_of_time_is_tried_again_with_more(monkeypatch, tmp_p
     assert (again.status, len(again.round_medians)) == ("ok", 2)
 
 
-@pytest.mark.parametrize("status", ["error", *(pytest.param(other, marks=pytest.mark.slow) for other in ("oom", "timeout"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["error", "oom", "timeout"])
 def test_a_process_that_ends_badly_is_a_row_and_is_not_tried_again(status, monkeypatch, tmp_path):
     tried = []
 
@@ -605,10 +616,12 @@ def test_a_round_is_recorded_before_the_next_begins(in_process, monkeypatch, tmp
 
 
 WORKER = """
-import os, sys, time
+import os, sys, threading, time
 from wfbench.measure.isolate import serve
 
 def work(payload):
+    if payload == "linger":
+        threading.Thread(target=time.sleep, args=(60,)).start()
     if payload == "sleep":
         time.sleep(60)
     if payload == "die":
@@ -640,6 +653,15 @@ def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, mon
     began = time.perf_counter()
     assert start("sleep", timeout=1.0).status == "timeout"
     assert time.perf_counter() - began < 20
+
+
+@pytest.mark.slow
+def test_work_that_is_done_counts_though_its_process_does_not_end(tmp_path, monkeypatch):
+    (tmp_path / "some_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = run.run_isolated("some_worker", "linger", timeout=15.0)
+    assert (done.status, done.result["got"]) == ("ok", "linger")
+    assert 15 <= done.wall_seconds < 50
 
 
 PARENT = """

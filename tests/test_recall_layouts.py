@@ -104,7 +104,7 @@ def test_every_place_and_every_value_is_as_likely(placement: str, bind: str) -> 
 def test_nothing_leaks_and_the_floors_are_those_of_the_values(placement: str, bind: str) -> None:
     settings = [f"data.probe.layout={placement}", f"data.probe.bind={bind}", "data.probe.levels=[1,4,16]"]
     dataset = opened("recall", *settings)
-    assert check_leak(dataset.train, 2).held
+    assert check_leak(dataset, 2).held
     assert [(f.chance, f.local) for f in dataset.floors] == [(1 / 32, 1 / 32)] * 3
     canvases = dataset.val.canvases([(0, i) for i in dataset.indices(2)])
     shares = []

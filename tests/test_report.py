@@ -622,6 +622,7 @@ def test_each_table_has_its_plot_and_empty_plots_are_not_drawn(tmp_path: Path) -
     assert "](latency-batch-8.png)" in (tmp_path / "tables.md").read_text()
 
 
+@pytest.mark.slow
 def test_plots_of_the_smallest_and_of_odd_data(tmp_path: Path) -> None:
     tall = cell("linear", resolution=(224, 448), tokens=392)
     sparse = cell("softmax", 448, p25=None, p75=None)
@@ -653,6 +654,29 @@ def test_markdown_is_a_table() -> None:
 def test_no_rows_give_no_tables(tmp_path: Path) -> None:
     assert report.tables([]) == []
     assert [path.name for path in report.write([], tmp_path)] == ["tables.md", "page.html"]
+
+
+def test_tables_that_their_records_alone_do_not_give_name_their_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place, mixer in ((here, "softmax"), (there, "linear")):
+        records.append(place / "records.jsonl", [train(mixer)])
+    named: list[str] = []
+
+    def shown(*_: object, command: str, **__: object) -> None:
+        named.append(command)
+
+    monkeypatch.setattr(sys.modules["wfbench.cli.report"], "_write_and_show", shown)
+    monkeypatch.setattr(sys, "argv", ["wfbench", "report", "..."])
+    for words in ([here], [here, "--out", here], [here, there, "--out", here], [here, "--margin", 1], [here, "--out", there]):
+        done = CliRunner().invoke(app, ["report", *map(str, words)])
+        assert done.exit_code == 0, done.output
+    assert named == ["", "", *3 * ["wfbench report ..."]]
+    report.write_made(report.make([]), tmp_path, (), named[-1])
+    assert report.made_by(tmp_path / "tables.md") == named[-1]
+    report.write([], tmp_path)
+    assert report.made_by(tmp_path / "tables.md") is None
 
 
 def test_collect_reads_files_and_searches_directories(tmp_path: Path) -> None:

@@ -637,6 +637,7 @@ def grid(**changes: object) -> list[AnyRow]:
     return [*rows, failed("pool", 1344, "timeout").model_copy(update={"memory_status": "oom", **changes})]
 
 
+@pytest.mark.slow
 def test_seven_lines_of_latency_and_memory(tmp_path: Path) -> None:
     rows = grid()
     drawn_files = {path.name for path in report.write(rows, tmp_path) if path.suffix == ".png"}
@@ -718,7 +719,7 @@ def test_the_baseline_is_black_in_every_backend_and_told_apart() -> None:
 # --- rows of before
 
 
-@pytest.mark.parametrize("name", ["demo", "zoo"])
+@pytest.mark.parametrize("name", ["demo", pytest.param("zoo", marks=pytest.mark.slow)])
 def test_committed_records_of_old_schemas_are_reported_as_they_were(name: str, tmp_path: Path) -> None:
     source = ROOT / "results" / name / "records.jsonl"
     versions = {json.loads(line)["schema_version"] for line in source.read_text().splitlines()}

@@ -22,11 +22,11 @@ from wfbench.errors import InputError
 from wfbench.measure.latency import INTERLEAVED, ISOLATED
 from wfbench.records import AnyRow, MeasurementRow, ProfileRow, ReproductionRow
 from wfbench.report import collect, make
-from wfbench.report.checked import unlike
+from wfbench.report.checked import lines_of, unlike
 from wfbench.tasks import reproduce as task
 from wfbench.tasks.profile import summary
 from wfbench.tasks.profile.request import PATH, ProfileRequest
-from wfbench.tasks.reproduce.cells import ProfileCell, TrainingCell, subject_of
+from wfbench.tasks.reproduce.cells import ProfileCell, TrainingCell, of_table, subject_of
 from wfbench.tasks.reproduce.profile import ProfilePlan, plan_profile
 from wfbench.tasks.reproduce.training import TrainingPlan, judge_training, said, spread_of
 
@@ -203,6 +203,42 @@ def test_a_table_whose_columns_or_rows_are_others_disagrees(tmp_path: Path) -> N
     assert unlike(tmp_path / "published.csv", rows) is None
 
 
+def test_a_table_of_other_records_or_with_options_is_not_accused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = table_of(recorded(tmp_path / "then"), "speedup.csv")
+    stubbed(monkeypatch)
+    path.write_text(path.read_text().replace("linear", "another"))
+    words = ["reproduce", path, "--out", tmp_path / "out"]
+    assert run(*words).exit_code == 1
+    (path.parent / "tables.md").write_text("# Tables\n\nMade by `wfbench report a b`, with options or from records elsewhere\n")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "speedup.csv is not checked: it was made by `wfbench report a b`" in done.output
+
+
+def test_the_cells_of_a_table_are_those_that_it_shows(trained: Path, tmp_path: Path) -> None:
+    place = recorded(tmp_path)
+    (then,) = records.read(trained / "run" / "records.jsonl")[0]
+    runs = [
+        then.model_copy(update={"seed": seed, "epochs": e, "recipe_digest": f"{e}"}) for seed, e in ((0, 1), (1, 1), (0, 2))
+    ]
+    small = [row(m, s, model="vit-small", session="other") for m in SECONDS for s in (32, 64)]
+    records.append(place / "records.jsonl", [*small, *runs])
+    rows, _ = collect([place])
+    found = task.find_cells(rows, place)
+    for name, count in {"profile-vit-small": 4, "speedup-vit-tiny": 4, "accuracy-1-epoch": 2, "accuracy-2-epochs": 1}.items():
+        shown = of_table(found, lines_of(table_of(place, f"{name}.csv"), rows))
+        assert shown is not None, name
+        assert all(str(getattr(cell.row, "epochs", cell.row.model)) in name for cell in shown.cells)
+        assert (len(shown.cells), shown.left_out["cells of other tables"]) == (count, 11 - count)
+    without_csv = of_table(found, lines_of(place / "speedup-vit-small.md", rows))
+    assert without_csv is not None
+    assert {cell.row.model for cell in without_csv.cells} == {"vit-small"}
+    part = of_table(found, [{"first.model": "vit-small", "accuracy.model": "", "first.mixer": "static"}])
+    assert part is not None
+    assert [cell.name for cell in part.cells] == [f"vit-small, static at {side} px" for side in (32, 64)]
+    assert of_table(found, [{"claim": "a"}]) is None
+
+
 # --- profiles
 
 
@@ -274,12 +310,16 @@ def test_a_time_that_is_40_percent_off_in_every_round_disagrees(tmp_path: Path, 
     [
         ({"macs": 1.2 * 5e6}, "MACs: 6,000,000 in the record, 5,000,000 here"),
         ({"parameters": 1200}, "parameters: 1,200 in the record, 1,000 here"),
+        ({"elementwise": 1200}, "elementwise operations: 1,200 in the record, 1,000 here"),
+        ({"activations": 240}, "activations: 240 in the record, 200 here"),
+        ({"bytes_moved": 360}, "bytes moved: 360 in the record, 300 here"),
         ({"memory_bytes": 1.2e8, "memory_status": "ok"}, "peak memory: 120.0 MB in the record, 100.0 MB here"),
         ({"median": 1.2 * row("static").median}, "contradicts its own raw data: median"),  # type: ignore[operator]
     ],
 )
 def test_one_number_that_is_20_percent_off_is_found(changes: dict[str, object], reason: str, tmp_path: Path) -> None:
-    measure = functools.partial(measured, memory_bytes=1e8, memory_status="ok")
+    counts = {"elementwise": 1000, "activations": 200, "bytes_moved": 300}
+    measure = functools.partial(measured, memory_bytes=1e8, memory_status="ok", **counts)
     place = recorded(tmp_path, row("static", **changes))
     found = {r.cell: r for r in answers(place, tmp_path / "out", measure=measure)}
     wrong = found.pop("vit-tiny, static at 32 px")
@@ -327,9 +367,10 @@ def test_another_place_is_not_compared_and_says_so(changes: dict[str, object], m
 def test_other_versions_are_named_and_do_not_forbid_the_comparison(tmp_path: Path) -> None:
     here = records.stamp("cpu")
     there = here.model_copy(update={"versions": here.versions | {"torch": "1.0.0"}})
-    place = recorded(tmp_path, *(row(m, s, environment=there) for m in SECONDS for s in (32, 64)))
-    for found in answers(place, tmp_path / "out"):
+    place = recorded(tmp_path, *(row(m, s, environment=there, bytes_moved=1) for m in SECONDS for s in (32, 64)))
+    for found in answers(place, tmp_path / "out", measure=functools.partial(measured, bytes_moved=2)):
         assert found.answer == "agree"
+        assert "parameters and MACs are equal" in found.reason, "the operators of another PyTorch may be others"
         assert any(other.startswith("torch 1.0.0") for other in found.differs)
 
 
@@ -432,6 +473,17 @@ def test_an_accuracy_that_is_20_percent_off_contradicts_its_run(trained: Path, t
     assert "contradicts its own raw data" in text
     for place in ("result.json", "metrics.jsonl", "predictions are not those"):
         assert place in text
+
+
+@pytest.mark.parametrize("field", ["loss", "top5", "macs", "train_seconds"])
+def test_a_figure_that_is_not_that_of_its_run_contradicts_it(field: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    found = json.loads((tmp_path / "run" / "records.jsonl").read_text())
+    (tmp_path / "run" / "records.jsonl").write_text(json.dumps(found | {field: 0.8 * found[field]}) + "\n")
+    made = task.plan(task.ReproduceRequest("x", 1), task.find_cells(collect([tmp_path])[0], tmp_path))
+    (verdict,) = made.ready.values()
+    assert verdict.answer == "disagree"
+    assert f"{field} {0.8 * found[field]:.6g}, and {found[field]:.6g} in the run's result.json" in verdict.reason
 
 
 def test_an_accuracy_that_is_20_percent_off_everywhere_is_found_by_training_again(trained: Path, tmp_path: Path) -> None:
@@ -567,6 +619,9 @@ def test_where_no_bits_are_due_the_spread_of_seeds_decides(trained: Path) -> Non
     assert judged(0.49, None, due=False) == "cannot be compared"
     assert judged(0.49, None, due=True) == "disagree"
     assert judged(0.49, known, due=True) == "agree"
+    fewer = replace(plan, cell=replace(plan.cell, row=new.model_copy(update={"parameters": 7})))
+    judged_by_counts = judge_training(fewer, new, 1.0, known, cells=2, made=Path("x"))
+    assert (judged_by_counts.answer, "parameters: 7 in the record" in judged_by_counts.reason) == ("disagree", True)
 
 
 def test_the_spread_is_that_of_the_other_runs() -> None:

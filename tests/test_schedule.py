@@ -26,11 +26,12 @@ from wfbench.errors import InputError
 from wfbench.measure import count_flops
 from wfbench.models.schedule import schedule_of, settled
 from wfbench.report import figures
+from wfbench.tasks.common import check_carried
 from wfbench.tasks.identity import mixer_digest
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import profile
 from wfbench.tasks.sweep import Sweep
-from wfbench.tasks.sweep.match import RESIDUAL, count, match
+from wfbench.tasks.sweep.match import RESIDUAL, _depths, count, match
 from wfbench.tasks.sweep.registration import line_name
 
 SMALL = {"image_size": (64, 48), "embed_dim": 48, "depth": 5, "num_heads": 3, "num_classes": 10}
@@ -156,6 +157,7 @@ def test_a_class_token_and_the_grid_are_asked_of_both_mixers() -> None:
     assert fixed == [False, True, True]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["softmax", "weightformer"])
 @pytest.mark.parametrize("between", ["static", "linear"])
 def test_the_work_of_a_schedule_is_counted_as_declared(name: str, between: str) -> None:
@@ -216,6 +218,32 @@ def test_a_schedule_that_cannot_be_is_one_message_and_exit_code_2(case: str, com
     assert "Traceback" not in result.output
     assert all(word in result.output for word in expected), result.output
     assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_schedule_of_the_mixers_own_that_no_layer_fits_is_refused_too(command: str, tmp_path: Path) -> None:
+    """WeightFormer's begins at layer 1: a network of one layer would be static, and be recorded under its name."""
+    words = [command, "--mixer", "weightformer", "--set", "model.depth=1", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert "no layer carries the mixer" in said
+    assert "in one layer of 3 from layer 1 on" in said
+    assert "a depth of at least 2" in said
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_no_budget_is_matched_and_no_time_measured_where_no_layer_carries_the_mixer() -> None:
+    shallow = models.configure("vit-tiny", "weightformer", 32, depth=2)
+    assert min(_depths(shallow)) == 2, "at depth 1 nothing of it would be left"
+    with pytest.raises(InputError, match="no layer carries the mixer"):
+        count(recipe.load("digits", ["model.mixer=weightformer", "model.depth=1"]), "params", 10)
+    for config in (replace(shallow, depth=1), models.configure("dit-s-2", "weightformer", 8, depth=1)):
+        with pytest.raises(InputError, match="no layer carries the mixer"):
+            check_carried(config)
+    check_carried(replace(shallow, depth=1, every=1))
+    with pytest.raises(InputError, match="no layer carries the mixer"):
+        ProfileRequest(recipe=recipe.load("digits", ["model.depth=1"]), mixers=("weightformer",), resolutions=(32,)).cells()
 
 
 @pytest.mark.parametrize(("every", "offset"), [("3", None), (True, None), (0, None), (3, 1.0), (3, -1)])
@@ -407,6 +435,7 @@ def test_a_profile_measures_the_baseline_as_it_is_beside_each_schedule() -> None
     assert [cell.name for cell in named] == ["softmax / 3 + static at 32 px", "softmax at 32 px"]
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_profile_are_of_one_session_and_measured_once(tmp_path: Path) -> None:
     quick = ProfileRequest(mixers=("softmax",), resolutions=(32,), rounds=2, isolate=False, attention="auto")
     asked, journal = replace(quick, every=3, between="static"), tmp_path / "records.jsonl"

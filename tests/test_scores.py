@@ -129,6 +129,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_takes_a_local_file_and_gives_torchmetrics_features(weights: Path) -> None:
     inception = Inception(weights)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)

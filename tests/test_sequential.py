@@ -11,7 +11,14 @@ from statsmodels.stats.power import TTestPower
 
 from wfbench.analysis.paired import NO_SPREAD, Difference, paired_difference
 from wfbench.analysis.power import equivalence_power
-from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_best, seeds_for_better, seeds_for_within
+from wfbench.analysis.seeds_needed import (
+    TOO_FEW_SAMPLES,
+    SeedsNeeded,
+    seeds_for_best,
+    seeds_for_better,
+    seeds_for_share,
+    seeds_for_within,
+)
 from wfbench.analysis.sequential import Looks, decide_best, decide_better, decide_within, nominal_levels, spending
 from wfbench.errors import InputError
 
@@ -172,6 +179,75 @@ def test_seeds_for_best_is_bounded_by_the_sum_over_rivals() -> None:
     assert seeds_for_best([1.0], [of_spread(1.0)], 0.01).seeds == one
     behind = seeds_for_best([1.0, -1.0, -0.1], [of_spread(1.0)] * 3, 0.01)
     assert behind == seeds_for_better(1.0, 0.0, of_spread(1.0), 0.01 / 3), "the clearest one refutes it"
+
+
+CIFAR = Looks((5, 10, 20, 40))
+
+
+def test_under_a_plan_the_first_later_look_with_the_power_is_the_price() -> None:
+    """By SciPy's noncentral t at each look's own level; a single test at the whole error would be content with fewer."""
+    alpha = 0.05 / 7
+    for deviation in (0.5, 0.7, 1.0, 1.4):
+        level = dict(zip(CIFAR.seeds, nominal_levels(alpha, CIFAR.seeds), strict=True))
+        power = {n: stats.nct.sf(stats.t.isf(level[n], n - 1), n - 1, math.sqrt(n) / deviation) for n in (10, 20, 40)}
+        found = seeds_for_better(1.0, 0.0, of_spread(deviation), alpha, CIFAR)
+        assert found == SeedsNeeded(seeds=next(n for n in (10, 20, 40) if power[n] >= 0.8))
+        once = seeds_for_better(1.0, 0.0, of_spread(deviation), alpha).seeds
+        assert once is not None
+        assert once < found.seeds
+
+
+def test_within_and_best_are_priced_by_the_levels_of_their_looks_too() -> None:
+    alpha, spread = 0.05 / 7, of_spread(0.9)
+    for power_at, found in (
+        (
+            lambda n, level: equivalence_power(1.5 / 0.9 * math.sqrt(n), n - 1, alpha=level),
+            seeds_for_within(0.0, 1.5, spread, alpha, CIFAR),
+        ),
+        (
+            lambda n, level: 1 - 2 * stats.nct.cdf(stats.t.isf(level, n - 1), n - 1, math.sqrt(n) / 0.9),
+            seeds_for_best([1.0, 1.0], [spread] * 2, alpha, CIFAR),
+        ),
+    ):
+        levels = nominal_levels(alpha, CIFAR.seeds)
+        assert found.seeds == next(
+            n for n, level in zip(CIFAR.seeds, levels, strict=True) if n > 5 and power_at(n, level) >= 0.8
+        )
+
+
+def test_beyond_the_last_look_stand_the_seeds_of_a_new_plan() -> None:
+    known = TTestPower().solve_power(1 / 3, None, 0.01, 0.8, "larger")
+    found = seeds_for_better(1.0, 0.0, of_spread(3.0), 0.01, CIFAR)
+    assert found == SeedsNeeded(seeds=math.ceil(known), is_new_plan=True)
+    assert math.ceil(known) > 40
+    assert seeds_for_better(0.01, 0.0, of_spread(1.0), 0.01, CIFAR) == SeedsNeeded(more_than=1000, is_new_plan=True)
+
+
+def test_no_price_is_the_seeds_in_hand_or_fewer() -> None:
+    clear = of_spread(0.1)
+    assert seeds_for_better(1.0, 0.0, clear, 0.01).seeds < 5
+    assert seeds_for_better(1.0, 0.0, clear, 0.01, FIXED) == SeedsNeeded(seeds=6, is_new_plan=True)
+    assert seeds_for_within(0.0, 1.0, clear, 0.01, FIXED) == SeedsNeeded(seeds=6, is_new_plan=True)
+    assert seeds_for_better(1.0, 0.0, clear, 0.01, PLAN) == SeedsNeeded(seeds=10)
+    assert seeds_for_share(1.0, 0.1, 0.05, FIXED, have=5).seeds == 6
+
+
+def test_a_share_is_priced_by_what_each_look_spends() -> None:
+    plan = Looks((8, 16, 60))
+    part = spending(0.05, 16 / 60) - spending(0.05, 8 / 60)
+    needed = next(k for k in range(17) if stats.binom.sf(k - 1, 16, 0.5) <= part)
+    assert stats.binom.sf(needed - 1, 16, 0.9) < 0.8, "the look in between has not the power"
+    assert seeds_for_share(0.9, 0.5, 0.05).seeds < 16
+    assert seeds_for_share(0.9, 0.5, 0.05, plan, have=8) == SeedsNeeded(seeds=60)
+    assert seeds_for_share(0.6, 0.5, 0.05, plan, have=8).is_new_plan
+
+
+def test_where_samples_are_too_few_no_number_of_seeds_decides() -> None:
+    unsure = replace(of_spread(1.0), sample_error=1.0)
+    assert seeds_for_better(1.0, 0.0, unsure, 0.01, PLAN).why_none == TOO_FEW_SAMPLES
+    assert seeds_for_within(0.0, 1.0, unsure, 0.01, PLAN).why_none == TOO_FEW_SAMPLES
+    sure = replace(unsure, sample_error=0.1)
+    assert seeds_for_better(1.0, 0.0, sure, 0.01).seeds > seeds_for_better(1.0, 0.0, of_spread(1.0), 0.01).seeds
 
 
 def test_what_no_number_of_seeds_decides_is_said() -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from helpers import Command, children
 
+from wfbench.errors import InputError
 from wfbench.files import sha256
 from wfbench.locks import is_locked
 from wfbench.tasks.sweep import SlurmOptions, Status, Sweep, load_request
@@ -114,3 +116,51 @@ def test_without_gpus_none_are_asked_for_and_flags_have_no_value(tmp_path: Path,
     assert "#SBATCH --exclusive\n" in text
     assert "#SBATCH --gres=tmpdisk:8\n" in text
     assert "gpus-per-node" not in text
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Slurm of shell scripts. Its queue is a file of jobs' numbers; what stands in "refuses" is said, and nothing done."""
+    pytest.importorskip("submitit")
+    place = tmp_path / "slurm"
+    place.mkdir()
+    (place / "queue").touch()
+    refuse = f"if [ -e {place}/refuses ]; then cat {place}/refuses >&2; exit 1; fi\n"
+    scripts = {"srun": "", "sacct": "", "scancel": f"echo $1 >> {place}/cancelled\n", "squeue": f"{refuse}cat {place}/queue\n"}
+    scripts["sbatch"] = f'{refuse}echo "$1" >> {place}/asked\necho "Submitted batch job $(wc -l < {place}/asked)"\n'
+    for name, text in scripts.items():
+        (place / name).write_text(f"#!/bin/sh\n{text}")
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    return place
+
+
+def launched(runs: list[PlannedRun], out: Path) -> list[SlurmJob]:
+    found = Slurm(SlurmOptions("gpu"), out, "cpu", None).launch(runs)
+    return [job for job in found if isinstance(job, SlurmJob)]
+
+
+def test_a_second_call_watches_the_jobs_that_live_and_queues_the_others(cluster: Path, tmp_path: Path) -> None:
+    out, one = tmp_path / "out", planned_run(tmp_path / "out")
+    runs = [one, replace(one, name="another"), replace(one, name="a trial", folder="trials/lr")]
+    first = launched(runs, out)
+    assert [job.job.job_id for job in first] == ["1_0", "1_1", "1_2"]
+    (cluster / "queue").write_text("1_0\n1_2\n8\n")
+    again = launched(runs, out)
+    assert [job.job.job_id for job in again] == ["1_0", "2", "1_2"]
+    assert [job.run for job in again] == runs
+    again[0].stop()
+    assert (cluster / "cancelled").read_text() == "1_0\n"
+    assert [job.job.job_id for job in launched(runs[:1], out)] == ["3"], "what was cancelled is queued anew"
+
+
+def test_what_slurm_refuses_is_one_message(cluster: Path, tmp_path: Path) -> None:
+    run = planned_run(tmp_path / "out")
+    (cluster / "refuses").write_text("sbatch: error: invalid partition specified: gpu\n")
+    with pytest.raises(InputError, match="got: +sbatch: error: invalid partition specified: gpu\n"):
+        launched([run], tmp_path / "out")
+    (cluster / "refuses").rename(cluster / "later")
+    launched([run], tmp_path / "out")
+    (cluster / "later").rename(cluster / "refuses")
+    with pytest.raises(InputError, match="does not say which jobs live"):
+        launched([run], tmp_path / "out")

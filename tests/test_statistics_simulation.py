@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from scipy import stats
 from test_same_images import lines as image_lines
 
+from wfbench.analysis.capability import canvas_error
 from wfbench.analysis.images import image_seed_bootstrap
 from wfbench.analysis.paired import Contrast, Difference, paired_contrasts, paired_difference
+from wfbench.analysis.power import t_quantile
+from wfbench.analysis.seeds_needed import seeds_for_better
 from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
 
 pytestmark = pytest.mark.slow
@@ -190,8 +194,78 @@ def test_the_error_holds_for_a_pooled_deviation_too() -> None:
     assert false_answers(0.0, (3, 6, 12, 20), hold=False, pooled=True) <= 0.05 + slack(0.05, 2500)
 
 
+@pytest.mark.parametrize("effect", [0.7, 1.0, 1.5])
+def test_the_look_that_is_said_to_decide_does_so_in_80_percent(effect: float) -> None:
+    plan, alpha = Looks((5, 10, 20, 40)), 0.05 / 7
+    needed = seeds_for_better(effect, 0.0, Difference(0.0, 1.0, 5), alpha, plan).seeds
+    assert needed in plan.seeds
+    draws, decided = np.random.default_rng(9).normal(effect, 1.0, size=(TRIALS, needed)), 0
+    for x in draws:
+        until = [count for count in plan.seeds if count <= needed]
+        decided += any(
+            decide_better(paired_difference(x[:n], np.zeros(n)), 0.0, alpha, plan).verdict == "supported" for n in until
+        )
+    assert decided / TRIALS >= 0.8 - slack(0.8)
+
+
 def test_looking_again_and_again_without_spending_errs_twice_as_often() -> None:
     assert false_answers(0.0, (3, 6, 12, 20), hold=False, spend=False, trials=1000) > 0.08
+
+
+# --- an error over samples beside that over seeds
+
+
+def false_share(
+    seeds: int, share: float, alpha: float, reach: Callable[[Difference, float], float], trials: int = 20_000
+) -> float:
+    """How often a true difference of 0 lies beyond a one-sided bound, where a share of the variance is that over samples.
+
+    All seeds have the same samples, so what these add to the difference is the same for every seed.
+    """
+    draws = np.random.default_rng(7)
+    over_samples = math.sqrt(share) * draws.normal(size=(trials, 1))
+    by_seed = over_samples + math.sqrt((1 - share) * seeds) * draws.normal(size=(trials, seeds))
+    mean, deviation = by_seed.mean(axis=1), by_seed.std(axis=1, ddof=1)
+    found = [
+        Difference(m, d, seeds, sample_error=math.sqrt(share)) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)
+    ]
+    return float(np.mean([one.mean > reach(one, alpha) for one in found]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 7])
+def test_bounds_with_an_error_over_samples_err_as_often_as_they_say(seeds: int, share: float, alpha: float) -> None:
+    error = false_share(seeds, share, alpha, lambda one, level: one.mean - one.low(level))
+    assert error <= alpha + slack(alpha, 20_000)
+    if share == 1.0:
+        assert error == pytest.approx(alpha, abs=slack(alpha, 20_000))
+
+
+@pytest.mark.parametrize("wrong", [0.0005, 0.005, 0.05, 0.5])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 7])
+def test_so_do_bounds_where_seeds_are_alike_and_few_canvases_are_answered_wrong(wrong: float, alpha: float) -> None:
+    """Two lines that fail on canvases of their own, as often in truth; every seed of a line fails on the same ones."""
+    canvases, trials = 512, 20_000
+    right = 1 - np.random.default_rng(8).binomial(canvases, wrong, size=(trials, 2)) / canvases
+    error = [[canvas_error(p, math.sqrt(p * (1 - p) / canvases), canvases) for p in pair] for pair in right.tolist()]
+    found = [
+        Difference(a - b, 0.0, 3, sample_error=math.hypot(*own)) for (a, b), own in zip(right.tolist(), error, strict=True)
+    ]
+    assert np.mean([one.low(alpha) > 0 for one in found]) <= alpha + slack(alpha, trials)
+
+
+def test_bounds_of_the_seeds_alone_err_far_more_often() -> None:
+    """Of the seeds alone, and of the larger of the two errors."""
+
+    def of_seeds(one: Difference, level: float) -> float:
+        return t_quantile(level, one.freedom) * one.deviation / math.sqrt(one.seeds)
+
+    def larger(one: Difference, level: float) -> float:
+        return max(of_seeds(one, level), -NormalDist().inv_cdf(level) * one.sample_error)
+
+    for wrong in (of_seeds, larger):
+        assert false_share(5, 0.5, 0.01, wrong) > 0.01 + slack(0.01, 20_000)
 
 
 # --- images and seeds

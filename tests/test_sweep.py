@@ -211,6 +211,12 @@ def test_bad_yaml_is_one_message_and_exit_code_2_and_nothing_is_written(text: st
     ("words", "said"),
     [
         (["--mixer", "softmax", "--trials", "3"], "--tune lr"),
+        (["--mixer", "softmax", "--baseline", "linear"], "--match"),
+        (["--mixer", "softmax", "--vary", "optim.lr=[1e-3]", "--vary", "optim.lr=[2e-3]"], "names one thing twice"),
+        (["--mixer", "softmax", "--vary", "optim.lr=[1e-3]", "--set", "optim.lr=2e-3"], "--vary alone"),
+        (["--mixer", "softmax", "--set", "seed=3"], "--seed alone"),
+        (["--mixer", "softmax", "--set", "data.path=a", "--data", "b"], "--data alone"),
+        (["--mixer", "softmax", "--slurm", "--sbatch", "account=a", "--sbatch", "account=b"], "names one thing twice"),
         (["--mixer", "softmax", "--partition", "gpu"], "--slurm"),
         (["--mixer", "softmax", "--time", "60"], "--slurm"),
         (["--mixer", "softmax", "--gpus", "0"], "--slurm"),
@@ -275,10 +281,36 @@ def test_jobs_go_on_where_the_sweep_that_watches_them_is_ended(number, cancelled
     monkeypatch.setattr(dispatch, "_LOOK", 0)
     runs = Sweep.plan(request(mixers=["linear", "pool"]), tmp_path).finals(None)[0]
     jobs = Jobs(number)
-    with pytest.raises(Interrupted) as e:
-        dispatch.run_all(runs, tmp_path, jobs, Heard())
+    before = signal.signal(number, signal.default_int_handler)  # under nohup a closed terminal is ignored, and stays so
+    try:
+        with pytest.raises(Interrupted) as e:
+            dispatch.run_all(runs, tmp_path, jobs, Heard())
+    finally:
+        signal.signal(number, before)
     assert (jobs.cancelled, e.value.exit_code) == (cancelled, code)
     assert ("2 jobs go on" in str(e.value)) == (not cancelled)
+
+
+class Refuses(Jobs):
+    """Queues the first job, and takes no other."""
+
+    def launch(self, runs):
+        if len(runs) == 1:
+            raise InputError("Slurm refused the jobs")
+        return [SlurmJob(runs[0], Path(), self), None]
+
+    def done(self) -> bool:
+        return self.cancelled > 0
+
+
+def test_jobs_go_on_where_slurm_refuses_another(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "_LOOK", 0)
+    monkeypatch.setattr(dispatch, "_PROGRESS", 0)
+    runs = Sweep.plan(request(mixers=["linear", "pool"]), tmp_path).finals(None)[0]
+    jobs, heard = Refuses(signal.SIGINT), Heard()
+    with pytest.raises(InputError, match="Slurm refused"):
+        dispatch.run_all(runs, tmp_path, jobs, heard)
+    assert (jobs.cancelled, heard.said) == (0, ["1 jobs go on; the same command watches them"])
 
 
 @pytest.mark.parametrize(("gpus", "cpus"), [([], 2), (["--gpus", "8"], 16), (["--gpus", "8", "--cpus", "9"], 9)])

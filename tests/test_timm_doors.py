@@ -347,6 +347,7 @@ def test_timm_s_feature_getter_takes_a_step() -> None:
     trains(FeatureGetterNet(model, out_indices=(3, 16), norm=True), torch.randn(2, 3, 224, 160))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("pool", ["mean", "none"])
 @every_model
 @torch.no_grad()

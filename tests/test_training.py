@@ -55,6 +55,7 @@ def test_interruption_saves_inside_an_epoch_and_resume_is_exact(tmp_path):
     assert all(torch.equal(whole[k], stopped[k]) for k in whole)
 
 
+@pytest.mark.slow
 def test_evaluation_every_few_epochs_leaves_the_weights_as_they_are_and_ends_with_one(tmp_path):
     every = train(tmp_path / "every", "epochs=5")
     some = train(tmp_path / "some", "epochs=5", "eval_every=2")

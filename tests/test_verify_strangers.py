@@ -138,6 +138,7 @@ def test_another_output_in_training_can_be_declared(monkeypatch: pytest.MonkeyPa
     assert "declare trains_otherwise=False" in _find(check, sound).detail
 
 
+@pytest.mark.slow
 def test_the_time_of_explicit_weights_grows_as_they_do() -> None:
     """Fresh maps of large temporaries made it N^2.95."""
     found = one("time", strangers.ExplicitSoftmax, FULL)

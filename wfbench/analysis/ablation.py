@@ -10,6 +10,7 @@ from typing import NamedTuple, get_args
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group, latest, lines_by_code, sorted_keys
 from wfbench.analysis.seed_differences import over_seeds
+from wfbench.analysis.strength import mean_strength
 from wfbench.records import AblationRow, AnyRow, Metric, Slot, Strength, What
 
 
@@ -33,7 +34,10 @@ class AblationSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Strengths of one kind over the seeds: of the whole prediction, of what images have in common, of the image's own."""
+    """Strengths of one kind over the seeds: of the whole prediction, of what images have in common, of the image's own.
+
+    All are infinite where the layer has no static part.
+    """
 
     total: Interval
     common: Interval
@@ -151,4 +155,4 @@ def _part(runs: Sequence[AblationRow], of: Callable[[AblationRow], Strength | No
     found = [strength for row in runs if (strength := of(row)) is not None]
     if len(found) < len(runs):
         return None
-    return Part(*(over_seeds([getattr(strength, name) for strength in found]) for name in ("total", "common", "own")))
+    return Part(*(mean_strength([getattr(strength, name) for strength in found]) for name in ("total", "common", "own")))

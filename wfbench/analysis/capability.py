@@ -153,12 +153,17 @@ class ProbeLine:
         return self.budgets[-1]
 
     @property
-    def is_trained(self) -> bool:
-        """Of recall: whether any seed learnt the task, one pair at 90 %; so too where a single pair was not asked for."""
+    def untrained(self) -> int:
+        """Of recall: how many seeds did not learn the task, one pair at 90 %; 0 where a single pair was not asked for."""
         found = self.capacity.get(self.end)
         if found is None or self.runs[0].probe != "recall":
-            return True
-        return any(one.censored != "below" or one.value > 1 for one in found.by_seed.values())
+            return 0
+        return sum(one.censored == "below" and one.value <= 1 for one in found.by_seed.values())
+
+    @property
+    def is_trained(self) -> bool:
+        """Of recall: whether any seed learnt the task; so too where a single pair was not asked for."""
+        return self.untrained < len(self.runs)
 
     @property
     def looks_apart(self) -> int:
@@ -200,6 +205,18 @@ class CapabilityLine:
     def any(self) -> ProbeLine:
         """The first that there is, whose size and cost stand for all: probes come in one order."""
         return next(line for line in self.lines if line is not None)
+
+    @property
+    def untrained(self) -> tuple[int, int]:
+        """The gate, one pair of recall: how many seeds did not learn it, and of how many; (0, 0) where it was not asked.
+
+        Of several settings of recall, that of which the largest share of seeds learnt it.
+        """
+        gates = [line for line in self.lines if line is not None and not line.leaks and line.runs[0].probe == "recall"]
+        if not gates:
+            return 0, 0
+        best = min(gates, key=lambda line: line.untrained / len(line.runs))
+        return best.untrained, len(best.runs)
 
 
 @dataclass(frozen=True)
@@ -251,43 +268,77 @@ def falls_through(levels: Sequence[float], accuracies: Sequence[float], threshol
 def capacity(row: ProbeRow, steps: int) -> Crossing | None:
     """What a run can do with an accuracy of 90 %, after some steps of training.
 
-    Of recall: the pairs that it stores; of needle: the tokens among which it finds the marked one; of flood: the steps along a
-    walk that it follows. None where the run was not evaluated then, and for other probes.
+    Of recall: the pairs that it stores; of needle: the tokens among which it finds the marked one, where several grids have as
+    many their mean accuracy counts; of flood: the steps along a walk that it follows. None where the run was not evaluated
+    then, and for other probes.
     """
     look = row.look(steps)
     if look is None or row.probe not in CAPACITIES:
         return None
     found = [(cell, value) for cell, value in zip(row.cells, look.accuracies, strict=True) if value is not None]
     if row.probe == "recall":
-        by_level = {cell.level: value for cell, value in found if cell.grid == row.image_size}
+        pairs = [(cell.level, value) for cell, value in found if cell.grid == row.image_size]
     elif row.probe == "flood":
-        by_level = {float(cell.distance): value for cell, value in found if cell.distance is not None}
+        pairs = [(float(cell.distance), value) for cell, value in found if cell.distance is not None]
     else:
         hardest = row.trained[-1].level
-        by_level = {float(cell.tokens): value for cell, value in found if cell.level == hardest}
+        pairs = [(float(cell.tokens), value) for cell, value in found if cell.level == hardest]
+    by_level = group(pairs, lambda pair: pair[0])
     levels = sorted(by_level)
-    return falls_through(levels, [by_level[level] for level in levels])
+    return falls_through(levels, [math.fsum(value for _, value in by_level[level]) / len(by_level[level]) for level in levels])
 
 
-def accuracy_at(row: ProbeRow, level: float | None, steps: int) -> tuple[float, float] | None:
+def hops(row: ProbeRow, steps: int) -> Crossing | None:
+    """The largest number of steps of a chain up to which all have an accuracy of 90 %, after some steps of training.
+
+    A bound where that is the largest asked, or where the smallest has less. None where the run was not evaluated then, and for
+    other probes than hop.
+    """
+    look = row.look(steps)
+    if look is None or row.probe != "hop":
+        return None
+    found = [(cell, value) for cell, value in zip(row.cells, look.accuracies, strict=True) if value is not None]
+    by_level = {cell.level: value for cell, value in found if cell.grid == row.image_size}
+    passed = list(itertools.takewhile(lambda level: by_level[level] >= PASSED, sorted(by_level)))
+    if not passed:
+        return Crossing(min(by_level), "below")
+    return Crossing(passed[-1], "above" if len(passed) == len(by_level) else "")
+
+
+def accuracy_at(
+    row: ProbeRow,
+    level: float | None,
+    steps: int,
+    *,
+    grid: Size | None = None,
+    distance: int | None = None,
+) -> tuple[float, float] | None:
     """A run's accuracy after some steps, and its standard error over canvases.
 
     Args:
         row: the run.
         level: on the grid of training, all its questions; None: the mean over all of these levels.
         steps: after which it was evaluated.
+        grid: another grid, at the last level, in place of a level.
+        distance: of the questions in steps, at the last level, in place of a level.
 
     Returns:
-        None where it was not evaluated then, or not at this level.
+        None where it was not evaluated then, or not at this level, grid or distance.
     """
     look = row.look(steps)
     if look is None:
         return None
+    if grid is None and distance is None:
+        asked = [cell for cell in row.trained if level in (None, cell.level)]
+    else:
+        hardest = row.trained[-1].level
+        place = (hardest, grid or row.image_size, distance)
+        asked = [cell for cell in row.cells if (cell.level, cell.grid, cell.distance) == place]
     is_end = look is row.curve[-1]
     found = [
         (value, canvas_error(value, cell.standard_error if is_end else None, row.canvases))
         for cell, value in zip(row.cells, look.accuracies, strict=True)
-        if value is not None and cell in row.trained and level in (None, cell.level)
+        if value is not None and cell in asked
     ]
     if not found:
         return None
@@ -316,7 +367,7 @@ def _least_error(canvases: int) -> float:
     return binomial_reach(1.0, canvases, LEVEL) / _WIDTH
 
 
-def _steps_to_passed(row: ProbeRow) -> Crossing:
+def steps_to_passed(row: ProbeRow) -> Crossing:
     """The steps of the first evaluation with an accuracy of 90 %, over the levels on the grid of training.
 
     A bound where that is the first of all, before which nothing was looked at.
@@ -329,20 +380,16 @@ def _steps_to_passed(row: ProbeRow) -> Crossing:
 
 
 def _hops(row: ProbeRow) -> int:
-    """The largest number of steps of a chain up to which a run has an accuracy of 90 %; 0 for none."""
-    reached = 0
-    for cell in row.trained:
-        if cell.accuracy is None or cell.accuracy < PASSED:
-            break
-        reached = round(cell.level)
-    return reached
+    """The largest number of steps of a chain up to which a run has an accuracy of 90 % at its end; 0 for none."""
+    found = hops(row, row.curve[-1].step)
+    return 0 if found is None or found.censored == "below" else round(found.value)
 
 
 # --- over seeds
 
 
 def accuracy_interval(values: Sequence[float], errors: Sequence[float]) -> Interval:
-    """The mean accuracy with its 95% t-interval over seeds, never narrower than that of the canvases.
+    """The mean accuracy with its 95% interval over seeds (t) and canvases (normal), whose half-widths add up in squares.
 
     All seeds are evaluated on the same canvases, so more seeds do not make the canvases' part smaller. A single seed has the
     canvases' interval.
@@ -350,13 +397,16 @@ def accuracy_interval(values: Sequence[float], errors: Sequence[float]) -> Inter
     Args:
         values: one for each seed.
         errors: their standard errors over canvases.
+
+    Source: Banerjee, as in `paired.Difference`.
     """
     mean, count = math.fsum(values) / len(values), len(values)
-    least = _WIDTH * math.sqrt(math.fsum(error**2 for error in errors) / count)
+    over_canvases = _WIDTH * math.sqrt(math.fsum(error**2 for error in errors) / count)
     if count == 1:
-        return Interval.around(mean, least)
+        return Interval.around(mean, over_canvases)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return Interval.around(mean, max(least, t_quantile((1 - LEVEL) / 2, count - 1) * deviation / math.sqrt(count)))
+    over_seeds = t_quantile((1 - LEVEL) / 2, count - 1) * deviation / math.sqrt(count)
+    return Interval.around(mean, math.hypot(over_seeds, over_canvases))
 
 
 def probe_results(rows: Iterable[AnyRow]) -> tuple[ProbeResult, ...]:
@@ -413,7 +463,7 @@ def _line(name: str, runs: Sequence[ProbeRow]) -> ProbeLine:
         accuracies={budget: tuple(_cell(runs, place, budget) for place in range(len(runs[0].cells))) for budget in budgets},
         mean=_mean(runs, budgets[-1]),
         capacity=_of_all(runs, budgets, capacity) if probe in CAPACITIES else {},
-        learnt=Crossings.of({run.seed: _steps_to_passed(run) for run in runs}) if probe == "shift" else None,
+        learnt=Crossings.of({run.seed: steps_to_passed(run) for run in runs}) if probe == "shift" else None,
         hops={run.seed: _hops(run) for run in runs} if probe == "hop" else {},
         solved=sum(run.is_solved for run in runs),
         train_seconds=over_seeds([run.train_seconds for run in runs]),

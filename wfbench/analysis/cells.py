@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, group, latest, latest_session, scheduled, sorted_keys
-from wfbench.records import AnyRow, BreakdownRow, CrossoverRow, FitRow, ProfileRow, ScalingRow, ThroughputRow
+from wfbench.records import (
+    AnyRow,
+    BreakdownRow,
+    CrossoverRow,
+    FitRow,
+    HarnessRow,
+    MeasurementRow,
+    ProfileRow,
+    ScalingRow,
+    ThroughputRow,
+)
 
 #: Height and width, in pixels.
 Size = tuple[int, int]
@@ -16,6 +26,7 @@ LineKey = tuple[str, str, str]
 #: A row that belongs to a line.
 LineRow = ProfileRow | ThroughputRow | BreakdownRow | ScalingRow | FitRow | CrossoverRow
 _T = TypeVar("_T", bound=ProfileRow | ThroughputRow | BreakdownRow)
+_K = TypeVar("_K", bound=Hashable)
 
 
 class Line(NamedTuple):
@@ -93,6 +104,16 @@ def cell_key(row: ProfileRow | ThroughputRow | BreakdownRow) -> tuple[LineKey, i
     return line_key(row), row.tokens, row.resolution
 
 
+def that_count(rows: Iterable[MeasurementRow], key: Callable[[MeasurementRow], _K]) -> dict[_K, MeasurementRow]:
+    """Of measurements of one thing (a repeat, two writers) the last one; of those that failed only where none succeeded."""
+    found: dict[_K, MeasurementRow] = {}
+    for row in rows:
+        before = found.get(key(row))
+        if before is None or row.status == "ok" or before.status != "ok":
+            found[key(row)] = row
+    return found
+
+
 @dataclass(frozen=True)
 class Sessions:
     """Which session of a setting is shown.
@@ -123,12 +144,21 @@ def latest_cells(rows: Sequence[_T]) -> tuple[tuple[_T, ...], Sessions]:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """The cells of one setting, as its latest session left them; ``sessions`` has the rows of the earlier ones too."""
+    """The cells of one setting, as its latest session left them.
+
+    Attributes:
+        setting: what the cells share.
+        session: their session.
+        cells: the newest row of each.
+        sessions: the rows of this session and of the earlier ones.
+        baseline_mixer: what the others are compared with, in speed-ups and crossovers: that of the session's newest call.
+    """
 
     setting: Setting
     session: str
     cells: tuple[ProfileRow, ...]
     sessions: Mapping[str, Sequence[ProfileRow]]
+    baseline_mixer: str = BASELINE
 
     def seconds(self, row: ProfileRow) -> float | None:
         """The time by which cells compare: of the whole batch, or of one image where batches differ; None if it failed."""
@@ -141,7 +171,7 @@ class Profile:
         timed = [
             (seconds, row)
             for row in self.cells
-            if (scheduled(row), row.variant, row.resolution) == (BASELINE, "", resolution)
+            if (scheduled(row), row.variant, row.resolution) == (self.baseline_mixer, "", resolution)
             and (seconds := self.seconds(row)) is not None
         ]
         return min(timed, key=lambda pair: pair[0])[1] if timed else None
@@ -149,10 +179,19 @@ class Profile:
 
 def profiles_of(rows: Iterable[AnyRow]) -> list[Profile]:
     """The profiles that the rows hold, one for each setting, in the settings' order."""
+    rows = list(rows)
     groups = group((row for row in rows if isinstance(row, ProfileRow)), setting_of)
+    baselines = _baselines(rows)
     made = []
     for setting in sorted_keys(groups):
         sessions = group(groups[setting], lambda row: row.session)
         session = latest_session(sessions)
-        made.append(Profile(setting, session, tuple(latest(sessions[session], cell_key)), sessions))
+        cells = tuple(latest(sessions[session], cell_key))
+        made.append(Profile(setting, session, cells, sessions, baselines.get(session, BASELINE)))
     return made
+
+
+def _baselines(rows: Iterable[AnyRow]) -> dict[str, str]:
+    """The mixer that each session compares with: that of the newest call that worked on it."""
+    named = [row for row in rows if isinstance(row, HarnessRow | CrossoverRow)]
+    return {row.session: row.baseline for row in sorted(named, key=lambda row: row.created)}

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.breakdown import Breakdowns, breakdowns
 from wfbench.analysis.cells import profiles_of
-from wfbench.analysis.derived import crossover_baselines, derived_rows
-from wfbench.analysis.lines import BASELINE
+from wfbench.analysis.derived import derived_rows
 from wfbench.analysis.profile import ProfileCost, profile_costs
 from wfbench.analysis.scaling import Crossovers, Scaling, crossovers, scalings
 from wfbench.analysis.speedup import SpeedUps, speed_ups
@@ -42,10 +41,7 @@ def costs(rows: Sequence[AnyRow]) -> Costs:
 
     Exponents, curves and crossovers are computed from the cells, whatever rows of them were recorded.
     """
-    baselines = crossover_baselines(rows)
-    derived = [
-        (profile, derived_rows(profile.cells, baselines.get(profile.session, BASELINE))) for profile in profiles_of(rows)
-    ]
+    derived = [(profile, derived_rows(profile.cells, profile.baseline_mixer)) for profile in profiles_of(rows)]
     profiles = profile_costs(rows, derived)
     return Costs(
         profiles,

@@ -13,7 +13,7 @@ from typing import Any
 from wfbench.analysis.cells import Line, Size, line_of
 from wfbench.analysis.lines import group, scheduled
 from wfbench.measure.scaling import crossover, exact_exponents, fit, local_exponents
-from wfbench.records import FACTORS, AnyRow, CrossoverRow, FitRow, HarnessRow, ProfileRow, ScalingRow
+from wfbench.records import FACTORS, CrossoverRow, FitRow, ProfileRow, ScalingRow
 
 #: What rows computed from several cells share with them.
 _SHARED = (
@@ -22,12 +22,6 @@ _SHARED = (
 )
 
 Derived = ScalingRow | FitRow | CrossoverRow
-
-
-def crossover_baselines(rows: Iterable[AnyRow]) -> dict[str, str]:
-    """The mixer that the crossovers of each session are found against: that of the newest call that worked on it."""
-    named = [row for row in rows if isinstance(row, HarnessRow | CrossoverRow)]
-    return {row.session: row.baseline for row in sorted(named, key=lambda row: row.created)}
 
 
 def derived_rows(cells: Iterable[ProfileRow], baseline: str, created: str | None = None) -> list[Derived]:

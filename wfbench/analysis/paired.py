@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wfbench.analysis.interval import LEVEL, Interval
-from wfbench.analysis.power import check_sizes, detectable_effect, equivalence_power, t_power, t_quantile
+from wfbench.analysis.power import check_sizes, detectable_effect, equivalence_power, scales, t_power, t_quantile
 from wfbench.errors import InputError
 
 Sided = Literal["better", "worse", "not distinguishable"]
@@ -101,6 +101,8 @@ class Difference:
         lines: how many lines the deviation is pooled over; 1 for differences seed by seed. There are
             lines × (seeds − 1) degrees of freedom.
         one_image: what one image is worth: 100 / images in points. The half-width of the 95% interval is never smaller.
+        sample_error: the standard error over held-out samples, where they are counted as a sample too, as canvases of probes
+            are. All seeds have the same ones, so more seeds do not make it smaller.
     """
 
     mean: float
@@ -108,6 +110,7 @@ class Difference:
     seeds: int
     lines: int = 1
     one_image: float = 0.0
+    sample_error: float = 0.0
 
     @property
     def freedom(self) -> int:
@@ -117,11 +120,20 @@ class Difference:
     @property
     def why_none(self) -> str:
         """Why nothing can be said of the difference; "" where something can."""
-        return SINGLE_SEED if self.seeds < 2 else "" if self.deviation > 0 else NO_SPREAD
+        return SINGLE_SEED if self.seeds < 2 else "" if self.deviation > 0 or self.sample_error > 0 else NO_SPREAD
 
     @property
     def error(self) -> float:
-        """The standard error of the mean; no smaller than one image's worth over the 97.5% quantile of t.
+        """The standard error of the mean over seeds and samples.
+
+        Raises:
+            InputError: where nothing can be said (`why_none`).
+        """
+        return math.hypot(self.seed_error, self.sample_error)
+
+    @property
+    def seed_error(self) -> float:
+        """The standard error of the mean over seeds; no smaller than one image's worth over the 97.5% quantile of t.
 
         Raises:
             InputError: where nothing can be said (`why_none`).
@@ -150,17 +162,43 @@ class Difference:
             return Interval(self.mean, level=level, why_none=self.why_none)
         return Interval.around(self.mean, self._reach((1 - level) / 2), level)
 
+    def reaches(self, alpha: float) -> tuple[Floats, Floats]:
+        """How far a one-sided bound would lie from the mean in other seeds, if the spread found is the true one.
+
+        Returns:
+            nodes and weights for a mean over those seeds, as `power.scales`.
+        """
+        scale, weight = scales(self.freedom)
+        return np.hypot(self._reach_over_seeds(alpha) * scale, self._reach_over_samples(alpha)), weight
+
     def _reach(self, alpha: float) -> float:
-        return t_quantile(alpha, self.freedom) * self.error
+        """√((t × error over seeds)² + (z × error over samples)²).
+
+        A bound errs with probability ``alpha`` at most, whatever share of the variance is that over samples, and with just that
+        where one of the two is 0.
+
+        Source: Banerjee, Sankhya 22 (1960) 357.
+        """
+        return math.hypot(self._reach_over_seeds(alpha), self._reach_over_samples(alpha))
+
+    def _reach_over_seeds(self, alpha: float) -> float:
+        error = self.seed_error
+        return t_quantile(alpha, self.freedom) * error if error else 0.0
+
+    def _reach_over_samples(self, alpha: float) -> float:
+        from scipy.special import ndtri
+
+        return float(-ndtri(alpha) * self.sample_error) if self.sample_error else 0.0
 
 
-def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 0.0) -> Difference:
+def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 0.0, sample_error: float = 0.0) -> Difference:
     """The difference of two lines that share all their seeds.
 
     Args:
         ours: one value per seed.
         theirs: those of the other line, with the seeds in the same order.
         one_image: what one image is worth, in the unit of the values.
+        sample_error: the standard error of the difference over held-out samples, in that unit; 0: not counted.
 
     Raises:
         InputError: for samples of different length, none at all, or a number that is not finite.
@@ -177,13 +215,24 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike, *, one_image: float = 
     deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
     if deviation <= _ROUNDING * float(max(np.abs(a).max(), np.abs(b).max())):
         deviation = 0.0
-    return Difference(float(by_seed.mean()), deviation, len(by_seed), one_image=one_image)
+    return Difference(float(by_seed.mean()), deviation, len(by_seed), one_image=one_image, sample_error=sample_error)
 
 
 def one_sided_power(distance: float, difference: Difference, level: float) -> float:
     """The power of the one-sided test, at a level, of a true difference at a distance from the threshold."""
-    critical = t_quantile(level, difference.freedom)
-    return t_power(distance / difference.error, critical, difference.freedom, two_sided=False)
+    from scipy.special import ndtr
+
+    reach, weight = difference.reaches(level)
+    return float(weight @ ndtr((distance - reach) / difference.error))
+
+
+def power_within(true: float, margin: float, difference: Difference, level: float) -> float:
+    """The power of two one-sided tests, each at a level, to show that a true difference is within ± margin."""
+    from scipy.special import ndtr
+
+    reach, weight = difference.reaches(level)
+    room, error = np.maximum(margin - reach, 0), difference.error
+    return float(weight @ np.where(room > 0, ndtr((room - true) / error) - ndtr((-room - true) / error), 0))
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ import itertools
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
 
 from wfbench.analysis.interval import LEVEL, Interval
+from wfbench.analysis.lines import group, label
 from wfbench.errors import InputError
 from wfbench.measure import scaling
 from wfbench.measure.scaling import Crossover, interpolated_crossover
@@ -458,28 +459,46 @@ class Predictions:
 
     Attributes:
         session: of the call.
+        created, command: of its newest row.
         trials: by quantity and question.
         cells: predictions, in the order of mixers and resolutions.
         crossovers: by predicted times.
         device, threads, protocol: of the profile; None where older rows do not say it.
+        measured_to: the most tokens of a cell that was predicted from; None likewise.
+        earlier: older calls that asked the same of the same machine, in the order of time.
     """
 
     session: str
+    created: str
+    command: str
     trials: tuple[Trial, ...]
     cells: tuple[PredictionRow, ...]
     crossovers: tuple[PredictedCrossoverRow, ...]
     device: str | None = None
     threads: int | None = None
     protocol: str | None = None
+    measured_to: int | None = None
+    earlier: tuple[Predictions, ...] = ()
+
+    @property
+    def asked(self) -> Hashable:
+        """What calls have in common that ask the same of the same machine."""
+        cells = {(row.model, label(row), row.batch, row.resolution, row.dtype) for row in self.cells}
+        crossovers = {(row.model, label(row), row.batch, row.looked_to, row.dtype, row.baseline) for row in self.crossovers}
+        return self.device, self.threads, self.protocol, self.measured_to, frozenset(cells), frozenset(crossovers)
 
 
 def predictions(rows: Iterable[AnyRow]) -> tuple[Predictions, ...]:
-    """The predictions that the rows hold, one result for each call of the command."""
-    found: dict[str, list[_FromPredict]] = {}
-    for row in rows:
-        if isinstance(row, HeldOutRow | PredictionRow | PredictedCrossoverRow):
-            found.setdefault(row.session, []).append(row)
-    return tuple(_of_session(session, own) for session, own in found.items())
+    """The predictions that the rows hold, one result for each call of the command, in the order of time.
+
+    Of calls that ask the same the newest, which names the earlier ones.
+    """
+    own = (row for row in rows if isinstance(row, HeldOutRow | PredictionRow | PredictedCrossoverRow))
+    sessions = group(own, lambda row: row.session)
+    calls = sorted((_of_session(session, found) for session, found in sessions.items()), key=lambda call: call.created)
+    alike = group(calls, lambda call: call.asked).values()
+    newest = [replace(same[-1], earlier=tuple(same[:-1])) for same in alike]
+    return tuple(sorted(newest, key=lambda call: call.created))
 
 
 def _of_session(session: str, rows: Sequence[_FromPredict]) -> Predictions:
@@ -488,10 +507,19 @@ def _of_session(session: str, rows: Sequence[_FromPredict]) -> Predictions:
         if isinstance(row, HeldOutRow):
             cell = HeldOut(row.question, row.mixer, row.size, row.tokens, row.step, row.measured, row.predicted)
             tried.setdefault((row.quantity, row.question), []).append(cell)
-    trials = tuple(
-        Trial(quantity, accuracy_of(cells), max(cells, key=lambda cell: abs(cell.log_error)))
-        for (quantity, _), cells in tried.items()
+    newest = max(rows, key=lambda row: row.created)
+    return Predictions(
+        session=session,
+        created=newest.created,
+        command=newest.command,
+        trials=tuple(
+            Trial(quantity, accuracy_of(cells), max(cells, key=lambda cell: abs(cell.log_error)))
+            for (quantity, _), cells in tried.items()
+        ),
+        cells=tuple(row for row in rows if isinstance(row, PredictionRow)),
+        crossovers=tuple(row for row in rows if isinstance(row, PredictedCrossoverRow)),
+        device=newest.device,
+        threads=newest.threads,
+        protocol=newest.protocol,
+        measured_to=max((row.measured_to for row in rows if row.measured_to is not None), default=None),
     )
-    cells = tuple(row for row in rows if isinstance(row, PredictionRow))
-    crossovers = tuple(row for row in rows if isinstance(row, PredictedCrossoverRow))
-    return Predictions(session, trials, cells, crossovers, rows[0].device, rows[0].threads, rows[0].protocol)

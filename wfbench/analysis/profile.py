@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of
+from wfbench.analysis.cells import Line, Profile, Sessions, line_of, sessions_of, that_count
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group, scheduled
 from wfbench.analysis.ratio import SpeedUp, speed_up
@@ -170,8 +170,10 @@ def machine_rates(profile: Profile, machines: Iterable[MachineRow]) -> tuple[Mac
 
 
 def _rounds(rows: Iterable[MeasurementRow]) -> Rounds:
-    last = {(scheduled(row), row.variant, row.sdpa_backend, row.resolution, row.batch, row.round): row for row in rows}
-    found = [row for row in last.values() if row.status == "ok"]
+    def place(row: MeasurementRow) -> tuple[object, ...]:
+        return scheduled(row), row.variant, row.sdpa_backend, row.resolution, row.batch, row.round
+
+    found = [row for row in that_count(rows, place).values() if row.status == "ok"]
     fresh = sum(row.origin == "fresh" for row in found if row.protocol == _FORKED)
     return Rounds(len(found), sum(row.crowded for row in found), fresh)
 

@@ -72,6 +72,10 @@ class Looks:
         """The part of ``alpha`` that is spent by the end of a look."""
         return spending(alpha, self.seeds[look] / self.seeds[-1])
 
+    def own_part(self, alpha: float, look: int) -> float:
+        """The part of ``alpha`` that is spent at a look itself."""
+        return self.spent(alpha, look) - (self.spent(alpha, look - 1) if look else 0.0)
+
 
 def spending(alpha: float, fraction: float) -> float:
     """The one-sided error that is spent when a fraction of the seeds has been run: 2 − 2 Φ(z / √fraction).

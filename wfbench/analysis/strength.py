@@ -12,12 +12,15 @@ from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import Slot, Strength
 from wfbench.records.training import TrainingRow
 
+#: Why a strength is infinite, and has no interval.
+NO_STATIC = "no static part"
+
 
 @dataclass(frozen=True)
 class LineStrength:
     """The strength of a line's predicted parts, |X Ŵ| / |X W₀|, the mean over the layers of a slot, by slot.
 
-    Empty where there is no predicted part, or a run did not record it.
+    Infinite where a layer has no static part (`NO_STATIC`). Empty where there is no predicted part, or a run did not record it.
 
     Attributes:
         after: training, of the whole prediction.
@@ -39,11 +42,17 @@ def line_strength(runs: Sequence[TrainingRow]) -> LineStrength:
     )
 
 
+def mean_strength(values: Sequence[float | None]) -> Interval:
+    """The mean strength over seeds, with its interval; infinite where in a seed a layer has no static part."""
+    known = [value for value in values if value is not None]
+    return over_seeds(known) if len(known) == len(values) else Interval(math.inf, why_none=NO_STATIC)
+
+
 def _by_slot(found: Sequence[Sequence[Strength] | None], part: Literal["total", "own"] = "total") -> dict[Slot, Interval]:
     slots = dict.fromkeys(strength.slot for of_seed in found for strength in of_seed or ())
 
-    def mean(of_seed: Sequence[Strength], slot: Slot) -> float:
+    def mean(of_seed: Sequence[Strength], slot: Slot) -> float | None:
         values = [getattr(strength, part) for strength in of_seed if strength.slot == slot]
-        return math.fsum(values) / len(values)
+        return None if None in values else math.fsum(values) / len(values)
 
-    return {} if None in found else {slot: over_seeds([mean(of_seed or (), slot) for of_seed in found]) for slot in slots}
+    return {} if None in found else {slot: mean_strength([mean(of_seed or (), slot) for of_seed in found]) for slot in slots}

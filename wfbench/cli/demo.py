@@ -9,6 +9,7 @@ import typer
 
 from wfbench.cli.errors import speaks_plainly
 from wfbench.cli.mixer_option import several_mixers
+from wfbench.locks import is_locked, locked
 
 #: The columns of the overview that a terminal shows, by how their headings begin.
 _SHOWN = ("mixer", "recall", "accuracy", "faster than")
@@ -17,7 +18,8 @@ _SHOWN = ("mixer", "recall", "accuracy", "faster than")
 @speaks_plainly
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Where everything goes; by default runs/demo, or the next free name.")
+        Path | None,
+        typer.Option(help="Where everything goes. Default: in runs/, the same demo if it is unfinished, else a new one."),
     ] = None,
     mixer: Annotated[list[str] | None, several_mixers("A mixer; repeat it. By default softmax, linear, weightformer.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every registered mixer: about an hour on 2 cores.")] = False,
@@ -26,7 +28,7 @@ def demo(
     import mixers
     from wfbench.cli.progress import Told, run_table
     from wfbench.errors import InputError
-    from wfbench.tasks.demo import DemoRequest
+    from wfbench.tasks.demo import UNFINISHED, DemoRequest
     from wfbench.tasks.demo import demo as run
 
     if every and mixer:
@@ -37,14 +39,20 @@ def demo(
             remedy="drop one of the two",
         )
     chosen = tuple(dict.fromkeys(mixers.names() if every else mixer or DemoRequest().mixers))
-    out, told = out or _free(Path("runs/demo")), Told()
-    with run_table() as watch:
-        ended = run(out, watch, told, DemoRequest.of(chosen))
-    told.end()
-    bad = {name: status for name, status in ended.items() if status.state != "finished"}
-    _show(out)
+    request, told = DemoRequest.of(chosen), Told()
+    out = out or _place(Path("runs/demo"), UNFINISHED, request.identity)
+    with locked(out):
+        with run_table() as watch:
+            ended, error = run(out, watch, told, request)
+        told.end()
+        bad = {name: status for name, status in ended.items() if status.state != "finished"}
+        _show(out)
+        if not bad and error is None:
+            (out / UNFINISHED).unlink(missing_ok=True)
     for name, status in bad.items():
         typer.echo(f"{status.state}: {name}: {status.message or 'the same command goes on'}", err=True)
+    if error is not None:
+        raise error
     if bad:
         raise typer.Exit(1)
 
@@ -81,10 +89,20 @@ def _show(out: Path) -> None:
     console.print(Text(f"The page with charts and a chooser: {out / 'page.html'}"), soft_wrap=True)
 
 
-def _free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, … that does not exist: an earlier demo is never touched."""
+def _place(path: Path, note: str, identity: str) -> Path:
+    """The first of path, path-2, path-3, … that does not exist, or has the note of an unfinished demo with this identity.
+
+    Another demo is never touched, nor one that another process works on.
+    """
     number, candidate = 1, path
-    while candidate.exists():
+    while candidate.exists() and not _goes_on(candidate, note, identity):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def _goes_on(place: Path, note: str, identity: str) -> bool:
+    try:
+        return (place / note).read_text() == identity and not is_locked(place)
+    except (OSError, UnicodeDecodeError):
+        return False

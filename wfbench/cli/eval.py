@@ -72,23 +72,28 @@ def evaluate(
     if weights not in ("raw", "ema"):
         raise InputError("unknown weights", got=f"--weights {weights}", expected="raw or ema", remedy="choose one of the two")
     given = {"--samples": samples, "--inception": inception, "--reference": reference}
+    averaged = {"--weights": None if weights == "raw" else weights}
     if path.is_dir() and read_recipe(path).task == "dit":
         from wfbench.cli.denoiser import show_held_out, show_scores
 
         other = {"--recipe": recipe, "--mixer": mixer, "--data": data, "--set": settings}
         _refuse(other | {"--resolution": resolution, "--mapping": mapping}, "a classifier")
         if samples is not None:
+            _refuse(averaged, "the held-out loss, and not of samples, which have their own")
             return show_scores(path, samples, inception, reference, device, out)
         _refuse(given, "samples, given by --samples")
         return show_held_out(path, weights, device, out)
     if path.is_dir() and read_recipe(path).task == "dense":
         _refuse({**given, "--recipe": recipe, "--mixer": mixer, "--mapping": mapping}, "another kind of run")
         if read_recipe(path).data.probe is not None:
+            _refuse(averaged, "a run with averaged weights, which no probe has")
             _refuse({"--resolution": resolution, "--data": data}, "images; for other canvases --set data.probe.grids=…")
             return show_probe(path, tuple(settings or ()), device, out)
         asked = [*(settings or []), *([] if data is None else data_settings(data, read_recipe(path).data.source))]
         return show_dense(path, weights, tuple(resolution or ()), tuple(asked), device, out)
     _refuse(given, "a denoiser's run")
+    if path.is_file():
+        _refuse(averaged, "a run; a file has the weights that it has")
     overrides = list(settings or [])
     overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
     if data is not None and (recipe is not None or path.is_dir()):  # else there is no source, and the evaluation says why

@@ -95,6 +95,7 @@ def export(
         }
         of_networks |= {"--every": every, "--offset": offset, "--between": between, "--classes": classes, "--batch": batch}
         of_networks |= {"--image-size": image_size, "--dynamic-batch": dynamic_batch, "--seed": seed}
+        of_networks |= {"--dtype": None if dtype == "float32" else dtype, "--weights": None if weights == "raw" else weights}
         _refuse(of_networks, "a network's", "--to timm-csv, which takes what the records have")
         return _timm(Path(target), out)
     if target.startswith("hf:"):

@@ -117,7 +117,9 @@ def profile(
     baseline: Annotated[
         str,
         typer.Option(
-            help="The mixer that crossovers are found against.", autocompletion=complete.mixers, rich_help_panel=_AGAINST
+            help="The mixer that speed-ups and crossovers are held against.",
+            autocompletion=complete.mixers,
+            rich_help_panel=_AGAINST,
         ),
     ] = "softmax",
     attention: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
@@ -100,7 +101,8 @@ class Told:
     def __call__(self, line: str) -> None:
         """Pass the news on."""
         if sys.stdout.isatty():
-            sys.stdout.write(f"\r\x1b[K{line[:100]}")
+            room = shutil.get_terminal_size().columns - 1  # a line that wraps could not be cleared
+            sys.stdout.write(f"\r\x1b[K{line[:room]}")
             sys.stdout.flush()
         elif time.monotonic() - self.last > 10:
             self.last = time.monotonic()

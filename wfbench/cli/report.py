@@ -55,6 +55,7 @@ def report(
     """Write tables (md, csv, tex), plots (png) and a page (html) from records, and print the tables."""
     from wfbench.analysis.claims import read_claims
     from wfbench.analysis.lines import BASELINE
+    from wfbench.records.row import command_line
     from wfbench.report import Asked, collect, find_runs
     from wfbench.report.timm_csv import read_timm
 
@@ -66,8 +67,10 @@ def report(
     stated = None if claims is None else read_claims(claims)
     asked = Asked(baseline=baseline, margin=None if margin is None else margin / 100, claims=stated)
     place = out or (sources[0] if sources[0].is_dir() else sources[0].parent)
+    is_usual = asked == Asked() and [path.resolve() for path in sources] == [place.resolve()]
+    command = "" if is_usual else command_line()
     with locked(place):
-        _write_and_show(rows, torn, find_runs(sources), place, asked, published=published, timm=theirs)
+        _write_and_show(rows, torn, find_runs(sources), place, asked, published=published, timm=theirs, command=command)
 
 
 def _newest(place: Path) -> Path:
@@ -139,6 +142,7 @@ def _write_and_show(
     published: bool,
     timm: Sequence[TimmResults] = (),
     kinds: Sequence[str] = (),
+    command: str = "",
 ) -> None:
     from rich.console import Console
 
@@ -146,7 +150,7 @@ def _write_and_show(
 
     made = make(rows, asked=asked, published=published, timm=timm, runs=runs)
     gc.freeze()  # for each figure Matplotlib has Python look for garbage, and it would search all rows and results
-    written = write_made(made, out, torn)
+    written = write_made(made, out, torn, command)
     console = Console(width=None if Console().is_terminal else 160)
     for table in made.tables:
         if not kinds or table.kind in kinds:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wfbench.records import AnyRow, ReproductionRow
-    from wfbench.tasks.reproduce import Plan
+    from wfbench.tasks.reproduce import Cells, Plan
 
 #: Tables that a report writes beside its records.
 _TABLES = (".csv", ".md", ".tex")
@@ -51,6 +51,8 @@ def reproduce(
     wrong = _wrong_cells(source, rows, place) if source.suffix in _TABLES else []
     try:
         found = task.find_cells(rows, root, subject_of(source) if source.suffix in _TABLES else None)
+        if source.suffix in _TABLES:
+            found = _of_table(source, rows, place, found)
         chosen = None if device is None else choose_device(device).type
         made = task.plan(task.ReproduceRequest(str(source), cells, seed, data, chosen), found)
         writable_dir(out)
@@ -94,7 +96,7 @@ class _Told:
 def _wrong_cells(table: Path, rows: Sequence[AnyRow], place: Path) -> list[str]:
     """What the table says otherwise than its records give, cell by cell, which is also printed."""
     from wfbench.errors import InputError
-    from wfbench.report import find_runs
+    from wfbench.report import find_runs, made_by
     from wfbench.report.checked import unlike
 
     try:
@@ -105,11 +107,27 @@ def _wrong_cells(table: Path, rows: Sequence[AnyRow], place: Path) -> list[str]:
     if wrong is None:
         typer.echo(f"{table.name} is not checked: the records beside it give no table of this name without options", err=True)
         return []
+    if wrong and (command := made_by(table.with_name("tables.md"))) is not None:
+        why = f"it was made by `{command}`, and the records beside it alone give another"
+        typer.echo(f"{table.name} is not checked: {why}", err=True)
+        return []
     for line in wrong:
         typer.echo(f"disagree: {table.name}, {line}")
     if not wrong:
         typer.echo(f"agree: every cell of {table.name} is what its records give")
     return wrong
+
+
+def _of_table(table: Path, rows: Sequence[AnyRow], place: Path, found: Cells) -> Cells:
+    """The cells that the table shows; all of them where it does not say which, which is then printed."""
+    from wfbench.report import find_runs
+    from wfbench.report.checked import lines_of
+    from wfbench.tasks.reproduce.cells import of_table
+
+    shown = of_table(found, lines_of(table, rows, find_runs([place])))
+    if shown is None:
+        typer.echo(f"{table.name} does not say which cells it shows: any of the records beside it may be drawn", err=True)
+    return shown or found
 
 
 def _records_of(source: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,7 +170,10 @@ def sweep(
     }
     options |= {"vary": _varied(vary or []) or None, "data": data, "baseline": baseline, "match": match, "claims": claims}
     options |= {"tune": None if tune is None else {"key": tune} | ({} if trials is None else {"trials": trials})}
+    _check_settings(settings or [], options["vary"] or {}, data)
     request = load_request(file, options)
+    if baseline is not None and request.match is None:
+        raise _needs("--baseline", "--match params")
     told = {"--partition": partition, "--time": time, "--gpus": gpus, "--nodes": nodes, "--cpus": cpus}
     for name, value in (told | {"--gres": gres, "--qos": qos, "--sbatch": sbatch or None}).items():
         if value is not None and not slurm:
@@ -269,7 +272,7 @@ def _sbatch_options(options: Sequence[str]) -> dict[str, str | bool]:
     """Options of sbatch by name, from name=value, or the name of a flag.
 
     Raises:
-        InputError: for another form, or an option that has a word of its own here or that the sweep sets.
+        InputError: for another form, an option that is named twice, has a word of its own here, or that the sweep sets.
     """
     from wfbench.errors import InputError
 
@@ -277,6 +280,8 @@ def _sbatch_options(options: Sequence[str]) -> dict[str, str | bool]:
     for option in options:
         name, equals, value = option.removeprefix("--").partition("=")
         name = name.replace("_", "-")
+        if name.replace("-", "_") in found:
+            raise _twice("--sbatch", name, "leave one of them out")
         if not equals and name in _FLAGS:
             found[name.replace("-", "_")] = True
             continue
@@ -306,7 +311,11 @@ def _sbatch_options(options: Sequence[str]) -> dict[str, str | bool]:
 
 
 def _varied(texts: list[str]) -> dict[str, Any]:
-    """``key=[values]`` as the YAML has it."""
+    """``key=[values]`` as the YAML has it.
+
+    Raises:
+        InputError: for what cannot be read, or a key that is named twice.
+    """
     import yaml
 
     from wfbench import strict
@@ -315,6 +324,8 @@ def _varied(texts: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         key, _, value = text.partition("=")
+        if key in found:
+            raise _twice("--vary", key, f"name all of its values at once: --vary {key}=[A,B]")
         try:
             found[key] = strict.parse_value(value)
         except yaml.YAMLError as e:
@@ -325,6 +336,28 @@ def _varied(texts: list[str]) -> dict[str, Any]:
                 remedy="quote it for the shell",
             ) from e
     return found
+
+
+def _check_settings(settings: Sequence[str], varied: Mapping[str, object], data: str | None) -> None:
+    """Refuse a setting of all runs that the sweep would put another value over."""
+    from wfbench.errors import InputError
+
+    own = {"seed": "--seed", "model.mixer": "--mixer"} | dict.fromkeys(varied, "--vary")
+    own |= {} if data is None else {"data.path": "--data"}
+    for text in settings:
+        if (key := text.partition("=")[0].strip()) in own:
+            raise InputError(
+                "one setting twice",
+                got=f"--set {text}",
+                expected=f"{own[key]} alone, which decides it",
+                remedy=f"leave --set {text} out",
+            )
+
+
+def _twice(option: str, name: str, remedy: str) -> Exception:
+    from wfbench.errors import InputError
+
+    return InputError(f"{option} names one thing twice", got=name, expected="each of them once", remedy=remedy)
 
 
 def _unknown_until(until: str | None) -> Exception:

@@ -154,6 +154,7 @@ def train(
         "--seed": ("seed", seed),
     }
     overrides = [*(settings or []), *_in_full(short, settings or [])]
+    _in_full({"--data": ("data.path", data)}, settings or [])
     if resume and out is not None and recipe is None:
         from wfbench.tasks.run_directory import read_recipe
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, cast
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixers.base import Grid, PredictingLayer, has_prediction, without_autocast
+from wfbench.errors import check_finite
 from wfbench.models.skeleton import Block
 from wfbench.records.training import Slot, Strength
 
@@ -104,11 +104,16 @@ class Strengths:
         self._squares[place] = parts + self._squares[place] if place in self._squares else parts
 
     def result(self) -> tuple[Strength, ...]:
-        """Of each layer, by block and slot."""
+        """Of each layer, by block and slot; without a number where without the prediction the output is nothing but the bias.
+
+        Raises:
+            NotFiniteError: for weights or tokens that are not finite.
+        """
         found = []
         for place in sorted(self._squares):
+            check_finite(self._squares[place], "the output of a predicting layer is", f"{place.slot} of block {place.layer}")
             static, *parts = self._squares[place].sqrt().tolist()
-            total, common, own = (part / static if static else math.inf if part else 0.0 for part in parts)
+            total, common, own = (None if any(parts) and not static else part / static if part else 0.0 for part in parts)
             found.append(Strength(slot=place.slot, layer=place.layer, total=total, common=common, own=own))
         return tuple(found)
 

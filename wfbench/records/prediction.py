@@ -24,24 +24,25 @@ class MicrobenchmarkRow(Row):
     bytes: dict[str, int]
 
 
-class _OfMachine(Row):
-    """What every row about a prediction says of the machine of the profile, which may be another than that of `environment`.
+class _OfCall(Row):
+    """What every row about a prediction says of its call, and of the machine of the profile, which `environment` may not be of.
 
     None in rows of earlier versions, and then not known.
     """
 
+    #: One number for all rows of a call of the command.
+    session: str
     device: str | None = None
     threads: int | None = None
-    #: How the cells that it was predicted from were timed.
+    #: How the cells that it was predicted from were timed, and the most tokens of one of them.
     protocol: str | None = None
+    measured_to: int | None = None
 
 
-class HeldOutRow(_OfMachine):
+class HeldOutRow(_OfCall):
     """A measured cell that was left out of the calibration and predicted."""
 
     kind: Literal["held_out"] = "held_out"
-    #: One number for all rows of a call of the command.
-    session: str
     quantity: Quantity
     question: Question
     #: Of the cell: the mixer with all that belongs to it, the size of model and batch, tokens of one image.
@@ -55,11 +56,10 @@ class HeldOutRow(_OfMachine):
     predicted: float
 
 
-class PredictionRow(_OfMachine, ModelRow):
+class PredictionRow(_OfCall, ModelRow):
     """A cell that was not measured: its time or memory with an interval, or why there is none."""
 
     kind: Literal["prediction"] = "prediction"
-    session: str
     quantity: Quantity
     #: What of the cell was not measured.
     question: Question
@@ -79,19 +79,18 @@ class PredictionRow(_OfMachine, ModelRow):
     why_none: str = ""
 
 
-class PredictedCrossoverRow(_OfMachine, ModelRow):
+class PredictedCrossoverRow(_OfCall, ModelRow):
     """From how many tokens a mixer is faster than the baseline, by predicted times of cells up to a number of tokens."""
 
     kind: Literal["predicted_crossover"] = "predicted_crossover"
-    session: str
     baseline: str
     variant: str = ""
     batch: int
     dtype: str
-    #: The most tokens of the cells that it was predicted from, and of the places that it was looked for at.
-    measured_to: int
+    #: The most tokens of the places that it was looked for at.
     looked_to: int
-    #: As of `wfbench.measure.scaling.Crossover`; None where ``why_none`` says why.
+    #: As of `wfbench.measure.scaling.Crossover`; None where ``why_none`` says why. Where there is ``low`` and no ``high``, the
+    #: interval has no upper end.
     verdict: Literal["at", "always", "none"] | None
     value: float | None
     low: float | None

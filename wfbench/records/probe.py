@@ -22,7 +22,7 @@ class ProbeCell(Strict):
 
     level: float
     grid: tuple[int, int]
-    #: None: the mixer is built for one grid, and this is another.
+    #: None: the mixer, as it is built, takes no other grid than that of training, and this is another.
     accuracy: float | None = Field(ge=0, le=1)
     standard_error: float | None = Field(ge=0)
     #: Accuracies that need no such ability: of guessing; of knowing what stands near the asked token; of knowing which answers
@@ -54,9 +54,11 @@ class LeakCheck(Strict):
     Attributes:
         gradient: the largest absolute derivative of an asked token's logits by what its answer depends on, of a network of 3×3
             convolutions as deep as the model; exactly 0 where there is no leak.
-        readout: the accuracy on canvases of its own of a linear readout, fitted to what stands near an asked token.
-        floor: what it may reach: guessing, over the mixture of levels.
-        bound: the largest accuracy that a binomial of that floor has with a probability of 99.9 %.
+        readout: of readouts of what stands near an asked token, the accuracy, on canvases that they were not fitted to, of the
+            one that comes nearest to its bound or furthest beyond it: a linear one, and the best table of two symbols, each on
+            canvases of training and on held-out ones. In rows of earlier versions the linear one, on canvases of training.
+        floor: what it may reach: guessing, over the mixture of levels or at the held-out one.
+        bound: the largest accuracy that a binomial of that floor has: with a probability of 99.9 % all are within theirs.
     """
 
     gradient: float

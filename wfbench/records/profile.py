@@ -207,7 +207,7 @@ class HarnessRow(Row):
     kind: Literal["harness"] = "harness"
     session: str
     protocol: str
-    #: The mixer that the crossovers of this call are found against.
+    #: The mixer that speed-ups and crossovers are held against, from this call on.
     baseline: str = "softmax"
     #: How well speed-ups were to be known, relative (`--precision`); None where nobody asked, and in older rows.
     precision: float | None = None

@@ -33,14 +33,15 @@ Slot = Literal["mixer", "fc1"]
 class Strength(Strict):
     """How strong the predicted part of a layer is: |X Ŵ| / |X W₀|, see `wfbench.measure.strength`.
 
-    ``common`` is of the prediction's mean over the samples, ``own`` of what is left of each sample's prediction without it.
+    ``common`` is of the prediction's mean over the samples, ``own`` of what is left of each sample's prediction without it. All
+    are None where the layer has no static part: without its prediction it gives nothing, so that there is no ratio.
     """
 
     slot: Slot
     layer: int
-    total: float
-    common: float
-    own: float
+    total: float | None
+    common: float | None
+    own: float | None
 
 
 class TrainingRow(TracedRow):

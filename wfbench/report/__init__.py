@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from wfbench.report.answers import Question
     from wfbench.report.findings import Finding
 
-__all__ = ["Asked", "Report", "Run", "Table", "collect", "find_runs", "make", "tables", "write"]
+__all__ = ["Asked", "Report", "Run", "Table", "collect", "find_runs", "made_by", "make", "tables", "write"]
 
 _NAME = "records.jsonl"
+#: How `tables.md` names the command behind tables that the records of its directory alone, without options, do not give.
+_MADE = "Made by `{}`, with options or from records elsewhere"
 
 
 def collect(paths: Iterable[Path]) -> tuple[list[AnyRow], list[str]]:
@@ -123,14 +125,21 @@ def write(
     return write_made(make(rows, asked=asked, published=published, runs=runs), out, torn)
 
 
-def write_made(made: Report, out: Path, torn: Sequence[str] = ()) -> list[Path]:
-    """`write` for a report that is made already, as for a terminal that shows its tables too."""
+def write_made(made: Report, out: Path, torn: Sequence[str] = (), command: str = "") -> list[Path]:
+    """`write` for a report that is made already, as for a terminal that shows its tables too.
+
+    Args:
+        made: the report.
+        out: the directory to write into.
+        torn: messages about lines that were skipped.
+        command: that makes it, where it is other than what the records in ``out`` give without options; ``tables.md`` names it.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = _linked(out / "tables.md") | {out / "answers.md"}
         # Beside its place, so that a full disk leaves the report before as it was.
         with part_directory(out, "report") as part:
-            names = _write_all(made, part, torn)
+            names = _write_all(made, part, torn, command)
             for name in names:
                 os.replace(part / name, out / name)
         written = [out / name for name in names]
@@ -146,7 +155,7 @@ def write_made(made: Report, out: Path, torn: Sequence[str] = ()) -> list[Path]:
     return written
 
 
-def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
+def _write_all(report: Report, out: Path, torn: Sequence[str], command: str) -> list[str]:
     """Write all files of a report into a new directory; their names."""
     from wfbench.report import figures
     from wfbench.report.answers import answers
@@ -167,8 +176,9 @@ def _write_all(report: Report, out: Path, torn: Sequence[str]) -> list[str]:
     for path, table in figures.draw(results, made, out):
         names.append(path.name)
         sections[table.name] += f"\n![{table.title}]({path.name})\n"
+    parts = ["# Tables\n", *_made_section(command), *_torn_section(torn), *sections.values(), to_markdown(found)]
     first = {
-        "tables.md": "\n".join(["# Tables\n", *_torn_section(torn), *sections.values(), to_markdown(found)]),
+        "tables.md": "\n".join(parts),
         "page.html": page(report.rows, results, made, report.runs, found, torn, said, shortly),
         **({"answers.md": in_words(said, shortly)} if said else {}),
     }
@@ -183,6 +193,18 @@ def in_words(answers: Sequence[Question], findings: Sequence[Finding]) -> str:
     from wfbench.report import findings as short
 
     return f"{short.to_markdown(findings)}\n{every_line.to_markdown(answers)}"
+
+
+def made_by(tables: Path) -> str | None:
+    """The command that a ``tables.md`` names for its tables: None where the records beside it give them without options."""
+    if not tables.is_file():
+        return None
+    found = re.search(f"^{_MADE.format('(.+)')}$", tables.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+    return None if found is None else found[1]
+
+
+def _made_section(command: str) -> list[str]:
+    return [_MADE.format(" ".join(command.split())) + "\n"] if command else []
 
 
 def _linked(tables: Path) -> set[Path]:

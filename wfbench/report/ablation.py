@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from wfbench.analysis.ablation import AblationLine, AblationResult, Part
 from wfbench.analysis.interval import Interval
+from wfbench.analysis.strength import NO_STATIC
 from wfbench.report.accuracy_notes import repeats_notes
 from wfbench.report.columns import Column, Table, constant_columns, interval_ends, make_table
 from wfbench.report.naming import flat, suffixes
+from wfbench.report.strength import no_static_notes
 from wfbench.report.words import (
     number,
     number_with_half_width,
@@ -81,12 +83,14 @@ def _notes(result: AblationResult) -> list[str]:
             "without its bias, by the Frobenius norm over all tokens. The image's own is of the prediction minus its mean over "
             "the images. Before training it is of the initial weights."
         )
+    runs = [run for line in result.lines for run in line.runs]
+    notes += no_static_notes(part for run in runs for part in (run.strength, run.strength_before) if part is not None)
     strengths = [part.total for line in result.lines for part in (line.strength, line.before) if part is not None]
     means = [found for line in result.lines for found in (line.value, line.unchanged)] + strengths
     if any(found.half_width is not None for found in means):
         notes.append("± is the half-width of the 95% t-interval of the mean over training seeds.")
     notes += repeats_notes(result.repeats)
-    reasons = dict.fromkeys(found.why_none for found in means if found.why_none)
+    reasons = dict.fromkeys(found.why_none for found in means if found.why_none not in ("", NO_STATIC))
     return [*notes, *(f"No interval of values and strengths where there is {why}." for why in reasons)]
 
 

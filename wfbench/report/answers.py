@@ -24,7 +24,14 @@ from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.records import CrossoverRow
 from wfbench.report.ablation import FIGURES
 from wfbench.report.accuracy import accuracy_title
-from wfbench.report.capability import cell_words, crossings_in_words, range_in_words, share_in_words, under_in_words
+from wfbench.report.capability import (
+    cell_words,
+    crossings_in_words,
+    gate_in_words,
+    range_in_words,
+    share_in_words,
+    under_in_words,
+)
 from wfbench.report.cells_in_words import ratio_with_ends
 from wfbench.report.claims import (
     at_ceiling_in_words,
@@ -108,7 +115,12 @@ def _can_do(line: CapabilityLine, probes: Sequence[ProbeResult]) -> str:
     run = line.any.runs[0]
     layers = "" if run.global_layers is None else f", {run.global_layers} of {run.depth} layers global"
     cost = f"{number(run.parameters, 1e-6)} M parameters" + ("" if run.macs is None else f", {number(run.macs, 1e-6)} MMACs")
-    parts = [_in_probe(own, probe) for own, probe in zip(line.lines, probes, strict=True) if own is not None]
+    failed = gate_in_words(line)
+    parts = [
+        _in_probe(own, probe) + (f", {failed}" if failed and probe.setting.probe != "recall" and not own.leaks else "")
+        for own, probe in zip(line.lines, probes, strict=True)
+        if own is not None
+    ]
     return f"{line.label} ({cost}{layers}): {'; '.join(parts)}."
 
 
@@ -224,6 +236,7 @@ def _seeds(price: Price) -> str:
     if needed.why_none:
         return f"no number of seeds ({needed.why_none})"
     count = f"more than {needed.more_than:,} seeds" if needed.seeds is None else plural(needed.seeds, "seed")
+    count = f"a new plan of {count}" if needed.is_new_plan else count
     if price.seconds is None:
         return count
     return f"{count} ({'over ' if needed.seeds is None else ''}{number(price.seconds / 3600, digits=2)} h more)"
@@ -372,6 +385,8 @@ def _says(difference: Interval, *, is_share: bool) -> str:
 def _strength(line: AblationLine) -> str:
     if line.strength is None or line.what != "zero":
         return ""
+    if math.isinf(line.strength.total.estimate):
+        return "; the layer has no static part beside it"
     before = "" if line.before is None else f", {strength_in_words(line.before.total)} before training"
     own = strength_in_words(line.strength.own)
     return f"; its strength |X Ŵ| / |X W₀| is {strength_in_words(line.strength.total)} (the image's own {own}{before})"

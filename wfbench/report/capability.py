@@ -166,6 +166,8 @@ def _probe_columns(result: CapabilityResult, place: int) -> list[Column[Any]]:
     ]
     match name:
         case "recall" | "needle" | "flood":
+            if name == "recall":
+                columns.append(Column(f"{key}_untrained", lambda line: None if (own := of(line)) is None else own.untrained))
             for budget in [budget for budget in probe.budgets if any(budget in line.capacity for line in probe.lines)]:
                 several = len(probe.budgets) > 1
                 heading = f"{words}: {UNITS[name]} (90 %){f', {budget:,} steps' if several else ''}"
@@ -182,7 +184,12 @@ def _probe_columns(result: CapabilityResult, place: int) -> list[Column[Any]]:
                 Column(f"{key}_by_seed", lambda line: _by_seed(of(line).hops.values()) if of(line) else None),  # type: ignore[union-attr]
                 Column("", lambda line: _shown(of(line), _hops_in_words), f"{words}: steps (90 %)", words=True),
             ]
-    return columns
+
+    def mark(line: CapabilityLine) -> str:
+        own, failed = of(line), gate_in_words(line)
+        return f" ({failed})" if failed and own is not None and not own.leaks and name != "recall" else ""
+
+    return [replace(column, mark=mark) for column in columns]
 
 
 def crossing_columns(
@@ -283,6 +290,14 @@ def asks(result: ProbeResult) -> str:
     return words.replace(_ALL_OTHERS, f"{percent_words(hardest)} of the others distractors")
 
 
+def gate_in_words(line: CapabilityLine) -> str:
+    """What a line that failed the gate, one pair of recall, says beside its other probes; "" for one that did not fail."""
+    failed, seeds = line.untrained
+    if not failed:
+        return ""
+    return NOT_TRAINED if failed == seeds else f"recall: {failed} of {plural(seeds, 'seed')} {NOT_TRAINED}"
+
+
 def under_in_words(smallest: float, probe: str) -> str:
     """That an accuracy is under 90 % at the smallest number: "under 90 % among 96 tokens"."""
     where = {"recall": "at", "needle": "among", "flood": "at"}[probe]
@@ -332,21 +347,26 @@ def _end_in_words(crossing: Crossing, probe: str) -> str:
 
 
 def cell_words(result: ProbeResult, place: int) -> str:
-    """What a cell is: "n = 4", "lead 0.1", "96 tokens, share 0.25", "1,536 tokens", "k = 2", "L = 32, 8 steps"."""
+    """What a cell is: "n = 4", "lead 0.1", "96 tokens, distractors 25 %", "1,536 tokens", "k = 2", "L = 32, 8 steps".
+
+    On another grid than that of training, and where several have as many tokens, the grid is said: "n = 4 (12×18)".
+    """
     cell = result.cells[place]
+    on_grid = "" if cell.grid == result.setting.image_size else f" ({_grid(cell.grid)})"
     match result.setting.probe:
         case "recall":
-            return f"n = {cell.level:g}"
+            return f"n = {cell.level:g}{on_grid}"
         case "majority":
-            return f"lead {cell.level:g}"
+            return f"lead {cell.level:g}{on_grid}"
         case "hop":
-            return f"k = {cell.level:g}"
+            return f"k = {cell.level:g}{on_grid}"
         case "flood":
-            return f"L = {cell.level:g}" + ("" if cell.distance is None else f", {plural(cell.distance, 'step')}")
+            return f"L = {cell.level:g}{on_grid}" + ("" if cell.distance is None else f", {plural(cell.distance, 'step')}")
         case "needle" if cell.grid == result.setting.image_size:
             return f"{cell.tokens:,} tokens, distractors {percent_words(cell.level)}"
         case _:
-            return f"{cell.tokens:,} tokens"
+            alike = {other.grid for other in result.cells if other.tokens == cell.tokens}
+            return f"{cell.tokens:,} tokens" + (f" ({_grid(cell.grid)})" if len(alike) > 1 else "")
 
 
 def percent_words(share: float) -> str:
@@ -530,15 +550,17 @@ def _capacity_notes(lines: Sequence[ProbeLine]) -> list[str]:
 
 
 def _trained_notes(results: Sequence[ProbeResult]) -> list[str]:
-    """Which lines did not learn recall at all."""
-    lines = [
-        line.label for result in results if result.setting.probe == "recall" for line in result.lines if not line.is_trained
-    ]
+    """Which lines did not learn recall, with how many of their seeds."""
+    lines = [line for result in results if result.setting.probe == "recall" for line in result.lines if line.untrained]
     if not lines:
         return []
+    named = [
+        line.label + (f", {line.untrained} of {plural(len(line.runs), 'seed')}" if line.is_trained else "") for line in lines
+    ]
+    others = ", and its cells in other probes say so" if len(results) > 1 else ""
     return [
-        f"Not trained ({', '.join(dict.fromkeys(lines))}): under 90 % at a single pair, so the mixer has not learnt the task "
-        "within these steps, and its capacity is unknown. Nothing that it fails elsewhere shows more than that."
+        f"Not trained ({'; '.join(dict.fromkeys(named))}): under 90 % at a single pair of recall, so the mixer has not learnt "
+        f"it within these steps, and its capacity is unknown{others}. Nothing that it fails elsewhere shows more than that."
     ]
 
 
@@ -563,8 +585,8 @@ def _interval_notes(lines: Sequence[ProbeLine], *, accuracies: bool) -> list[str
     counts = {len(line.runs) for line in lines}
     if accuracies and counts != {1}:
         notes.append(
-            "± is the half-width of the 95% interval of the mean over seeds (Student's t), no smaller than that of the "
-            "canvases. The unit of sampling is the canvas, whose answers are not independent."
+            "± is the half-width of the 95% interval over seeds (Student's t) and over canvases, which all seeds share: the "
+            "two add up in squares. The unit of sampling is the canvas, whose answers are not independent."
         )
     if 1 in counts:
         notes.append(
@@ -583,12 +605,12 @@ def _leak_notes(lines: Sequence[ProbeLine]) -> list[str]:
     leaky = {line.label: next(run.leak_check for run in line.runs if not run.leak_check.held) for line in lines if line.leaks}
     notes = [
         f"{label}: {REFUSED}, since the leak check failed: a network of convolutions alone has gradient {found.gradient:g} "
-        f"from what the answers depend on (0 is expected), and its readout is right in "
+        f"from what the answers depend on (0 is expected), and a readout of what is near is right in "
         f"{percent_words(round(found.readout, 4))} (at most {percent_words(round(found.bound, 4))})."
         for label, found in leaky.items()
     ]
     if len(leaky) < len({line.label for line in lines}):
-        notes.append("Leak check: passed by every line that is shown; what is near a question tells nothing of its answer.")
+        notes.append("Leak check: passed by every line that is shown; no readout of what is near a question beats its floor.")
     return notes
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from wfbench.analysis.cells import Line, Profile, Sessions, Setting, Size
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE, label, scheduled
+from wfbench.analysis.lines import label, scheduled
 from wfbench.report.columns import Column, schedule_columns
 from wfbench.report.naming import flat, height_width
 from wfbench.report.words import number, pixels, plural, with_interval
@@ -17,7 +17,7 @@ L = TypeVar("L")
 
 def in_backend(profile: Profile) -> str:
     """What to say of the baseline's attention backend, where several were timed."""
-    backends = {row.sdpa_backend for row in profile.cells if (scheduled(row), row.variant) == (BASELINE, "")}
+    backends = {row.sdpa_backend for row in profile.cells if (scheduled(row), row.variant) == (profile.baseline_mixer, "")}
     return " in its fastest attention backend at that resolution" if len(backends) > 1 else ""
 
 

@@ -45,6 +45,25 @@ def unlike(path: Path, rows: Iterable[AnyRow], runs: Sequence[Run] = ()) -> list
     return found
 
 
+def lines_of(path: Path, rows: Iterable[AnyRow], runs: Sequence[Run] = ()) -> list[dict[str, str]]:
+    """The lines of a table by the columns of its CSV: of the one beside the file, else of what the records give.
+
+    Args:
+        path: of the table.
+        rows, runs: as for `unlike`.
+
+    Raises:
+        InputError: as `unlike`.
+    """
+    beside = path.with_suffix(".csv")
+    if beside.is_file():
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    else:
+        text = next((table.data.to_csv(index=False) for table in tables(rows, runs=runs) if table.name == path.stem), "")
+    heads, *lines = _of_csv(text) or [[]]
+    return [dict(zip(heads, line, strict=False)) for line in lines]
+
+
 def _differences(theirs: _Lines, ours: _Lines) -> Iterator[str]:
     """What lines of cells, the headings first, have otherwise than ours."""
     heads, own = (lines[0] if lines else [] for lines in (theirs, ours))

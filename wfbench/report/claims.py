@@ -26,6 +26,7 @@ from wfbench.report.capability import NOT_TRAINED, crossings_in_words
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
 
+_NEW_PLAN = "new plan"
 #: A share that is shown as 100.00 %.
 _CEILING = 0.99995
 
@@ -93,17 +94,19 @@ def _price_columns(name: str, price: Callable[[Answer], Price | None]) -> list[C
     return [
         Column(f"seeds_needed_{name}", lambda line: of(line, lambda found: found.needed.seeds)),
         Column(f"more_than_{name}", lambda line: of(line, lambda found: found.needed.more_than)),
+        Column(f"new_plan_{name}", lambda line: None if (found := price(line.answer)) is None else found.needed.is_new_plan),
         Column(f"runs_more_{name}", lambda line: of(line, lambda found: found.runs)),
         Column(f"cost_seconds_{name}", lambda line: of(line, lambda found: found.seconds)),
     ]
 
 
 def _seeds_needed(answer: Answer) -> str:
-    """How many seeds in all: if the estimate is true, and if the stated effect is."""
+    """How many seeds in all, or of a new plan: if the estimate is true, and if the stated effect is."""
 
     def show(price: Price) -> str:
         more_than = f"> {price.needed.more_than:,}" if price.needed.more_than is not None else DASH
-        return more_than if price.needed.seeds is None else f"{price.needed.seeds:,}"
+        count = more_than if price.needed.seeds is None else f"{price.needed.seeds:,}"
+        return f"{count} ({_NEW_PLAN})" if price.needed.is_new_plan else count
 
     if answer.if_estimate is None or answer.if_effect is None:
         return DASH
@@ -151,12 +154,13 @@ def _condition(claim: AnyClaim) -> str:
 
 def _capability_condition(claim: Capability) -> str:
     """What must be true of a line in a probe."""
-    mean = "accuracy" if claim.probe == "shift" else "mean accuracy over the trained levels"  # shift has one level
     what = {
         "capacity": "pairs at 90 %",
         "n90": "tokens at 90 %",
         "reach": "steps along a walk at 90 %",
-        "accuracy": mean if claim.level is None else f"accuracy at level {claim.level:g}",
+        "hops": "steps of a chain at 90 %",
+        "steps": "training steps to 90 %",
+        "accuracy": _accuracy_condition(claim),
         "solved": "seeds that solve it",
     }[claim.statistic]
     after = "" if claim.budget is None else f" after {claim.budget:,} steps"
@@ -166,6 +170,16 @@ def _capability_condition(claim: Capability) -> str:
     return (
         f"{claim.probe}{after}: {what} of {claim.line} {sign} {bar}{' %' if claim.statistic in ('accuracy', 'solved') else ''}"
     )
+
+
+def _accuracy_condition(claim: Capability) -> str:
+    if claim.distance is not None:
+        return f"accuracy at {plural(claim.distance, 'step')} from the mark"
+    if claim.grid is not None:
+        return f"accuracy on {claim.grid[0]}×{claim.grid[1]} tokens"
+    if claim.level is not None:
+        return f"accuracy at level {claim.level:g}"
+    return "accuracy" if claim.probe == "shift" else "mean accuracy over the trained levels"  # shift has one level
 
 
 def region(claim: AnyClaim) -> tuple[float | None, float | None]:
@@ -196,8 +210,14 @@ def estimate_in_words(line: AnsweredClaim) -> str:
 
 def _why(line: AnsweredClaim) -> str:
     """What decided the claim, or why nothing could, and whether tables show other runs."""
-    parts = [_why_of(line.claim, line.answer), at_ceiling_in_words(line), first_runs_in_words(line)]
+    parts = [_why_of(line.claim, line.answer), at_ceiling_in_words(line) or _no_price(line.answer), first_runs_in_words(line)]
     return "; ".join(part for part in parts if part)
+
+
+def _no_price(answer: Answer) -> str:
+    """Why no number of seeds decides a claim if the estimate is true, where nothing else has said it."""
+    why = "" if answer.if_estimate is None or answer.why_none else answer.if_estimate.needed.why_none
+    return f"no number of seeds decides it if the estimate is true: {why}" if why else ""
 
 
 def at_ceiling_in_words(line: AnsweredClaim) -> str:
@@ -248,9 +268,11 @@ def _why_capability(claim: Capability, answer: Answer) -> str:
     """The bounds that seeds have instead of numbers, and of which truth the power is."""
     parts = bounds_in_words(claim, answer)
     if answer.power is not None:
-        up = claim.distance if claim.is_lower else 1 / claim.distance if claim.is_factor else -claim.distance
+        up = claim.beyond if claim.is_lower else 1 / claim.beyond if claim.is_factor else -claim.beyond
         truth = claim.threshold * up if claim.is_factor else claim.threshold + up
         parts.append(f"power at a true {'value' if claim.ratio is None else 'ratio'} of {truth:g}")
+    elif answer.estimate is not None and answer.low is None:
+        parts.append("the same with every seed")
     return "; ".join(parts)
 
 
@@ -263,7 +285,7 @@ def bounds_in_words(claim: Capability, answer: Answer) -> list[str]:
         words, bound = crossings_in_words(crossings, claim.probe), crossings.bound
         if words == NOT_TRAINED:
             words += " (under 90 % at one pair)"
-        elif bound is not None:
+        elif bound is not None and claim.statistic != "steps":
             words += f", the {'largest' if bound.censored == 'above' else 'smallest'} number asked"
         found.append(f"{line}: {words}")
     return found
@@ -350,17 +372,31 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
     if any(isinstance(line.claim, Capability) for line in result.answered):
         notes.append(
             "What a line can do in a probe is decided over seeds: numbers of pairs and tokens, and ratios (seed by seed), on "
-            "their log2, so that estimates are geometric means; accuracies in per cent, with an error no smaller than that "
-            "over canvases; the share of seeds that solve a probe by exact binomial bounds. A seed of which only a bound is "
-            "known counts as that bound where it makes the verdict harder, and else not at all; where all seeds have the "
-            "same bound, it decides by itself, without a statement of its error. No estimate is made from bounds."
+            "their log2, so that estimates are geometric means; accuracies in per cent; the share of seeds that solve a "
+            "probe by exact binomial bounds. A seed of which only a bound is known counts as that bound where it makes the "
+            "verdict harder, and else not at all; where all seeds have the same bound, it decides by itself, without a "
+            "statement of its error. No estimate is made from bounds. Under 90 % at the smallest number asked is no bound: a "
+            "seed that was not trained to do that decides nothing."
+        )
+    if any(isinstance(row, ProbeRow) for line in result.answered for row in line.runs):
+        notes.append(
+            "The bounds of accuracies in a probe, and of their differences, hold the error over its canvases too, which all "
+            "seeds share: more seeds do not make it smaller."
         )
     if any(line.answer.if_estimate for line in result.answered):
         notes.append(
-            "Seeds needed: how many in all of each line would decide an undecidable claim with a power of 80 %, if the "
-            "estimate were the true difference / if the stated effect were (of “within”: no difference), and the measured "
-            "deviation the true one. Costs: the hours of training more of all its lines, by their measured seconds per run, "
-            "without evaluation."
+            "Seeds needed: at how many in all of each line, the first of the planned numbers that are still to come, an "
+            "undecidable claim would be decided with a power of 80 %, if the estimate were the true difference / if the stated "
+            "effect were (of “within”: no difference), and the measured deviation the true one. Costs: the hours of training "
+            "more of all its lines, by their measured seconds per run, without evaluation."
+        )
+    prices = [price for line in result.answered for price in (line.answer.if_estimate, line.answer.if_effect)]
+    if any(price is not None and price.needed.is_new_plan for price in prices):
+        notes.append(
+            f"“{_NEW_PLAN.capitalize()}”: not within this plan, in which no number of seeds that is still to come has that "
+            "power. So many seeds would have it in a new file of claims that are answered once, with all of them. They are new "
+            "ones, and the costs are those of all their runs: seeds that have been seen decide no claim that is stated "
+            "afterwards."
         )
     if looks:
         notes.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import pandas as pd
@@ -39,6 +39,7 @@ class Column(Generic[L]):
         files_only: whether a terminal that has little room leaves it out.
         sparse: whether the CSV leaves it out where no line has a value.
         why_none: of measured numbers that have no interval, the reason; a note says so below every table that has some.
+        mark: what follows a line's value, for people alone.
     """
 
     key: str
@@ -52,11 +53,12 @@ class Column(Generic[L]):
     files_only: bool = False
     sparse: bool = False
     why_none: str = ""
+    mark: Callable[[L], str] = field(default=lambda line: "")
 
     def cell(self, line: L) -> str:
         """What people read for a line."""
         value = self.value(line)
-        return DASH if value is None else self.show(value)
+        return DASH if value is None else self.show(value) + self.mark(line)
 
     def raw(self, line: L) -> dict[str, object]:
         """What the CSV holds for a line, by the names of its columns."""

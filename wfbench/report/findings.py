@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from wfbench.analysis.ablation import AblationResult
@@ -23,7 +24,7 @@ from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
 from wfbench.report.ablation import FIGURES
-from wfbench.report.capability import cell_words, crossings_in_words, share_in_words, under_in_words
+from wfbench.report.capability import cell_words, crossings_in_words, gate_in_words, share_in_words, under_in_words
 from wfbench.report.columns import escape_markdown
 from wfbench.report.crossover import crossing_in_words, sure_from, sure_up_to
 from wfbench.report.differences import signed_points
@@ -94,10 +95,16 @@ def _verb(names: Sequence[str], one: str, several: str) -> str:
 
 def _can_do(capabilities: Iterable[CapabilityResult]) -> Iterable[str]:
     for result in capabilities:
+        gates = {id(own): gate_in_words(line) for line in result.lines for own in line.lines}
         for probe in result.probes:
-            lines = [line for line in probe.lines if not line.leaks]
+            lines = [_gated(line, gates.get(id(line), "")) for line in probe.lines if not line.leaks]
             if lines:
                 yield _probed(lines, probe)
+
+
+def _gated(line: ProbeLine, failed: str) -> ProbeLine:
+    """A line whose name says in other probes that it failed the gate of recall."""
+    return replace(line, label=f"{line.label} ({failed})") if failed and line.runs[0].probe != "recall" else line
 
 
 def _probed(lines: Sequence[ProbeLine], probe: ProbeResult) -> str:

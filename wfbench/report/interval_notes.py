@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from wfbench.analysis.cells import Line, Size
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE, label
+from wfbench.analysis.lines import label, scheduled
 from wfbench.analysis.profile import CellCost
 from wfbench.report.words import pixels
 
@@ -50,8 +50,9 @@ def speedup_notes(cells: Sequence[CellCost]) -> list[str]:
     # The baseline's own is 1, which nothing measured.
     compared = _numbers((cell, cell.speedup.ratio) for cell in cells if cell.speedup and not cell.speedup.is_baseline)
     notes += [*_wide_notes(known, compared), *lacking_notes("speed-up", compared)]
-    if any(cell.speedup is not None and cell.speedup.is_baseline for cell in cells):
-        notes.append(f"{BASELINE} has a speed-up of 1 without an interval: it is the baseline.")
+    baseline = next((cell for cell in cells if cell.speedup is not None and cell.speedup.is_baseline), None)
+    if baseline is not None:
+        notes.append(f"{scheduled(baseline.line)} has a speed-up of 1 without an interval: it is the baseline.")
     return notes
 
 

@@ -58,6 +58,8 @@ def _label(field: str, value: object) -> str:
         return "compiled" if value else "not compiled"
     if field in ("tf32", "channels_last"):
         return {"tf32": "TF32", "channels_last": "channels last"}[field] if value else ""
+    if field == "measured_to":
+        return f"from cells up to {value} tokens"
     if field == "token_budget":
         return f"batches of {value} tokens"
     if field in ("mean", "std") and isinstance(value, tuple):

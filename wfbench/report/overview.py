@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, cast
 
-from wfbench.analysis.lines import BASELINE, label
+from wfbench.analysis.lines import label
 from wfbench.analysis.overview import Overview, OverviewLine
 from wfbench.analysis.profile import CellCost
 from wfbench.report.accuracy import ACCURACY, accuracy_columns, accuracy_title
@@ -16,30 +16,30 @@ from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.crossover import crossing_in_short
 from wfbench.report.exports import export_notes, in_words
 from wfbench.report.interval_notes import exponent_notes, latency_notes, speedup_notes
-from wfbench.report.profile import profile_columns, profile_title
+from wfbench.report.profile import profile_columns, profile_title, speed_up_heading
 from wfbench.report.words import pixels
 
 #: The columns of a profile that people see: of the cell at the fewest tokens, and of that at the most.
 _FIRST = ("params (M)", "GMACs")
-_LAST = ("MACs exponent", "latency exponent", f"speed-up over {BASELINE}")
+_LAST = ("MACs exponent", "latency exponent")
 _EXPORTS = "exports"
 RECALL = "recall: pairs (90 %)"
-FASTER = f"faster than {BASELINE}"
 
 
 def overview_tables(result: Overview) -> list[Table]:
     """The table of an overview: in the CSV all columns of the accuracy table and of the profile's, of two cells."""
     sides = pixels(result.first), pixels(result.last)
+    at_last, faster = (*_LAST, speed_up_heading(result.profile)), _faster(result)
     columns = [
         Column("", lambda line: line.trained.label, "mixer", words=True),
         *_accuracy_columns(result),
         Column("same_model", lambda line: line.same_model),
         *_cell_columns(result, "first", lambda line: line.first, _FIRST, sides[0]),
-        *_cell_columns(result, "last", lambda line: line.last, _LAST, sides[1]),
+        *_cell_columns(result, "last", lambda line: line.last, at_last, sides[1]),
         *crossing_columns(
             "recall", RECALL, "recall", lambda line: line.recall, lambda own: own.capacity.get(own.end), optional=True
         ),
-        *_crossover_columns(),
+        *_crossover_columns(faster),
         Column(
             "exports", lambda line: line.exports and in_words(line.exports), _EXPORTS, words=True, optional=True, sparse=True
         ),
@@ -47,8 +47,8 @@ def overview_tables(result: Overview) -> list[Table]:
     order = [
         *("mixer", RECALL, ACCURACY, "seeds"),
         *(f"{heading} at {sides[0]} px" for heading in _FIRST),
-        *(f"{heading} at {sides[1]} px" for heading in _LAST),
-        FASTER,
+        *(f"{heading} at {sides[1]} px" for heading in at_last),
+        faster,
         _EXPORTS,
     ]
     made = make_table("overview", "overview", "Mixers at a glance", columns, result.lines, _notes(result), order=order)
@@ -61,7 +61,12 @@ def _accuracy_columns(result: Overview) -> list[Column[OverviewLine]]:
     return [_renamed(column, "accuracy", (ACCURACY, "seeds"), "", lambda line: line.trained) for column in own]
 
 
-def _crossover_columns() -> list[Column[OverviewLine]]:
+def _faster(result: Overview) -> str:
+    """The heading of the crossovers."""
+    return f"faster than {result.profile.profile.baseline_mixer}"
+
+
+def _crossover_columns(faster: str) -> list[Column[OverviewLine]]:
     """From which side a line is faster than the baseline."""
 
     def end(field: str) -> Column[OverviewLine]:
@@ -71,7 +76,7 @@ def _crossover_columns() -> list[Column[OverviewLine]]:
             sparse=True,
         )
 
-    words = Column[OverviewLine]("", lambda line: line.crossing, FASTER, crossing_in_short, words=True, optional=True)
+    words = Column[OverviewLine]("", lambda line: line.crossing, faster, crossing_in_short, words=True, optional=True)
     return [end("verdict"), end("side"), end("side_low"), end("side_high"), words]
 
 
@@ -147,12 +152,13 @@ def _crossover_notes(result: Overview) -> list[str]:
     if not found:
         return []
     sides = f"{found[0].smallest_side} to {found[0].largest_side} px"
+    faster = _faster(result)
     interval = (
         "in brackets, or as “sure”, its 95% interval"
         if any(one.has_interval for one in found)
         else "without an interval from fewer than four sides"
     )
     return [
-        f"{FASTER.capitalize()}: the image side from which a line is faster at every larger side measured ({sides}), "
+        f"{faster[0].upper()}{faster[1:]}: the image side from which a line is faster at every larger side measured ({sides}), "
         f"{interval}; always and never are said of these sides alone. The crossover table has the rest."
     ]

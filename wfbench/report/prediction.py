@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.prediction import Predictions, Trial
 from wfbench.records import PredictedCrossoverRow, PredictionRow
 from wfbench.report.columns import Column, Table, make_table, schedule_columns
-from wfbench.report.words import DASH, number, pixels, plural, with_interval
+from wfbench.report.naming import suffixes, title_of
+from wfbench.report.words import DASH, number, pixels, with_interval
 
 _LEFT_OUT = {
     "resolution": "a resolution between measured ones",
@@ -43,30 +44,48 @@ _CROSSOVER_NOTES = (
 _OF_THESE = "it describes these held-out cells"
 
 
+class _Of(NamedTuple):
+    """What the titles say of a call; None where its rows are older than that they say so."""
+
+    device: str | None
+    threads: int | None
+    protocol: str | None
+    measured_to: int | None
+
+
 def prediction_tables(results: Sequence[Predictions]) -> list[Table]:
-    """For the newest call of the command: held-out error, predictions, crossovers."""
-    if not results:
-        return []
-    found = results[-1]
-    place = _place(found)
-    title = f"Held-out error of predictions{place}"
-    tables = [make_table("held_out", "held_out", title, _trial_columns(), found.trials, _HELD_OUT_NOTES)]
-    if found.cells:
-        cells = _cells(found.cells)
-        title = f"Predicted cells{place}"
-        tables.append(make_table("predictions", "predictions", title, _cell_columns(), cells, _PREDICTED_NOTES))
-    if found.crossovers:
-        rows_ = sorted(found.crossovers, key=label)
-        title = f"Predicted crossovers{place}"
-        tables.append(
-            make_table("predicted_crossover", "predicted_crossover", title, _crossover_columns(), rows_, _CROSSOVER_NOTES)
-        )
+    """Of each call of the command: held-out error, predictions, crossovers."""
+    keys = [_Of(found.device, found.threads, found.protocol, found.measured_to) for found in results]
+    tables: list[Table] = []
+    for place, (found, key, suffix) in enumerate(zip(results, keys, suffixes([[key] for key in keys]), strict=True), 1):
+        calls = f"call {place} of {len(results)}" if keys.count(key) > 1 else ""
+        of = ", ".join(filter(None, [title_of([key]), calls]))
+        tables += _tables(found, f": {of}" if of else "", suffix)
     return tables
 
 
-def _place(found: Predictions) -> str:
-    """The machine that the profile is of, for the titles; empty where the rows are older than that they say so."""
-    return "" if found.device is None else f": {found.device}, {plural(found.threads or 0, 'thread')}, {found.protocol}"
+def _tables(found: Predictions, of: str, suffix: str) -> Iterator[Table]:
+    """The tables of a call, given the end of their titles and of their names."""
+
+    def table(kind: str, title: str, columns: Sequence[Column[Any]], lines: Sequence[Any], notes: Sequence[str]) -> Table:
+        return make_table(kind, f"{kind}{suffix}", f"{title}{of}", columns, lines, [*notes, *_call_notes(found)])
+
+    yield table("held_out", "Held-out error of predictions", _trial_columns(), found.trials, _HELD_OUT_NOTES)
+    if found.cells:
+        yield table("predictions", "Predicted cells", _cell_columns(), _cells(found.cells), _PREDICTED_NOTES)
+    if found.crossovers:
+        lines = sorted(found.crossovers, key=label)
+        yield table("predicted_crossover", "Predicted crossovers", _crossover_columns(), lines, _CROSSOVER_NOTES)
+
+
+def _call_notes(found: Predictions) -> list[str]:
+    """Which command made a table, and which earlier calls asked the same."""
+    notes = [f"Made by: {found.command} ({found.created})."]
+    if found.earlier:
+        dates = group(found.earlier, lambda call: call.command)
+        named = "; ".join(f"{command} ({', '.join(call.created for call in calls)})" for command, calls in dates.items())
+        notes.append(f"Of calls that ask the same the newest is shown. Left out: {named}.")
+    return notes
 
 
 def _trial_columns() -> list[Column[Trial]]:
@@ -177,20 +196,28 @@ def _crossover_columns() -> list[Column[PredictedCrossoverRow]]:
 
 
 def _crossing(row: PredictedCrossoverRow) -> Interval | None:
-    return None if row.value is None else Interval(row.value, row.low, row.high)
+    return None if row.value is None else Interval(row.value, *_ends(row.low, row.high))
+
+
+def _ends(low: float | None, high: float | None) -> tuple[float, float] | tuple[None, None]:
+    """Of a crossover's interval; a row without an upper end says that it lies beyond the places looked at."""
+    return (None, None) if low is None else (low, math.inf if high is None else high)
+
+
+def _ends_in_words(low: float | None, high: float | None) -> str:
+    return "" if low is None else f" [{number(low)}, {'∞' if high is None else number(high)}]"
 
 
 def _in_words(row: PredictedCrossoverRow) -> str:
-    ends = "" if row.low is None or row.high is None else f" [{number(row.low)}, {number(row.high)}]"
     words = {"at": number(row.value), "always": "every place looked at", "none": "no place looked at"}
-    return DASH if row.verdict is None else words[row.verdict] + ends
+    return DASH if row.verdict is None else words[row.verdict] + _ends_in_words(row.low, row.high)
 
 
 def _measured_in_words(row: PredictedCrossoverRow) -> str | None:
     if row.measured_verdict is None:
         return None
-    ends = "" if row.measured_low is None else f" [{number(row.measured_low)}, {number(row.measured_high)}]"
-    return {"at": number(row.measured), "always": "every place", "none": "no place"}[row.measured_verdict] + ends
+    words = {"at": number(row.measured), "always": "every place", "none": "no place"}[row.measured_verdict]
+    return words + _ends_in_words(row.measured_low, row.measured_high)
 
 
 def _measured(row: PredictedCrossoverRow) -> Interval | None:
@@ -198,7 +225,7 @@ def _measured(row: PredictedCrossoverRow) -> Interval | None:
         return None
     if row.measured_low is None:
         return Interval(row.measured, why_none="too few measured cells")
-    return Interval(row.measured, row.measured_low, row.measured_high)
+    return Interval(row.measured, *_ends(row.measured_low, row.measured_high))
 
 
 def _percent(value: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost, ProfileCost
 from wfbench.records import ProfileRow
 from wfbench.report.cells_in_words import (
@@ -25,6 +24,8 @@ from wfbench.report.words import DASH, REFUSED, macs_of, number
 
 #: Why numbers have no intervals.
 _BOUND = "the rates of the machine behind it are the best that were measured, and have none"
+#: Stands for the heading of the speed-ups, which names the baseline.
+_SPEED_UP = "speed-up"
 #: The headings, in the order in which people read them.
 _ORDER = (
     "mixer",
@@ -45,7 +46,7 @@ _ORDER = (
     "of the bound (%)",
     "memory (MB)",
     "by shapes (MB)",
-    f"speed-up over {BASELINE}",
+    _SPEED_UP,
     "latency exponent",
     "MACs exponent",
     "status",
@@ -60,7 +61,12 @@ def profile_tables(results: Sequence[ProfileCost]) -> list[Table]:
 
 def profile_columns(result: ProfileCost) -> list[Column[CellCost]]:
     """The columns of a profile's table, in the order of the CSV."""
-    return [*_naming_columns(result), *_count_columns(), *_time_columns(result), *_memory_columns(), *_ratio_columns()]
+    return [*_naming_columns(result), *_count_columns(), *_time_columns(result), *_memory_columns(), *_ratio_columns(result)]
+
+
+def speed_up_heading(result: ProfileCost) -> str:
+    """The heading of the speed-ups, with the mixer that others are compared with."""
+    return f"speed-up over {result.profile.baseline_mixer}"
 
 
 def profile_title(result: ProfileCost) -> str:
@@ -73,7 +79,8 @@ def _table(name: str, result: ProfileCost) -> Table:
     optional = [column for column in columns if column.optional]
     shown = {column.heading for column in optional if any(column.cell(cell) != DASH for cell in result.cells)}
     title, notes = profile_title(result), profile_notes(result, shown)
-    return replace(make_table("profile", name, title, columns, result.cells, notes, order=_ORDER), result=result)
+    order = [speed_up_heading(result) if heading == _SPEED_UP else heading for heading in _ORDER]
+    return replace(make_table("profile", name, title, columns, result.cells, notes, order=order), result=result)
 
 
 def _naming_columns(result: ProfileCost) -> list[Column[CellCost]]:
@@ -171,13 +178,13 @@ def _memory_columns() -> list[Column[CellCost]]:
     ]
 
 
-def _ratio_columns() -> list[Column[CellCost]]:
+def _ratio_columns(result: ProfileCost) -> list[Column[CellCost]]:
     """What a cell says beside others: the baseline's, and the line's own at the next smaller resolution."""
     return [
         Column(
             "speedup",
             lambda cell: None if cell.speedup is None else cell.speedup.ratio,
-            f"speed-up over {BASELINE}",
+            speed_up_heading(result),
             ratio_with_ends,
             ends=interval_ends("speedup"),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from wfbench.analysis.cells import Profile
-from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, group, label
+from wfbench.analysis.lines import CHOSEN_BACKEND, group, label
 from wfbench.analysis.profile import CellCost, ProfileCost, Rounds
 from wfbench.records import HarnessRow, ProfileRow
 from wfbench.report.cells_in_words import failure_notes, in_backend, session_notes
@@ -70,11 +70,12 @@ def _unit_note(profile: Profile) -> str:
     batch = f"as many images as hold {setting.token_budget:,} tokens" if by_tokens else f"{setting.batch}"
     counted = " in the order of evaluation that runs" if setting.path == "auto" else ""
     same = f" with the same {setting.factors}" if setting.factors else ""
+    over = f"{profile.baseline_mixer}{same}{in_backend(profile)}"
     return (
         f"Latency is the median time of {timed} of the whole batch ({batch}), over the medians of rounds, whose "
         "least and most stand beside it; GMACs, "
         f"GFLOPs (2 × GMACs) and elementwise operations are of one image's forward pass{counted}. Speed-ups are ratios within "
-        f"this session{' of the times per image' if by_tokens else ''}, over {BASELINE}{same}{in_backend(profile)}. "
+        f"this session{' of the times per image' if by_tokens else ''}, over {over}. "
         "Exponents are local: d log / d log tokens from the next smaller resolution, of the curve through all cells where "
         "there are four or more, of the two cells alone where there are not."
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 from wfbench.analysis.cells import Line, Size
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE
 from wfbench.analysis.profile import CellCost
 from wfbench.analysis.speedup import SpeedUps
 from wfbench.report.cells_in_words import (
@@ -33,18 +32,18 @@ def speedup_tables(results: Sequence[SpeedUps]) -> list[Table]:
 
 
 def _table(name: str, result: SpeedUps) -> Table:
-    profile = result.profile
+    profile, baseline = result.profile, result.profile.baseline_mixer
     same = f" with the same {profile.setting.factors}" if profile.setting.factors else ""
     timed = "times" if profile.setting.token_budget is None else "times per image"
     missing = [pixels(side) for side in result.sides if side not in result.backends]
     notes = [
-        f"Ratios of the {timed}, within this session: how many times faster than {BASELINE}{same}{in_backend(profile)}.",
+        f"Ratios of the {timed}, within this session: how many times faster than {baseline}{same}{in_backend(profile)}.",
         *speedup_notes([cell for cells in result.lines.values() for cell in cells.values()]),
-        f"{BASELINE}'s backend: {backends_by_side(result.backends)}.",
-        *([f"{BASELINE} has no time at {', '.join(missing)} px."] if missing else []),
+        f"{baseline}'s backend: {backends_by_side(result.backends)}.",
+        *([f"{baseline} has no time at {', '.join(missing)} px."] if missing else []),
         f"Session {profile.session}.",
     ]
-    title = f"Speed-up over {BASELINE}: {title_of([profile.setting])}"
+    title = f"Speed-up over {baseline}: {title_of([profile.setting])}"
     return make_table("speedup", name, title, _columns(result), list(result.lines.items()), notes)
 
 

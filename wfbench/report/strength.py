@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 
 from wfbench.analysis.interval import Interval
 from wfbench.analysis.strength import LineStrength, line_strength
-from wfbench.records import Slot
+from wfbench.records import Slot, Strength
 from wfbench.records.training import TrainingRow
 from wfbench.report.columns import Column, interval_ends
 from wfbench.report.words import strength_in_words
@@ -63,5 +63,15 @@ def strength_notes(runs: Iterable[TrainingRow]) -> list[str]:
     return [
         f"Strength is |X Ŵ| / |X W₀| after training, of the predicted part of a slot's layers (mixer, or fc1, the FFN's first "
         f"Linear) beside the rest of them, the mean over the layers, on {'/'.join(map(str, counts))} held-out samples. Before "
-        "training, and of what is each image's own: see the CSV."
+        "training, and of what is each image's own: see the CSV.",
+        *no_static_notes(part for run in found for of in (run.strength, run.strength_before) for part in of or ()),
+    ]
+
+
+def no_static_notes(strengths: Iterable[Strength]) -> list[str]:
+    """What it means that a strength is no number; nothing where all are."""
+    if all(strength.total is not None for strength in strengths):
+        return []
+    return [
+        "No static part: without its prediction a layer gives nothing but its bias, so that there is no ratio (inf in the CSV)."
     ]

@@ -75,7 +75,12 @@ def number_with_half_width(value: Interval) -> str:
 
 
 def strength_in_words(strength: Interval) -> str:
-    """The strength of a predicted part with two significant digits, and half the width of its interval where there is one."""
+    """The strength of a predicted part with two significant digits, and half the width of its interval where there is one.
+
+    One that is infinite says why: no static part.
+    """
+    if math.isinf(strength.estimate):
+        return strength.why_none
     return with_half_width(strength, lambda value: f"{value:.2g}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from wfbench.errors import InputError, writing
 from wfbench.measure.flops import CountError, FlopCount, count_flops
 from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import AnyModel, Config
+from wfbench.models.schedule import schedule_of
 from wfbench.recipe import Recipe
 from wfbench.records import FACTORS, Environment
 
@@ -23,6 +25,26 @@ from wfbench.records import FACTORS, Environment
 def factors_of(config: Config) -> dict[str, Any]:
     """What every row about a model says of its configuration: the mixer and the factors of the skeleton."""
     return {name: getattr(config, name) for name in ("mixer", *FACTORS)}
+
+
+def check_carried(config: Config) -> None:
+    """Refuse a model in which no layer carries its mixer: by its own schedule it begins beyond the last one.
+
+    `wfbench.models` refuses such a schedule where it was chosen. A mixer's own is refused here, wherever a model is made to be
+    trained or measured under the mixer's name.
+
+    Raises:
+        InputError: for such a model.
+    """
+    own = schedule_of(config)
+    if own.offset >= config.depth:
+        raise InputError(
+            "no layer carries the mixer",
+            got=f"mixer {config.mixer!r}, by its own schedule in one layer of {own.every} from layer {own.offset} on (counted "
+            f"from 0), with depth {config.depth}",
+            expected=f"a depth of at least {own.offset + 1}",
+            remedy="choose a deeper model, or the mixer in every layer: --every 1",
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -73,6 +95,27 @@ def counted_fields(count: FlopCount | None, error: str | None) -> dict[str, Any]
         return {"macs": None, "macs_error": error}
     bound = count.macs if count.number is None else None
     return {"macs": count.number, "macs_error": count.why_bound, "macs_sure": count.sure, "macs_at_least": bound}
+
+
+def error_in_short(error: BaseException) -> str:
+    """An error in a line: of bad input its message, of another also its kind."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, InputError | MixerError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def try_on_meta(build: Callable[[], object]) -> None:
+    """Build a model on the meta device, to find what is wrong with a request before work begins.
+
+    Raises:
+        InputError, MixerError: for bad input. Any other error of a mixer is left to where the model is built for its work.
+    """
+    try:
+        with torch.device("meta"):
+            build()
+    except (InputError, MixerError):
+        raise
+    except Exception:  # code of a mixer, which may be unfit for the meta device alone
+        return
 
 
 def dtype_name(recipe: Recipe) -> str:

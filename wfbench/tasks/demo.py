@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mixers
+from wfbench import files, records
 from wfbench import recipe as recipes
-from wfbench import records
 from wfbench.records import BaselineRow
+from wfbench.records.identity import digest_text
 from wfbench.tasks.baselines import baselines
 from wfbench.tasks.common import writable_dir
+from wfbench.tasks.identity import mixer_digest, model_digest
 from wfbench.tasks.profile.request import ProfileRequest
 from wfbench.tasks.profile.run import Lines, profile
 from wfbench.tasks.sweep import Dispatch, Line, Status, Sweep, SweepRequest, Watch, sweep
@@ -22,6 +24,9 @@ QUICK_RECALL = ("epochs=5", "eval_every=5", "optim.warmup_epochs=1", "data.probe
 #: One process for all cells, PyTorch's choice of attention, and fewer rounds than usual: under a minute, where
 #: `wfbench profile` takes half an hour.
 QUICK = ProfileRequest(isolate=False, attention="auto", rounds=12)
+
+#: Stands in a demo's directory until all of it is done, and holds the identity of what was asked for.
+UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class DemoRequest:
         return cls(mixers=mixers, profile=replace(QUICK, mixers=mixers))
 
     @property
+    def identity(self) -> str:
+        """A digest of what is asked for, and of the code of mixers and models: an unfinished demo goes on only as it began.
+
+        Raises:
+            MixerError: for an unknown mixer.
+        """
+        return digest_text(f"{self} {[mixer_digest(mixer) for mixer in self.mixers]} {model_digest()}")
+
+    @property
     def sweeps(self) -> dict[str, SweepRequest]:
         """What is trained, by what it asks."""
         lines = tuple(Line(mixer=mixer) for mixer in self.mixers)
@@ -55,10 +69,13 @@ class DemoRequest:
         }
 
 
-def demo(out: Path, watch: Watch, say: Callable[[str], None], request: DemoRequest | None = None) -> dict[str, Status]:
+def demo(
+    out: Path, watch: Watch, say: Callable[[str], None], request: DemoRequest | None = None
+) -> tuple[dict[str, Status], Exception | None]:
     """Train each mixer on recall and on the digits, as many at once as there are cores; then profile them, alone.
 
-    Everything goes into ``out``; what is finished there is not done again.
+    Everything goes into ``out``; what is finished there is not done again. Trainings and profile are checked before any begins.
+    The note `UNFINISHED` stays there for the caller to remove.
 
     Args:
         out: the directory.
@@ -67,7 +84,7 @@ def demo(out: Path, watch: Watch, say: Callable[[str], None], request: DemoReque
         request: what to do.
 
     Returns:
-        How each training ended, by its name.
+        How each training ended, by its name; and what the profile was stopped by, which takes nothing from the trainings.
 
     Raises:
         InputError, MixerError: for bad input; nothing has been done then.
@@ -78,7 +95,8 @@ def demo(out: Path, watch: Watch, say: Callable[[str], None], request: DemoReque
         mixers.spec(mixer)
     for one in request.sweeps.values():
         Sweep.plan(one, out)
-    writable_dir(out)
+    request.profile.cells()
+    files.write_whole(writable_dir(out) / UNFINISHED, request.identity)
     dispatch = Dispatch(min(len(request.mixers), os.cpu_count() or 1), device="cpu")
     ended: dict[str, Status] = {}
     for question, one in request.sweeps.items():
@@ -89,5 +107,8 @@ def demo(out: Path, watch: Watch, say: Callable[[str], None], request: DemoReque
         say("logistic regression and nearest neighbour on the same digits")
         records.append(place, baselines(recipes.load("digits", request.digits)))
     say(f"how fast are they? {request.profile.model} at {', '.join(map(str, request.profile.resolutions))} px")
-    profile(request.profile, place, Lines(say))
-    return ended
+    try:
+        profile(request.profile, place, Lines(say))
+    except Exception as e:  # said once the trainings are reported
+        return ended, e
+    return ended, None

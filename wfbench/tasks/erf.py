@@ -22,7 +22,7 @@ from wfbench.data import Split, Subset, eval_batches
 from wfbench.errors import InputError
 from wfbench.models import VisionTransformer
 from wfbench.records import ErfRow
-from wfbench.tasks.common import factors_of
+from wfbench.tasks.common import check_carried, factors_of
 from wfbench.tasks.identity import check_data
 from wfbench.tasks.jobs import classify
 from wfbench.tasks.run_directory import PUT_BACK, read_recipe, read_result
@@ -185,6 +185,7 @@ def of_mixer(mixer: str | None, name: str, resolution: int | None, request: ErfR
         InputError, MixerError: for a model or mixer that cannot be.
     """
     model = models.create(name, mixer, resolution, seed=request.seed).to(device)
+    check_carried(model.config)
     generator = torch.Generator().manual_seed(request.seed)
     shape = (request.images, model.config.in_channels, *model.config.image_size)
     images = torch.randn(shape, generator=generator).to(device)

@@ -6,7 +6,7 @@ import math
 import statistics
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 
 from mixers import MixerError
 from wfbench import models, records
-from wfbench.analysis.cells import Profile, Setting, profiles_of
-from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, label, scheduled
+from wfbench.analysis.cells import Profile, Setting, cell_key, profiles_of
+from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND, factors, group, label, latest, scheduled
 from wfbench.analysis.prediction import Measured, Place, Predicted, Predictor, question_of
 from wfbench.errors import InputError, did_you_mean
+from wfbench.measure import scaling
 from wfbench.measure.latency import Sampler
 from wfbench.measure.scaling import Crossover, crossover
 from wfbench.measure.work import Work, features, microbenchmarks, work_of_model
@@ -34,6 +35,7 @@ from wfbench.records import (
     Quantity,
     Row,
 )
+from wfbench.tasks.common import error_in_short
 from wfbench.tasks.profile.cell import DTYPES
 
 #: Rounds of each microbenchmark, and seconds of each round.
@@ -128,7 +130,8 @@ def profile_in(rows: Iterable[AnyRow]) -> list[Profile]:
         InputError: where there is none, or there are several machines or ways; for a profile that cannot be predicted from.
     """
     rows = list(rows)
-    found = [profile for profile in profiles_of(rows) if any(row.status == "ok" for row in profile.cells)]
+    found = [_with_all_cells(profile) for profile in profiles_of(rows)]
+    found = [profile for profile in found if any(row.status == "ok" for row in profile.cells)]
     if not found:
         raise InputError(
             "nothing to predict from",
@@ -171,14 +174,22 @@ def _is_denoiser(row: ProfileRow) -> bool:
     return isinstance(PRESETS.get(row.model.partition(" of ")[0]), DiTConfig)
 
 
+def _with_all_cells(profile: Profile) -> Profile:
+    """The same with the cells of all its sessions, each as it was measured last."""
+    return replace(profile, cells=tuple(latest((row for rows in profile.sessions.values() for row in rows), cell_key)))
+
+
 def left_out(profiles: Sequence[Profile]) -> list[str]:
-    """The sessions of the records that are not predicted from, since a later one of the same setting is: a line for each."""
-    return [
-        f"left out: session {name} of {profile.setting.model}, {len(rows)} rows: {profile.session} is later"
-        for profile in profiles
-        for name, rows in profile.sessions.items()
-        if name != profile.session
-    ]
+    """The rows that are not predicted from, since a later session measured their cells again: one text for each session."""
+    found = []
+    for profile in profiles:
+        for name, rows in profile.sessions.items():
+            kept = {cell_key(row) for row in profile.cells if row.session == name}
+            if over := [row for row in latest(rows, cell_key) if cell_key(row) not in kept]:
+                lines = ", ".join(sorted({label(row) for row in over}))
+                what = f"{len(over)} cells of session {name} of {profile.setting.model}"
+                found.append(f"left out: {what}, of {lines}: measured again later")
+    return found
 
 
 def _way(setting: Setting) -> tuple[object, ...]:
@@ -202,7 +213,7 @@ def predict(
         micro: of the same machine.
         request: what is predicted.
         works: what `check` has counted already.
-        say: hears which lines are left out, and why.
+        say: hears which lines are left out, and why, and what was measured.
 
     Raises:
         InputError, MixerError: for a model, mixer, baseline or resolution that cannot be.
@@ -214,13 +225,11 @@ def predict(
     held = [(row, row.memory_bytes) for row in rows if row.memory_status == "ok" and row.memory_bytes is not None]
     times = _predictor([(works.place(row), value) for row, value in timed], micro)
     memory = _predictor([(works.memory_place(row), value) for row, value in held], ()) if held else None
-    session, environment = uuid.uuid4().hex[:12], records.stamp()
+    call = _call(rows)
     made: list[Row] = []
     for quantity, predictor in _both(times, memory):
         made += [
             HeldOutRow(
-                environment=environment,
-                session=session,
                 quantity=quantity,
                 question=cell.question,
                 mixer=cell.mixer,
@@ -229,20 +238,24 @@ def predict(
                 step=cell.step,
                 measured=cell.measured,
                 predicted=cell.predicted,
-                **_machine(rows[0]),
+                **call,
             )
             for cell in predictor.held_out
         ]
-    targets = list(_targets(request, rows))
-    known = {_key(row) for row in rows}
+    targets = _targets(request, rows, works, say)
+    measured = {_key(row) for row in rows}
+    known = group((target for target in targets if _key(target) in measured), lambda row: f"{row.model}, {label(row)}")
+    for name, own in known.items():
+        sides = ", ".join(str(row.resolution[0]) for row in own)
+        say(f"measured, see the tables of the profile: {name} at {sides} px")
     for target in targets:
-        if _key(target) in known:
-            continue  # it was measured
+        if _key(target) in measured:
+            continue
+        why = works.why_none(target)
         for quantity, predictor in _both(times, memory):
-            place = works.place(target) if quantity == "latency" else works.memory_place(target)
-            found = predictor.predict(place) if not works.of(target).unknown else _refused(works, target, predictor)
-            made.append(_row(target, found, quantity, session, len(timed if quantity == "latency" else held), len(micro)))
-    made += _crossovers(times, works, request, rows, every, targets, session, say)
+            found = predictor.predict(_place(works, target, quantity)) if not why else _refused(target, why, predictor)
+            made.append(_row(target, found, quantity, call, len(timed if quantity == "latency" else held), len(micro)))
+    made += _crossovers(times, works, request, rows, every, targets, call, say)
     return made
 
 
@@ -264,9 +277,7 @@ def check(
     works = works or Works()
     rows = _used(_of_today(profiles, request, works), request)
     _baseline(rows, request)
-    for target in _targets(request, rows):
-        with torch.device("meta"):
-            models.create(target.model, target.mixer, target.resolution, **_overrides(target))
+    _targets(request, rows, works)
     return works
 
 
@@ -339,10 +350,14 @@ def _predictor(values: Sequence[tuple[Place, float]], micro: Sequence[Microbench
     return Predictor.of([Measured(place, value) for place, value in values], single)
 
 
-def _refused(works: Works, row: ProfileRow, predictor: Predictor) -> Predicted:
-    """For operators of no kind."""
-    names = ", ".join(works.of(row).unknown)
-    return Predicted(question_of(works.place(row), predictor.calibration.cells), None, f"operators of no known kind: {names}")
+def _place(works: Works, row: ProfileRow, quantity: Quantity) -> Place:
+    return works.place(row) if quantity == "latency" else works.memory_place(row)
+
+
+def _refused(row: ProfileRow, why: str, predictor: Predictor) -> Predicted:
+    """For a cell of which nothing can be predicted."""
+    place = Place(_line(row), _size(row), row.tokens, np.array([]))  # whatever it does
+    return Predicted(question_of(place, predictor.calibration.cells), None, why)
 
 
 class Works:
@@ -351,9 +366,14 @@ class Works:
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], Work] = {}
         self._parameters: dict[tuple[object, ...], int] = {}
+        self._why_not: dict[tuple[object, ...], str] = {}
 
     def of(self, row: ProfileRow) -> Work:
-        """The work of a call of a cell."""
+        """The work of a call of a cell.
+
+        Raises:
+            Exception: whatever a mixer raises that cannot be made so, or run on the meta device.
+        """
         key = _key(row)
         if key not in self._found:
             side = row.resolution[0] // row.downsample, row.resolution[1] // row.downsample
@@ -365,12 +385,29 @@ class Works:
             self._parameters[key] = sum(p.numel() for p in model.parameters())
         return self._found[key]
 
+    def why_not(self, row: ProfileRow) -> str:
+        """Why the work of a cell cannot be counted; empty where it can."""
+        key = _key(row)
+        if key not in self._why_not:
+            try:
+                self.of(row)
+            except Exception as e:
+                self._why_not[key] = f"it cannot be made or counted here: {error_in_short(e)}"
+            else:
+                self._why_not[key] = ""
+        return self._why_not[key]
+
+    def why_none(self, row: ProfileRow) -> str:
+        """Why nothing can be predicted of a cell; empty where something can."""
+        if (why := self.why_not(row)) or not (unknown := self.of(row).unknown):
+            return why
+        return f"operators of no known kind: {', '.join(unknown)}"
+
     def changed(self, row: ProfileRow) -> str:
         """What the model that the code here makes has otherwise than the measured one, in words; empty if nothing is known."""
-        try:
-            work = self.of(row)
-        except (InputError, MixerError) as e:
-            return f"it cannot be made here: {str(e).splitlines()[0]}"
+        if why := self.why_not(row):
+            return why
+        work = self.of(row)
         parameters = self._parameters[_key(row)]
         if row.parameters is not None and row.parameters != parameters:
             return f"{row.parameters:,} parameters in the record, and {parameters:,} here"
@@ -382,12 +419,17 @@ class Works:
 
     def place(self, row: ProfileRow) -> Place:
         """Where a cell stands among times."""
-        return Place(label(row.model_copy(update={"variant": ""})), _size(row), row.tokens, features(self.of(row)))
+        return Place(_line(row), _size(row), row.tokens, features(self.of(row)))
 
     def memory_place(self, row: ProfileRow) -> Place:
         """Where a cell stands among peaks of memory: bytes alive by the shapes, and what does not depend on them."""
         own = self.place(row)
         return Place(own.mixer, own.size, own.tokens, np.array([1.0, float(self.of(row).alive)]))
+
+
+def _line(row: ProfileRow) -> str:
+    """The mixer with all that belongs to it, whatever the size of the model."""
+    return label(row.model_copy(update={"variant": ""}))
 
 
 def _size(row: ProfileRow) -> str:
@@ -414,9 +456,13 @@ class _Asked:
     sides: tuple[int, ...]
 
     def at(self, row: ProfileRow, side: int) -> ProfileRow:
-        """A line's cell at a side, as a row without results."""
+        """A line's cell at a side, as a row without results.
+
+        Raises:
+            InputError, MixerError: for a side that is no multiple of the patch, or an option that the model does not have.
+        """
         config = models.configure(self.model, row.mixer, side, **_overrides(row))
-        rows, columns = (length // config.patch_size for length in config.image_size)
+        rows, columns = models.patch_grid(config.image_size, config.patch_size)
         changed = {"model": self.model, "batch": self.batch, "token_budget": None}
         return row.model_copy(update=changed | {"resolution": (side, side), "tokens": rows * columns})
 
@@ -441,7 +487,7 @@ def _asked(request: PredictRequest, rows: Sequence[ProfileRow]) -> _Asked:
     for name, value in (("--resolution", min(sides)), ("--batch", batch)):
         if value < 1:
             raise InputError(f"{name} must be positive", got=value, expected="1 or more", remedy="leave it out for the default")
-    return _Asked(model, batch, tuple(sides))
+    return _Asked(model, batch, tuple(dict.fromkeys(sides)))
 
 
 def _lines(rows: Iterable[ProfileRow]) -> list[ProfileRow]:
@@ -452,8 +498,14 @@ def _lines(rows: Iterable[ProfileRow]) -> list[ProfileRow]:
     return list(found.values())
 
 
-def _targets(request: PredictRequest, rows: Sequence[ProfileRow]) -> Iterator[ProfileRow]:
-    """The cells that are asked for, as rows without results."""
+def _targets(
+    request: PredictRequest, rows: Sequence[ProfileRow], works: Works, say: Callable[[str], None] = lambda line: None
+) -> list[ProfileRow]:
+    """The cells that are asked for, as rows without results; a line that cannot have a side is left out there, and named.
+
+    Raises:
+        InputError, MixerError: for a mixer that is not there, or where no cell can be.
+    """
     asked, last = _asked(request, rows), max(rows, key=lambda row: row.created)
     lines = _lines(row for row in rows if not request.mixers or row.mixer in request.mixers)
     for mixer in request.mixers:
@@ -462,25 +514,49 @@ def _targets(request: PredictRequest, rows: Sequence[ProfileRow]) -> Iterator[Pr
             own = {"mixer": mixer, "sdpa_backend": CHOSEN_BACKEND, "variant": "", "every": None, "offset": None}
             factors_ = {"between": None, "local_conv": config.local_conv, "pos_embed": config.pos_embed}
             lines.append(last.model_copy(update=own | factors_))
+    found: list[ProfileRow] = []
+    left: dict[str, str] = {}
     for row in lines:
         for side in asked.sides:
-            yield asked.at(row, side)
+            try:
+                found.append(asked.at(row, side))
+            except (InputError, MixerError) as e:
+                left[f"{asked.model}, {label(row)} at {side} px"] = error_in_short(e)
+    unfit = left | {f"{cell.model}, {label(cell)} at {cell.resolution[0]} px": works.why_not(cell) for cell in found}
+    if all(unfit.values()):
+        raise InputError(
+            "none of the cells can be predicted",
+            got="; ".join(f"{name}: {why}" for name, why in unfit.items()),
+            expected="a model that can be made and run at one of the sides, at least",
+            remedy="choose other sides with --resolution, or other mixers with --mixer",
+        )
+    for name, why in left.items():
+        say(f"left out: {name}: {why}")
+    return found
 
 
-def _machine(row: ProfileRow) -> dict[str, Any]:
-    """What rows say of the machine of the profile."""
-    return {"device": row.environment.device, "threads": row.environment.threads, "protocol": row.protocol}
+def _call(rows: Sequence[ProfileRow]) -> dict[str, Any]:
+    """What all rows of a call say, by the cells that it predicts from: of the call, and of the machine of the profile."""
+    there = rows[0].environment
+    return {
+        "environment": records.stamp(),
+        "session": uuid.uuid4().hex[:12],
+        "device": there.device,
+        "threads": there.threads,
+        "protocol": rows[0].protocol,
+        "measured_to": max(row.tokens for row in rows),
+    }
 
 
-def _row(target: ProfileRow, found: Predicted, quantity: Quantity, session: str, cells: int, micro: int) -> PredictionRow:
+def _row(
+    target: ProfileRow, found: Predicted, quantity: Quantity, call: dict[str, Any], cells: int, micro: int
+) -> PredictionRow:
     own = {
         name: getattr(target, name)
         for name in ("model", "mixer", *FACTORS, "variant", "resolution", "tokens", "batch", "dtype")
     }
     value = found.value
     return PredictionRow(
-        environment=records.stamp(),
-        session=session,
         quantity=quantity,
         question=found.question,
         sdpa_backend=target.sdpa_backend,
@@ -490,7 +566,7 @@ def _row(target: ProfileRow, found: Predicted, quantity: Quantity, session: str,
         low=None if value is None else value.low,
         high=None if value is None else value.high,
         why_none=found.why_none,
-        **_machine(target),
+        **call,
         **own,
     )
 
@@ -502,10 +578,13 @@ def _crossovers(
     rows: Sequence[ProfileRow],
     every: Sequence[ProfileRow],
     targets: Sequence[ProfileRow],
-    session: str,
+    call: dict[str, Any],
     say: Callable[[str], None],
 ) -> Iterator[PredictedCrossoverRow]:
-    """Of each line against the baseline's fastest one, at `_PLACES` sides from the smallest measured to the largest asked."""
+    """Of each line against the baseline's fastest one, at `_PLACES` sides from the smallest measured to the largest asked.
+
+    Sides at which one of the two cannot be made or counted are left out, with a reason.
+    """
     name_of_baseline = request.baseline or BASELINE
     asked, measured = _asked(request, rows), _baseline(rows, request)
     if not measured:
@@ -513,37 +592,46 @@ def _crossovers(
         return
     lines: dict[str, ProfileRow] = {}
     for row in targets:
-        lines.setdefault(works.place(row).mixer if not row.variant else "", row)
-    lines.pop("", None)
+        if not row.variant and scheduled(row) != name_of_baseline:
+            lines.setdefault(_line(row), row)
     first, last = min(max(row.resolution) for row in rows), max(asked.sides)
-    base = [asked.at(row, last) for row in _lines(measured)]
-    patch = models.configure(base[0].model, base[0].mixer, first, **_overrides(base[0])).patch_size
+    patch = models.configure(asked.model, measured[0].mixer, **_overrides(measured[0])).patch_size
     sides = sorted({int(side) // patch * patch for side in np.geomspace(first, last, _PLACES)} | {first, last})
 
-    def along(row: ProfileRow) -> list[Place]:
-        return [works.place(asked.at(row, side)) for side in sides]
+    def at(row: ProfileRow, side: int) -> Place | str:
+        """Where a line's cell at a side stands, or why it has no place."""
+        try:
+            cell = asked.at(row, side)
+        except (InputError, MixerError) as e:
+            return error_in_short(e)
+        return works.why_none(cell) or works.place(cell)
 
-    def total(row: ProfileRow) -> float:
-        return times.calibration.value_of(works.place(row))
+    def rank(row: ProfileRow) -> tuple[int, float]:
+        """Of lines whose cells reach as far, the one that is fastest there comes first."""
+        for side in reversed(sides):
+            if isinstance(place := at(row, side), Place):
+                return -side, times.calibration.value_of(place)
+        return 0, 0.0
 
-    fastest = min(base, key=total)
-    baseline = along(fastest)
+    fastest = min(_lines(measured), key=rank)
+    baseline = [at(fastest, side) for side in sides]
     for name, row in lines.items():
-        if scheduled(row) == name_of_baseline:
-            continue
-        unknown = sorted({*works.of(row).unknown, *works.of(fastest).unknown})
-        found = f"operators of no known kind: {', '.join(unknown)}" if unknown else times.crossover(along(row), baseline)
-        theirs = _measured(name, row, request, works, every)
-        yield _crossover_row(row, found, name_of_baseline, session, rows, baseline[-1].tokens, theirs)
+        own = [at(row, side) for side in sides]
+        pairs = [(a, b) for a, b in zip(own, baseline, strict=True) if isinstance(a, Place) and isinstance(b, Place)]
+        missing = next((why for why in (*own, *baseline) if isinstance(why, str)), "")
+        if missing and pairs:
+            say(f"crossover of {name}: looked for at {len(pairs)} of {len(sides)} sides: {missing}")
+        found = times.crossover([a for a, _ in pairs], [b for _, b in pairs]) if pairs else missing
+        looked_to = pairs[-1][0].tokens if pairs else row.tokens
+        theirs = _measured(name, row, request, every)
+        yield _crossover_row(row, found, name_of_baseline, call, looked_to, theirs)
 
 
-def _measured(
-    name: str, row: ProfileRow, request: PredictRequest, works: Works, every: Sequence[ProfileRow]
-) -> Crossover | None:
+def _measured(name: str, row: ProfileRow, request: PredictRequest, every: Sequence[ProfileRow]) -> Crossover | None:
     """The crossover by measured cells, where some lie beyond those that were predicted from."""
     if request.measured_to is None:
         return None
-    own = {r.tokens: r for r in every if works.place(r).mixer == name and _size(r) == _size(row) and r.median is not None}
+    own = {r.tokens: r for r in every if _line(r) == name and _size(r) == _size(row) and r.median is not None}
     base: dict[int, float] = {}
     for r in every:
         if scheduled(r) == (request.baseline or BASELINE) and _size(r) == _size(row) and r.median is not None:
@@ -558,33 +646,34 @@ def _crossover_row(
     row: ProfileRow,
     found: Crossover | str,
     baseline: str,
-    session: str,
-    rows: Sequence[ProfileRow],
+    call: dict[str, Any],
     looked_to: int,
     measured: Crossover | None,
 ) -> PredictedCrossoverRow:
     interval = None if isinstance(found, str) else found.interval
     theirs = None if measured is None else measured.interval
     return PredictedCrossoverRow(
-        environment=records.stamp(),
-        session=session,
         baseline=baseline,
         batch=row.batch,
         dtype=row.dtype,
-        measured_to=max(r.tokens for r in rows),
         looked_to=looked_to,
         verdict=None if isinstance(found, str) else found.verdict,
         value=None if isinstance(found, str) else found.tokens,
         low=None if interval is None else interval.low,
-        high=None if interval is None else interval.high,
+        high=_upper_end(interval),
         why_none=found if isinstance(found, str) else "",
         measured_verdict=None if measured is None else measured.verdict,
         measured=None if measured is None else measured.tokens,
         measured_low=None if theirs is None else theirs.low,
-        measured_high=None if theirs is None else theirs.high,
-        **_machine(row),
+        measured_high=_upper_end(theirs),
+        **call,
         **{name: getattr(row, name) for name in ("model", "mixer", *FACTORS)},
     )
+
+
+def _upper_end(interval: scaling.Interval | None) -> float | None:
+    """As rows, which hold finite numbers, have it: None also where the interval has no upper end."""
+    return None if interval is None or math.isinf(interval.high) else interval.high
 
 
 def micro_of(rows: Iterable[AnyRow], profiles: Sequence[Profile]) -> list[MicrobenchmarkRow]:

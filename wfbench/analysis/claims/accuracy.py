@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import PER_CENT, Answer, within_per_cent
-from wfbench.analysis.claims.capability import answer_capability
+from wfbench.analysis.claims.capability import answer_capability, untrained
 from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Capability, ClaimsFile, DifferenceClaim, Within
 from wfbench.analysis.interval import LEVEL
-from wfbench.analysis.paired import Difference, one_sided_power
-from wfbench.analysis.power import equivalence_power
+from wfbench.analysis.paired import Difference, one_sided_power, power_within
 from wfbench.analysis.sequential import Decision, Looks, decide_best, decide_better, decide_within
 from wfbench.records import AnyRow
 
@@ -79,18 +78,24 @@ class AccuracyAnswers:
             power=_power(claim, found, level),
             seeds=len(seeds),
             is_paired=paired,
-            if_estimate=price_if_estimate(claim, found, self.alpha, self.runs, seeds) if is_open else None,
-            if_effect=price_if_effect(claim, found, self.alpha, self.runs, seeds) if is_open else None,
+            if_estimate=price_if_estimate(claim, found, self.alpha, self.looks, self.runs) if is_open else None,
+            if_effect=price_if_effect(claim, found, self.alpha, self.looks, self.runs) if is_open else None,
             rival="" if decision.rival is None else claim.others[decision.rival],
             rows=self.runs.of_lines((claim.line, *claim.others)) if paired else self.runs.rows,
         )
 
     def next_look(self, claim: AccuracyClaim) -> tuple[int, ...]:
-        """The seeds of the next look at a claim that is undecided so far; none where no further look is planned or helps."""
+        """The seeds of the next look at a claim that is undecided so far; none where no further look is planned or helps.
+
+        None helps a claim of a capacity where a seed has none, since it was not trained.
+        """
         if self.runs.why_none or self.answer(claim).verdict != "undecidable":
             return ()
-        reached = len(self._looks_reached((claim.line, *claim.others)))
-        return self.file.seeds[: self.looks.seeds[reached]] if reached < len(self.looks.seeds) else ()
+        reached = self._looks_reached((claim.line, *claim.others))
+        if isinstance(claim, Capability) and reached and untrained(claim, self.runs, reached[-1]):
+            return ()
+        left = self.looks.seeds[len(reached) :]
+        return self.file.seeds[: left[0]] if left else ()
 
 
 def _decision(claim: DifferenceClaim, found: Sequence[Difference], alpha: float, looks: Looks) -> Decision:
@@ -114,6 +119,6 @@ def _power(claim: DifferenceClaim, found: Sequence[Difference], level: float) ->
         case Better():
             return one_sided_power(claim.effect - claim.by, found[0], level)
         case Within():
-            return equivalence_power(claim.margin / found[0].error, found[0].freedom, alpha=level)
+            return power_within(0.0, claim.margin, found[0], level)
         case Best():
             return max(0.0, 1 - sum(1 - one_sided_power(claim.effect, lead, level) for lead in found))

@@ -2,30 +2,29 @@
 
 Capacities and ratios are decided on their log2, accuracies in per cent, by one-sided t-bounds over the seeds; ratios seed by
 seed. A seed whose capacity is only a bound counts as the bound where that is against the verdict, and where it would be for it,
-there is none: "at least 64" is 64 to a claim of at least, and endless to one of at most.
+there is none: "at least 64" is 64 to a claim of at least, and endless to one of at most. A seed that is under 90 % at the
+smallest number asked was not trained to do the task at all: that is no capacity, and decides nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+from dataclasses import dataclass
 
-from wfbench.analysis.capability import Crossings, accuracy_at, capacity
+from wfbench.analysis.capability import Crossing, Crossings, accuracy_at, capacity, hops, steps_to_passed
 from wfbench.analysis.claims.answer import PER_CENT, Answer, Verdict, within_per_cent
-from wfbench.analysis.claims.price import price_of_capability
+from wfbench.analysis.claims.price import Price, price_of
 from wfbench.analysis.claims.runs import Runs
 from wfbench.analysis.claims.schema import Capability
-from wfbench.analysis.interval import LEVEL
 from wfbench.analysis.paired import Difference, one_sided_power, paired_difference
 from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_better, seeds_for_share
 from wfbench.analysis.sequential import Looks, decide_better
 from wfbench.records import ProbeRow
 
-#: Half-widths of 95% intervals in standard errors, where these are of many canvases.
-_WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_TINY = 1e-6
+_ROUNDING = 1e-9  # of means of equal numbers
+#: Why no number of seeds gives a capacity to what has none.
+UNTRAINED = "what was not trained has no capacity, and longer training may give it one"
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,15 @@ class _Values:
         low: what each is at least; -inf where nothing is known.
         high: what each is at most; inf where nothing is known.
         by: the number.
-        error: the standard error over canvases, below which that of the mean never is; 0 where there is none.
+        error: the standard error over canvases, which counts beside that over seeds; 0 where there is none.
+        are_counted: whether they are few whole numbers, which seeds that are alike have in common.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     by: float
     error: float
+    are_counted: bool = False
 
     @property
     def are_exact(self) -> bool:
@@ -53,8 +54,7 @@ class _Values:
         """Their mean and its spread; None where nothing is known of some seed."""
         if not all(map(math.isfinite, values)):
             return None
-        found = paired_difference(values, [0.0] * len(values), one_image=_WIDTH * self.error)
-        return replace(found, deviation=max(found.deviation, _TINY * self.error))  # canvases say how sure equal seeds are
+        return paired_difference(values, [0.0] * len(values), sample_error=self.error)
 
 
 def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: float, looks: Looks) -> Answer:
@@ -73,21 +73,33 @@ def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha
         return Answer("undecidable", f"the runs are of {', '.join(sorted(probes))}, not of the probe {claim.probe}", rows=rows)
     if claim.statistic == "solved":
         return _answer_solved(claim, runs, seeds, alpha, looks)
+    if lacks := untrained(claim, runs, seeds):
+        price = Price(SeedsNeeded(why_none=UNTRAINED), None, None)
+        return Answer(
+            "undecidable",
+            f"{lacks}; longer training may decide it, more seeds do not",
+            seeds=len(seeds),
+            is_paired=True,
+            if_estimate=price,
+            if_effect=price,
+            crossings=_crossings(claim, runs, seeds),
+            rows=rows,
+        )
     values = _values(claim, runs, seeds)
     if isinstance(values, str):
         return Answer("undecidable", values, rows=rows)
     level, needs = looks.level(alpha, looks.index(len(seeds))), _distance(claim)
     verdict, (estimate, low, high) = _decide(values, alpha, looks)
     found = values.difference(values.low) or values.difference(values.high)
-    why = found.why_none if found is not None and values.are_exact else ""
-    is_open, is_priced = verdict == "undecidable", found is not None and not found.why_none
-    if is_priced:
-        assert found is not None
-        needed = [seeds_for_better(true, values.by, found, alpha) for true in (found.mean, values.by + needs)]
-    else:
+    why = found.why_none if found is not None and values.are_exact and verdict == "undecidable" else ""
+    is_priced = found is not None and not found.why_none
+    needed = []
+    if verdict == "undecidable" and found is not None and is_priced:
+        needed = [seeds_for_better(true, values.by, found, alpha, looks) for true in (found.mean, values.by + needs)]
+    elif verdict == "undecidable":
         reason = found.why_none if found is not None else "seeds have bounds on both sides, or on the wrong one"
         needed = [SeedsNeeded(why_none=reason)] * 2
-    prices = [price_of_capability(claim, one, runs, seeds) if is_open else None for one in needed]
+    prices = [price_of(claim, one, runs) for one in needed]
     return Answer(
         verdict,
         f"{why}, so nothing says how sure it is" if why else "",
@@ -95,31 +107,52 @@ def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha
         power=one_sided_power(needs, found, level) if is_priced and found is not None else None,
         seeds=len(seeds),
         is_paired=True,
-        if_estimate=prices[0],
-        if_effect=prices[1],
+        if_estimate=prices[0] if prices else None,
+        if_effect=prices[1] if prices else None,
         crossings=_crossings(claim, runs, seeds),
         rows=rows,
     )
 
 
+def untrained(claim: Capability, runs: Runs, seeds: Sequence[int]) -> str:
+    """Which seeds of a claim's lines are under 90 % at the smallest number asked, so that they have no capacity; "" for none.
+
+    Args:
+        claim: the claim; one about an accuracy, or the seeds that solve a probe, asks for no capacity.
+        runs: those that count; the claim's lines have all the seeds.
+        seeds: of a look.
+    """
+    if claim.statistic not in ("capacity", "n90", "reach", "hops"):
+        return ""
+    parts = []
+    for line, found in _crossings(claim, runs, seeds).items():
+        failed = {seed: one.value for seed, one in found.by_seed.items() if one.censored == "below"}
+        if failed:
+            smallest = f"{min(failed.values()):g}, the smallest number asked"
+            parts.append(f"{line} is under 90 % at {smallest}, with seed {', '.join(map(str, failed))}")
+    return f"not trained: {'; '.join(parts)}" if parts else ""
+
+
 def _decide(values: _Values, alpha: float, looks: Looks) -> tuple[Verdict, tuple[float | None, float | None, float | None]]:
     """The verdict, and estimate and bounds of what has no bounds instead of numbers.
 
-    Where all seeds have one bound, it decides by itself: it has no spread.
+    Where all seeds have one bound, it decides by itself: it has no spread. So does one whole number.
     """
     nothing = (None, None, None)
     if values.are_exact:
         found = values.difference(values.low)
         assert found is not None
+        if values.are_counted and found.why_none:
+            return "supported" if found.mean >= values.by - _ROUNDING else "contradicted", (found.mean, None, None)
         decision = decide_better(found, values.by, alpha, looks)
         return decision.verdict, (decision.interval.estimate, decision.interval.low, decision.interval.high)
     least, most = values.difference(values.low), values.difference(values.high)
     if least is not None:
-        is_surely = least.mean >= values.by if least.why_none else False
+        is_surely = least.mean >= values.by - _ROUNDING if least.why_none else False
         if is_surely or decide_better(least, values.by, alpha, looks).verdict == "supported":
             return "supported", nothing
     if most is not None:
-        is_never = most.mean < values.by if most.why_none else False
+        is_never = most.mean < values.by - _ROUNDING if most.why_none else False
         if is_never or decide_better(most, values.by, alpha, looks).verdict == "contradicted":
             return "contradicted", nothing
     return "undecidable", nothing
@@ -140,7 +173,13 @@ def _values(claim: Capability, runs: Runs, seeds: Sequence[int]) -> _Values | st
         errors.append(own[2] ** 2 + sum(other[2] ** 2 for other in others))
     by = math.log2(claim.threshold) if claim.is_factor else claim.threshold
     error = math.sqrt(math.fsum(errors) / len(errors))
-    return _Values(tuple(e[0] for e in ends), tuple(e[1] for e in ends), by if claim.is_lower else -by, error)
+    return _Values(
+        tuple(end[0] for end in ends),
+        tuple(end[1] for end in ends),
+        by if claim.is_lower else -by,
+        error,
+        are_counted=claim.statistic in ("hops", "steps"),
+    )
 
 
 def _value(claim: Capability, row: object) -> tuple[float, float, float] | str:
@@ -148,19 +187,38 @@ def _value(claim: Capability, row: object) -> tuple[float, float, float] | str:
     assert isinstance(row, ProbeRow)
     steps = _steps(claim, row)
     if claim.statistic == "accuracy":
-        found = accuracy_at(row, claim.level, steps)
+        found = accuracy_at(row, claim.level, steps, grid=claim.grid, distance=claim.distance)
         if found is None:
-            at = "" if claim.level is None else f" at level {claim.level:g}"
-            return f"no evaluation of {row.mixer} with seed {row.seed} after {steps:,} steps{at}"
+            return f"no evaluation of {row.mixer} with seed {row.seed} after {steps:,} steps{_where(claim)}"
         value, error = found
         if not claim.is_factor:
             return PER_CENT * value, PER_CENT * value, PER_CENT * error
         value = max(value, error)  # that of no right answer has a logarithm too
         return math.log2(value), math.log2(value), error / value / math.log(2)
-    crossing = capacity(row, steps)
+    crossing = _crossing(claim, row)
     if crossing is None:
         return f"no evaluation of {row.mixer} with seed {row.seed} after {steps:,} steps"
     return -math.inf if not crossing.low else math.log2(crossing.low), math.log2(crossing.high), 0.0
+
+
+def _where(claim: Capability) -> str:
+    """At which of the probe's questions an accuracy is."""
+    if claim.distance is not None:
+        return f" at a distance of {claim.distance}"
+    if claim.grid is not None:
+        return f" on {claim.grid[0]}×{claim.grid[1]} tokens"
+    return "" if claim.level is None else f" at level {claim.level:g}"
+
+
+def _crossing(claim: Capability, row: ProbeRow) -> Crossing | None:
+    """What a run reaches with 90 %; None where it was not evaluated then."""
+    match claim.statistic:
+        case "hops":
+            return hops(row, _steps(claim, row))
+        case "steps":
+            return steps_to_passed(row)
+        case _:
+            return capacity(row, _steps(claim, row))
 
 
 def _steps(claim: Capability, row: ProbeRow) -> int:
@@ -174,14 +232,14 @@ def _crossings(claim: Capability, runs: Runs, seeds: Sequence[int]) -> dict[str,
     found = {}
     for line in (claim.line, *claim.others):
         rows = [row for seed in seeds if isinstance(row := runs.by_line[line][seed], ProbeRow)]
-        by_seed = {row.seed: crossing for row in rows if (crossing := capacity(row, _steps(claim, row))) is not None}
+        by_seed = {row.seed: crossing for row in rows if (crossing := _crossing(claim, row)) is not None}
         found[line] = Crossings.of(by_seed)
     return found
 
 
 def _distance(claim: Capability) -> float:
     """The effect on the scale of the values."""
-    return math.log2(claim.distance) if claim.is_factor else claim.distance
+    return math.log2(claim.beyond) if claim.is_factor else claim.beyond
 
 
 def _in_units(
@@ -209,16 +267,14 @@ def _answer_solved(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: f
         claim.threshold / PER_CENT,
         looks.index(len(seeds)),
     )
-    level = looks.spent(alpha, look) - (looks.spent(alpha, look - 1) if look else 0.0)
+    level = looks.own_part(alpha, look)
     low = float(beta.ppf(level, solved, count - solved + 1)) if solved else 0.0
     high = float(beta.isf(level, solved + 1, count - solved)) if solved < count else 1.0
     holds, fails = (low > bar, high < bar) if claim.is_lower else (high < bar, low > bar)
     verdict: Verdict = "supported" if holds else "contradicted" if fails else "undecidable"
     shares = (solved / count, 1.0 if claim.is_lower else 0.0)
-    prices = [
-        price_of_capability(claim, seeds_for_share(true, bar, alpha), runs, seeds) if verdict == "undecidable" else None
-        for true in shares
-    ]
+    needed = [seeds_for_share(true, bar, alpha, looks, have=count) for true in shares] if verdict == "undecidable" else []
+    prices = [price_of(claim, one, runs) for one in needed]
     return Answer(
         verdict,
         "",
@@ -227,7 +283,7 @@ def _answer_solved(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: f
         PER_CENT * high,
         seeds=count,
         is_paired=True,
-        if_estimate=prices[0],
-        if_effect=prices[1],
+        if_estimate=prices[0] if prices else None,
+        if_effect=prices[1] if prices else None,
         rows=tuple(rows),
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wfbench.analysis.claims.runs import Runs
-from wfbench.analysis.claims.schema import Best, Better, Capability, DifferenceClaim, Within
+from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, DifferenceClaim, Within
 from wfbench.analysis.paired import Difference
 from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_best, seeds_for_better, seeds_for_within
+from wfbench.analysis.sequential import Looks
 from wfbench.records import CrossoverRow, FitRow, ProfileRow
 
 #: What would narrow the interval of a profile, or move it: sides beyond the range, more sides within it, more rounds.
@@ -25,8 +26,8 @@ class Price:
 
     Attributes:
         needed: how many seeds in all of each line.
-        runs: how many runs more of all lines that the claim is about; None where no number of seeds is known to do. Of a
-            number that is too few (``needed.more_than``), the runs up to that number.
+        runs: how many runs more of all lines that the claim is about, of a new plan all that it has; None where no number of
+            seeds is known to do. Of a number that is too few (``needed.more_than``), the runs up to that number.
         seconds: what these runs cost, by the measured training time of each line, evaluation not included.
     """
 
@@ -35,58 +36,51 @@ class Price:
     seconds: float | None
 
 
-def price_if_estimate(
-    claim: DifferenceClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
-) -> Price:
+def price_if_estimate(claim: DifferenceClaim, found: Sequence[Difference], alpha: float, looks: Looks, runs: Runs) -> Price:
     """The price of an answer if the differences that were found are the true ones.
 
     Args:
         claim: the claim.
         found: line minus other, for each other line of the claim.
         alpha: the claim's one-sided error.
+        looks: the plan.
         runs: the runs that count.
-        seeds: those that the differences are of.
     """
     match claim:
         case Better():
-            needed = seeds_for_better(found[0].mean, claim.by, found[0], alpha)
+            needed = seeds_for_better(found[0].mean, claim.by, found[0], alpha, looks)
         case Within():
-            needed = seeds_for_within(found[0].mean, claim.margin, found[0], alpha)
+            needed = seeds_for_within(found[0].mean, claim.margin, found[0], alpha, looks)
         case Best():
-            needed = seeds_for_best([lead.mean for lead in found], found, alpha)
-    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
+            needed = seeds_for_best([lead.mean for lead in found], found, alpha, looks)
+    return price_of(claim, needed, runs)
 
 
-def price_if_effect(
-    claim: DifferenceClaim, found: Sequence[Difference], alpha: float, runs: Runs, seeds: Sequence[int]
-) -> Price:
+def price_if_effect(claim: DifferenceClaim, found: Sequence[Difference], alpha: float, looks: Looks, runs: Runs) -> Price:
     """The price of an answer if the claim is true by its stated effect; of "within", if there is no difference at all.
 
     Arguments as in `price_if_estimate`; only the spreads of the differences are used.
     """
     match claim:
         case Better():
-            needed = seeds_for_better(claim.effect, claim.by, found[0], alpha)
+            needed = seeds_for_better(claim.effect, claim.by, found[0], alpha, looks)
         case Within():
-            needed = seeds_for_within(0.0, claim.margin, found[0], alpha)
+            needed = seeds_for_within(0.0, claim.margin, found[0], alpha, looks)
         case Best():
-            needed = seeds_for_best([claim.effect] * len(found), found, alpha)
-    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
+            needed = seeds_for_best([claim.effect] * len(found), found, alpha, looks)
+    return price_of(claim, needed, runs)
 
 
-def price_of_capability(claim: Capability, needed: SeedsNeeded, runs: Runs, seeds: Sequence[int]) -> Price:
-    """What so many seeds cost of the lines of a claim; ``seeds`` are those that it was answered with."""
-    return _priced(needed, (claim.line, *claim.others), runs, len(seeds))
-
-
-def _priced(needed: SeedsNeeded, lines: Sequence[str], runs: Runs, have: int) -> Price:
+def price_of(claim: AccuracyClaim, needed: SeedsNeeded, runs: Runs) -> Price:
+    """What so many seeds cost of the lines of a claim: the runs that are missing, or all of a new plan, whose seeds are new."""
     count = needed.seeds or needed.more_than
     if count is None:
         return Price(needed, None, None)
-    more = max(0, count - have)
-    of_line = {line: [row.train_seconds for row in runs.by_line[line].values()] for line in lines}
-    one_seed = math.fsum(math.fsum(seconds) / len(seconds) for seconds in of_line.values())
-    return Price(needed, more * len(of_line), more * one_seed)
+    lines = (claim.line, *claim.others)
+    more = [count if needed.is_new_plan else len(runs.missing(line, runs.planned[:count])) for line in lines]
+    of_line = [[row.train_seconds for row in runs.by_line[line].values()] for line in lines]
+    seconds = math.fsum(n * math.fsum(known) / len(known) for n, known in zip(more, of_line, strict=True))
+    return Price(needed, sum(more), seconds)
 
 
 def exponent_remedies(row: FitRow, cells: Sequence[ProfileRow]) -> tuple[Remedy, ...]:

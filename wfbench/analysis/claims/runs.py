@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wfbench.analysis.capability import accuracy_at
 from wfbench.analysis.claims.schema import ClaimsFile
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.lines import group, label
@@ -27,11 +28,13 @@ class Runs:
         by_line: the first run of each line and seed.
         later: runs of a line and seed that had been run before; they do not count.
         why_none: why no line can be compared; "" where they can.
+        planned: the seeds of the file, in its order.
     """
 
     by_line: Mapping[str, Mapping[int, ResultRow]]
     later: tuple[ResultRow, ...]
     why_none: str
+    planned: tuple[int, ...]
 
     @property
     def rows(self) -> tuple[ResultRow, ...]:
@@ -58,13 +61,24 @@ class Runs:
         """Line minus other in points: seed by seed, or, if not ``paired``, on the deviation pooled over all whole lines."""
         ours, theirs = self.points(line, seeds), self.points(other, seeds)
         one_image = 100 * self.by_line[line][seeds[0]].one_image
+        sample_error = math.hypot(self.canvas_error(line, seeds), self.canvas_error(other, seeds))
         if paired:
-            return paired_difference(ours, theirs, one_image=one_image)
+            return paired_difference(ours, theirs, one_image=one_image, sample_error=sample_error)
         whole = self.whole(seeds)
         deviation = pooled_deviation(whole)
         deviation = math.sqrt(2) * deviation if deviation > _NO_SPREAD else 0.0
         mean = math.fsum(ours) / len(seeds) - math.fsum(theirs) / len(seeds)
-        return Difference(mean, deviation, len(seeds), len(whole), one_image)
+        return Difference(mean, deviation, len(seeds), len(whole), one_image, sample_error)
+
+    def canvas_error(self, line: str, seeds: Sequence[int]) -> float:
+        """The standard error of a probe's mean accuracy over its canvases, in points, as that of one seed; 0 for images.
+
+        Lines and seeds have the same canvases. Lines that fail on the same ones differ by less than the sum of their squares
+        has it.
+        """
+        rows = [row for seed in seeds if isinstance(row := self.by_line[line][seed], ProbeRow)]
+        found = [known[1] for row in rows if (known := accuracy_at(row, None, row.curve[-1].step)) is not None]
+        return 100 * math.sqrt(math.fsum(error**2 for error in found) / len(found)) if found else 0.0
 
     def whole(self, seeds: Sequence[int]) -> list[list[float]]:
         """The results, in points, of each line that has all these seeds."""
@@ -89,7 +103,7 @@ def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
             why_none = f"the runs of {name} are of several versions of its mixer's code, so they do not make one line"
         if any(isinstance(run, ProbeRow) and not run.leak_check.held for run in by_seed.values()):
             why_none = f"the leak check of {name} failed, so its accuracy means nothing"
-    return Runs(by_line, later, why_none)
+    return Runs(by_line, later, why_none, file.seeds)
 
 
 def pooled_deviation(lines: Sequence[Sequence[float]]) -> float:

@@ -103,15 +103,20 @@ class Ratio(Section):
 class Capability(_Claim):
     """What a line can do in a probe: at_least or at_most a number, or a ratio to another line's.
 
-    Pairs of recall (``capacity``), tokens of needle (``n90``), steps along a walk of flood (``reach``), accuracy in per cent,
-    or the share of the seeds that solved every level, in per cent.
+    Pairs of recall (``capacity``), tokens of needle (``n90``), steps along a walk of flood (``reach``), steps of a chain of hop
+    (``hops``), steps of training of shift (``steps``), accuracy in per cent, or the share of the seeds that solved every level,
+    in per cent.
     """
 
     kind: Literal["capability"]
     probe: Literal["majority", "recall", "needle", "shift", "hop", "flood"]
-    statistic: Literal["capacity", "n90", "reach", "accuracy", "solved"]
+    statistic: Literal["capacity", "n90", "reach", "hops", "steps", "accuracy", "solved"]
     #: Of accuracy: on the grid of training; None: the mean over all levels.
     level: float | None = None
+    #: Of accuracy in flood: so many steps from the mark, on the walks of the last level.
+    distance: int | None = Field(None, ge=1)
+    #: Of accuracy in needle: on another grid (rows, columns), at the last level.
+    grid: tuple[int, int] | None = None
     #: Steps after which it is looked at; None: at the end.
     budget: int | None = Field(None, ge=1)
     at_least: float | None = Field(None, gt=0)
@@ -127,11 +132,19 @@ class Capability(_Claim):
             raise ValueError("exactly one of at_least, at_most and ratio is needed")
         if self.ratio is not None and (self.ratio.at_least is None) == (self.ratio.at_most is None):
             raise ValueError("ratio: exactly one of at_least and at_most is needed")
-        whose = {"capacity": "recall", "n90": "needle", "reach": "flood"}.get(self.statistic, self.probe)
+        owners = {"capacity": "recall", "n90": "needle", "reach": "flood", "hops": "hop", "steps": "shift"}
+        whose = owners.get(self.statistic, self.probe)
         if whose != self.probe:
             raise ValueError(f"{self.statistic} is a statistic of {whose}, not of {self.probe}")
-        if self.level is not None and self.statistic != "accuracy":
-            raise ValueError("level is of the statistic accuracy alone")
+        where = {name for name in ("level", "distance", "grid") if getattr(self, name) is not None}
+        if where and self.statistic != "accuracy":
+            raise ValueError(f"{' and '.join(sorted(where))} is of the statistic accuracy alone")
+        if len(where) > 1:
+            raise ValueError(f"an accuracy is at one of {', '.join(sorted(where))}")
+        if (self.distance is not None and self.probe != "flood") or (self.grid is not None and self.probe != "needle"):
+            raise ValueError("distance is of the probe flood, grid of needle")
+        if self.statistic == "steps" and self.budget is not None:
+            raise ValueError("steps has no budget: it is the first evaluation with 90 %")
         if self.statistic == "solved" and (self.ratio is not None or self.budget is not None or self.effect is not None):
             raise ValueError("solved has neither ratio nor budget nor effect: it is a share of the seeds at the end")
         if self.statistic in ("accuracy", "solved") and self.ratio is None and not 0 < self.threshold <= 100:
@@ -162,10 +175,10 @@ class Capability(_Claim):
     @property
     def is_factor(self) -> bool:
         """Whether distances from the threshold are factors, and so decided on log2."""
-        return self.ratio is not None or self.statistic in ("capacity", "n90", "reach")
+        return self.ratio is not None or self.statistic not in ("accuracy", "solved")
 
     @property
-    def distance(self) -> float:
+    def beyond(self) -> float:
         """The effect, or its default: a factor of 2, or 5 points."""
         return self.effect if self.effect is not None else 2.0 if self.is_factor else 5.0
 

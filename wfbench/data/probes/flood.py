@@ -126,57 +126,66 @@ def _pair(u: list[float], grid: Grid) -> tuple[list[int], list[int]] | None:
     """Two walks of as many cells together as there are draws; None if one is caught."""
     tables = _tables(grid)
     length, tokens = len(u) // 2, grid[0] * grid[1]
-    first = _walk(int(u[0] * tokens), u[1:length], 0, grid)
+    first = _walk(int(u[0] * tokens), u[1:length], frozenset(), grid)
     if first is None:
         return None
-    blocked = functools.reduce(int.__or__, (tables.squares[token] for token in first))
-    begins = [token for token in tables.around[first[0]] if not blocked >> token & 1]
+    blocked = frozenset[int]().union(*(tables.squares[token] for token in first))
+    begins = [token for token in tables.around[first[0]] if token not in blocked]
     second = _walk(begins[int(u[length] * len(begins))], u[length + 1 :], blocked, grid) if begins else None
     return None if second is None else (first, second)
 
 
-def _walk(here: int, u: list[float], blocked: int, grid: Grid) -> list[int] | None:
-    """A walk of a step for each draw, off the blocked cells (a bit for each token); None if it is caught."""
+def _walk(here: int, u: list[float], blocked: frozenset[int], grid: Grid) -> list[int] | None:
+    """A walk of a step for each draw, off the blocked tokens; None if it is caught."""
     neighbours, crosses = _tables(grid)[:2]
-    walk = [here]
-    blocked |= 1 << here
+    walk, closed = [here], {here, *blocked}
     for draw in u:
-        free = [token for token in neighbours[here] if not blocked >> token & 1]
+        free = [token for token in neighbours[here] if token not in closed]
         if not free:
             return None
-        blocked |= crosses[here]
+        closed |= crosses[here]
         here = free[int(draw * len(free))]
         walk.append(here)
     return walk
 
 
 class _Tables(NamedTuple):
-    """Of each token of a grid.
+    """Of each token of a grid; what a table holds grows with the tokens, and not with their square.
 
     Attributes:
-        neighbours: with a common side.
-        crosses: it and its neighbours, as bits.
-        squares: all within 3x3 tokens, as bits.
-        around: all at which a second walk may begin.
+        neighbours: with a common side, in their order.
+        crosses: it and its neighbours.
+        squares: all within 3x3 tokens.
+        around: all at which a second walk may begin, in their order.
     """
 
     neighbours: list[list[int]]
-    crosses: list[int]
-    squares: list[int]
+    crosses: list[frozenset[int]]
+    squares: list[frozenset[int]]
     around: list[list[int]]
 
 
 @functools.cache
 def _tables(grid: Grid) -> _Tables:
-    at = np.stack(np.unravel_index(np.arange(grid[0] * grid[1]), grid), axis=-1)  # (N, 2)
-    apart = np.abs(at[:, None] - at)  # (N, N, 2)
-    steps, reach = apart.sum(-1), apart.max(-1)
+    h, w = grid
 
-    def tokens(near: np.ndarray) -> list[list[int]]:
-        return [np.flatnonzero(row).tolist() for row in near]
+    def within(token: int, reach: int) -> list[int]:
+        """The tokens at most so many rows and columns away, itself too."""
+        row, column = divmod(token, w)
+        columns = range(max(0, column - reach), min(w, column + reach + 1))
+        return [r * w + c for r in range(max(0, row - reach), min(h, row + reach + 1)) for c in columns]
 
-    crosses, squares = ([sum(1 << token for token in row) for row in tokens(near)] for near in (steps <= 1, reach <= 1))
-    return _Tables(tokens(steps == 1), crosses, squares, tokens(reach <= _NEAR))
+    squares = [within(token, 1) for token in range(h * w)]
+    crosses = [
+        [other for other in square if other // w == token // w or other % w == token % w]
+        for token, square in enumerate(squares)
+    ]
+    return _Tables(
+        [[other for other in cross if other != token] for token, cross in enumerate(crosses)],
+        [frozenset(cross) for cross in crosses],
+        [frozenset(square) for square in squares],
+        [within(token, _NEAR) for token in range(h * w)],
+    )
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wfbench.analysis.interval import Interval
-from wfbench.analysis.lines import BASELINE, label
+from wfbench.analysis.lines import label
 from wfbench.analysis.speedup import SpeedUps
 from wfbench.report.columns import Table
 from wfbench.report.figures.style import GREY, SIZE, Style, empty_figure
@@ -39,7 +39,8 @@ def speedup(result: SpeedUps, table: Table, styles: Mapping[str, Style]) -> Figu
     if not lines:
         return None
     figure, axes = empty_figure(table, gap=8, subject="Speed-up")
-    axes.set(xscale="log", yscale="log", xlabel="image side (px)", ylabel=f"times as fast as {BASELINE}, and 95% interval")
+    times = f"times as fast as {result.profile.baseline_mixer}, and 95% interval"
+    axes.set(xscale="log", yscale="log", xlabel="image side (px)", ylabel=times)
     axes.axhline(1, color=GREY, linewidth=1.1, linestyle=(0, (5, 4)), zorder=1)
     # The highest first, so that the legend stands in the order of the lines' right ends.
     for line, points in sorted(lines.items(), key=lambda item: -item[1][-1][1].estimate):

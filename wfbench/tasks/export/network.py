@@ -16,7 +16,7 @@ from wfbench.errors import InputError
 from wfbench.measure.latency import is_out_of_memory
 from wfbench.models import AnyModel
 from wfbench.recipe import Recipe
-from wfbench.tasks.common import factors_of
+from wfbench.tasks.common import check_carried, error_in_short, factors_of
 from wfbench.tasks.evaluate_weights import check_sizes
 from wfbench.tasks.identity import Identity, changes, mixer_digest, model_digest
 from wfbench.tasks.jobs import dense, dit
@@ -155,15 +155,23 @@ def of_preset(
     """
     try:
         model = models.create(name, mixer, image_size, num_classes, seed=seed, **overrides)
-    except RuntimeError as e:
+    except (InputError, MixerError):
+        raise
+    except Exception as e:
         if not is_out_of_memory(e):
-            raise
+            raise InputError(
+                "the model cannot be made",
+                got=f"{name} with {mixer} at image size {image_size}: {error_in_short(e)}",
+                expected="a mixer that can be made for this model and size",
+                remedy="choose another mixer or size; `wfbench verify MIXER` says more",
+            ) from e
         raise InputError(
             "no room for the model",
             got=f"{name}, image size {image_size}, {num_classes} classes: {' '.join(str(e).split())[:200]}",
             expected="a model that fits into memory",
             remedy="choose a smaller --image-size, or fewer --classes",
         ) from e
+    check_carried(model.config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -194,10 +202,10 @@ def _network(model: AnyModel, image_size: int | None, dtype: str, fields: dict[s
             model(*network.inputs(1))  # a mixer that is made for one grid says so now
     except (InputError, MixerError):
         raise
-    except RuntimeError as e:  # an operator that has no such precision on the CPU
+    except Exception as e:  # an operator that has no such precision on the CPU, a grid that a mixer does not take
         raise InputError(
             "the model does not run here",
-            got=f"{fields['model']} with {fields['mixer']} in {dtype} at {size[0]}×{size[1]}: {' '.join(str(e).split())[:300]}",
+            got=f"{fields['model']} with {fields['mixer']} in {dtype} at {size[0]}×{size[1]}: {error_in_short(e)}",
             expected="a model that runs in this precision on the CPU",
             remedy="export in float32" if dtype != "float32" else "choose another mixer or size",
         ) from e

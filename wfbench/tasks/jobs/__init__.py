@@ -15,6 +15,7 @@ import torch
 from wfbench.locks import locked
 from wfbench.recipe import Recipe
 from wfbench.tasks import hub
+from wfbench.tasks.common import check_carried
 from wfbench.tasks.jobs import classify, dense, dit, probe
 from wfbench.tasks.jobs.session import identity_of, run_session
 from wfbench.tasks.run_directory import RunRow, check_directory, read_result
@@ -41,8 +42,15 @@ def prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJo
     """Open the data and build the model of a recipe's task.
 
     Raises:
-        InputError, MixerError: for data, a model or weights that cannot be.
+        InputError, MixerError: for data, a model or weights that cannot be, or a model in which no layer carries the mixer.
     """
+    job = _prepare(recipe)
+    check_carried(job.model.config)
+    return job
+
+
+def _prepare(recipe: Recipe) -> classify.ClassifyJob | dit.DiTJob | dense.DenseJob | probe.ProbeJob:
+    """The job of a recipe's task."""
     match recipe.task:
         case "dit":
             return dit.prepare(recipe)

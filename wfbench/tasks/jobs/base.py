@@ -7,7 +7,6 @@ A new kind is one file with a class derived from `Job`, which says how it evalua
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -327,12 +326,12 @@ def spread(size: int, count: int) -> list[int]:
 
 
 def _curves(prefix: str, found: Iterable[Strength]) -> dict[str, float]:
-    """Strengths as an epoch's figures: of the whole predicted part and of the image's own, by slot and layer."""
-    named: dict[str, float] = {}
+    """Strengths as an epoch's figures, where they are numbers: of the whole predicted part and of the image's own, by layer."""
+    named: dict[str, float | None] = {}
     for strength in found:
         name = f"{prefix}strength_{strength.slot}_{strength.layer}"
         named |= {name: strength.total, f"{name}_own": strength.own}
-    return {name: value for name, value in named.items() if math.isfinite(value)}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def load_initial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mixers
+from mixers import MixerError
 from wfbench.data import Batch, ProbeDataset, open_probe, probe_canvases, probe_train_batches
 from wfbench.errors import InputError
 from wfbench.models import DenseModel
@@ -117,26 +119,41 @@ class ProbeJob(Job):
         self._leak_check()
 
     def _leak_check(self) -> LeakCheck:
-        found = check_leak(self.dataset.train, self.model.config.depth)
+        found = check_leak(self.dataset, self.model.config.depth)
         if not found.held:
             raise InputError(
                 "the probe gives its answers away",
-                got=f"{self.dataset.name}: gradient {found.gradient:g} of a local network, and a local readout is right on "
-                f"{100 * found.readout:.2f} % of canvases",
+                got=f"{self.dataset.name}: gradient {found.gradient:g} of a local network, and a readout of what is near is "
+                f"right on {100 * found.readout:.2f} % of canvases",
                 expected=f"gradient 0, and at most {100 * found.bound:.2f} %",
                 remedy="the probe's generator is at fault, or data.probe.gap is less than the model's layers",
             )
         return found
 
-    @property
+    @functools.cached_property
     def _places(self) -> list[int]:
         """The conditions with canvases of their own that this model can be evaluated under.
 
-        All, or for a mixer built for one grid those of training.
+        All, or those of training where the mixer, as it was built with its options, takes none of the other grids.
         """
-        if any(mixers.spec(name).needs_grid for name in mixers_of(self.model.config)):
-            return list(range(self.dataset.trained))
-        return list(range(self.dataset.drawn))
+        others = range(self.dataset.trained, self.dataset.drawn)
+        is_bound = bool(others) and not any(map(self._takes, others))
+        return list(range(self.dataset.trained if is_bound else self.dataset.drawn))
+
+    def _takes(self, place: int) -> bool:
+        """Whether the mixer works on the grid of a condition: one built for another grid says so, or has declared it."""
+        inputs = next(probe_canvases(self.dataset, self.dataset.indices(place), batch_size=1))[0]
+        was_training = self.model.training
+        try:
+            with torch.no_grad():
+                self.model.eval()(inputs.to(next(self.model.parameters()).device))
+        except Exception as e:
+            if isinstance(e, MixerError) or any(mixers.spec(name).needs_grid for name in mixers_of(self.model.config)):
+                return False
+            raise
+        finally:
+            self.model.train(was_training)
+        return True
 
     def evaluation(self, model: nn.Module) -> tuple[CellFigures | None, ...]:
         """A model of this run under every condition; None where it cannot be."""

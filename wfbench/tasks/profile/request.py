@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 import mixers
 from wfbench import diffusion, forkserver, measure, models
 from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError, did_you_mean
 from wfbench.measure.latency import FORKED, INTERLEAVED, ISOLATED
-from wfbench.models import DiTConfig
+from wfbench.models import Config, DiTConfig
 from wfbench.models.schedule import schedule_of
 from wfbench.recipe import Recipe
 from wfbench.records import SCHEDULE, Environment
 from wfbench.records.identity import class_files, digest_files, package_files
 from wfbench.tasks import profile
+from wfbench.tasks.common import check_carried, try_on_meta
 from wfbench.tasks.profile.cell import AUTO, BACKENDS, DTYPES, Cell
 from wfbench.tasks.profile.classes import classes_of
 
@@ -53,7 +52,7 @@ class ProfileRequest:
         pixel_space: a DiT works on the images themselves, of 3 channels, and not on latents of an eighth of their side.
         batch: images of a call.
         tokens: tokens of a call at every resolution, instead of ``batch``.
-        baseline: the mixer that crossovers are found against.
+        baseline: the mixer that speed-ups and crossovers are held against.
         attention: "best" times the baseline with every backend of its attention, forced; "auto" leaves it to PyTorch.
         alternatives: also what else one can buy: the baseline with patches twice as large, and with half the layers.
         isolate: a fresh process for every cell and round.
@@ -207,12 +206,9 @@ class ProfileRequest:
                 )
             side = resolution // self.downsample
             config = models.configure(self.model, mixer, side, **chosen)
+            check_carried(config)
             patch = config.patch_size
-            with torch.device("meta"):  # each kind of layer once finds what is wrong with the model or the resolution
-                if self.decoder is None:
-                    models.create(self.model, mixer, side, **{**chosen, "depth": min(config.depth, schedule_of(config).every)})
-                else:  # a decoder may need more
-                    models.create_dense(self.model, mixer, side, decoder=self.decoder, frozen=self.frozen, **chosen)
+            try_on_meta(functools.partial(self._build, mixer, side, config, chosen))
             batch = self.batch if self.tokens is None else self.tokens // (side // patch) ** 2
             if batch < 1:
                 raise InputError(
@@ -243,6 +239,13 @@ class ProfileRequest:
                 for backend in backends
             ]
         return made
+
+    def _build(self, mixer: str, side: int, config: Config, chosen: dict[str, Any]) -> None:
+        """The model with each kind of layer once, which shows what is wrong with it or the resolution."""
+        if self.decoder is None:
+            models.create(self.model, mixer, side, **{**chosen, "depth": min(config.depth, schedule_of(config).every)})
+        else:  # a decoder may need more
+            models.create_dense(self.model, mixer, side, decoder=self.decoder, frozen=self.frozen, **chosen)
 
     def _check(self) -> None:
         if self.recipe is not None and (self.recipe.task == "dit" or self.recipe.model.mixer_options):

@@ -17,6 +17,7 @@ import torch
 
 from mixers import MixerError
 from wfbench import records
+from wfbench.analysis.cells import that_count
 from wfbench.analysis.derived import derived_rows
 from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError
@@ -161,20 +162,22 @@ class _Run:
                 self.broken_down.add(summary.key_of(row))
 
     def of(self, cell: Cell, stage: str) -> list[MeasurementRow]:
-        """What was measured of a cell, by rounds; of two measurements of one round (two writers, a retry) the last.
+        """What was measured of a cell, by rounds; of two measurements of one round (two writers, a repeat) as `that_count`.
 
         A round beyond those that every cell has (`--precision`) adds to what is known: if it failed, the others stand.
         """
-        found = self._last(cell, stage)
+        found = self._counted(cell, stage)
         if not any(row.status == "ok" for row in found):
             return found
         return [row for row in found if row.status == "ok" or row.round < self.request.rounds]
 
-    def _last(self, cell: Cell, stage: str) -> list[MeasurementRow]:
-        """The last measurement of each round, by rounds."""
-        rows = (row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key)
-        by_round = {row.round: row for row in rows}
+    def _counted(self, cell: Cell, stage: str) -> list[MeasurementRow]:
+        """The measurement of each round that counts, by rounds."""
+        by_round = that_count(self._all(cell, stage), lambda row: row.round)
         return [by_round[k] for k in sorted(by_round)]
+
+    def _all(self, cell: Cell, stage: str) -> list[MeasurementRow]:
+        return [row for row in self.measured if row.stage == stage and summary.key_of(row) == cell.key]
 
     def final(self, row: MeasurementRow) -> bool:
         """Whether it is not tried again: what failed once fails again, but for want of time if there is more of it now.
@@ -197,7 +200,7 @@ class _Run:
         """Stages beside latency that are asked for; a cell whose latency could not be measured has none."""
         if any(row.status != "ok" for row in self.of(cell, "latency")):
             return []
-        return [stage for stage in self.stages() if not any(self.final(row) for row in self.of(cell, stage))]
+        return [stage for stage in self.stages() if not any(self.final(row) for row in self._all(cell, stage))]
 
     def _behind(self, cell: Cell, row: MeasurementRow) -> float:
         """How many times as long it took as the same cell with the fastest forced backend, in the same round."""
@@ -292,7 +295,9 @@ class _Run:
             self._round(k, [cell for cell in self.cells if k in self.rounds_lacking(cell)])
 
     def _round(self, k: int, cells: Sequence[Cell]) -> None:
-        """One round of the cells, block by block: what other work disturbed is measured again at the block's end, once."""
+        """One round of the cells, block by block; what other work disturbed, or what fails but did not in another round, is
+        measured again at the block's end, once.
+        """
         waiting = {str(cell.key): cell for cell in cells}
         by_side = {key: cell.resolution for key, cell in waiting.items()}
         order = [waiting[key] for key in in_random_order(list(waiting), self.request.order_seed, k, by_side.get)]
@@ -301,15 +306,25 @@ class _Run:
             for cell in block:
                 self._one(cell, "latency", k)
             for cell in block:
-                if any(row.crowded and row.status == "ok" for row in self.of(cell, "latency") if row.round == k):
-                    self.watch.line(f"{cell.name}, round {k + 1}: other work kept the cores busy; once more")
+                if why := self._why_again(cell, k):
+                    self.watch.line(f"{cell.name}, round {k + 1}: {why}; once more")
                     self._one(cell, "latency", k)
+
+    def _why_again(self, cell: Cell, k: int) -> str:
+        """Why a round of a cell is measured once more; empty if it is not."""
+        rows = self._counted(cell, "latency")
+        if any(row.crowded and row.status == "ok" for row in rows if row.round == k):
+            return "other work kept the cores busy"
+        failed = any(row.status != "ok" for row in rows if row.round == k)
+        if failed and k < self.request.rounds and any(row.status == "ok" for row in rows):  # a round more may be lacking
+            return "it failed, and did not in another round"
+        return ""
 
     def imprecise(self) -> list[Cell]:
         """Cells whose speed-up is known less well than was asked for; one that failed in a round is not tried in more."""
         if self.request.precision is None:
             return []
-        tried = [cell for cell in self.cells if all(row.status == "ok" for row in self._last(cell, "latency"))]
+        tried = [cell for cell in self.cells if all(row.status == "ok" for row in self._counted(cell, "latency"))]
         return [cell for cell in tried if self._half_width(cell) > self.request.precision]
 
     def _half_width(self, cell: Cell) -> float:
@@ -344,7 +359,7 @@ class _Run:
                 names = ", ".join(cell.name for cell in wide)
                 self.watch.line(f"{self.request.more_minutes:g} minutes of more rounds are over; known less well: {names}")
                 return
-            k = 1 + max(row.round for cell in self.cells for row in self._last(cell, "latency"))
+            k = 1 + max(row.round for cell in self.cells for row in self._counted(cell, "latency"))
             beside = [base for cell in wide if (base := self._baseline_of(cell)) is not None]
             self.watch.line(f"round {k + 1}: {len(wide)} cells are known less well than was asked")
             self._round(k, list(dict.fromkeys([*wide, *beside])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,16 @@ from wfbench.tasks.run_directory import RunRow, read_rows
 #: What a table is about, by the beginning of its name; of others, both kinds of cells are drawn.
 _PROFILE_TABLES = ("profile", "speedup", "scaling", "crossover", "throughput", "breakdown")
 _TRAINING_TABLES = ("accuracy", "paired", "resolution", "segmentation", "denoising", "tuning", "seeds")
+#: The columns of a table that say which cells it shows: of profiles, and of trainings.
+_OF_BOTH: tuple[str, ...] = ("model", "mixer", *FACTORS, "device", "dtype", "batch", "height", "width")
+_OF_PROFILES: tuple[str, ...] = (
+    *(*_OF_BOTH, "session", "downsample", "threads", "token_budget", "mode", "protocol", "compiled", "channels_last"),
+    *("tf32", "path", "variant", "sdpa_backend"),
+)
+_OF_TRAININGS: tuple[str, ...] = (
+    *(*_OF_BOTH, "dataset", "recipe", "recipe_digest", "digest", "weights", "pretraining", "epochs"),
+    *("mixer_digest", "model_digest", "data_digest"),
+)
 Subject = Literal["profile", "training"]
 
 
@@ -75,10 +85,14 @@ Cell = ProfileCell | TrainingCell
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What can be drawn from records, in order, and how many rows cannot, by the reason."""
+    """What can be drawn from records, in order, and how many rows cannot, by the reason.
+
+    ``others`` are not drawn, and tell how far seeds scatter.
+    """
 
     cells: tuple[Cell, ...]
     left_out: dict[str, int]
+    others: tuple[Cell, ...] = ()
 
 
 def find_cells(rows: Sequence[AnyRow], root: Path, subject: Subject | None = None) -> Cells:
@@ -115,6 +129,51 @@ def subject_of(table: Path) -> Subject | None:
     if table.stem.startswith(_PROFILE_TABLES):
         return "profile"
     return "training" if table.stem.startswith(_TRAINING_TABLES) else None
+
+
+def of_table(found: Cells, lines: Iterable[Mapping[str, str]]) -> Cells | None:
+    """Of cells those that a table shows; None where its columns do not say which ones these are.
+
+    Args:
+        found: the cells of all records.
+        lines: of the table's CSV, by its columns. ``first.model`` is the column ``model`` of a part of the line.
+    """
+    parts = [part for line in lines for part in _parts(line)]
+    named = {cell: _named(cell) for cell in found.cells}
+    shown = tuple(cell for cell, own in named.items() if any(part.items() <= own.items() for part in parts))
+    if not shown:
+        return None
+    others = tuple(cell for cell in found.cells if cell not in shown)
+    return Cells(shown, found.left_out | ({"cells of other tables": len(others)} if others else {}), others)
+
+
+def _parts(line: Mapping[str, str]) -> list[dict[str, str]]:
+    """The columns of a line that say which cells it is about, by the parts of the line."""
+    parts: dict[str, dict[str, str]] = {}
+    for column, text in line.items():
+        part, _, name = column.rpartition(".")
+        if name in _OF_PROFILES or name in _OF_TRAININGS:
+            parts.setdefault(part, {})[name] = text
+    for named in parts.values():
+        if not named.get("batch") and not named.get("token_budget"):  # of a table of several batches
+            named.pop("batch", None)
+            named.pop("token_budget", None)
+    return list(parts.values())
+
+
+def _named(cell: Cell) -> dict[str, str]:
+    """A cell by the columns of tables, as a CSV has them; a column of the other kind is not among them."""
+    row = cell.row
+    if isinstance(cell, ProfileCell):
+        names, (height, width) = _OF_PROFILES, cell.row.resolution
+        other: dict[str, object] = {"threads": row.environment.threads, "tf32": row.environment.tf32}
+        other["batch"] = None if cell.row.token_budget is not None else cell.row.batch
+    else:
+        names, (height, width) = _OF_TRAININGS, cell.row.image_size
+        other = {"digest": cell.row.recipe_digest}
+    other |= {"device": row.environment.device, "height": height, "width": width}
+    values = {name: other[name] if name in other else getattr(row, name) for name in names}
+    return {name: "" if value is None else str(value) for name, value in values.items()}
 
 
 def draw(cells: Cells, count: int, seed: int) -> tuple[Cell, ...]:

@@ -15,6 +15,8 @@ from wfbench.tasks.reproduce.cells import Cell, ProfileCell, TrainingCell
 from wfbench.tasks.run_directory import RunRow, read_result
 
 _CLOSE = 1e-9
+#: Fields that say how and where a row was written; others that are no text are figures.
+_OF_WRITING = ("schema_version", "environment")
 
 
 def contradictions(cell: Cell) -> list[str]:
@@ -78,16 +80,14 @@ def _of_measurements(row: ProfileRow, measured: tuple[MeasurementRow, ...]) -> I
 
 
 def _of_training(cell: TrainingCell) -> Iterator[str]:
-    own, what = result_of(cell.row), quantity_of(cell.row)
     for other in cell.others:
-        if not _same(own, result_of(other)):
-            yield f"{what} {own:.6g} in one record of the run, and {result_of(other):.6g} in another"
+        yield from _other_fields(cell.row, other, "another record of the run")
     if cell.place is None:
         return
     if cell.row.weights == "raw" and (cell.place / "result.json").is_file():
         result = read_result(cell.place)
-        if result.weights == "raw" and not _same(own, result_of(result)):
-            yield f"{what} {own:.6g}, and {result_of(result):.6g} in the run's result.json"
+        if result.weights == "raw":
+            yield from _other_fields(cell.row, result, "the run's result.json")
     if isinstance(cell.row, TrainRow):
         yield from _of_curve(cell.row, Run(cell.place, cell.row))
         try:
@@ -98,10 +98,24 @@ def _of_training(cell: TrainingCell) -> Iterator[str]:
 
 def _of_curve(row: TrainRow, run: Run) -> Iterator[str]:
     """By the last line of its curve."""
-    name = "accuracy" if row.weights == "raw" else "ema_accuracy"
     last = next((point for point in run.curve()[::-1] if point["epoch"] == row.epochs), None)
-    if last is not None and name in last and not _same(row.accuracy, last[name], 1e-6):
-        yield f"accuracy {row.accuracy:.6g}, and {last[name]:.6g} after the last epoch in the run's metrics.jsonl"
+    for what, own in (("accuracy", row.accuracy), ("loss", row.loss)):
+        name = what if row.weights == "raw" else f"ema_{what}"
+        if last is not None and name in last and not _same(own, last[name], 1e-6):
+            yield f"{what} {own:.6g}, and {last[name]:.6g} after the last epoch in the run's metrics.jsonl"
+
+
+def _other_fields(row: RunRow, other: RunRow, where: str) -> Iterator[str]:
+    """Every figure of a row that another row of the same run has otherwise."""
+    for name in type(row).model_fields:
+        ours, theirs = getattr(row, name), getattr(other, name, None)
+        if name in _OF_WRITING or isinstance(ours, str) or isinstance(theirs, str):
+            continue
+        if isinstance(ours, int | float) and isinstance(theirs, int | float):
+            if not _same(ours, theirs):
+                yield f"{name} {ours:.6g}, and {theirs:.6g} in {where}"
+        elif ours != theirs:
+            yield f"{name} is other in {where}"
 
 
 def _same(a: float, b: float, tolerance: float = _CLOSE) -> bool:

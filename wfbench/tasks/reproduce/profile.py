@@ -14,7 +14,7 @@ from mixers import MixerError
 from wfbench import models, records
 from wfbench import recipe as recipes
 from wfbench.analysis.cells import Profile
-from wfbench.analysis.lines import BASELINE, CHOSEN_BACKEND
+from wfbench.analysis.lines import CHOSEN_BACKEND
 from wfbench.analysis.reproduction import (
     BETWEEN_RUNS,
     COARSEST,
@@ -36,10 +36,20 @@ from wfbench.tasks.profile.run import profile as measure_profile
 from wfbench.tasks.reproduce.cells import ProfileCell
 from wfbench.tasks.reproduce.own import in_short
 from wfbench.tasks.reproduce.training import said, threads, uncommitted
-from wfbench.tasks.reproduce.verdict import Verdict
+from wfbench.tasks.reproduce.verdict import Verdict, unequal
 
 #: Peak memory, measured once in either run, is the same within the larger of this share and these bytes.
 MEMORY_SHARE, MEMORY_BYTES = 0.10, 8e6
+#: Counts of a row, in words; and those that follow from PyTorch's operators, which another version may have in other ways.
+_COUNTS = {"parameters": "parameters", "macs": "MACs", "macs_at_least": "MACs at least"}
+_BY_OPERATORS = {
+    "elementwise": "elementwise operations",
+    "elementwise_at_least": "elementwise operations at least",
+    "activations": "activations",
+    "bytes_least": "bytes at least",
+    "bytes_moved": "bytes moved",
+    "bytes_alive": "bytes by shapes",
+}
 
 
 class Measures(Protocol):
@@ -149,16 +159,16 @@ def judge_profile(
     assert found.difference.low is not None
     assert found.difference.high is not None
     low, high = math.exp(found.difference.low), math.exp(found.difference.high)
-    unequal = [*_unequal_counts(old, row), *_unequal_memory(old, row)]
-    if unequal:
-        answer, reason = "disagree", "; ".join(unequal)
+    wrong = [*_unequal_counts(old, row), *_unequal_memory(old, row)]
+    if wrong:
+        answer, reason = "disagree", "; ".join(wrong)
     elif not found.agrees:
         answer, reason = "disagree", f"1 lies outside the interval of new / recorded, [{low:.3g}, {high:.3g}]"
     elif is_too_coarse(found):
         answer = "cannot be compared"
         reason = f"the rounds scatter so much that not even a change by a factor of {COARSEST:g} would be found"
     else:
-        answer, reason = "agree", f"1 lies within the interval; counts are equal{_memory_words(old, row)}"
+        answer, reason = "agree", f"1 lies within the interval; {_counts_words(old, row)}{_memory_words(old, row)}"
     return Verdict(
         answer,  # type: ignore[arg-type]
         reason,
@@ -190,7 +200,7 @@ def together(plans: Sequence[ProfilePlan]) -> list[list[ProfilePlan]]:
 def speed_up_of(cell: ProfileCell) -> str:
     """What is compared, in words."""
     backend = cell.baseline.sdpa_backend
-    return f"speed-up over {BASELINE}" + ("" if backend == CHOSEN_BACKEND else f" [{backend}]")
+    return f"speed-up over {cell.profile.baseline_mixer}" + ("" if backend == CHOSEN_BACKEND else f" [{backend}]")
 
 
 # --- what a row says
@@ -210,7 +220,8 @@ def _request_of(cell: ProfileCell, device: str) -> ProfileRequest:
     rounds = ROUNDS[ISOLATED if isolate else INTERLEAVED]
     return ProfileRequest(
         model=name,
-        mixers=tuple(dict.fromkeys((BASELINE, row.mixer))),
+        mixers=tuple(dict.fromkeys((cell.profile.baseline_mixer, row.mixer))),
+        baseline=cell.profile.baseline_mixer,
         resolutions=(row.resolution[0],),
         local_conv=row.local_conv,
         pos_embed=row.pos_embed,
@@ -312,13 +323,19 @@ def _newest(journal: Path) -> dict[summary.Key, ProfileRow]:
 
 
 def _unequal_counts(old: ProfileRow, new: ProfileRow) -> list[str]:
-    pairs = {"parameters": (old.parameters, new.parameters), "MACs": (old.macs, new.macs)}
-    return [f"{name}: {a:,.0f} in the record, {b:,.0f} here" for name, (a, b) in pairs.items() if a and b and a != b]
+    return unequal(old, new, _COUNTS | (_BY_OPERATORS if _same_torch(old, new) else {}))
+
+
+def _counts_words(old: ProfileRow, new: ProfileRow) -> str:
+    return "counts are equal" if _same_torch(old, new) else "parameters and MACs are equal"
+
+
+def _same_torch(old: ProfileRow, new: ProfileRow) -> bool:
+    return old.environment.versions.get("torch") == new.environment.versions.get("torch")
 
 
 def _comparable_memory(old: ProfileRow, new: ProfileRow) -> bool:
-    torches = {row.environment.versions.get("torch") for row in (old, new)}
-    return len(torches) == 1 and old.memory_bytes is not None and new.memory_bytes is not None
+    return _same_torch(old, new) and old.memory_bytes is not None and new.memory_bytes is not None
 
 
 def _unequal_memory(old: ProfileRow, new: ProfileRow) -> list[str]:

@@ -141,6 +141,7 @@ def nothing_compared(cells: Sequence[tuple[str, str]]) -> InputError:
 
 def _verdicts(plan: Plan, out: Path, watch: Watch, measure: Measures, train: Trains) -> Iterator[tuple[Cell, Verdict]]:
     yield from plan.ready.items()
+    all_cells = (*plan.found.cells, *plan.found.others)
     profiles = [work for work in plan.work.values() if isinstance(work, ProfilePlan)]
     for group in together(profiles):
         with watch.profile() as told:
@@ -150,7 +151,7 @@ def _verdicts(plan: Plan, out: Path, watch: Watch, measure: Measures, train: Tra
     for trained in plan.work.values():
         if isinstance(trained, TrainingPlan):
             with watch.training(trained.cell.name, trained.recipe.epochs) as hears:
-                verdict = run_training(trained, out, hears, plan.found.cells, cells=len(plan.drawn), train=train)
+                verdict = run_training(trained, out, hears, all_cells, cells=len(plan.drawn), train=train)
             yield trained.cell, replace(verdict, differs=trained.differs)
 
 

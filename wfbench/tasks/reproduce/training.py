@@ -26,7 +26,7 @@ from wfbench.tasks.common import other_machine, slug
 from wfbench.tasks.identity import changes
 from wfbench.tasks.reproduce.cells import Cell, TrainingCell
 from wfbench.tasks.reproduce.own import in_short, predictions_of, result_of
-from wfbench.tasks.reproduce.verdict import Verdict
+from wfbench.tasks.reproduce.verdict import Verdict, unequal
 from wfbench.tasks.run_directory import RunRow, read_recipe, recorded_row
 from wfbench.training import RunError
 from wfbench.training import Watch as TrainWatch
@@ -127,7 +127,7 @@ def run_training(
 def judge_training(
     plan: TrainingPlan, new: RunRow, same: float | None, spread: Spread | None, *, cells: int, made: Path
 ) -> Verdict:
-    """Whether a new run's final metric agrees with the recorded one; docs/REPRODUCE.md has the rule.
+    """Whether a new run's counts and final metric agree with the recorded ones; docs/REPRODUCE.md has the rule.
 
     Args:
         plan: what was recorded, and whether the same bits are due.
@@ -138,6 +138,8 @@ def judge_training(
         made: the new run's directory.
     """
     old, now = result_of(plan.cell.row), result_of(new)
+    if wrong := unequal(plan.cell.row, new, {"parameters": "parameters", "macs": "MACs"}):
+        return Verdict("disagree", "; ".join(wrong), old, now, difference=now - old, same_predictions=same, made=made)
     if abs(now - old) <= 1e-12 * max(1.0, abs(old)) and same in (None, 1.0):
         return Verdict("agree", "the same to the last digit", old, now, difference=now - old, same_predictions=same, made=made)
     due = ", though the same bits are due: code, data, environment and seed are the record's" if plan.equal_bits else ""

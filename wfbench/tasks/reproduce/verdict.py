@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,16 @@ class Verdict:
     missing: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     made: Path | None = None
+
+
+def unequal(old: object, new: object, counts: Mapping[str, str]) -> list[str]:
+    """Which counts of two rows differ, in words; one that either row lacks is not compared.
+
+    Args:
+        old, new: the recorded row, and the one made here.
+        counts: the rows' fields, and what they are called.
+    """
+    pairs = {words: (getattr(old, name), getattr(new, name)) for name, words in counts.items()}
+    return [
+        f"{words}: {a:,.0f} in the record, {b:,.0f} here" for words, (a, b) in pairs.items() if None not in (a, b) and a != b
+    ]

@@ -15,6 +15,7 @@ from wfbench.data import Dataset, DenseDataset, ProbeDataset, open_dataset, open
 from wfbench.data.latents import Latents, open_latents
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, Recipe
+from wfbench.tasks.common import check_carried
 from wfbench.tasks.identity import Identity, identify
 from wfbench.tasks.jobs import pinned
 from wfbench.tasks.jobs.dit import latents_directory
@@ -83,6 +84,7 @@ class Draft:
         """
         settings = (*self.settings, *more, *self.pin)
         words, replaced = ["--recipe", self.base, "--mixer", self.line.mixer], {"model.mixer", "seed"}
+        replaced |= set() if self.data is None else {"data.path"}
         for option, key in (
             ("local_conv", "local_conv"),
             ("pos", "pos_embed"),
@@ -141,6 +143,7 @@ def drafts(request: SweepRequest) -> list[Draft]:
         classes = len(dataset.classes)
         overrides = _sees(recipe, dataset).model.overrides()
         config = models.configure(section.name, section.mixer, section.image_size, classes, **overrides)
+        check_carried(config)
         draft = Draft(base, line, request.data, settings, varied, recipe, config, dataset, trial_dataset)
         if request.match is not None:
             baseline = resolve(base, Line(mixer=request.baseline), request.data, settings)

@@ -206,8 +206,9 @@ def run_all(
     """Run what is not finished, and wait for what another sweep runs.
 
     Raises:
+        InputError: for a run that is not the planned one, and what Slurm refuses.
         Interrupted: after a signal, once all processes have saved and ended. Jobs of Slurm are cancelled by Ctrl-C alone: where
-            the terminal is closed, or the sweep is ended otherwise, they go on.
+            the terminal is closed, or the sweep ends otherwise, also by an error, they go on.
     """
     began = time.time()
     stands = [status_of(run, out) for run in runs]
@@ -268,12 +269,16 @@ def run_all(
                     waiting.extend(free)
                 time.sleep(_LOOK)
         except BaseException as e:
-            if stopped and stopped[0] != signal.SIGINT and isinstance(launcher, Slurm):
-                words = f"the sweep ends here, and {len(running)} jobs go on; the same command watches them"
-                raise Interrupted(words, stopped[0]) from e
+            is_told, number = isinstance(e, KeyboardInterrupt), stopped[0] if stopped else signal.SIGINT
+            if isinstance(launcher, Slurm) and not (is_told and number == signal.SIGINT):
+                words = f"{len(running)} jobs go on; the same command watches them"
+                if is_told:
+                    raise Interrupted(f"the sweep ends here, and {words}", number) from e
+                if running:
+                    watch.say(words)
+                raise
             _stop(list(running.values()), watch)
-            if isinstance(e, KeyboardInterrupt):
-                number = stopped[0] if stopped else signal.SIGINT
+            if is_told:
                 raise Interrupted(f"{len(running)} runs were stopped and saved; the same command goes on", number) from e
             raise
     return ended

@@ -15,8 +15,9 @@ import mixers
 from wfbench import models
 from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError, UndeclaredError
-from wfbench.models.schedule import mixers_of
+from wfbench.models.schedule import mixers_of, schedule_of
 from wfbench.recipe import Recipe
+from wfbench.tasks.common import check_carried
 
 What = Literal["params", "macs"]
 
@@ -96,9 +97,10 @@ def count(recipe: Recipe, what: What, classes: int, **changed: object) -> int:
     """Parameters of a recipe's model, or MACs of one image's forward pass on the order of evaluation that is quoted.
 
     Raises:
-        InputError, MixerError: if the model cannot be, or its MACs are a lower bound only.
+        InputError, MixerError: if the model cannot be, no layer of it carries the mixer, or its MACs are a lower bound only.
     """
     model = build(recipe, classes, changed)
+    check_carried(model.config)
     return params_of(model) if what == "params" else macs_of(model)
 
 
@@ -158,11 +160,11 @@ def _config(recipe: Recipe, classes: int) -> models.Config:
 def _depths(config: models.Config) -> Iterator[int]:
     """The depth as it is; for a mixer that lives in the FFN then all others up to four times it, the nearest first.
 
-    A depth at which no layer would carry the mixer is left out, where the schedule was chosen.
+    A depth at which no layer would carry the mixer is left out.
     """
     yield (depth := config.depth)
     if any(mixers.spec(name).ffn_in != "linear" for name in mixers_of(config)):
-        others = range(1 if config.offset is None else config.offset + 1, 4 * depth + 1)
+        others = range(schedule_of(config).offset + 1, 4 * depth + 1)
         yield from sorted((other for other in others if other != depth), key=lambda d: (abs(d - depth), d))
 
 

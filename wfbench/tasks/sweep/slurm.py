@@ -6,14 +6,17 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfbench import files
 from wfbench.errors import InputError
+from wfbench.tasks.common import slug
 from wfbench.tasks.sweep.single_run import PlannedRun, Process, Rendezvous, Status, epochs_done, start, status_of, take
 
 if TYPE_CHECKING:
@@ -174,12 +177,14 @@ class SlurmJob:
         return Status("queued" if waits else "running", epochs_done(self.run.place(self.out)))
 
     def stop(self) -> None:
-        """Cancel the job: its processes are told to end, and the run saves."""
-        self.job.cancel()
+        """Cancel the job: its processes are told to end, and the run saves. The next call queues another one."""
+        with suppress(OSError, subprocess.CalledProcessError):  # a job that scancel refuses goes on, and is watched again
+            self.job.cancel()
+            note_of(self.run, self.out).unlink(missing_ok=True)
 
     def kill(self) -> None:
         """The same: what does not end by itself, Slurm ends."""
-        self.job.cancel()
+        self.stop()
 
 
 class Slurm:
@@ -211,10 +216,80 @@ class Slurm:
         self.executor.update_parameters(**_own_parameters(options, slots if is_slurm else None))
 
     def launch(self, runs: Sequence[PlannedRun]) -> list[SlurmJob | Process | None]:
-        """Queue runs, several as an array."""
-        with self.executor.batch():
-            jobs = [self.executor.submit(Remote(run, self.out, self.device, self.options)) for run in runs]
-        return [SlurmJob(run, self.out, job) for run, job in zip(runs, jobs, strict=True)]
+        """Queue runs, several as an array. A run whose job of an earlier call waits or works still is watched instead.
+
+        Raises:
+            InputError: where Slurm refuses the jobs, with its words, or does not say which ones live.
+        """
+        jobs = self._queued_before(runs)
+        jobs |= self._queue([run for run in runs if run.name not in jobs])
+        return [SlurmJob(run, self.out, jobs[run.name]) for run in runs]
+
+    def _queue(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+        """A new job for each run, by the run's name; its number is kept beside what submitit writes."""
+        if not runs:
+            return {}
+        try:
+            with self.executor.batch():
+                jobs = [self.executor.submit(Remote(run, self.out, self.device, self.options)) for run in runs]
+        except (RuntimeError, FileNotFoundError) as e:  # of submitit, with what sbatch said; or there is no sbatch
+            raise InputError(
+                "Slurm refused the jobs",
+                got=" ".join(str(e).split()) or type(e).__name__,
+                expected="options that sbatch takes here",
+                remedy="change them: wfbench sweep --help lists them; jobs that were queued before go on",
+            ) from e
+        for run, job in zip(runs, jobs, strict=True) if self.options.cluster == "slurm" else ():
+            files.write_whole(note_of(run, self.out), json.dumps({"job": job.job_id, "tasks": job.num_tasks}))
+        return {run.name: job for run, job in zip(runs, jobs, strict=True)}
+
+    def _queued_before(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+        """The jobs of earlier calls that wait or work still, by the names of their runs."""
+        notes = {run.name: note for run in runs if (note := _read_note(note_of(run, self.out))) is not None}
+        if not notes or self.options.cluster != "slurm":  # other executors' jobs belong to the process that began them
+            return {}
+        from submitit import SlurmJob as Job
+
+        living, folder = _living_jobs(), self.out / "jobs"
+        return {
+            name: Job(folder=folder, job_id=job, tasks=list(range(tasks)))
+            for name, (job, tasks) in notes.items()
+            if job in living
+        }
+
+
+def note_of(run: PlannedRun, out: Path) -> Path:
+    """Where the number of a run's newest job stands."""
+    return out / "jobs" / f"{slug(run.folder)}{run.name}.job.json"
+
+
+def _read_note(path: Path) -> tuple[str, int] | None:
+    """A job's number, and how many tasks it has; None where there is no such note, or a torn one."""
+    try:
+        note = json.loads(path.read_text())
+        return str(note["job"]), int(note["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _living_jobs() -> set[str]:
+    """The numbers of this user's jobs that wait or work, as Slurm's queue has them; of an array, each job's own.
+
+    Raises:
+        InputError: if the queue cannot be read: a job that lives would be queued a second time.
+    """
+    try:
+        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        said = " ".join((getattr(e, "stderr", None) or str(e)).split())
+        raise InputError(
+            "Slurm does not say which jobs live",
+            got=said,
+            expected="an answer of squeue: jobs of an earlier call are watched, and not queued again",
+            remedy="try again when it answers",
+        ) from e
+    return set(done.stdout.split())
 
 
 def _own_parameters(options: SlurmOptions, at_once: int | None) -> dict[str, Any]:
