@@ -34,6 +34,20 @@ def main():
         raise KeyError("out of luck")
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "interrupt":
+        raise KeyboardInterrupt
+    elif what == "words":
+        sys.exit("some words")
+    elif what == "late":  # a thread that is not waited for by the work, a function for the end, and a library that never ends
+        import atexit, ctypes, threading
+        libc = ctypes.CDLL(None)
+        getattr(libc, "__cxa_atexit")(ctypes.cast(libc.pause, ctypes.c_void_p), None, None)
+        atexit.register(print, "at exit")
+        def write():
+            time.sleep(0.2)
+            print("the thread")
+        threading.Thread(target=write).start()
+        print("the work", end=" ")
     elif what == "sleep":
         if "end" in more:
             end_with_parent()
@@ -97,11 +111,30 @@ def test_a_fork_is_what_a_fresh_process_is(fork: bool) -> None:
 
 @pytest.mark.parametrize("fork", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_exit_codes_and_tracebacks_come_back(fork: bool) -> None:
-    for words, code in ((("exit", "3"), 3), (("exit", "0"), 0), (("raise",), 1), (("kill",), -signal.SIGKILL)):
+    for words, code, said in (
+        (("exit", "3"), 3, ""),
+        (("exit", "0"), 0, ""),
+        (("exit", "300"), 300 % 256, ""),
+        (("exit", "-1"), 255, ""),
+        (("words",), 1, "some words\n"),
+        (("raise",), 1, "KeyError: 'out of luck'\n"),
+        (("interrupt",), -signal.SIGINT, "KeyboardInterrupt\n"),
+        (("kill",), -signal.SIGKILL, ""),
+    ):
         process, _ = start(*words, fork=fork)
         assert process.wait(100) == code
         assert process.poll() == code
-        assert ("KeyError: 'out of luck'" in Path("said.txt").read_text()) == (words == ("raise",))
+        text = Path("said.txt").read_text()
+        assert text.endswith(said)
+        assert bool(text) == bool(said)
+        assert ("Traceback" in text) == (words in (("raise",), ("interrupt",)))
+
+
+def test_a_fork_waits_for_its_threads_and_not_for_the_destructors_of_libraries() -> None:
+    process, origin = start("late")
+    assert origin == "fork"
+    assert process.wait(60) == 0
+    assert Path("said.txt").read_text() == "the work the thread\nat exit\n"
 
 
 @pytest.mark.slow

@@ -22,11 +22,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -369,10 +371,44 @@ def _become(wish: dict[str, Any], files: list[int]) -> None:
     module.main()
 
 
+def _end(work: Callable[[], None]) -> NoReturn:
+    """Do the work, and end with the exit code that Python would give it, without taking libraries down.
+
+    Threads are waited for and what `atexit` holds is called, as at the end of any program; but the destructors of C++ libraries,
+    some of which wait for threads that a fork does not have, are left out, as in the forks of `multiprocessing`.
+    """
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            code = stop.code or 0
+        else:
+            print(stop.code, file=sys.stderr)
+    except BaseException as error:
+        traceback.print_exception(error)
+        if isinstance(error, KeyboardInterrupt):
+            code = -signal.SIGINT
+    finally:
+        with contextlib.suppress(BaseException):  # the exit code is that of the work
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # no room, or closed
+                code = code or 120
+        if code == -signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as _connection:
         for _name in sys.argv[2:]:
             importlib.import_module(_name)
         gc.freeze()  # what was imported stays, and the forks share its memory
         _work = _serve(_connection)
-    _work()
+    _end(_work)
