@@ -52,6 +52,9 @@ FILES: dict[str, Callable[[Path], object]] = {
         "from torch import nn\nclass M(nn.Module):\n"
         "    def __init__(self, dim): super().__init__()\n    def forward(self, x, grid): return x[:, :1]\n"
     ),
+    "constructor.py": lambda path: path.write_text(
+        "from torch import nn\nclass M(nn.Module):\n    def __init__(self, dim): raise RuntimeError('no')\n"
+    ),
     "records.jsonl": lambda path: path.write_text('{"kind": "train", "schema_version": 6, "accuracy": 3e9}\n'),
     "torn.jsonl": lambda path: path.write_text('{"kind": "train"\n{"kind": "train"}\n'),
     "future.jsonl": lambda path: path.write_text('{"kind": "train", "schema_version": 999}\n'),
@@ -438,6 +441,18 @@ CALLS: list[list[str] | str] = [
     "export vit-tiny out --check --mixer softmx --to torch",
     "export records.jsonl out --to timm-csv",
     "export torn.jsonl out --to timm-csv",
+    "profile --max-batch 64",
+    "profile --more-minutes 3",
+    "profile --no-isolate --seconds 2",
+    "profile --no-isolate --budget 2",
+    "train --data pictures --set data.path=folder",
+    "train --data digits --set data.source=folder",
+    "baselines --recipe digits --data pictures --set data.path=folder",
+    "sweep --recipe digits --mixer softmax --data pictures --set data.path=folder --out out",
+    "eval weights.safetensors --recipe digits --data pictures --set data.path=folder",
+    "show constructor.py:M",
+    "train --recipe digits --mixer constructor.py:M --dry-run",
+    "sweep --recipe digits --mixer softmax --mixer constructor.py:M --match params --dry-run --out out",
     "export hf:name out --to torch",
     "eval hf:org/name@",
     "ablate hf:org",

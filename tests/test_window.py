@@ -243,7 +243,10 @@ def test_the_cost_is_what_the_docstring_says() -> None:
         ({"window": "3x4x5"}, r"got window = \(3, 4, 5\), expected a whole number of tokens, or a pair of them"),
         ({"shift": "1x2"}, "got shift = '1x2', expected a whole number of tokens, or a pair"),
         ({"window": 3.5}, "got window = 3.5, expected a whole number"),
-        ({"window": (3, 4), "shift": (2, 4)}, r"got shift = \(2, 4\) for window = \(3, 4\), expected 0 to 2 and 3; leave shift out"),
+        (
+            {"window": (3, 4), "shift": (2, 4)},
+            r"got shift = \(2, 4\) for window = \(3, 4\), expected 0 to 2 and 3; leave shift out",
+        ),
         ({"shift": 7}, "got shift = 7 for window = 7, expected 0 to 6; leave shift out"),
         ({"window": 4, "shift": -1}, "got shift = -1 for window = 4, expected 0 to 3; leave shift out"),
     ],

@@ -374,8 +374,8 @@ def _become(wish: dict[str, Any], files: list[int]) -> None:
 def _end(work: Callable[[], None]) -> NoReturn:
     """Do the work, and end with the exit code that Python would give it, without taking libraries down.
 
-    Threads are waited for and what `atexit` holds is called, as at the end of any program; but the destructors of C++ libraries,
-    some of which wait for threads that a fork does not have, are left out, as in the forks of `multiprocessing`.
+    Threads are waited for and what `atexit` holds is called, as at the end of any program; but the destructors of C++
+    libraries, some of which wait for threads that a fork does not have, are left out, as in the forks of `multiprocessing`.
     """
     code = 1
     try:
@@ -385,7 +385,7 @@ def _end(work: Callable[[], None]) -> NoReturn:
         if stop.code is None or isinstance(stop.code, int):
             code = stop.code or 0
         else:
-            print(stop.code, file=sys.stderr)
+            sys.stderr.write(f"{stop.code}\n")
     except BaseException as error:
         traceback.print_exception(error)
         if isinstance(error, KeyboardInterrupt):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -530,8 +530,7 @@ def _check_probe(recipe: Recipe) -> None:
 
 def _check_budgets(recipe: Recipe, probe: ProbeSection) -> None:
     """Refuse numbers of steps within the training after which nothing is evaluated; those beyond its end are not reported."""
-    epoch = probe.train // recipe.batch_size
-    end = recipe.epochs * epoch
+    epoch, end = probe.train // recipe.batch_size, probe_steps(recipe)
     looks = sorted({*range(recipe.eval_every * epoch, end, recipe.eval_every * epoch), end}) if epoch else []
     if wrong := [budget for budget in probe.budgets if budget < end and budget not in looks]:
         nearest = min(looks, key=lambda steps: abs(steps - wrong[0]))
@@ -540,6 +539,12 @@ def _check_budgets(recipe: Recipe, probe: ProbeSection) -> None:
             f"is {nearest:,}. They come every {recipe.eval_every * epoch:,} steps (eval_every: {recipe.eval_every}) and at the "
             f"end, after {end:,}"
         )
+
+
+def probe_steps(recipe: Recipe) -> int:
+    """How many optimiser steps a recipe of a probe trains for, at most."""
+    assert recipe.data.probe is not None
+    return recipe.epochs * (recipe.data.probe.train // recipe.batch_size)
 
 
 def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -588,16 +593,35 @@ def override(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     return parse(data, "the overrides")
 
 
-def data_settings(data: str, source: str) -> list[str]:
-    """``--data`` as settings: a path for the recipe's source, another source with its path, or one that needs none."""
+def data_settings(data: str, source: str, settings: Sequence[str] = ()) -> list[str]:
+    """``--data`` as settings: a path for the recipe's source, another source with its path, or one that needs none.
+
+    Args:
+        data: what was given.
+        source: the recipe's.
+        settings: what else was set, as ``key=value``, the recipe's source included.
+
+    Raises:
+        InputError: if the settings name the path too, or another source.
+    """
     sources = get_args(DataSection.model_fields["source"].annotation)
-    if data in ("digits", "scenes"):
-        return [f"data.source={data}", "data.path=null"]
     named, colon, path = data.partition(":")
-    if colon and named in sources:
-        return [f"data.source={named}", f"data.path={json.dumps(path)}"]
-    of_files = {"digits": "folder", "scenes": "folder-seg"}
-    return [f"data.source={of_files.get(source, source)}", f"data.path={json.dumps(data)}"]
+    if data in ("digits", "scenes"):
+        source, where = data, "null"
+    elif colon and named in sources:
+        source, where = named, json.dumps(path)
+    else:
+        source, where = {"digits": "folder", "scenes": "folder-seg"}.get(source, source), json.dumps(data)
+    for text in settings:
+        key, _, value = (part.strip() for part in text.partition("="))
+        if key == "data.path" or (key == "data.source" and value != source):
+            raise InputError(
+                "one setting twice",
+                got=f"--data {data} and --set {text}",
+                expected="one of the two: --data is short for --set data.source=... and --set data.path=...",
+                remedy="drop one",
+            )
+    return [f"data.source={source}", f"data.path={where}"]
 
 
 def dump(recipe: Recipe) -> str:

@@ -12,9 +12,7 @@ from wfbench.analysis.ratio import SpeedUp, speed_up
 from wfbench.analysis.scaling import DerivedRows, Exponents, exponents_of
 from wfbench.measure.rounds import GOAL, LEAST_ROUNDS
 from wfbench.records import AnyRow, HarnessRow, MachineRow, MeasurementRow, ProfileRow
-
-#: The protocol whose processes are forks of a server that has imported everything.
-_FORKED = "forked-v1"
+from wfbench.records.profile import FORKED
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +172,7 @@ def _rounds(rows: Iterable[MeasurementRow]) -> Rounds:
         return scheduled(row), row.variant, row.sdpa_backend, row.resolution, row.batch, row.round
 
     found = [row for row in that_count(rows, place).values() if row.status == "ok"]
-    fresh = sum(row.origin == "fresh" for row in found if row.protocol == _FORKED)
+    fresh = sum(row.origin == "fresh" for row in found if row.protocol == FORKED)
     return Rounds(len(found), sum(row.crowded for row in found), fresh)
 
 

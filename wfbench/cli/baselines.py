@@ -26,7 +26,7 @@ def baselines(
 
     resolved = recipes.load(recipe, settings or [])
     if data is not None:
-        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
+        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source, settings or []))
     out = out or Path("runs") / f"{resolved.name}-baselines"
     try_directory(out)
     rows = task(resolved)

@@ -33,7 +33,8 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             with stopping("stopped before its end; what is written is whole, and the same command can be given again"):
                 return command(*args, **kwargs)
-        except (Exception, KeyboardInterrupt, Interrupted) as e:
+        except (Exception, KeyboardInterrupt, Interrupted) as raised:
+            e = _of_constructor(raised) or raised
             word, code = _verdict(e)
             if code is None:
                 if note_failure(traceback.format_exc(), 1, is_expected=False):
@@ -50,6 +51,24 @@ def tell(text: str, code: int) -> None:
     """Say how this process fails; as one of several, leave it to the one that started them."""
     if not note_failure(text, code, is_expected=True):
         typer.echo(text, err=True)
+
+
+def _of_constructor(error: BaseException) -> Exception | None:
+    """An error of a mixer's own constructor as bad input: its place instead of the stack of calls that led there."""
+    if not isinstance(error, Exception) or _verdict(error)[1] is not None:
+        return None
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for frame, _ in frames:
+        if frame.f_globals.get("__name__") == "mixers.registry" and "positional" in frame.f_locals:
+            where, line = frames[-1]
+            text = " ".join(str(error).split())
+            return InputError(
+                f"the mixer {frame.f_locals['name']} cannot be made",
+                got=f"{type(error).__name__}: {text}".rstrip(": ") + f", at {where.f_code.co_filename}:{line}",
+                expected="a constructor that takes a width, and what it names of num_heads, grid and layer",
+                remedy=f"mend it there; then `wfbench verify {frame.f_locals['name']}` checks the rest",
+            )
+    return None
 
 
 def _text(error: BaseException) -> str:

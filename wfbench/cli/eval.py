@@ -89,7 +89,8 @@ def evaluate(
             _refuse(averaged, "a run with averaged weights, which no probe has")
             _refuse({"--resolution": resolution, "--data": data}, "images; for other canvases --set data.probe.grids=…")
             return show_probe(path, tuple(settings or ()), device, out)
-        asked = [*(settings or []), *([] if data is None else data_settings(data, read_recipe(path).data.source))]
+        where = [] if data is None else data_settings(data, read_recipe(path).data.source, settings or [])
+        asked = [*(settings or []), *where]
         return show_dense(path, weights, tuple(resolution or ()), tuple(asked), device, out)
     _refuse(given, "a denoiser's run")
     if path.is_file():
@@ -98,7 +99,7 @@ def evaluate(
     overrides += [] if mixer is None else [f"model.mixer={json.dumps(mixer)}"]
     if data is not None and (recipe is not None or path.is_dir()):  # else there is no source, and the evaluation says why
         known = recipes.load(recipe) if recipe is not None else read_recipe(path)
-        overrides += data_settings(data, known.data.source)
+        overrides += data_settings(data, known.data.source, settings or [])
     request = EvalRequest(path, weights, recipe, tuple(overrides), tuple(resolution or ()), mapping, out)
     results = evaluate_weights(request, device=choose_device(device))
     for result in results:

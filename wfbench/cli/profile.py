@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -138,7 +139,9 @@ def profile(
     saturate: Annotated[
         bool, typer.Option("--saturate", help="Also find the batch at which images/s stop growing.", rich_help_panel=_MORE)
     ] = False,
-    max_batch: Annotated[int, typer.Option(help="The largest batch that --saturate tries.", rich_help_panel=_MORE)] = 1024,
+    max_batch: Annotated[
+        int | None, typer.Option(help="The largest batch that --saturate tries. Default: 1024.", rich_help_panel=_MORE)
+    ] = None,
     breakdown: Annotated[
         bool, typer.Option("--breakdown", help="Also list MACs by module and operator.", rich_help_panel=_MORE)
     ] = False,
@@ -158,11 +161,12 @@ def profile(
         typer.Option(help="How often the grid is measured. Default: 10; 20 with --no-isolate.", rich_help_panel=_HOW),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="How long a cell is sampled in each round, if isolated.", rich_help_panel=_HOW)
-    ] = 1.0,
+        float | None,
+        typer.Option(help="How long a cell is sampled in each round, if isolated. Default: 1.", rich_help_panel=_HOW),
+    ] = None,
     budget: Annotated[
-        float, typer.Option(help="Seconds after which an isolated cell is stopped.", rich_help_panel=_HOW)
-    ] = 120.0,
+        float | None, typer.Option(help="Seconds after which an isolated cell is stopped. Default: 120.", rich_help_panel=_HOW)
+    ] = None,
     precision: Annotated[
         float | None,
         typer.Option(
@@ -170,8 +174,9 @@ def profile(
         ),
     ] = None,
     more_minutes: Annotated[
-        float, typer.Option(help="With --precision: minutes of more rounds, at most.", rich_help_panel=_HOW)
-    ] = 10.0,
+        float | None,
+        typer.Option(help="With --precision: minutes of more rounds, at most. Default: 10.", rich_help_panel=_HOW),
+    ] = None,
     order_seed: Annotated[int, typer.Option(help="Seed of the order of cells within a round.", rich_help_panel=_HOW)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.", rich_help_panel=_HOW)] = False,
     out: Annotated[Path, typer.Option(help="Where records, tables and plots go.", rich_help_panel=_HOW)] = Path("runs/profile"),
@@ -199,6 +204,10 @@ def profile(
             expected="one of the two",
             remedy="drop one",
         )
+    _refuse({"--max-batch": max_batch}, saturate, "--saturate")
+    _refuse({"--more-minutes": more_minutes}, precision is not None, "--precision")
+    _refuse({"--seconds": seconds, "--budget": budget}, isolate, "cells in processes of their own, and not --no-isolate")
+    chosen = {"max_batch": max_batch, "more_minutes": more_minutes, "seconds": seconds, "budget": budget}
     of = None if recipe is None else recipes.load(recipe)
     request = ProfileRequest(
         model=of.model.name if of is not None else model or "vit-tiny",
@@ -224,16 +233,13 @@ def profile(
         isolate=isolate,
         memory=memory,
         saturate=saturate,
-        max_batch=max_batch,
         breakdown=breakdown,
         rounds=rounds if rounds is not None else ROUNDS[ISOLATED if isolate else INTERLEAVED],
-        seconds=seconds,
-        budget=budget,
         precision=precision,
-        more_minutes=more_minutes,
         order_seed=order_seed,
         force=force,
         **given,  # type: ignore[arg-type]
+        **{key: value for key, value in chosen.items() if value is not None},  # type: ignore[arg-type]
     )
     request.cells()  # bad input is refused before anything is written
     writable_dir(out)
@@ -241,3 +247,14 @@ def profile(
         with cell_table() as watch:
             measure(request, out / "records.jsonl", watch)
         write_and_show([out], out)
+
+
+def _refuse(options: Mapping[str, object], is_used: bool, where: str) -> None:
+    """Refuse options that only another one uses, where that is not given."""
+    from wfbench.errors import InputError
+
+    lost = [f"{name} {value}" for name, value in options.items() if value is not None]
+    if lost and not is_used:
+        raise InputError(
+            "an option that changes nothing here", got=", ".join(lost), expected=f"{where} with it", remedy="drop it"
+        )

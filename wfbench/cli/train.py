@@ -154,7 +154,6 @@ def train(
         "--seed": ("seed", seed),
     }
     overrides = [*(settings or []), *_in_full(short, settings or [])]
-    _in_full({"--data": ("data.path", data)}, settings or [])
     if resume and out is not None and recipe is None:
         from wfbench.tasks.run_directory import read_recipe
 
@@ -165,7 +164,7 @@ def train(
         (name,) = with_settings([resolved.model.mixer] if resolved.model.mixer else [], mixer_set)
         resolved = recipes.override(resolved, [f"model.mixer={json.dumps(name)}"])
     if data is not None:
-        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source))
+        resolved = recipes.override(resolved, recipes.data_settings(data, resolved.data.source, settings or []))
     if model in complete.MODELS and "LOCAL_RANK" not in os.environ:  # of several processes, the one that starts them says it
         _say_own_sizes(resolved)
     out = out or _run_directory(resolved)

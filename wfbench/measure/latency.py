@@ -30,7 +30,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-ISOLATED, FORKED, INTERLEAVED = "isolated-v1", "forked-v1", "interleaved-v1"
+from wfbench.records.profile import FORKED as FORKED
+from wfbench.records.profile import INTERLEAVED as INTERLEAVED
+from wfbench.records.profile import ISOLATED as ISOLATED
+
 _BLOCK_SECONDS = 0.05
 _WARM_CALLS = 2
 _WARM_SECONDS = 0.1

@@ -6,6 +6,8 @@ from typing import Literal
 
 from wfbench.records.row import ModelRow, Row
 
+#: The protocols of `wfbench.measure.latency`, as rows name them.
+ISOLATED, FORKED, INTERLEAVED = "isolated-v1", "forked-v1", "interleaved-v1"
 #: What ended the doubling of the batch.
 StoppedBy = Literal["gain", "memory", "time", "limit"]
 

@@ -95,9 +95,7 @@ class ProbeRequest:
 
 def steps_of(name: str, *, quick: bool) -> int:
     """How many steps a probe is trained for, as its recipe has it or quickly."""
-    recipe = recipes.load(f"{_PREFIX}{name}", QUICK[name] if quick else ())
-    assert recipe.data.probe is not None
-    return recipe.epochs * (recipe.data.probe.train // recipe.batch_size)
+    return recipes.probe_steps(recipes.load(f"{_PREFIX}{name}", QUICK[name] if quick else ()))
 
 
 def known() -> list[str]:

@@ -124,7 +124,7 @@ def resolve(base: str, line: Line | None, data: str | None, settings: Sequence[s
         short |= {"every": line.every, "offset": line.offset, "between": line.between}
     chosen = [f"model.{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     found = recipes.load(base, [*settings, *chosen])
-    return found if data is None else recipes.override(found, recipes.data_settings(data, found.data.source))
+    return found if data is None else recipes.override(found, recipes.data_settings(data, found.data.source, settings))
 
 
 def drafts(request: SweepRequest) -> list[Draft]:
