@@ -205,7 +205,37 @@ def test_a_crossover_at_every_side_says_from_where_it_is_sure(tmp_path: Path) ->
 
 def test_claims_without_runs_are_not_called_undecidable_in_short(tmp_path: Path) -> None:
     (short,) = findings(analyse([recorded(stated(tmp_path, BETTER))]))
-    assert short.sentences == ("Of 1 claim about recipe small, 1 without runs yet.",)
+    assert short.sentences == (
+        "Of 1 claim about recipe small, 1 without runs yet; a first look at it without runs takes 10 runs.",
+    )
+
+
+def test_a_claim_without_runs_has_the_price_of_its_first_look(tmp_path: Path) -> None:
+    """Runs that last 100 s of softmax: of linear, of which there is none, the same is assumed, and said."""
+    claims = "  - {id: a, says: more, kind: better, line: linear, than: softmax, effect: 1}\n"
+    claims += "  - {id: b, says: same, kind: better, line: pool, than: softmax, effect: 1}\n"
+    found = stated(tmp_path, claims)
+    rows = [train("softmax", seed, 0.9, train_seconds=100.0, recipe="small") for seed in range(5)]
+    rows += [train("pool", 0, 0.9, train_seconds=1000.0, recipe="small")]
+    first, second = said([recorded(found), *rows], "What was claimed")
+    assert (
+        "To answer it: 5 runs, about 0.76 h if those of linear take as long as the others on average, for a first look at "
+        "5 seeds of each line." in first
+    )
+    assert "To answer it: 4 runs, 1.1 h, for a first look at 5 seeds of each line." in second
+    short = next(one for one in findings(analyse([recorded(found), *rows])) if "claim" in one.sentences[0])
+    assert short.sentences == (
+        "Of 2 claims about recipe small, 2 without runs yet; a first look at those without runs takes 4 to 5 runs or about "
+        "0.76 to 1.1 h of training each.",
+    )
+
+
+def test_a_claim_about_a_profile_that_is_missing_asks_for_one(tmp_path: Path) -> None:
+    found = stated(tmp_path, FASTER)
+    (sentence,) = said([recorded(found)], "What was claimed")
+    assert sentence.endswith("To decide it: a profile.")
+    (short,) = findings(analyse([recorded(found)]))
+    assert short.sentences == ("Of 1 claim about recipe small, 1 without a profile yet.",)
 
 
 def test_accuracies_say_against_what_and_from_where_a_difference_would_be_found() -> None:

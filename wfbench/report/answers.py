@@ -39,6 +39,7 @@ from wfbench.report.claims import (
     claims_title,
     condition,
     estimate_in_words,
+    first_look_in_words,
     first_runs_in_words,
     remedies_in_words,
 )
@@ -226,6 +227,12 @@ def _price(line: AnsweredClaim) -> str:
             f"To decide it: {_seeds(answer.if_estimate)} if the estimate is true, {_seeds(answer.if_effect)} if the stated "
             "effect is"
         )
+    if answer.first_look is not None:
+        look = answer.first_look
+        at = f"a first look at {plural(look.seeds, 'seed')} of each line"
+        guess = look.untimed and look.seconds is not None
+        also = f" if those of {' and '.join(look.untimed)} take as long as the others on average" if guess else ""
+        return f"To answer it: {first_look_in_words(look)}{also}, for {at}"
     if answer.remedies:
         return f"To decide it: {remedies_in_words(answer)}"
     return f"No price: {answer.why_none}" if answer.why_none else "No price is known"

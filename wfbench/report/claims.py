@@ -14,6 +14,7 @@ from wfbench.analysis.claims import (
     ClaimsResult,
     Crossover,
     Exponent,
+    FirstLook,
     Price,
     Registration,
     Within,
@@ -26,7 +27,7 @@ from wfbench.report.capability import NOT_TRAINED, crossings_in_words
 from wfbench.report.columns import Column, Table, make_table
 from wfbench.report.words import DASH, number, pixels, plural, probability, spread_note
 
-_NEW_PLAN = "new plan"
+_NEW_PLAN, _FIRST_LOOK = "new plan", "first look"
 #: A share that is shown as 100.00 %.
 _CEILING = 0.99995
 
@@ -81,7 +82,13 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("", lambda line: line.answer, "costs", _costs, optional=True),
         *_price_columns("estimate", lambda answer: answer.if_estimate),
         *_price_columns("effect", lambda answer: answer.if_effect),
+        Column("first_look_runs", lambda line: _of_first_look(line.answer, lambda look: look.runs), optional=True),
+        Column("first_look_seconds", lambda line: _of_first_look(line.answer, lambda look: look.seconds), optional=True),
     ]
+
+
+def _of_first_look(answer: Answer, field: Callable[[FirstLook], float | None]) -> float | None:
+    return None if answer.first_look is None else field(answer.first_look)
 
 
 def _price_columns(name: str, price: Callable[[Answer], Price | None]) -> list[Column[AnsweredClaim]]:
@@ -108,6 +115,8 @@ def _seeds_needed(answer: Answer) -> str:
         count = more_than if price.needed.seeds is None else f"{price.needed.seeds:,}"
         return f"{count} ({_NEW_PLAN})" if price.needed.is_new_plan else count
 
+    if answer.first_look is not None:
+        return f"{answer.first_look.seeds:,} ({_FIRST_LOOK})"
     if answer.if_estimate is None or answer.if_effect is None:
         return DASH
     return f"{show(answer.if_estimate)} / {show(answer.if_effect)}"
@@ -121,9 +130,18 @@ def _costs(answer: Answer) -> str:
             return DASH
         return ("" if price.needed.more_than is None else "> ") + f"{number(price.seconds / 3600, digits=2)} h"
 
+    if answer.first_look is not None:
+        return first_look_in_words(answer.first_look)
     if answer.if_estimate is None or answer.if_effect is None:
         return DASH
     return f"{show(answer.if_estimate)} / {show(answer.if_effect)} more"
+
+
+def first_look_in_words(look: FirstLook) -> str:
+    """What a first look takes: "10 runs, about 1.2 h"."""
+    about = "about " if look.untimed else ""
+    hours = "" if look.seconds is None else f", {about}{number(look.seconds / 3600, digits=2)} h"
+    return f"{plural(look.runs, 'run')}{hours}"
 
 
 def condition(line: AnsweredClaim) -> str:
@@ -294,7 +312,7 @@ def bounds_in_words(claim: Capability, answer: Answer) -> list[str]:
 def _why_exponent(claim: Exponent, answer: Answer) -> str:
     fit = answer.profile
     if not isinstance(fit, FitRow):
-        return answer.why_none
+        return "; ".join([answer.why_none, *_remedies(answer)])
     place = exponent_place(claim, fit)
     if place is None:
         return "; ".join([f"{answer.why_none}, only {', '.join(map(pixels, fit.sides))}", *_remedies(answer)])
@@ -304,7 +322,7 @@ def _why_exponent(claim: Exponent, answer: Answer) -> str:
 def _why_crossover(claim: Crossover, answer: Answer) -> str:
     row = answer.profile
     if not isinstance(row, CrossoverRow):
-        return answer.why_none
+        return "; ".join([answer.why_none, *_remedies(answer)])
     measured = f"measured from {row.smallest_side} to {row.largest_side} px"
     if row.interval and not row.smallest_side <= claim.side <= row.largest_side:
         return "; ".join([f"only {measured}", *_remedies(answer)])
@@ -389,6 +407,14 @@ def _accuracy_notes(result: ClaimsResult, count: int) -> list[str]:
             "undecidable claim would be decided with a power of 80 %, if the estimate were the true difference / if the stated "
             "effect were (of “within”: no difference), and the measured deviation the true one. Costs: the hours of training "
             "more of all its lines, by their measured seconds per run, without evaluation."
+        )
+    looks_ahead = [line.answer.first_look for line in result.answered if line.answer.first_look is not None]
+    if looks_ahead:
+        guess = any(look.untimed and look.seconds is not None for look in looks_ahead)
+        notes.append(
+            f"“{_FIRST_LOOK.capitalize()}”: runs are missing before the claim can be looked at for the first time, at so many "
+            "seeds of each line. Costs: these runs"
+            + (", and their training if a line without runs takes as long as the others do on average." if guess else ".")
         )
     prices = [price for line in result.answered for price in (line.answer.if_estimate, line.answer.if_effect)]
     if any(price is not None and price.needed.is_new_plan for price in prices):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from wfbench.analysis.ablation import AblationResult
 from wfbench.analysis.capability import CapabilityResult, ProbeLine, ProbeResult
-from wfbench.analysis.claims import Answer, ClaimsResult
+from wfbench.analysis.claims import Answer, ClaimsResult, FirstLook
 from wfbench.analysis.denoising import Losses
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.differences import Comparison
@@ -36,6 +36,7 @@ MOST = 6
 #: Of the charts of the page, the one that shows a finding.
 ChartKind = Literal["probes", "accuracy", "cost", ""]
 
+_NO_RUNS, _NO_PROFILE = "without runs yet", "without a profile yet"
 _STORES = {"recall": "pairs of key and value", "needle": "tokens", "flood": "steps along a walk"}
 
 
@@ -283,12 +284,32 @@ def _faster(result: Crossovers) -> str:
 def _claimed(result: ClaimsResult) -> str:
     verdicts: dict[str, list[Answer]] = {}
     for line in result.answered:
-        verdict = line.answer.verdict if line.answer.rows or line.answer.verdict != "undecidable" else "without runs yet"
-        verdicts.setdefault(verdict, []).append(line.answer)
+        verdicts.setdefault(_verdict(line.answer), []).append(line.answer)
     counts = [f"{len(found)} {verdict}" for verdict, found in sorted(verdicts.items())]
     prices = _prices(verdicts.get("undecidable", []))
+    first = _first_looks([look for answer in verdicts.get(_NO_RUNS, []) if (look := answer.first_look) is not None])
     what = f"Of {plural(len(result.answered), 'claim')} about recipe {result.claims.file.recipe}"
-    return f"{what}, {_listed(counts)}{prices}."
+    return f"{what}, {_listed(counts)}{prices}{first}."
+
+
+def _verdict(answer: Answer) -> str:
+    if answer.first_look is not None:
+        return _NO_RUNS
+    return _NO_PROFILE if answer.remedies == ("a profile",) else answer.verdict
+
+
+def _first_looks(looks: Sequence[FirstLook]) -> str:
+    """What the claims without runs take to be looked at."""
+    if not looks:
+        return ""
+    runs = sorted({look.runs for look in looks})
+    hours = [number(seconds / 3600, digits=2) for seconds in sorted(look.seconds for look in looks if look.seconds is not None)]
+    told = f"{' to '.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} {'run' if runs == [1] else 'runs'}"
+    each = " each" if len(looks) > 1 else ""
+    if len(hours) == len(looks):
+        guess = any(look.untimed for look in looks)
+        told += f" or {'about ' if guess else ''}{' to '.join(dict.fromkeys((hours[0], hours[-1])))} h of training"
+    return f"; a first look at {'it' if len(looks) == 1 else 'those'} without runs takes {told}{each}"
 
 
 def _prices(answers: Sequence[Answer]) -> str:

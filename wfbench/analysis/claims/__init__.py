@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from wfbench.analysis.claims.answer import Answer, Verdict
 from wfbench.analysis.claims.decide import AnsweredClaim, ClaimsResult, OpenClaim, claims_results, decide, open_claims
-from wfbench.analysis.claims.price import Price, Remedy
+from wfbench.analysis.claims.price import FirstLook, Price, Remedy
 from wfbench.analysis.claims.registration import Registration, recorded_claims, registration
 from wfbench.analysis.claims.schema import (
     AccuracyClaim,
@@ -41,6 +41,7 @@ __all__ = [
     "ClaimsResult",
     "Crossover",
     "Exponent",
+    "FirstLook",
     "OpenClaim",
     "Price",
     "Registration",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import PER_CENT, Answer, within_per_cent
 from wfbench.analysis.claims.capability import answer_capability, untrained
-from wfbench.analysis.claims.price import price_if_effect, price_if_estimate
+from wfbench.analysis.claims.price import first_look, price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Capability, ClaimsFile, DifferenceClaim, Within
 from wfbench.analysis.interval import LEVEL
@@ -46,10 +46,12 @@ class AccuracyAnswers:
     def answer(self, claim: AccuracyClaim) -> Answer:
         """The answer to one claim: that of the first look which decides it, else of the last one that its runs reach."""
         lines = (claim.line, *claim.others)
-        missing = [(line, self.runs.missing(line, self.file.seeds[: self.looks.seeds[0]])) for line in lines]
-        lacks = "; ".join(f"no run of {line} with seed {', '.join(map(str, seeds))}" for line, seeds in missing if seeds)
+        seeds = self.file.seeds[: self.looks.seeds[0]]
+        missing = [(line, self.runs.missing(line, seeds)) for line in lines]
+        lacks = "; ".join(f"no run of {line} with seed {', '.join(map(str, absent))}" for line, absent in missing if absent)
         if lacks or self.runs.why_none:
-            return Answer("undecidable", lacks or self.runs.why_none, rows=self.runs.rows)
+            price = first_look(claim, seeds, self.runs) if lacks and not self.runs.why_none else None
+            return Answer("undecidable", lacks or self.runs.why_none, first_look=price, rows=self.runs.rows)
         for seeds in self._looks_reached(lines):
             found = self._at_look(claim, seeds)
             if found.verdict != "undecidable":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wfbench.analysis.capability import Crossings
-from wfbench.analysis.claims.price import Price, Remedy
+from wfbench.analysis.claims.price import FirstLook, Price, Remedy
 from wfbench.records import CrossoverRow, FitRow, Row
 
 Verdict = Literal["supported", "contradicted", "undecidable"]
@@ -42,6 +42,7 @@ class Answer:
         is_paired: of a claim of accuracy: whether differences were taken seed by seed.
         if_estimate: of an undecidable claim of accuracy: the price of an answer if the estimate is true; else None.
         if_effect: the same if the claim is true by its stated effect (of "within": if there is no difference).
+        first_look: of a claim of accuracy of which runs are missing: what they are and cost.
         remedies: of an undecidable claim about a profile: what would decide it.
         crossings: of a claim about a capacity: those of its lines.
         rival: of a claim to be best: the line that decides.
@@ -60,6 +61,7 @@ class Answer:
     is_paired: bool = False
     if_estimate: Price | None = None
     if_effect: Price | None = None
+    first_look: FirstLook | None = None
     remedies: tuple[Remedy, ...] = ()
     crossings: Mapping[str, Crossings] = field(default_factory=dict)
     rival: str = ""

@@ -15,7 +15,7 @@ from wfbench.analysis.sequential import Looks
 from wfbench.records import CrossoverRow, FitRow, ProfileRow
 
 #: What would narrow the interval of a profile, or move it: sides beyond the range, more sides within it, more rounds.
-Remedy = Literal["larger sides", "smaller sides", "more sides", "more rounds"]
+Remedy = Literal["a profile", "larger sides", "smaller sides", "more sides", "more rounds"]
 
 _FEW_SIDES = 5  # under so many degrees of freedom the quantile of t is above 2.57, and each side more narrows it
 
@@ -34,6 +34,41 @@ class Price:
     needed: SeedsNeeded
     runs: int | None
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What a claim of accuracy takes to be answered at all, where runs are missing.
+
+    Attributes:
+        seeds: of each line, at the first look.
+        runs: those that are missing, of all lines that the claim is about.
+        seconds: what they cost, by the measured training time of each line's runs; None where no run of the file was timed.
+        untimed: the lines of which no run was timed: theirs are taken to last as long as those of the other lines do on
+            average.
+    """
+
+    seeds: int
+    runs: int
+    seconds: float | None
+    untimed: tuple[str, ...]
+
+
+def first_look(claim: AccuracyClaim, seeds: Sequence[int], runs: Runs) -> FirstLook:
+    """What is missing of the first look at a claim.
+
+    Args:
+        claim: the claim.
+        seeds: those of the look.
+        runs: the runs that count.
+    """
+    of_line = {line: [row.train_seconds for row in by_seed.values()] for line, by_seed in runs.by_line.items()}
+    means = {line: math.fsum(known) / len(known) for line, known in of_line.items()}
+    mean = math.fsum(means.values()) / len(means) if means else None
+    missing = {line: len(runs.missing(line, seeds)) for line in (claim.line, *claim.others)}
+    untimed = tuple(line for line, count in missing.items() if count and line not in means)
+    seconds = None if mean is None else math.fsum(count * means.get(line, mean) for line, count in missing.items())
+    return FirstLook(len(seeds), sum(missing.values()), seconds, untimed)
 
 
 def price_if_estimate(claim: DifferenceClaim, found: Sequence[Difference], alpha: float, looks: Looks, runs: Runs) -> Price:

@@ -34,7 +34,7 @@ def answer_exponent(claim: Exponent, rows: Sequence[AnyRow], registered: str | N
     complete = [row for row in fits if exponent_place(claim, row) is not None]
     row, later, why = _first_profile(complete or fits, claim.line, rows, registered)
     if row is None:
-        return Answer("undecidable", why)
+        return Answer("undecidable", why, remedies=() if fits else ("a profile",))
     at = exponent_place(claim, row)
     if at is None:
         why = f"no cell at {claim.side} px"
@@ -72,7 +72,7 @@ def answer_crossover(claim: Crossover, rows: Sequence[AnyRow], registered: str |
     complete = [row for row in found if row.interval and row.smallest_side <= claim.side <= row.largest_side]
     row, later, why = _first_profile(complete or found, claim.line, rows, registered)
     if row is None:
-        return Answer("undecidable", why)
+        return Answer("undecidable", why, remedies=() if found else ("a profile",))
     used = (row, *_cells(row, rows))
     why, verdict = "", _faster_from(row, claim.side)
     if not row.interval:
