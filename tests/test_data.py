@@ -23,7 +23,8 @@ from torchvision import transforms
 
 from wfbench import recipe as recipes
 from wfbench.data import eval_batches, loading, mixer_of, open_dataset, steps_per_epoch, train_batches
-from wfbench.data.transforms import eval_transform
+from wfbench.data.reading import seed_draws
+from wfbench.data.transforms import eval_transform, lean, train_transform
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection, MixSection
 from wfbench.tasks import jobs
@@ -580,6 +581,22 @@ def test_both_ways_to_resize(resize):
     top, left = (256 - 224) // 2, round((size[1] - 224) / 2)
     wanted = transforms.ToTensor()(resized.crop((left, top, left + 224, top + 224)))
     assert torch.equal(eval_transform(data, (224, 224), 3)(image), wanted)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_lean_transform_makes_the_same_numbers(mode: str) -> None:
+    draw = np.random.default_rng(0)
+    image = Image.fromarray(draw.integers(0, 256, (9, 14, 3), dtype=np.uint8)).convert(mode)
+    data = DataSection(mean=[0.4], std=[0.3], augment="resized-crop", erase=1.0, auto_augment=None)
+    for size in ((9, 14), (6, 7)):
+        channels = len(image.getbands())
+        for whole in (eval_transform(data, size, channels), train_transform(data, size, channels)[0]):
+            seed_draws((0, 1, 2))
+            found = lean(whole)(image)
+            seed_draws((0, 1, 2))
+            assert torch.equal(found, whole(image))
+            assert found.is_contiguous()
+            assert found.dtype == torch.float32
 
 
 def test_the_resized_side_is_the_release_s_at_every_resolution():

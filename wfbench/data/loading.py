@@ -31,7 +31,7 @@ from wfbench.data.reading import (
     warn_replaced,
 )
 from wfbench.data.splits import UNREADABLE, Split
-from wfbench.data.transforms import eval_transform, to_channels, train_transform
+from wfbench.data.transforms import eval_transform, lean, to_channels, train_transform
 from wfbench.errors import InputError
 from wfbench.recipe import DataSection
 
@@ -42,7 +42,7 @@ class _Samples(TorchDataset):
     def __init__(
         self, split: Split, transform: transforms.Compose, in_channels: int, seed: int, *, drawn: bool, replace: bool
     ) -> None:
-        self.split, self.transform, self.in_channels, self.seed = split, transform, in_channels, seed
+        self.split, self.transform, self.in_channels, self.seed = split, lean(transform), in_channels, seed
         self.drawn, self.replace = drawn, replace
 
     def __len__(self) -> int:
