@@ -216,6 +216,7 @@ def test_layer_decay_gives_each_parameter_the_rate_that_it_has_in_a_classifier(d
         assert scale == of_classifier[name.removeprefix("backbone.") if name.startswith("backbone.") else "head.weight"], name
 
 
+@pytest.mark.sampled(2)
 @decoders
 def test_a_frozen_backbone_is_as_in_evaluation_and_the_decoder_alone_is_trained(decoder: str) -> None:
     model = dense("vit-tiny", "linear", decoder=decoder, frozen=True, drop_path=0.5).train()

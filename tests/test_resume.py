@@ -190,6 +190,7 @@ def test_a_wrong_resume_would_be_seen(uninterrupted, tmp_path):
         assert_equal_runs(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_beside_the_last(uninterrupted):
     rows = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
     best = max(rows, key=lambda row: row["accuracy"])

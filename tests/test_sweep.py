@@ -382,6 +382,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_finished_runs_are_left_alone(done: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     ended, heard = run(request(mixers=["linear", "pool"], seeds=[0, 1]), done)
@@ -390,12 +391,14 @@ def test_finished_runs_are_left_alone(done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_rows_name_a_command_that_a_user_can_type(done: Path) -> None:
     rows = [row for file in done.glob("*/records.jsonl") for row in records.read(file)[0]]
     assert len(rows) == 4
     assert all(row.command.startswith("wfbench train --recipe digits --mixer ") for row in rows)
 
 
+@pytest.mark.slow
 def test_another_run_s_directory_is_not_taken_for_this_one(done: Path, tmp_path: Path) -> None:
     (planned,) = Sweep.plan(request(mixers=["softmax"]), tmp_path).finals(None)[0]
     other = next(done.glob("digits-linear-s0-*"))
@@ -407,6 +410,7 @@ def test_another_run_s_directory_is_not_taken_for_this_one(done: Path, tmp_path:
         status_of(planned, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_data_is_not_taken_for_this_one(done: Path, tmp_path: Path) -> None:
     (planned, *_) = Sweep.plan(request(mixers=["linear"], seeds=[0]), tmp_path).finals(None)[0]
     place, other = planned.place(tmp_path), next(done.glob("digits-linear-s0-*"))

@@ -22,7 +22,7 @@ from wfbench.tasks.verify import CHECKS, QUICK, Report, verify
 from wfbench.tasks.verify.judge import _find
 from wfbench.tasks.verify.subject import Subject, gap, names_grid
 
-REPRESENTATIVE = ["relu-linear", "static", "weightformer"]
+REPRESENTATIVE = ["relu-linear", "static", pytest.param("weightformer", marks=pytest.mark.slow)]
 REQUIRED = {check.name for check in CHECKS if check.required}
 
 
@@ -548,6 +548,7 @@ def judge(folder: Path, changed: str = "") -> Report:
     return verify(written(folder, changed), dim=12, sizes=QUICK)
 
 
+@pytest.mark.slow
 def test_the_mixer_that_the_broken_ones_come_from_holds(tmp_path: Path) -> None:
     report = judge(tmp_path)
     assert refuted(report) == {}
@@ -679,6 +680,7 @@ def test_what_would_fill_the_memory_is_not_timed(tmp_path: Path) -> None:
     assert Subject("linear", "token", 48, 3, 0).affordable((16, 32, 64)) == [16, 32, 64]
 
 
+@pytest.mark.slow
 def test_a_declared_sequence_mixer_may_ignore_the_shape_of_the_grid(tmp_path: Path) -> None:
     spec = 'MixerSpec("s", "s", "linear", "X * k", "none", "certain", layout="sequence")'
     (tmp_path / "mine.py").write_text(f"{UNDECLARED}\nfrom mixers import MixerSpec\nMine.spec = {spec}\n")
@@ -857,6 +859,7 @@ def test_a_mixer_that_needs_multiples_of_seven_is_measured_at_such_grids(tmp_pat
     assert "at dim 192, N = 784" in found["float16 range"].measured
 
 
+@pytest.mark.slow
 def test_a_mixer_that_refuses_every_large_grid_that_is_tried_is_not_refuted_by_what_needs_them(tmp_path: Path) -> None:
     changed = SEVENS.replace("grid[0] % STEP or grid[1] % STEP", "grid[0] > 14").replace("STEP", "14")
     report = judge(tmp_path, changed)

@@ -102,6 +102,7 @@ def test_without_decay_it_is_linear_attention_over_what_came_before() -> None:
     same_function(y, expected, given["u"], given["delta"], b, c)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", [(5, 7), (3, 2), (9, 16)])
 @with_options
@@ -109,6 +110,7 @@ def test_a_layer_with_options_equals_its_naive_form(options: dict[str, object], 
     assert_equals_naive(made(**options), tokens(batch, grid), grid)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("grid", "batch"), [((5, 7), 1), ((9, 16), 3), ((1, 1), 2)])
 @with_options
 def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid: Grid, batch: int) -> None:

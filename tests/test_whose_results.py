@@ -76,6 +76,11 @@ def test_a_line_that_is_no_json_is_a_torn_one(line: str, runs: Path) -> None:
     rows, torn = records.read(path)
     assert len(rows) == 1
     assert len(torn) == 1
+
+
+def test_a_report_is_made_beside_a_torn_line(runs: Path) -> None:
+    path = runs / "softmax/records.jsonl"
+    path.write_text(path.read_text() + "[" * 200_000 + "\n")
     result = CliRunner().invoke(app, ["report", str(runs), "--out", str(runs / "report")])
     assert result.exit_code == 0, result.output
 
