@@ -136,7 +136,8 @@ def test_a_claim_that_no_number_of_seeds_decides_says_why(tmp_path: Path) -> Non
     assert "No number of seeds decides it: the seeds do not differ." in sentence
     (short,) = [found for found in findings(analyse(rows)) if found.question.startswith("What was claimed")]
     assert short.sentences == (
-        "Of 1 claim about recipe small, 1 undecidable; no number of seeds that was looked at decides it.",
+        "Of 1 claim about recipe small, 1 undecidable; no number of seeds that was looked at decides it: the "
+        "seeds do not differ.",
     )
 
 

@@ -24,7 +24,7 @@ from wfbench.analysis.capability import (
     probe_results,
 )
 from wfbench.analysis.claims import Answer, OpenClaim, claims_results, decide, open_claims, read_claims
-from wfbench.analysis.claims.capability import UNTRAINED
+from wfbench.analysis.claims.capability import BOUNDED, UNTRAINED
 from wfbench.analysis.lines import label
 from wfbench.analysis.seeds_needed import TOO_FEW_SAMPLES, seeds_for_share
 from wfbench.cli import app
@@ -429,7 +429,80 @@ def test_an_undecidable_claim_has_its_price(tmp_path: Path) -> None:
     assert found.if_estimate.seconds == pytest.approx(found.if_estimate.runs * 101.0)
     rows = recalls(linear=(16, 16, 6), softmax=(5, 16, 16))
     bounds = answer(tmp_path, rows, "line: linear, statistic: capacity, ratio: {to: softmax, at_least: 4}")
-    assert bounds.if_estimate.needed.why_none == "seeds have bounds on both sides, or on the wrong one"
+    assert bounds.if_estimate.needed.why_none == bounds.if_effect.needed.why_none == BOUNDED
+
+
+def test_a_seed_with_a_bound_on_the_wrong_side_leaves_a_claim_without_a_price(tmp_path: Path) -> None:
+    """With a seed that stores more than was asked, a mean of at most 14 can never be shown, whatever the seeds to come."""
+    rows = recalls(linear=(4.0, 5.0, 16))
+    found = answer(tmp_path, rows, "line: linear, statistic: capacity, at_most: 14")
+    assert (found.verdict, found.power) == ("undecidable", None)
+    assert found.if_estimate.needed.why_none == found.if_effect.needed.why_none == BOUNDED
+    least = answer(tmp_path, rows, "line: linear, statistic: capacity, at_least: 4")
+    assert least.if_estimate.needed.seeds > 3, "that it is more than 4 can be shown with the bound in the place of the value"
+    assert least.power > 0
+
+
+def test_no_looks_follow_where_bounds_exclude_both_verdicts(tmp_path: Path) -> None:
+    head = "recipe: probe-recall\nseeds: [0, 1, 2, 3, 4, 5]\nlooks: [3, 6]\nbudget: {epochs: 60}\nclaims:\n"
+    claim = "  - {id: a, says: x, kind: capability, probe: recall, line: linear, statistic: capacity, "
+    (tmp_path / "claims.yaml").write_text(f"{head}{claim}ratio: {{to: softmax, at_least: 4}}}}\n")
+    file = read_claims(tmp_path / "claims.yaml").file
+    assert not open_claims(file, recalls(linear=(16, 16, 6), softmax=(5, 16, 16)))
+    (still,) = open_claims(file, recalls(linear=(16, 16, 6), softmax=(5, 6, 7)))
+    assert still.seeds == (0, 1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("statistic: accuracy, at_least: 100", "100 % is shown by no number"),
+        ("statistic: solved, at_least: 100", "100 % is shown by no number"),
+        ("statistic: accuracy, at_least: 99, effect: 2", "there are 1 points left, not 2"),
+        ("statistic: accuracy, at_most: 3, effect: 4", "there are 3 points left, not 4"),
+    ],
+)
+def test_a_truth_beyond_all_accuracies_is_refused(words: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        answer(tmp_path, recalls(linear=(4.0, 5.0, 6.0)), f"line: linear, {words}")
+
+
+def test_the_stated_effect_ends_at_what_an_accuracy_can_be(tmp_path: Path) -> None:
+    """At least 99 %: the truth is 100 % then, and not 104."""
+    rows = [probe_row("majority", "pool", seed, {100: [value] * 3}) for seed, value in enumerate((0.985, 0.999, 0.99))]
+    found = answer(tmp_path, rows, "line: pool, statistic: accuracy, at_least: 99", "majority")
+    assert found.power < 0.5
+    low = answer(tmp_path, rows, "line: pool, statistic: accuracy, at_least: 90", "majority")
+    assert low.power is None or low.power > found.power
+
+
+@pytest.mark.parametrize("words", ["at_most: 50", "at_least: 50"])
+def test_a_value_exactly_at_the_threshold_is_named_in_the_claim_s_unit(words: str, tmp_path: Path) -> None:
+    rows = [probe_row("majority", "pool", seed, {100: [value] * 3}) for seed, value in enumerate((0.25, 0.5, 0.75))]
+    found = answer(tmp_path, rows, f"line: pool, statistic: accuracy, {words}", "majority")
+    assert found.if_estimate.needed.why_none == "it would lie exactly at the claim's threshold (50)"
+
+
+def test_nothing_right_is_zero_and_not_minus_zero(tmp_path: Path) -> None:
+    rows = [probe_row("majority", "pool", seed, {100: [0.0] * 3}) for seed in range(3)]
+    found = answer(tmp_path, rows, "line: pool, statistic: accuracy, at_most: 50", "majority")
+    assert math.copysign(1, found.estimate) == 1
+
+
+@pytest.mark.parametrize(
+    ("levels", "accuracies", "value", "censored"),
+    [
+        ([1, 2, 4, 8], [1.0, 0.85, 0.95, 0.5], 4.0, ""),
+        ([1, 2, 4], [0.9, 0.85, 0.95], 4.0, "above"),
+        ([1, 2], [0.9, 0.5], 1.0, ""),
+        ([1, 2], [0.7 + 0.2, 0.9], 2.0, "above"),
+    ],
+)
+def test_accuracies_whose_mean_is_the_threshold_but_for_rounding_pass(
+    levels: list[float], accuracies: list[float], value: float, censored: str
+) -> None:
+    found = falls_through(levels, accuracies)
+    assert (found.value, found.censored) == (pytest.approx(value), censored)
 
 
 def test_a_line_that_was_not_trained_has_no_capacity_and_no_number_of_seeds_gives_it_one(tmp_path: Path) -> None:

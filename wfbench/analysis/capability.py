@@ -21,6 +21,7 @@ from wfbench.records import AnyRow, ProbeCell, ProbeRow
 
 #: What a mixer can do, it does with this accuracy.
 PASSED = 0.9
+_ROUNDING = 1e-9  # of means of accuracies
 #: Half-widths of 95% intervals in standard errors, where these are of many canvases.
 _WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 #: The order in which probes are shown.
@@ -254,14 +255,15 @@ def falls_through(levels: Sequence[float], accuracies: Sequence[float], threshol
     """
     from sklearn.isotonic import IsotonicRegression
 
-    if accuracies[0] < threshold:
+    bar = threshold - _ROUNDING
+    if accuracies[0] < bar:
         return Crossing(levels[0], "below")
     x = [math.log2(level) for level in levels]
     fit = [float(value) for value in IsotonicRegression(increasing=False).fit_transform(x, list(accuracies))]
-    if fit[-1] >= threshold:
+    if fit[-1] >= bar:
         return Crossing(levels[-1], "above")
-    after = next(place for place, value in enumerate(fit) if value < threshold)
-    share = (fit[after - 1] - threshold) / (fit[after - 1] - fit[after])
+    after = next(place for place, value in enumerate(fit) if value < bar)
+    share = max(fit[after - 1] - threshold, 0.0) / (fit[after - 1] - fit[after])
     return Crossing(2 ** (x[after - 1] + share * (x[after] - x[after - 1])))
 
 

@@ -25,6 +25,10 @@ MOST_SEEDS = 1000
 #: Why more seeds would not help.
 TOO_FEW_SAMPLES = "the held-out samples are too few, whatever the number of seeds"
 
+_AT = "would lie exactly at the claim's threshold ({:g})"
+#: Why none decides a claim about a value where that is the number which the claim names, to be filled in.
+AT_THRESHOLD = f"it {_AT}"
+
 #: From an error over all looks to the level of the test at one of them.
 Level = Callable[[float], float]
 _ENDLESS = 1_000_000  # seeds: a spread over so many is nothing beside the error over samples
@@ -214,4 +218,4 @@ def _smallest(power: Callable[[int], float], low: int, most: int) -> SeedsNeeded
 
 
 def _at_threshold(value: float) -> SeedsNeeded:
-    return SeedsNeeded(why_none=f"the difference would lie exactly at the claim's threshold ({value:g})")
+    return SeedsNeeded(why_none=f"the difference {_AT}".format(value))

@@ -167,9 +167,11 @@ def _what_more(line: ProbeLine, found: Crossings) -> str:
 
 
 def _is_above(later: Crossings, earlier: Crossings) -> bool:
-    """Whether the interval of a capacity lies above that of an earlier number of steps."""
+    """Whether the interval of a capacity lies above that of an earlier number of steps, or above all that had then."""
     low = None if later.mean is None else later.mean.low
     high = None if earlier.mean is None else earlier.mean.high
+    if earlier.bound is not None and earlier.bound.censored == "below":
+        high = earlier.bound.value
     return low is not None and high is not None and low > high
 
 

@@ -319,7 +319,9 @@ def _prices(answers: Sequence[Answer]) -> str:
         for answer in answers
         if (price := answer.if_estimate) is not None and price.seconds is not None and price.needed.seeds is not None
     )
-    hopeless = sum(answer.if_estimate is not None for answer in answers) - len(known)
+    unknown = [price.needed for answer in answers if (price := answer.if_estimate) is not None and price.needed.seeds is None]
+    why = " or ".join(dict.fromkeys(one.why_none or f"more than {one.more_than:,} seeds are needed" for one in unknown))
+    hopeless = len(unknown)
     by_cells = sum(answer.if_estimate is None and bool(answer.remedies) for answer in answers)
     unpriced = len(answers) - len(known) - hopeless - by_cells
     hours = list(dict.fromkeys(number(seconds / 3600, digits=2) for seconds in (*known[:1], *known[-1:])))
@@ -328,12 +330,12 @@ def _prices(answers: Sequence[Answer]) -> str:
         if known:
             return f"; {more} would decide it, if the estimate is true"
         if hopeless:
-            return "; no number of seeds that was looked at decides it"
+            return f"; no number of seeds that was looked at decides it: {why}"
         return "; more cells of a profile would decide it" if by_cells else ""
     own = f"takes {more} (if the estimate is true)" if len(known) == 1 else f"take {more} each (if the estimates are true)"
     parts = [f"{len(known)} {own}"] if known else []
     if hopeless:
-        parts.append(f"{hopeless} {'is' if hopeless == 1 else 'are'} decided by no number of seeds looked at")
+        parts.append(f"{hopeless} {'is' if hopeless == 1 else 'are'} decided by no number of seeds looked at ({why})")
     if by_cells:
         parts.append(f"{by_cells} {'needs' if by_cells == 1 else 'need'} more cells of a profile")
     if unpriced and parts:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wfbench.analysis.claims.answer import PER_CENT, Answer, within_per_cent
-from wfbench.analysis.claims.capability import answer_capability, untrained
+from wfbench.analysis.claims.capability import answer_capability, is_hopeless
 from wfbench.analysis.claims.price import first_look, price_if_effect, price_if_estimate
 from wfbench.analysis.claims.runs import Runs, counted_runs
 from wfbench.analysis.claims.schema import AccuracyClaim, Best, Better, Capability, ClaimsFile, DifferenceClaim, Within
@@ -89,12 +89,13 @@ class AccuracyAnswers:
     def next_look(self, claim: AccuracyClaim) -> tuple[int, ...]:
         """The seeds of the next look at a claim that is undecided so far; none where no further look is planned or helps.
 
-        None helps a claim of a capacity where a seed has none, since it was not trained.
+        None helps a claim of a capacity where a seed has none, since it was not trained, or where seeds have only bounds on
+        both sides.
         """
         if self.runs.why_none or self.answer(claim).verdict != "undecidable":
             return ()
         reached = self._looks_reached((claim.line, *claim.others))
-        if isinstance(claim, Capability) and reached and untrained(claim, self.runs, reached[-1]):
+        if isinstance(claim, Capability) and reached and is_hopeless(claim, self.runs, reached[-1]):
             return ()
         left = self.looks.seeds[len(reached) :]
         return self.file.seeds[: left[0]] if left else ()

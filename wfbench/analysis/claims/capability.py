@@ -18,13 +18,15 @@ from wfbench.analysis.claims.price import Price, price_of
 from wfbench.analysis.claims.runs import Runs
 from wfbench.analysis.claims.schema import Capability
 from wfbench.analysis.paired import Difference, one_sided_power, paired_difference
-from wfbench.analysis.seeds_needed import SeedsNeeded, seeds_for_better, seeds_for_share
+from wfbench.analysis.seeds_needed import AT_THRESHOLD, SeedsNeeded, seeds_for_better, seeds_for_share
 from wfbench.analysis.sequential import Looks, decide_better
 from wfbench.records import ProbeRow
 
 _ROUNDING = 1e-9  # of means of equal numbers
 #: Why no number of seeds gives a capacity to what has none.
 UNTRAINED = "what was not trained has no capacity, and longer training may give it one"
+#: Why no number of seeds decides where some seeds are known by a bound alone.
+BOUNDED = "a seed has only a bound, on the wrong side: harder or easier levels may decide it, more seeds do not"
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,17 @@ def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha
         return Answer("undecidable", values, rows=rows)
     level, needs = looks.level(alpha, looks.index(len(seeds))), _distance(claim)
     verdict, (estimate, low, high) = _decide(values, alpha, looks)
-    found = values.difference(values.low) or values.difference(values.high)
-    why = found.why_none if found is not None and values.are_exact and verdict == "undecidable" else ""
-    is_priced = found is not None and not found.why_none
+    least = values.difference(values.low)
+    why = least.why_none if least is not None and values.are_exact and verdict == "undecidable" else ""
     needed = []
-    if verdict == "undecidable" and found is not None and is_priced:
-        needed = [seeds_for_better(true, values.by, found, alpha, looks) for true in (found.mean, values.by + needs)]
-    elif verdict == "undecidable":
-        reason = found.why_none if found is not None else "seeds have bounds on both sides, or on the wrong one"
-        needed = [SeedsNeeded(why_none=reason)] * 2
+    if verdict == "undecidable":
+        needed = [_seeds_needed(claim, values, true, alpha, looks) for true in (_estimate(values), values.by + needs)]
     prices = [price_of(claim, one, runs) for one in needed]
     return Answer(
         verdict,
         f"{why}, so nothing says how sure it is" if why else "",
         *_in_units(claim, estimate, low, high),
-        power=one_sided_power(needs, found, level) if is_priced and found is not None else None,
+        power=one_sided_power(needs, least, level) if least is not None and not least.why_none else None,
         seeds=len(seeds),
         is_paired=True,
         if_estimate=prices[0] if prices else None,
@@ -112,6 +110,34 @@ def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha
         crossings=_crossings(claim, runs, seeds),
         rows=rows,
     )
+
+
+def _estimate(values: _Values) -> float | None:
+    """The mean that is supposed to be the true one; None where bounds leave open on which side of the threshold it lies."""
+    least, most = values.difference(values.low), values.difference(values.high)
+    if least is not None and (least.mean > values.by or values.are_exact):
+        return least.mean
+    return most.mean if most is not None and most.mean < values.by else None
+
+
+def _seeds_needed(claim: Capability, values: _Values, true: float | None, alpha: float, looks: Looks) -> SeedsNeeded:
+    """How many seeds decide if the mean is the true one: of what is known at least if it would hold, else at most."""
+    found = None if true is None else values.difference(values.low if true >= values.by else values.high)
+    if true is None or found is None:
+        return SeedsNeeded(why_none=BOUNDED)
+    if true == values.by and not found.why_none:
+        return SeedsNeeded(why_none=AT_THRESHOLD.format(claim.threshold))
+    return seeds_for_better(true, values.by, found, alpha, looks)
+
+
+def is_hopeless(claim: Capability, runs: Runs, seeds: Sequence[int]) -> bool:
+    """Whether no further seed decides: seeds of a look were not trained, or have bounds that exclude either verdict."""
+    if untrained(claim, runs, seeds):
+        return True
+    values = _values(claim, runs, seeds) if claim.statistic != "solved" else ""
+    if isinstance(values, str):
+        return False
+    return values.difference(values.low) is None and values.difference(values.high) is None
 
 
 def untrained(claim: Capability, runs: Runs, seeds: Sequence[int]) -> str:
@@ -248,7 +274,7 @@ def _in_units(
     """Estimate and bounds in the claim's unit."""
     found = (estimate, low, high)
     if not claim.is_lower:
-        negative = [None if value is None else -value for value in found]
+        negative = [None if value is None else 0.0 - value for value in found]  # -0.0 would be shown
         found = (negative[0], negative[2], negative[1])
     if not claim.is_factor:
         return found[0], *within_per_cent(found[1], found[2], -PER_CENT if claim.others else 0.0)
@@ -273,7 +299,14 @@ def _answer_solved(claim: Capability, runs: Runs, seeds: Sequence[int], alpha: f
     holds, fails = (low > bar, high < bar) if claim.is_lower else (high < bar, low > bar)
     verdict: Verdict = "supported" if holds else "contradicted" if fails else "undecidable"
     shares = (solved / count, 1.0 if claim.is_lower else 0.0)
-    needed = [seeds_for_share(true, bar, alpha, looks, have=count) for true in shares] if verdict == "undecidable" else []
+    needed = []
+    if verdict == "undecidable":
+        needed = [
+            SeedsNeeded(why_none=AT_THRESHOLD.format(claim.threshold))
+            if true == bar
+            else seeds_for_share(true, bar, alpha, looks, have=count)
+            for true in shares
+        ]
     prices = [price_of(claim, one, runs) for one in needed]
     return Answer(
         verdict,

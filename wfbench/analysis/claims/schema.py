@@ -149,6 +149,10 @@ class Capability(_Claim):
             raise ValueError("solved has neither ratio nor budget nor effect: it is a share of the seeds at the end")
         if self.statistic in ("accuracy", "solved") and self.ratio is None and not 0 < self.threshold <= 100:
             raise ValueError(f"{self.statistic} is in per cent, not {self.threshold:g}")
+        if not self.is_factor and self._room == 0:
+            raise ValueError(f"{self.statistic} at_least 100 % is shown by no number of samples: name a number below it")
+        if not self.is_factor and self.effect is not None and self.effect > self._room:
+            raise ValueError(f"effect: from {self.threshold:g} % there are {self._room:g} points left, not {self.effect:g}")
         if self.is_factor and self.effect is not None and self.effect <= 1:
             raise ValueError(f"effect ({self.effect:g}) is a factor above 1")
         _check_others(self.line, *self.others)
@@ -179,8 +183,15 @@ class Capability(_Claim):
 
     @property
     def beyond(self) -> float:
-        """The effect, or its default: a factor of 2, or 5 points."""
-        return self.effect if self.effect is not None else 2.0 if self.is_factor else 5.0
+        """The effect, or its default: a factor of 2, or 5 points, or as many as there are up to 100 % or down to 0."""
+        if self.effect is not None:
+            return self.effect
+        return 2.0 if self.is_factor else min(5.0, self._room)
+
+    @property
+    def _room(self) -> float:
+        """Of a claim about a share in per cent: how far beyond the threshold the truth can be."""
+        return 100 - self.threshold if self.is_lower else self.threshold
 
 
 class Exponent(_Claim):
