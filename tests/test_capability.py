@@ -24,7 +24,7 @@ from wfbench.analysis.capability import (
     probe_results,
 )
 from wfbench.analysis.claims import Answer, OpenClaim, claims_results, decide, open_claims, read_claims
-from wfbench.analysis.claims.capability import BOUNDED, UNTRAINED
+from wfbench.analysis.claims.capability import BLIND, BOUNDED, UNTRAINED
 from wfbench.analysis.lines import label
 from wfbench.analysis.seeds_needed import TOO_FEW_SAMPLES, seeds_for_share
 from wfbench.cli import app
@@ -524,6 +524,13 @@ def test_a_line_that_was_not_trained_has_no_capacity_and_no_number_of_seeds_give
         assert "not trained: linear is under 90 % at 96" in failed.why_none
     dull = answer(tmp_path, recalls(linear=(0, 0, 0)), "line: linear, statistic: accuracy, level: 1, at_most: 50")
     assert dull.verdict == "supported", "accuracies are what they are"
+
+
+def test_what_cannot_see_is_not_called_untrained(tmp_path: Path) -> None:
+    rows = [probe_row("recall", "pool", seed, {6000: [0.04] * 5}, reaches=False) for seed in range(3)]
+    found = answer(tmp_path, rows, "line: pool, statistic: capacity, at_most: 8")
+    assert found.why_none.endswith(f"with seed 0, 1, 2; {BLIND}")
+    assert found.if_estimate.needed.why_none == BLIND
 
 
 def test_no_seeds_are_added_to_what_was_not_trained(tmp_path: Path) -> None:

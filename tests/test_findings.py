@@ -109,7 +109,7 @@ def test_open_claims_count_once_each() -> None:
     others = [priced(1e6, more_than=1000), Answer("undecidable", remedies=("more sides",)), Answer("undecidable", "no runs")]
     assert _prices([*two, *others]) == (
         "; of the 5 undecidable ones 2 take 1.0 to 2.0 h of training more each (if the estimates are true), 1 is decided by no "
-        "number of seeds looked at, 1 needs more cells of a profile and 1 has no price"
+        "number of seeds looked at (more than 1,000 seeds are needed), 1 needs more cells of a profile and 1 has no price"
     )
     assert _prices(two[:1]) == "; 1.0 h of training more would decide it, if the estimate is true"
     assert _prices(others[2:]) == ""

@@ -25,7 +25,7 @@ from wfbench.data.probes.probe import IGNORE, Probe
 from wfbench.data.probes.recall import Recall
 from wfbench.records import ProbeRow
 from wfbench.tasks import jobs
-from wfbench.tasks.probe_checks import check_leak, global_layers
+from wfbench.tasks.probe_checks import check_leak, global_layers, source_gradient
 from wfbench.tasks.run_directory import read_result
 from wfbench.tasks.weights import WEIGHTS
 from wfbench.training import Watch
@@ -245,9 +245,30 @@ def test_a_generator_that_leaks_on_purpose_is_caught(probe: Probe) -> None:
 
 
 def test_layers_that_mix_far_tokens_are_counted() -> None:
-    for mixer, layers in {"softmax": 2, "static": 0, "pool": 0, "identity": 0, "weightformer": 1, "random": 2}.items():
+    local = {"static": 0, "pool": 0, "identity": 0}
+    far = {"softmax": 2, "weightformer": 1, "random": 2, "large-kernel": 2, "mhla": 2, "window(window=4)": 2}
+    for mixer, layers in {**local, **far}.items():
         job = jobs.prepare(recipes.load("probe-recall", [f"model.mixer={mixer}"]))
         assert global_layers(job.model, (8, 12)) == layers, mixer
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer", "reaches"),
+    [
+        ("recall", "static", False),
+        ("recall", "window(window=4)", False),  # columns 10 and 11 share windows with 8 and 9 alone, and the context ends at 7
+        ("recall", "window(window=6)", True),
+        ("recall", "large-kernel", True),
+        ("recall", "weightformer", True),
+        ("shift", "static", False),
+        ("shift", "large-kernel", True),  # two layers of 7×7 see six tokens far, and half the grid is four
+        ("shift", "softmax", True),
+    ],
+)
+def test_whether_answers_can_depend_on_what_is_asked_for(name: str, mixer: str, reaches: bool) -> None:
+    job = jobs.prepare(recipes.load(f"probe-{name}", [f"model.mixer={mixer}"]))
+    keys = [(0, i) for i in job.dataset.indices(0)]
+    assert (source_gradient(job.model, job.dataset.val, keys, 0) > 0) is reaches
 
 
 TINY = (
@@ -464,7 +485,7 @@ def test_a_local_mixer_stays_at_the_local_floor(name: str, mixer: str, tmp_path:
     few = [f"model.mixer={mixer}", "data.probe.train=1280", "epochs=5", "eval_every=5", "optim.warmup_epochs=1"]
     recipe = recipes.load(f"probe-{name}", [*few, "data.probe.grids=[]"])
     row = jobs.train(recipe, tmp_path / "run", Silent(), device=CPU)
-    assert row.global_layers == 0
+    assert (row.global_layers, row.reaches, row.is_blind) == (0, False, True)
     for cell in row.cells:
         # All asked tokens of a canvas may have one answer, and then they count as one draw.
         bound = stats.binom.ppf(0.999, row.canvases, cell.local_floor) / row.canvases

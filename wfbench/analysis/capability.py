@@ -167,6 +167,11 @@ class ProbeLine:
         return self.untrained < len(self.runs)
 
     @property
+    def is_blind(self) -> bool:
+        """Whether no answer of any run can depend on what it is asked for, so that no training helps."""
+        return all(run.is_blind for run in self.runs)
+
+    @property
     def looks_apart(self) -> int:
         """The most steps between one evaluation and the next."""
         steps = [look.step for look in self.runs[0].curve]

@@ -222,7 +222,9 @@ def _is_run(target: str) -> bool:
         return False
     if not Path(target).is_dir():
         remedy = did_you_mean(target, PRESETS)
-        raise InputError("no such run or model", got=target, expected="a run directory, or a model's name", remedy=remedy)
+        raise InputError(
+            "no such run or model", got=target, expected=f"a run directory, or one of {', '.join(PRESETS)}", remedy=remedy
+        )
     return True
 
 

@@ -150,7 +150,10 @@ def sweep(
     """
     from wfbench.tasks.common import choose_device
     from wfbench.tasks.sweep import Dispatch, SlurmOptions, load_request
+    from wfbench.tasks.sweep.dispatch import sequential_claims
 
+    if file is None and not mixer:
+        raise _nothing_to_sweep()
     if until not in (None, "decided"):
         raise _unknown_until(until)
     if until is None and max_seeds is not None:
@@ -189,6 +192,8 @@ def sweep(
         cores = cpus or 2 * max(1, gpus or 0)
         asked = SlurmOptions(partition, time or 240, gpus or 0, cores, nodes=nodes or 1, gres=gres, qos=qos, more=more)
     if dry_run:
+        if until is not None:
+            sequential_claims(request)  # what the sweep would refuse
         _list(request, out)
     else:
         _sweep(request, out, Dispatch(jobs, threads, device, asked), until_decided=until is not None, max_seeds=max_seeds)
@@ -352,6 +357,17 @@ def _check_settings(settings: Sequence[str], varied: Mapping[str, object], data:
                 expected=f"{own[key]} alone, which decides it",
                 remedy=f"leave --set {text} out",
             )
+
+
+def _nothing_to_sweep() -> Exception:
+    from wfbench.errors import InputError
+
+    return InputError(
+        "nothing to sweep",
+        got="neither a sweep nor --mixer",
+        expected="the name of a sweep, a YAML file of one, or --mixer",
+        remedy="for example: wfbench sweep scenes, or wfbench sweep --mixer softmax,linear",
+    )
 
 
 def _twice(option: str, name: str, remedy: str) -> Exception:

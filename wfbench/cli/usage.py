@@ -56,7 +56,29 @@ class PlainGroup(TyperGroup):
             remedy = f"did you mean {' or '.join(near)}?" if near else _help(ctx)
             known = ", ".join(self.commands)
             _refuse(InputError("no such command", got=f"{_shown(name)} in {ctx.command_path}", expected=known, remedy=remedy))
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None and not ctx.resilient_parsing:
+            _refuse_repeated(found[1], ctx, list(found[2]))
+        return found
+
+
+def _refuse_repeated(command: Any, parent: Any, args: list[str]) -> None:
+    """Refuse an option that is given twice and takes one value: the first would be lost without a word."""
+    ctx = typer.Context(command, info_name=command.name, parent=parent)
+    try:
+        given = command.make_parser(ctx).parse_args(list(args))[2]
+    except _UsageError:  # said where the command is called
+        return
+    for param in given:
+        if given.count(param) > 1 and not param.multiple and not getattr(param, "is_flag", False) and param.nargs == 1:
+            name = max(param.opts, key=len)
+            values = [after for word, after in zip(args, args[1:], strict=False) if word in param.opts]
+            values += [word.partition("=")[2] for word in args if word.partition("=")[0] in param.opts and "=" in word]
+            remedy = "one call for each" if name == "--mixer" else "leave one out"
+            if name == "--mixer" and command.name == "train":
+                remedy += ", or wfbench sweep --mixer NAME --mixer NAME"
+            got = f"{name} {f' and {name} '.join(values)}"
+            _refuse(InputError("one option twice", got=got, expected=f"{name} once", remedy=remedy))
 
 
 @contextmanager

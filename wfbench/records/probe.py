@@ -89,9 +89,11 @@ class ProbeRow(TrainingRow):
     #: Whether training ended early, since every level was solved in several evaluations in a row.
     stopped: bool = False
     leak_check: LeakCheck
-    #: Layers of the model, and those of them whose output at a token depends on a far one.
+    #: Layers of the model, and those of them whose output at a token depends on a far one, further than a 3×3 convolution sees.
     depth: int
     global_layers: int
+    #: Whether any answer of the trained model depends on what it is asked for; None in rows that did not look.
+    reaches: bool | None = None
     chosen: Chosen | None = None
     #: The share that makes it a trial of tuning, evaluated on canvases of its own, which is no result.
     validation: float | None = None
@@ -106,6 +108,11 @@ class ProbeRow(TrainingRow):
     def trained(self) -> tuple[ProbeCell, ...]:
         """The cells of all questions on the grid of training."""
         return tuple(cell for cell in self.cells if cell.grid == self.image_size and cell.distance is None)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no answer can depend on what it is asked for, whatever the weights: as found, or as all layers are local."""
+        return not self.global_layers if self.reaches is None else not self.reaches
 
     @property
     def is_solved(self) -> bool:

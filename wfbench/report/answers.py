@@ -149,6 +149,8 @@ def _in_probe(line: ProbeLine, probe: ProbeResult) -> str:
 
 def _stored(line: ProbeLine, found: Crossings, probe: str) -> str:
     """A capacity, or that the accuracy is too low at the smallest number already."""
+    if line.is_blind and (found.bound is None or found.bound.censored == "below"):
+        return "no layer reaches what is asked for, so that it only guesses,"
     if not line.is_trained:
         return "not trained (under 90 % at one pair)"
     if found.bound is not None and found.bound.censored == "below":

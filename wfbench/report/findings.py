@@ -162,6 +162,7 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
     under: dict[float, list[str]] = {}
     none: list[str] = []
     unknown: list[str] = []
+    blind: list[str] = []
     unit = _STORES[probe]
     for line in lines:
         found = line.capacity.get(line.end)
@@ -169,6 +170,8 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
             unknown.append(line.label)
         elif found.bound is not None and found.bound.censored == "above":
             beyond.setdefault(found.bound.value, []).append(line.label)
+        elif line.is_blind:
+            blind.append(line.label)
         elif not line.is_trained:
             none.append(line.label)
         elif found.bound is not None and found.bound.censored == "below":
@@ -183,6 +186,7 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
     parts += [f"{_all_of([words for _, words in sorted(numbers)])}{'' if beyond else f' {unit}'}"] if numbers else []
     parts += [f"{_verb(names, 'is', 'are')} {under_in_words(least, probe)}" for least, names in sorted(under.items())]
     parts += [f"{_verb(none, 'has', 'have')} not learnt it"] if none else []
+    parts += [f"{_verb(blind, 'only guesses', 'only guess')}, since no layer reaches it"] if blind else []
     parts += [f"{_verb(unknown, 'was', 'were')} not evaluated then"] if unknown else []
     return "; ".join(parts)
 

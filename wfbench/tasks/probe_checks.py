@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -92,7 +93,6 @@ def local_gradient(split: ProbeSplit, keys: Sequence[Key], seed: int, depth: int
     question that is checked. It is exactly 0 if no answer can be reached.
     """
     grid, probe = split.grid_of(list(keys)), split.probe
-    layout = split.layout(grid)
     model = create_dense(
         "vit-tiny",
         "static",
@@ -106,7 +106,17 @@ def local_gradient(split: ProbeSplit, keys: Sequence[Key], seed: int, depth: int
         num_heads=1,
         pos_embed="none",
         local_conv="dwc",
-    ).double()
+    )
+    return source_gradient(model, split, keys, seed)
+
+
+def source_gradient(model: DenseModel, split: ProbeSplit, keys: Sequence[Key], seed: int) -> float:
+    """The largest derivative of an asked token's logits by what its answer depends on, in float64.
+
+    On the first canvas of ``keys`` with a question that is checked. It is exactly 0 if no answer can be reached.
+    """
+    grid, probe = split.grid_of(list(keys)), split.probe
+    layout, model = split.layout(grid), copy.deepcopy(model).cpu().double().eval()
     canvas = next(
         Canvases(drawn.planes[first : first + 1], drawn.labels[first : first + 1])
         for drawn, checked in _drawn(split, keys, seed)
@@ -217,18 +227,23 @@ def _table(fit: _Questions, test: _Questions, pair: tuple[int, int], answers: in
 def global_layers(model: DenseModel, grid: Grid) -> int:
     """How many of a model's layers make a token's output depend on far tokens, further than a 3×3 convolution sees.
 
-    By the derivative of the last token's output by the first token's input, on a random input (seed 0).
+    By the derivatives of the outputs of a token in a corner and one in the middle by all others, on a random input (seed 0).
     """
     generator = torch.Generator().manual_seed(0)
     backbone = model.backbone.eval()
     dtype = next(backbone.parameters()).dtype
     x = torch.randn(1, grid[0] * grid[1], backbone.embed_dim, generator=generator, dtype=dtype)
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))
     number = 0
     for block in backbone.blocks:
         assert isinstance(block, Block)
         tokens = x.clone().requires_grad_()
         with torch.enable_grad():
-            last = block(tokens, grid)[:, -1]
-            (gradient,) = torch.autograd.grad(last.square().sum(), tokens)
-        number += bool(gradient[:, 0].abs().max() > 0)
+            outputs = block(tokens, grid)[0]
+            is_far = False
+            for asked in (len(places) - 1, grid[0] // 2 * grid[1] + grid[1] // 2):
+                (gradient,) = torch.autograd.grad(outputs[asked].square().sum(), tokens, retain_graph=True)
+                beyond = (places - places[asked]).abs().amax(1) > 1
+                is_far |= bool((gradient[0, beyond] != 0).any())
+        number += is_far
     return number

@@ -26,6 +26,8 @@ _ROUNDING = 1e-9  # of means of equal numbers
 #: Why no number of seeds gives a capacity to what has none.
 UNTRAINED = "what was not trained has no capacity, and longer training may give it one"
 #: Why no number of seeds decides where some seeds are known by a bound alone.
+#: Why none gives one to what cannot see what it is asked for.
+BLIND = "no layer reaches what is asked for, so neither seeds nor training give it a capacity"
 BOUNDED = "a seed has only a bound, on the wrong side: harder or easier levels may decide it, more seeds do not"
 
 
@@ -76,10 +78,11 @@ def answer_capability(claim: Capability, runs: Runs, seeds: Sequence[int], alpha
     if claim.statistic == "solved":
         return _answer_solved(claim, runs, seeds, alpha, looks)
     if lacks := untrained(claim, runs, seeds):
-        price = Price(SeedsNeeded(why_none=UNTRAINED), None, None)
+        is_blind = any(isinstance(row, ProbeRow) and row.is_blind for row in rows)
+        price = Price(SeedsNeeded(why_none=BLIND if is_blind else UNTRAINED), None, None)
         return Answer(
             "undecidable",
-            f"{lacks}; longer training may decide it, more seeds do not",
+            f"{lacks}; {BLIND}" if is_blind else f"{lacks}; longer training may decide it, more seeds do not",
             seeds=len(seeds),
             is_paired=True,
             if_estimate=price,

@@ -24,7 +24,7 @@ from wfbench.records.probe import SOLVED
 from wfbench.tasks.common import precision_of
 from wfbench.tasks.jobs import dense
 from wfbench.tasks.jobs.base import Finished, Job, load_initial, spread
-from wfbench.tasks.probe_checks import check_leak, global_layers
+from wfbench.tasks.probe_checks import check_leak, global_layers, source_gradient
 from wfbench.training import DenseEvaluation, Loss, Scores, evaluate_dense
 
 
@@ -243,6 +243,7 @@ class ProbeJob(Job):
                 leak_check=self._leak_check(),
                 depth=self.model.config.depth,
                 global_layers=global_layers(self.model.cpu(), self.dataset.grid),
+                reaches=source_gradient(self.model, self.dataset.val, [(0, i) for i in self.dataset.indices(0)], 0) > 0,
                 chosen=self.chosen,
                 validation=self.recipe.data.validation,
             )

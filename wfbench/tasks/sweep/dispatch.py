@@ -148,7 +148,7 @@ def sweep(
         Interrupted: after a signal, with the state of all runs saved, or their jobs going on.
     """
     plan = Sweep.plan(request, out)
-    file = _sequential_claims(request) if until_decided else None
+    file = sequential_claims(request) if until_decided else None
     looks = planned_looks(file, max_seeds) if file is not None else ()
     for line in match_lines(plan.drafts, request.baseline):
         watch.say(line)
@@ -172,7 +172,7 @@ def sweep(
     return ended | run_until_decided(file, looks, by_line, out, lambda some: run_all(some, out, launcher, watch), watch.say)
 
 
-def _sequential_claims(request: SweepRequest) -> ClaimsFile:
+def sequential_claims(request: SweepRequest) -> ClaimsFile:
     """The claims that decide when a sweep ends.
 
     Raises:

@@ -65,12 +65,12 @@ for (const figure of document.querySelectorAll(".chart")) {
 
 // --- tables: sorted by a click on a heading, filtered by words
 
-const numeric = /^[<>≥~±+]*\s*([−-]?[\d,]*\.?\d+)/;
+const numeric = /^[<>≥~±+]*\s*([−-]?[\d,]*\.?\d+(?:e[-−+]?\d+)?)/;
 
 function key(cell) {
   const text = cell.textContent.trim();
   const found = numeric.exec(text);
-  return { text, value: found ? Number(found[1].replace(/,/g, "").replace("−", "-")) : null };
+  return { text, value: found ? Number(found[1].replace(/,/g, "").replace(/−/g, "-")) : null };
 }
 
 function sort(table, column, ascending) {
