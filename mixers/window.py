@@ -38,13 +38,15 @@ def parted(padded: Grid, window: Grid, shift: Grid, device: torch.device) -> Ten
 
 
 def pair(what: str, value: object) -> Grid:
-    """Rows and columns, of one number for both or of two; of a window also of a text such as "3x4".
+    """Rows and columns, of one number for both or of two, or of a text of two such as "(3, 4)"; of a window also "3x4".
 
     Raises:
-        MixerError: for anything else. Of a shift no text is read: "0x2" would be the number two to whoever reads options.
+        MixerError: for anything else. A shift is not read from "0x2", which is the number two to whoever reads options.
     """
-    if isinstance(value, str) and what == "window" and all(n.isdecimal() for n in value.split("x")):
-        value = tuple(map(int, value.split("x")))
+    if isinstance(value, str):
+        words = value.split("x") if what == "window" and "x" in value else value.strip("()[] ").split(",")
+        if all(n.strip().isdecimal() for n in words):
+            value = tuple(map(int, words)) * (2 if len(words) == 1 else 1)
     numbers = value if isinstance(value, (tuple, list)) else (value, value)
     if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         raise MixerError(
@@ -149,9 +151,19 @@ class WindowAttention(nn.Module):
 
     @classmethod
     def reference_options(cls, options: AuthorOptions) -> dict[str, object]:
-        """Constructor arguments from the authors' options; a table is that of the window that was used."""
+        """Constructor arguments from the authors' options, or timm's; a table is that of the window that was used."""
         options.expect(mask_value=-100)
         given = {name: options.read(name) for name in ("window", "shift", "qkv_bias")}
+        for name in ("window", "shift"):
+            timms = options.read(f"{name}_size")
+            if None not in (timms, given[name]) and pair(name, timms) != pair(name, given[name]):
+                raise MixerError(
+                    f"two numbers for the {name}",
+                    got=f"{name} = {given[name]}, {name}_size = {timms}",
+                    expected="one of the two",
+                    remedy=f"leave {name}_size out",
+                )
+            given[name] = given[name] if timms is None else timms
         for name in ("window", "shift"):
             used = options.read(f"{name}_used")
             if used is None:

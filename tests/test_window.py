@@ -139,6 +139,25 @@ def test_a_layer_equals_timms_with_the_same_weights(grid: Grid, side: int, shift
     all_near(mixers.to_reference(layer, grads=True), {k: p.grad for k, p in block.attn.named_parameters()}, "gradient of")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"window_size": 4, "shift_size": 2},
+        {"window_size": (4, 4), "shift_size": (2, 2)},
+        {"window_size": "(4, 4)", "shift_size": "(2, 2)"},
+        {"window": "4,4", "shift": "2"},
+        {"window": "4x4", "window_size": [4, 4], "shift": 2},
+    ],
+)
+def test_timms_names_of_options_are_read_and_text_as_metadata_have_it(told: dict[str, object]) -> None:
+    grid = (8, 12)
+    block, x = timms(grid, 4, 2), tokens(2, grid)
+    layer = mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options=told)
+    near(layer(x, grid), block._attn(x.unflatten(1, grid)).flatten(1, 2))
+    with pytest.raises(mixers.MixerError, match=r"two numbers for the shift: got shift = 1, shift_size"):
+        mixers.from_reference("window", block.attn.state_dict(), num_heads=3, options={"shift": 1, "shift_size": 2})
+
+
 def test_a_shorter_side_uses_the_middle_of_the_table_as_timms_smaller_one() -> None:
     grid, x = (3, 8), tokens(2, (3, 8))
     layer, block = made(window=4, shift=2), timms((3, 8), 4, 2)
