@@ -5,7 +5,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: The answers whose part "In short" the README shows between its marks: all of its sentences, or those that begin so.
 SHOWN: dict[str, tuple[str, ...]] = {
-    "results/demo/answers.md": (),
     "results/probes/answers.md": ("Recall", "Needle", "Shift"),
     "results/profile/answers.md": ("vit-tiny",),
     "results/cifar10/answers.md": ("CIFAR-10", "Of "),
