@@ -442,7 +442,7 @@ CALLS: list[list[str] | str] = [
     "export records.jsonl out --to timm-csv",
     "export torn.jsonl out --to timm-csv",
     "train --mixer softmax --mixer linear",
-    "train --lr 1e-3 --lr=1e-2",
+    "train --seed 1 --seed=2",
     "eval folder --mixer softmax --mixer linear",
     "baselines --recipe digits --recipe cifar10",
     "sweep",

@@ -364,7 +364,7 @@ def _nothing_to_sweep() -> Exception:
 
     return InputError(
         "nothing to sweep",
-        got="neither a sweep nor --mixer",
+        got="no sweep and no mixers",
         expected="the name of a sweep, a YAML file of one, or --mixer",
         remedy="for example: wfbench sweep scenes, or wfbench sweep --mixer softmax,linear",
     )

@@ -30,6 +30,10 @@ _EXPECTED = {
 }
 
 
+#: Options that some commands take several of: whoever repeats one where one is taken does not expect the last alone.
+_SEVERAL_ELSEWHERE = ("--mixer", "--recipe", "--seed", "--resolution", "--model")
+
+
 class PlainGroup(TyperGroup):
     """Commands whose calls are refused in one message of the common form, with exit code 2."""
 
@@ -63,15 +67,15 @@ class PlainGroup(TyperGroup):
 
 
 def _refuse_repeated(command: Any, parent: Any, args: list[str]) -> None:
-    """Refuse an option that is given twice and takes one value: the first would be lost without a word."""
+    """Refuse an option that is given twice and takes one value here, but several elsewhere: the first would be lost unsaid."""
     ctx = typer.Context(command, info_name=command.name, parent=parent)
     try:
         given = command.make_parser(ctx).parse_args(list(args))[2]
     except _UsageError:  # said where the command is called
         return
     for param in given:
-        if given.count(param) > 1 and not param.multiple and not getattr(param, "is_flag", False) and param.nargs == 1:
-            name = max(param.opts, key=len)
+        name = max(param.opts, key=len)
+        if given.count(param) > 1 and not param.multiple and name in _SEVERAL_ELSEWHERE:
             values = [after for word, after in zip(args, args[1:], strict=False) if word in param.opts]
             values += [word.partition("=")[2] for word in args if word.partition("=")[0] in param.opts and "=" in word]
             remedy = "one call for each" if name == "--mixer" else "leave one out"
