@@ -82,13 +82,12 @@ def _columns(result: ClaimsResult) -> list[Column[AnsweredClaim]]:
         Column("", lambda line: line.answer, "costs", _costs, optional=True),
         *_price_columns("estimate", lambda answer: answer.if_estimate),
         *_price_columns("effect", lambda answer: answer.if_effect),
-        Column("first_look_runs", lambda line: _of_first_look(line.answer, lambda look: look.runs), optional=True),
-        Column("first_look_seconds", lambda line: _of_first_look(line.answer, lambda look: look.seconds), optional=True),
+        Column("first_look", lambda line: _first_look(line.answer), sparse=True),
     ]
 
 
-def _of_first_look(answer: Answer, field: Callable[[FirstLook], float | None]) -> float | None:
-    return None if answer.first_look is None else field(answer.first_look)
+def _first_look(answer: Answer) -> str | None:
+    return None if answer.first_look is None else first_look_in_words(answer.first_look)
 
 
 def _price_columns(name: str, price: Callable[[Answer], Price | None]) -> list[Column[AnsweredClaim]]:
