@@ -47,6 +47,11 @@ def speaks_plainly(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def needs(option: str, other: str) -> InputError:
+    """For an option that only another one uses, where that is not given."""
+    return InputError(f"{option} means nothing here", got=option, expected=f"{option} beside {other}", remedy=f"add {other}")
+
+
 def tell(text: str, code: int) -> None:
     """Say how this process fails; as one of several, leave it to the one that started them."""
     if not note_failure(text, code, is_expected=True):
@@ -59,7 +64,7 @@ def _of_constructor(error: BaseException) -> Exception | None:
         return None
     frames = list(traceback.walk_tb(error.__traceback__))
     for frame, _ in frames:
-        if frame.f_globals.get("__name__") == "mixers.registry" and "positional" in frame.f_locals:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("mixers.registry", "_build"):
             where, line = frames[-1]
             text = " ".join(str(error).split())
             return InputError(

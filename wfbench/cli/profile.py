@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wfbench.cli import complete
-from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.errors import needs, speaks_plainly
 from wfbench.cli.mixer_option import several_mixers
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
@@ -204,9 +203,13 @@ def profile(
             expected="one of the two",
             remedy="drop one",
         )
-    _refuse({"--max-batch": max_batch}, saturate, "--saturate")
-    _refuse({"--more-minutes": more_minutes}, precision is not None, "--precision")
-    _refuse({"--seconds": seconds, "--budget": budget}, isolate, "cells in processes of their own, and not --no-isolate")
+    if max_batch is not None and not saturate:
+        raise needs("--max-batch", "--saturate")
+    if more_minutes is not None and precision is None:
+        raise needs("--more-minutes", "--precision")
+    for option, value in (("--seconds", seconds), ("--budget", budget)):
+        if value is not None and not isolate:
+            raise needs(option, "--isolate")
     chosen = {"max_batch": max_batch, "more_minutes": more_minutes, "seconds": seconds, "budget": budget}
     of = None if recipe is None else recipes.load(recipe)
     request = ProfileRequest(
@@ -247,14 +250,3 @@ def profile(
         with cell_table() as watch:
             measure(request, out / "records.jsonl", watch)
         write_and_show([out], out)
-
-
-def _refuse(options: Mapping[str, object], is_used: bool, where: str) -> None:
-    """Refuse options that only another one uses, where that is not given."""
-    from wfbench.errors import InputError
-
-    lost = [f"{name} {value}" for name, value in options.items() if value is not None]
-    if lost and not is_used:
-        raise InputError(
-            "an option that changes nothing here", got=", ".join(lost), expected=f"{where} with it", remedy="drop it"
-        )

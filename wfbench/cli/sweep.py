@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wfbench.cli import complete
-from wfbench.cli.errors import speaks_plainly
+from wfbench.cli.errors import needs, speaks_plainly
 from wfbench.cli.mixer_option import several_mixers
 from wfbench.cli.mixer_set import HELP as MIXER_SET
 from wfbench.cli.mixer_set import with_settings
@@ -157,9 +157,9 @@ def sweep(
     if until not in (None, "decided"):
         raise _unknown_until(until)
     if until is None and max_seeds is not None:
-        raise _needs("--max-seeds", "--until decided")
+        raise needs("--max-seeds", "--until decided")
     if tune is None and trials is not None:
-        raise _needs("--trials", "--tune lr")
+        raise needs("--trials", "--tune lr")
     options: dict[str, Any] = {
         "mixers": with_settings(mixer or [], mixer_set) or None,
         "seeds": seed,
@@ -176,13 +176,13 @@ def sweep(
     _check_settings(settings or [], options["vary"] or {}, data)
     request = load_request(file, options)
     if baseline is not None and request.match is None:
-        raise _needs("--baseline", "--match params")
+        raise needs("--baseline", "--match params")
     told = {"--partition": partition, "--time": time, "--gpus": gpus, "--nodes": nodes, "--cpus": cpus}
     for name, value in (told | {"--gres": gres, "--qos": qos, "--sbatch": sbatch or None}).items():
         if value is not None and not slurm:
-            raise _needs(name, "--slurm")
+            raise needs(name, "--slurm")
     if slurm and threads is not None:
-        raise _needs("--threads", "runs on this machine; on Slurm, --cpus")
+        raise needs("--threads", "runs on this machine; on Slurm, --cpus")
     if not slurm:
         choose_device(device)  # of this machine: on Slurm the runs are elsewhere
     asked = None
@@ -382,9 +382,3 @@ def _unknown_until(until: str | None) -> Exception:
     return InputError(
         "unknown end of a sweep", got=f"--until {until}", expected="decided", remedy="--until decided, or leave it out"
     )
-
-
-def _needs(option: str, other: str) -> Exception:
-    from wfbench.errors import InputError
-
-    return InputError(f"{option} means nothing here", got=option, expected=f"{option} beside {other}", remedy=f"add {other}")

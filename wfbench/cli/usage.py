@@ -78,11 +78,8 @@ def _refuse_repeated(command: Any, parent: Any, args: list[str]) -> None:
         if given.count(param) > 1 and not param.multiple and name in _SEVERAL_ELSEWHERE:
             values = [after for word, after in zip(args, args[1:], strict=False) if word in param.opts]
             values += [word.partition("=")[2] for word in args if word.partition("=")[0] in param.opts and "=" in word]
-            remedy = "one call for each" if name == "--mixer" else "leave one out"
-            if name == "--mixer" and command.name == "train":
-                remedy += ", or wfbench sweep --mixer NAME --mixer NAME"
             got = f"{name} {f' and {name} '.join(values)}"
-            _refuse(InputError("one option twice", got=got, expected=f"{name} once", remedy=remedy))
+            _refuse(InputError("one option twice", got=got, expected=f"{name} once", remedy="one call for each"))
 
 
 @contextmanager

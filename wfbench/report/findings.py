@@ -308,12 +308,12 @@ def _first_looks(looks: Sequence[FirstLook]) -> str:
         return ""
     runs = sorted({look.runs for look in looks})
     hours = [number(seconds / 3600, digits=2) for seconds in sorted(look.seconds for look in looks if look.seconds is not None)]
-    told = f"{' to '.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} {'run' if runs == [1] else 'runs'}"
+    cost = f"{' to '.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} {'run' if runs == [1] else 'runs'}"
     each = " each" if len(looks) > 1 else ""
     if len(hours) == len(looks):
         guess = any(look.untimed for look in looks)
-        told += f" or {'about ' if guess else ''}{' to '.join(dict.fromkeys((hours[0], hours[-1])))} h of training"
-    return f"; a first look at {'it' if len(looks) == 1 else 'those'} without runs takes {told}{each}"
+        cost += f" or {'about ' if guess else ''}{' to '.join(dict.fromkeys((hours[0], hours[-1])))} h of training"
+    return f"; a first look at {'it' if len(looks) == 1 else 'those'} without runs takes {cost}{each}"
 
 
 def _prices(answers: Sequence[Answer]) -> str:

@@ -25,9 +25,9 @@ from wfbench.records import ProbeRow
 _ROUNDING = 1e-9  # of means of equal numbers
 #: Why no number of seeds gives a capacity to what has none.
 UNTRAINED = "what was not trained has no capacity, and longer training may give it one"
-#: Why no number of seeds decides where some seeds are known by a bound alone.
 #: Why none gives one to what cannot see what it is asked for.
 BLIND = "no layer reaches what is asked for, so neither seeds nor training give it a capacity"
+#: Why none decides where some seeds are known by a bound alone.
 BOUNDED = "a seed has only a bound, on the wrong side: harder or easier levels may decide it, more seeds do not"
 
 
@@ -137,10 +137,10 @@ def is_hopeless(claim: Capability, runs: Runs, seeds: Sequence[int]) -> bool:
     """Whether no further seed decides: seeds of a look were not trained, or have bounds that exclude either verdict."""
     if untrained(claim, runs, seeds):
         return True
-    values = _values(claim, runs, seeds) if claim.statistic != "solved" else ""
-    if isinstance(values, str):
+    if claim.statistic == "solved":
         return False
-    return values.difference(values.low) is None and values.difference(values.high) is None
+    values = _values(claim, runs, seeds)
+    return not isinstance(values, str) and values.difference(values.low) is None and values.difference(values.high) is None
 
 
 def untrained(claim: Capability, runs: Runs, seeds: Sequence[int]) -> str:
