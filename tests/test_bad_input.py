@@ -449,7 +449,6 @@ CALLS: list[list[str] | str] = [
     "sweep --until decided --dry-run --mixer softmax",
     "profile --max-batch 64",
     "profile --more-minutes 3",
-    "profile --no-isolate --seconds 2",
     "profile --no-isolate --budget 2",
     "train --data pictures --set data.path=folder",
     "train --data digits --set data.source=folder",

@@ -161,7 +161,7 @@ def profile(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="How long a cell is sampled in each round, if isolated. Default: 1.", rich_help_panel=_HOW),
+        typer.Option(help="How long a cell is sampled in each round. Default: 1; 0.05 with --no-isolate.", rich_help_panel=_HOW),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Seconds after which an isolated cell is stopped. Default: 120.", rich_help_panel=_HOW)
@@ -207,9 +207,8 @@ def profile(
         raise needs("--max-batch", "--saturate")
     if more_minutes is not None and precision is None:
         raise needs("--more-minutes", "--precision")
-    for option, value in (("--seconds", seconds), ("--budget", budget)):
-        if value is not None and not isolate:
-            raise needs(option, "--isolate")
+    if budget is not None and not isolate:
+        raise needs("--budget", "--isolate")
     chosen = {"max_batch": max_batch, "more_minutes": more_minutes, "seconds": seconds, "budget": budget}
     of = None if recipe is None else recipes.load(recipe)
     request = ProfileRequest(

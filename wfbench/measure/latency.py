@@ -34,7 +34,8 @@ from wfbench.records.profile import FORKED as FORKED
 from wfbench.records.profile import INTERLEAVED as INTERLEAVED
 from wfbench.records.profile import ISOLATED as ISOLATED
 
-_BLOCK_SECONDS = 0.05
+#: How long a block of calls takes, in this process.
+BLOCK_SECONDS = 0.05
 _WARM_CALLS = 2
 _WARM_SECONDS = 0.1
 
@@ -81,10 +82,10 @@ class Sampler:
         self._seconds = seconds / calls
         return self._seconds
 
-    def sample(self) -> float:
-        """Seconds per call, over one block; the sampler must be warm."""
+    def sample(self, seconds: float = BLOCK_SECONDS) -> float:
+        """Seconds per call, over one block of about ``seconds``; the sampler must be warm."""
         # Not Timer.timeit of torch.utils.benchmark: it makes two calls more before each block.
-        calls = max(1, round(_BLOCK_SECONDS / max(self._seconds, 1e-9)))
+        calls = max(1, round(seconds / max(self._seconds, 1e-9)))
         return self._timeit(calls) / calls
 
     def samples(self, seconds: float, least: int, budget: float) -> list[float]:
@@ -131,6 +132,7 @@ def time_interleaved(
     rounds: int,
     order_seed: int,
     threads: int | None = None,
+    seconds: float = BLOCK_SECONDS,
     block: Callable[[str], object] = lambda key: None,
     skip: Collection[tuple[str, int]] = (),
     done: Callable[[str, str], None] = lambda key, stage: None,
@@ -143,6 +145,7 @@ def time_interleaved(
         rounds: samples for each cell.
         order_seed: decides the order within each round.
         threads: intra-op threads; None for PyTorch's present number.
+        seconds: how long a cell is called in each round; one call at least.
         block: cells of which this gives the same are timed one after the other in each round.
         skip: cells and rounds (from 0) that have been timed before.
         done: told of each cell warmed ("warm") and timed ("round k/n").
@@ -163,7 +166,7 @@ def time_interleaved(
         for key in in_random_order(list(cells), order_seed, k, block):
             if outcome[key].status == "ok" and (key, k) not in skip:
                 with _noting(outcome[key], samplers[key]):
-                    outcome[key].samples.append(samplers[key].sample())
+                    outcome[key].samples.append(samplers[key].sample(seconds))
                 sampled(key, k, outcome[key])
                 done(key, f"round {k + 1}/{rounds}")
     return outcome

@@ -15,7 +15,7 @@ import mixers
 from wfbench import diffusion, forkserver, measure, models
 from wfbench.analysis.lines import scheduled
 from wfbench.errors import InputError, did_you_mean
-from wfbench.measure.latency import FORKED, INTERLEAVED, ISOLATED
+from wfbench.measure.latency import BLOCK_SECONDS, FORKED, INTERLEAVED, ISOLATED
 from wfbench.models import Config, DiTConfig
 from wfbench.models.schedule import schedule_of
 from wfbench.recipe import Recipe
@@ -31,6 +31,8 @@ LATENT = 8
 #: How often the grid is measured, by protocol: so often that a typical speed-up is known to about 10 % on the machines that the
 #: committed records come from. `benchmarks/rounds.py` makes the table that this follows from (docs/MEASUREMENT.md).
 ROUNDS = {ISOLATED: 10, INTERLEAVED: 20}
+#: How long a cell is sampled in each round, by protocol.
+SECONDS = {ISOLATED: 1.0, INTERLEAVED: BLOCK_SECONDS}
 #: What is counted is what is timed: the evaluation path that runs.
 PATH = "auto"
 
@@ -61,7 +63,8 @@ class ProfileRequest:
         max_batch: the largest batch that ``saturate`` tries.
         rounds: how often the whole grid is measured; also the rounds of each batch that ``saturate`` tries, which are
             `LEAST_THROUGHPUT_ROUNDS` at least.
-        seconds, budget: how long an isolated cell is sampled in each round, and after how many seconds it is stopped.
+        seconds: how long a cell is sampled in each round; None for `SECONDS` of its protocol.
+        budget: after how many seconds an isolated cell is stopped.
         precision: after the rounds, cells whose speed-up over the baseline is known less well than this, as a relative
             half-width, are measured in more rounds, beside the baseline; None for no more rounds.
         more_minutes: after so many minutes of them, what is not known as well stays so.
@@ -97,7 +100,7 @@ class ProfileRequest:
     breakdown: bool = False
     max_batch: int = 1024
     rounds: int = ROUNDS[ISOLATED]
-    seconds: float = 1.0
+    seconds: float | None = None
     budget: float = 120.0
     order_seed: int = 0
     precision: float | None = None
@@ -148,6 +151,11 @@ class ProfileRequest:
         return self.isolate if self.memory is None else self.memory
 
     @property
+    def sampling_seconds(self) -> float:
+        """How long a cell is sampled in each round."""
+        return SECONDS[ISOLATED if self.isolate else INTERLEAVED] if self.seconds is None else self.seconds
+
+    @property
     def protocol(self) -> str:
         """How latency is measured, by the name that rows give it."""
         if not self.isolate:
@@ -187,7 +195,7 @@ class ProfileRequest:
         )
         if self.recipe is not None:
             same = (*same, self.named_model, self.decoder, self.frozen)
-        how = (self.compile, self.channels_last, self.protocol, self.seconds if self.isolate else None, PATH, _host())
+        how = (self.compile, self.channels_last, self.protocol, self.sampling_seconds if self.isolate else self.seconds, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
         between = self.overrides.get("between")
@@ -278,7 +286,7 @@ class ProfileRequest:
                     expected="1 or more",
                     remedy=f"leave {name} out for its default: wfbench profile --help",
                 )
-        for name, seconds in (("--seconds", self.seconds), ("--budget", self.budget)):
+        for name, seconds in (("--seconds", self.sampling_seconds), ("--budget", self.budget)):
             if not 0 < seconds < float("inf"):
                 raise InputError(
                     f"{name} must be positive",

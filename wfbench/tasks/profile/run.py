@@ -369,7 +369,7 @@ class _Run:
         of = f" of {request.rounds}" if k < request.rounds else ""
         self.watch.line(f"{cell.name}: {stage}{f', round {k + 1}{of}' if stage == 'latency' else ''}")
         rounds = max(request.rounds, LEAST_THROUGHPUT_ROUNDS)
-        job = Job(stage, cell, torch.get_num_threads(), request.seconds, request.budget, rounds, request.max_batch)
+        job = Job(stage, cell, torch.get_num_threads(), request.sampling_seconds, request.budget, rounds, request.max_batch)
         environment = EXACT_MEMORY if stage == "memory" else None  # read when a library is loaded: a fresh process
         done = run_isolated(
             "wfbench.tasks.profile.worker",
@@ -406,6 +406,7 @@ class _Run:
             calls,
             rounds=self.request.rounds,
             order_seed=self.request.order_seed,
+            seconds=self.request.sampling_seconds,
             block=lambda key: names[key].resolution,
             skip=skip,
             done=lambda key, stage: self.watch.line(f"{names[key].name}: {stage}"),
@@ -432,7 +433,7 @@ class _Run:
     def _machine_rates(self) -> None:
         """This machine's rates, in every call that measures: a session keeps the fastest."""
         self.watch.line("this machine: matrix product and copy")
-        job = Job("machine", self.cells[0], torch.get_num_threads(), self.request.seconds, self.request.budget)
+        job = Job("machine", self.cells[0], torch.get_num_threads(), self.request.sampling_seconds, self.request.budget)
         done = run_isolated(
             "wfbench.tasks.profile.worker",
             job.payload(),

@@ -242,7 +242,7 @@ def _request_of(cell: ProfileCell, device: str) -> ProfileRequest:
         isolate=isolate,
         memory=row.memory_status == "ok",
         rounds=max(rounds, len(row.round_medians)),
-        seconds=float(_said(row, "--seconds") or ProfileRequest.seconds),
+        seconds=None if (seconds := _said(row, "--seconds")) is None else float(seconds),
         budget=float(_said(row, "--budget") or ProfileRequest.budget),
         fork=row.protocol == FORKED,
     )
