@@ -161,7 +161,9 @@ def profile(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="How long a cell is sampled in each round. Default: 1; 0.05 with --no-isolate.", rich_help_panel=_HOW),
+        typer.Option(
+            help="How long a cell is sampled in each round. Default: 1; 0.05 with --no-isolate.", rich_help_panel=_HOW
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Seconds after which an isolated cell is stopped. Default: 120.", rich_help_panel=_HOW)

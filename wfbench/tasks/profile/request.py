@@ -195,7 +195,8 @@ class ProfileRequest:
         )
         if self.recipe is not None:
             same = (*same, self.named_model, self.decoder, self.frozen)
-        how = (self.compile, self.channels_last, self.protocol, self.sampling_seconds if self.isolate else self.seconds, PATH, _host())
+        seconds = self.sampling_seconds if self.isolate else self.seconds
+        how = (self.compile, self.channels_last, self.protocol, seconds, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
         machine["versions"] = {k: v for k, v in environment.versions.items() if k in ("torch", "timm")}
         between = self.overrides.get("between")
