@@ -153,6 +153,10 @@ class Direction(nn.Module):
         self.a_log = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(width, 1))
         self.skip = nn.Parameter(torch.ones(width))
 
+    def no_weight_decay(self) -> set[str]:
+        """A, as in the authors' training; D has one dimension, and is not decayed anyway."""
+        return {"a_log"}
+
     def inner(self, x: Tensor) -> Tensor:
         """SiLU of the convolution: (B, N, D)."""
         if self.conv is not None:

@@ -139,6 +139,10 @@ class WindowAttention(nn.Module):
         table = nn.init.trunc_normal_(torch.empty(places, self.num_heads), std=0.02) if bias else None
         self.relative_position_bias_table = None if table is None else nn.Parameter(table)
 
+    def no_weight_decay(self) -> set[str]:
+        """The table, as in the authors' training and in timm."""
+        return set() if self.relative_position_bias_table is None else {"relative_position_bias_table"}
+
     @classmethod
     def reference_arguments(cls, state: Mapping[str, Tensor]) -> dict[str, object]:
         """Constructor arguments that fit a state dict under the authors' names."""

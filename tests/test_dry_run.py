@@ -91,6 +91,23 @@ def test_groups_macs_memory_and_disk_are_those_of_the_run(tmp_path):
     assert planned.disk_bytes > 4 * planned.checkpoint_bytes + final - 20_000
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+@pytest.mark.parametrize(
+    ("mixer", "exempt"),
+    [("window", "relative_position_bias_table"), ("vim", "a_log"), ("softmax", ""), ("window(bias=false)", "")],
+)
+def test_what_a_mixer_exempts_is_not_decayed(mixer, exempt, layer_decay):
+    recipe = recipe_of(f"model.mixer={mixer}", *([] if layer_decay is None else [f"optim.layer_decay={layer_decay}"]))
+    model = classify.prepare(recipe).model
+    state = TrainState(model, recipe, 1)
+    decays = {id(p): group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
+    found = {name for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith(".bias") and decays[id(p)] == 0}
+    expected = {name for name, _ in model.named_parameters() if exempt and name.endswith(exempt)} | model.no_weight_decay()
+    assert found == expected
+    assert bool(exempt) == any(name.endswith(exempt) for name in found - model.no_weight_decay())
+    assert set(decays.values()) == {0.0, 0.05}
+
+
 def test_layer_decay_stands_in_the_groups(tmp_path):
     scales = {group["lr_scale"] for group in dry_run(recipe_of("optim.layer_decay=0.5"), tmp_path / "run").groups}
     assert scales == {1.0, 0.5, 0.25, 0.125}  # norm and head, two blocks, what stands before them

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -44,7 +44,7 @@ class StepMetrics:
 class TrainState:
     """All that changes during training, and the one way to change it: `step`.
 
-    AdamW without decay on biases, 1-D parameters and what the model's ``no_weight_decay`` names; linear warm-up, then
+    AdamW without decay on biases, 1-D parameters and what `not_decayed` finds; linear warm-up, then
     cosine or a constant rate, per step; gradient clipping. The schedule moves after each update, so the first step's rate
     is used twice, as in the Swin-style training code that WeightFormer's release uses.
 
@@ -87,7 +87,12 @@ class TrainState:
         #: What the loss calls: the model, in as many wrappings as the recipe asks for.
         self.runner: nn.Module = torch.compile(whole) if compute.compile else whole  # type: ignore[assignment]
         self.generator = torch.Generator().manual_seed(distributed.seed(recipe.seed))
-        self.optimizer = create_optimizer_v2(model, "adamw", **_optimizer_settings(recipe.optim, recipe.batch_size))
+        self.optimizer = create_optimizer_v2(
+            model,
+            "adamw",
+            param_group_fn=lambda model: _parameter_groups(model, recipe.optim),
+            **_optimizer_settings(recipe.optim, recipe.batch_size),
+        )
         self.scheduler = _scheduler(self.optimizer, recipe, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")
 
@@ -186,8 +191,28 @@ def _optimizer_settings(optim: OptimSection, batch_size: int) -> dict[str, Any]:
         "weight_decay": optim.weight_decay,
         "betas": optim.betas,
         "eps": optim.eps,
-        "layer_decay": optim.layer_decay,
     }
+
+
+def not_decayed(model: nn.Module) -> set[str]:
+    """Names of parameters of more than one dimension that are not decayed all the same.
+
+    Those that ``no_weight_decay()`` of the model or of a module in it names (timm's convention, there of whole models): a
+    position embedding, or a mixer's table of relative positions.
+    """
+    found = set()
+    for prefix, module in model.named_modules():
+        of_module = getattr(module, "no_weight_decay", None)
+        if of_module is not None:
+            found |= {f"{prefix}.{name}" if prefix else name for name in of_module()}
+    return found
+
+
+def _parameter_groups(model: nn.Module, optim: OptimSection) -> list[dict[str, Any]]:
+    names = not_decayed(model)
+    if optim.layer_decay is None:
+        return param_groups_weight_decay(model, optim.weight_decay, no_weight_decay_list=names)
+    return param_groups_layer_decay(model, optim.weight_decay, layer_decay=optim.layer_decay, no_weight_decay_list=names)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> Scheduler:
