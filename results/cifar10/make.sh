@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything in this folder, from the project's root: about three hours on two CPU cores up to the first look.
+# Makes everything in this folder, from the project's root: about three hours on two CPU cores up to the first look, an hour for the ablations.
 # Needs CIFAR-10 at data/cifar10 (docs/DATA.md). Runs that are finished are not trained again; broken ones go on.
 # The tables alone, from the records: bash results/make.sh results/cifar10
 set -euo pipefail
