@@ -116,7 +116,7 @@ def _columns(result: AblationResult) -> list[Column[AblationLine]]:
         Column("what", lambda line: line.what),
         Column("", lambda line: REMOVED[line.what], "taken away", words=True),
         Column("slot", lambda line: line.slot, "slot", words=True),
-        Column("layer", lambda line: line.layer),
+        Column("layer", lambda line: None if line.layer is None else str(line.layer)),  # its name, no measurement
         Column("", lambda line: layer_in_words(line.layer), "layer"),
         Column("seed_count", lambda line: len(line.runs), "seeds", lambda count: plural(count, "seed")),
         Column("seeds", lambda line: " ".join(str(row.seed) for row in line.runs)),
