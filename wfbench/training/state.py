@@ -87,12 +87,8 @@ class TrainState:
         #: What the loss calls: the model, in as many wrappings as the recipe asks for.
         self.runner: nn.Module = torch.compile(whole) if compute.compile else whole  # type: ignore[assignment]
         self.generator = torch.Generator().manual_seed(distributed.seed(recipe.seed))
-        self.optimizer = create_optimizer_v2(
-            model,
-            "adamw",
-            param_group_fn=lambda model: _parameter_groups(model, recipe.optim),
-            **_optimizer_settings(recipe.optim, recipe.batch_size),
-        )
+        groups = _parameter_groups(model, recipe.optim)
+        self.optimizer = create_optimizer_v2(groups, "adamw", **_optimizer_settings(recipe.optim, recipe.batch_size))
         self.scheduler = _scheduler(self.optimizer, recipe, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.precision == "float16")
 

@@ -195,6 +195,7 @@ class ProfileRequest:
         )
         if self.recipe is not None:
             same = (*same, self.named_model, self.decoder, self.frozen)
+        # In this process None stands for the default, as in the sessions that were begun before it could be chosen.
         seconds = self.sampling_seconds if self.isolate else self.seconds
         how = (self.compile, self.channels_last, self.protocol, seconds, PATH, _host())
         machine = environment.model_dump(exclude={"git_revision", "git_dirty"})
