@@ -86,11 +86,13 @@ class WindowAttention(nn.Module):
     Source: Liu et al. 2021 (Swin Transformer, arXiv 2103.14030), section 3.2.
     Status: certain (golden files of timm's Swin, outputs and gradients; equals softmax attention under an explicit mask).
     Deviations: as in timm, the filling takes part: its tokens have the biases for q, k and v, and tokens attend to them
-    unless the shift's mask parts them; and as the filling comes after the rolling, rows that were rolled around are not
-    parted from the last ones before them. On grids that w divides there is none of this. What is parted has weight zero; the
-    authors' code subtracts 100 from the score. The table is that of the constructor's window on every grid, and a shorter
-    side uses its middle part, where timm makes a smaller table. ``shift`` None is w // 2 in every second layer and 0 in
-    the others. Either may be two numbers, for rows and columns: ``window=3x4``; the table then has (2·3 − 1)(2·4 − 1) rows.
+    unless the shift's mask separates them; and as the filling comes after the rolling, rows that were rolled around are not
+    separated from the last ones before them. On grids that w divides there is none of this. Separated pairs have weight
+    zero; the authors' code subtracts 100 from the score. The table is that of the constructor's window on every grid, and a
+    shorter side uses its middle part, where timm makes a smaller table: give ``from_reference`` the window of such weights,
+    ``window_used``, in rows and columns (timm's ``window_size`` after construction). ``shift`` None is w // 2 in every second
+    layer and 0 in the others. Either may be two numbers, for rows and columns: ``window=3x4``; the table then has
+    (2·3 − 1)(2·4 − 1) rows.
     ``bias`` turns P off. Swin's stages, which merge tokens, are not in the skeleton that all mixers share.
 
     Raises:
@@ -204,7 +206,7 @@ class WindowAttention(nn.Module):
         return pairs.permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)
 
     def _scores(self, window: Grid, shift: Grid, padded: Grid, like: Tensor) -> Tensor | None:
-        """What is added to the scores: P, and −∞ where the shift parts two tokens; (1 or n, h, L, L), or None for nothing."""
+        """What is added to the scores: P, and −∞ where the shift separates tokens; (1 or n, h, L, L), or None for nothing."""
         positions = self._positions(window)
         if not any(shift):
             return None if positions is None else positions.unsqueeze(0).to(like.dtype)
