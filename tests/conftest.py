@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
+from collections import defaultdict
 from dataclasses import replace
 
 # Before numpy is imported, here and in the processes that tests start: on shared cores the threads of its matrix products wait
@@ -40,8 +41,16 @@ def shallow_vit_tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked ``sampled(n)``, one case in n is tried by default, others for each test; the slow tests try the rest."""
+    """Of a test marked ``sampled(n)``, about one case in n is tried by default, at least one; the slow tests try the rest.
+
+    Which ones follows from their names, so that each test tries others.
+    """
+    cases = defaultdict(list)
     for item in items:
-        marker = item.get_closest_marker("sampled")
-        if marker is not None and zlib.crc32(item.nodeid.encode()) % marker.args[0]:
-            item.add_marker(pytest.mark.slow)
+        if (marker := item.get_closest_marker("sampled")) is not None:
+            cases[item.nodeid.partition("[")[0]].append((zlib.crc32(item.nodeid.encode()), marker.args[0], item))
+    for tried in cases.values():
+        tried.sort(key=lambda case: case[0] % case[1])
+        for number, n, item in tried[1:]:
+            if number % n:
+                item.add_marker(pytest.mark.slow)

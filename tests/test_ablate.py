@@ -96,6 +96,7 @@ def net(mixer: str = "weightformer", name: str = "vit-tiny", **more: Any) -> Vis
 STRATEGIES = ["weightformer", "inline", *(f"wf-linear-{s}" for s in ("gap", "deep")), *(f"wf-dwc-{s}" for s in ("gap", "conv"))]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mixer", STRATEGIES)
 @pytest.mark.parametrize("path", ["auto", "released", "rank"])
 @torch.no_grad()
@@ -329,6 +330,7 @@ def test_every_row_of_a_run_has_strengths_before_and_after_and_a_curve(recipe: s
     assert rows[0].strength_samples == {"digits": 64, "scenes": 6, "dit-digits": 10}[recipe]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("recipe", "table"), [("digits", "accuracy"), ("scenes", "segmentation"), ("dit-digits", "denoising")])
 def test_the_tables_of_every_task_have_the_strength(recipe: str, table: str, trained: dict[str, Path]) -> None:
     rows = records.read(trained[recipe] / "records.jsonl")[0]

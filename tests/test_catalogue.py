@@ -24,6 +24,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["vit-tiny", "weightformer-tiny", "dit-s-8"])
 def test_a_model_costs_what_is_counted(name: str) -> None:
     entry, model = catalogue.describe_model(name), models.create(name)

@@ -95,6 +95,7 @@ def test_a_disk_that_fills_up_is_one_message_and_the_previous_checkpoint_stays_a
     assert_equal_runs(out, whole)
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_that_of_its_step(whole, tmp_path, monkeypatch):
     steps_meanwhile, saved, taken = [], checkpoint.save_file, threading.Semaphore(0)
     step = TrainState.step
@@ -136,6 +137,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("moment", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 6))])
 def test_a_kill_between_any_two_renames_loses_nothing(moment, when, whole, tmp_path, monkeypatch):
@@ -178,6 +180,7 @@ def poison(monkeypatch, at: int, *, loss: bool, weights: bool) -> None:
     monkeypatch.setattr(TrainState, "step", poisoned)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("settings", [[], ["save_steps=8"]], ids=["epochs", "steps"])
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint_and_the_run_can_go_on(settings, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as m:

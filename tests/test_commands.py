@@ -73,7 +73,7 @@ def commands_of(script: Path, place: Path, **environment: str) -> list[list[str]
     return [line.split("\0")[:-1] for line in said.read_text().split("\n\0") if line]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
 def test_what_a_script_calls_is_there(script: Path, tmp_path: Path) -> None:
     found = commands_of(script, tmp_path)

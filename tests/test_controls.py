@@ -71,6 +71,7 @@ def test_a_layer_for_a_large_grid_is_made_without_its_memory(name: str) -> None:
         assert layer(torch.empty(1, 512 * 512, 24), (512, 512)).shape == (1, 512 * 512, 24)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NEW)
 def test_a_new_mixer_compiles_without_a_graph_break(name: str) -> None:
     layer, x = make_layer(name, "token", (3, 5), dtype=torch.float32), tokens(2, (3, 5), dtype=torch.float32)

@@ -184,6 +184,7 @@ SOURCES = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("source", "write", "name", "classes"), SOURCES, ids=lambda v: getattr(v, "__name__", None))
 def test_a_source_gives_back_what_its_files_hold(source, write, name, classes, tmp_path):
     content = write(tmp_path)
@@ -685,6 +686,7 @@ def test_without_anybody_to_tell_there_is_a_warning_for_each_file(tmp_path):
     assert len(seen) == len(reasons) - 1  # the large one is read where it is below Pillow's limit
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("source", ["folder", "tar", "webdataset", "huggingface"])
 def test_a_bad_image_stops_training_and_always_evaluation_with_its_name(source, workers, tmp_path, monkeypatch):
@@ -736,6 +738,7 @@ def test_settings_that_do_not_fit_are_refused_before_the_first_batch(monkeypatch
     train_batches(split, DataSection(augment="resized-crop"), (8, 8), 1, batch_size=8, seed=0, epochs=1)  # without a policy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_workers_live_through_signals_that_are_for_the_training_process(number):
     import multiprocessing

@@ -369,6 +369,7 @@ def transformed(data: DataSection, i: int) -> tuple[Tensor, Tensor, Tensor]:
     return found[0][0], found[0][1], found[1][1]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_mask_never_parts_from_its_image(name: str) -> None:
     """Nearest takes a pixel up to one scaled pixel away: 200 / 96 at most here, or 2 where the scale is a half."""

@@ -63,7 +63,7 @@ def test_logits_are_row_by_row() -> None:
     assert changed.nonzero().flatten().tolist() == [1 * 3 + 2]
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("name", mixers.names())
 def test_the_head_at_every_token_is_counted(name: str) -> None:
     each, mean = (count_flops(vit(mixer=name, pool=pool, depth=2), (2, 3, *ODD)) for pool in ("none", "mean"))
@@ -134,7 +134,7 @@ def test_a_size_that_the_patch_does_not_divide_is_refused(decoder: str) -> None:
         dense(decoder=decoder)(torch.randn(1, 3, 44, 24))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @decoders
 @pytest.mark.parametrize(("size", "patch"), [(ODD, 8), ((64, 96), 16), (ODD, 4), ((24, 40), 2), ((64, 128), 64)])
 @pytest.mark.parametrize("class_token", [False, True])
@@ -187,6 +187,7 @@ def test_dpt_continues_the_maps_by_their_last_row_and_column_where_they_do_not_f
 
 
 @decoders
+@pytest.mark.sampled(2)
 def test_an_image_s_logits_depend_on_no_other_image_of_its_batch(decoder: str) -> None:
     model = dense("vit-tiny", "softmax", decoder=decoder).train()
     for module in model.modules():
@@ -240,6 +241,7 @@ def test_a_frozen_backbone_is_as_in_evaluation_and_the_decoder_alone_is_trained(
 
 
 @decoders
+@pytest.mark.sampled(2)
 def test_a_whole_model_takes_a_step(decoder: str) -> None:
     model = dense("weightformer-tiny", decoder=decoder).train()
     assert model.backbone.training
@@ -252,7 +254,7 @@ def test_a_whole_model_takes_a_step(decoder: str) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @decoders
 def test_initial_values_follow_from_the_seed_and_the_backbone_s_are_the_classifier_s(decoder: str) -> None:
     first, second, other = (dense(mixer="linear", decoder=decoder, seed=seed) for seed in (1, 1, 2))

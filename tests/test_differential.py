@@ -229,6 +229,7 @@ def test_a_new_gate_is_about_half_open() -> None:
 # --- work, messages, precision
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("grid", [(5, 7), (9, 8)])
 @with_options

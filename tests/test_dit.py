@@ -134,7 +134,7 @@ def test_the_published_macs_at_512_pixels(name: str, gmacs: float) -> None:
     assert round(sum(model.declared_macs((64, 64)).values()) / 1e9, 1) == gmacs
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize(("size", "batch"), [((6, 10), 3), pytest.param((8, 8), 1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mixer", mixers.names())
 def test_three_counts_agree_with_any_mixer(mixer: str, size: Grid, batch: int) -> None:
@@ -167,6 +167,7 @@ def test_bytes_of_training_take_the_models_own_inputs() -> None:
     assert bytes_of_training(model, (2, 4, 8, 8)) > least
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mixer", mixers.names())
 def test_every_mixer_denoises_and_every_trained_weight_learns(mixer: str) -> None:
     model = scrambled(small(mixer=mixer, depth=3), 0.1)

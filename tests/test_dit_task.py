@@ -382,6 +382,7 @@ def test_scores_carry_their_protocol_and_the_same_figure_of_real_images(trained:
     assert records.read(tmp_path / "records.jsonl")[0] == rows
 
 
+@pytest.mark.slow
 def test_real_images_score_as_the_floor_does(trained: Path, tmp_path: Path) -> None:
     """Held-out images in place of samples reach the floor; training images are seen to be copies."""
     found = {}
@@ -866,6 +867,7 @@ def test_two_processes_train_and_evaluate_as_one_does(trained: Path, tmp_path: P
 # --- sweeps of denoisers
 
 
+@pytest.mark.slow
 def test_denoisers_are_matched_also_on_latents(latents: Path, tmp_path: Path) -> None:
     for base, sets, data in (("dit-digits", SMALL, None), ("dit-400k", LATENT, str(latents))):
         wanted = load_request(

@@ -122,6 +122,7 @@ def test_the_mixer_of_the_readme_stands_in_every_table(tmp_path):
     assert exponents
 
 
+@pytest.mark.slow
 def test_the_mixer_of_the_readme_is_refuted_once_a_line_is_wrong(tmp_path):
     name = example(tmp_path)
     file = tmp_path / "my_mixer.py"

@@ -287,7 +287,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "train"])
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_what_would_stop_a_run_is_refused_before_its_first_step_and_nothing_is_written(case, dry, old, tmp_path, monkeypatch):

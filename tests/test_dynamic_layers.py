@@ -61,7 +61,7 @@ def test_every_path_of_the_convolution_equals_the_naive_form(strategy: str, path
         all_near(gradients(layer, layer, x, grid), gradients(layer, layer.naive, x, grid), path)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize(("grid", "c", "d"), SHAPES)
 @every_path
 @linear_strategy

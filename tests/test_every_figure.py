@@ -137,7 +137,7 @@ def _fault_of_text(table: Table, columns: Any, column: Column[Any], line: Any) -
     return "its interval is not shown" if isinstance(behind, Interval) and not behind.why_none and not shows else ""
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_number_of_the_committed_results_has_an_interval_or_a_reason(folder: str) -> None:
     tables, _ = committed(folder)
@@ -235,6 +235,7 @@ EXACT_AXES = {"macs", "gmacs", "params", "tokens", "side", "epoch", "step", "lr"
 ABOUT = {"latency": "latency", "memory": "memory", "speedup": "speed-up"}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_so_has_every_point_of_the_charts(folder: str) -> None:
     for chart in committed(folder)[1]:

@@ -58,7 +58,7 @@ def test_every_factor_runs_at_the_grid_it_was_built_for_and_at_others(name: str,
         assert logits.isfinite().all()
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(18)
 @every_case
 def test_every_factor_is_counted_by_three_counts(name: str, local: str, pos: str) -> None:
     count = count_flops(build(name, local, pos), (2, 3, 64, 48))

@@ -364,6 +364,7 @@ def test_a_rank_that_is_killed_ends_the_others_soon_and_the_run_goes_on(tmp_path
 BOMB = "\n".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9) if k else '1'}]" for k in range(12))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -121,6 +121,7 @@ def test_a_batch_is_drawn_in_a_small_part_of_a_training_step() -> None:
     assert min(times) < 0.03, times
 
 
+@pytest.mark.slow
 def test_floors_are_those_of_other_canvases() -> None:
     """The floors come from pairs of walks by arithmetic; here from canvases, token by token."""
     canvases = drawn(1500, 32)

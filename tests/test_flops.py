@@ -25,7 +25,7 @@ ALL_THREE = {"declared", "flop_counter", "fvcore"}
 SMALL = {"image_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 10}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("name", "overrides", "side", "macs"),
     [
@@ -44,7 +44,7 @@ def test_a_known_model_has_its_macs_by_three_counts(name: str, overrides: dict[s
     assert sum(count.by_operator.values()) == macs == count.by_module[""]
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (112, 32)])
 @pytest.mark.parametrize("name", mixers.names())
@@ -72,6 +72,7 @@ def test_a_local_convolution_costs_nine_per_token_and_channel(name: str) -> None
     assert with_it - without == 2 * 9 * 16 * 48
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [name for name in mixers.names() if mixers.spec(name).prefix_tokens])
 def test_a_class_token_is_counted(name: str) -> None:
     with_it = count_flops(models.create("vit-tiny", mixer=name, class_token=True, **SMALL), (2, 3, 64, 64))
@@ -105,7 +106,7 @@ class Alone(nn.Module):
         return {"layer": self.layer.macs(image_size, batch, path)}
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("grid", [(4, 4), (5, 7), (2, 3), (8, 9)])
 @pytest.mark.parametrize(("name", "slot"), layer_cases())
@@ -248,7 +249,7 @@ def test_the_training_flags_come_back_after_a_count_that_failed(tmp_path: Path) 
     assert all(module.training for module in model.modules())
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize("name", mixers.names())
 def test_the_count_is_the_same_in_training_under_inference_mode_and_without_gradients(name: str) -> None:
     model = models.create("vit-tiny", mixer=name, drop_path=0.3, **SMALL)
@@ -394,6 +395,7 @@ def _counted_between_4k_and_16k_tokens(name: str, mixer: str, monkeypatch: pytes
     return counted
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "dim", "exponent"), [("vit-tiny", 192, 1.87), ("vit-small", 384, 1.77), ("vit-base", 768, 1.64)]
 )

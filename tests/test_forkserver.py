@@ -214,7 +214,8 @@ def test_a_server_that_cannot_import_leaves_a_fresh_process() -> None:
     assert "nothing here" in Path("said.txt").read_text()
 
 
-@pytest.mark.parametrize("words", [(), pytest.param(("end",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("end",)])
 def test_a_server_ends_with_its_client_and_forks_do_if_they_asked_for_it(words: tuple[str, ...], tmp_path) -> None:
     code = f"""
 import os

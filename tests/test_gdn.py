@@ -127,6 +127,7 @@ def test_many_copies_of_one_key_stay_finite_in_float32() -> None:
     near(found["o"], gdn.naive_gated_delta(**{k: t.double() for k, t in given.items()})[0], tolerance=1e-4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", [(5, 7), (3, 2), (9, 8)])
 @with_options

@@ -475,6 +475,7 @@ def test_untouched_code_and_moved_data_are_resumed(tmp_path: Path) -> None:
     assert row.code_changed is None
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("change", ["removed", "added"])
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_resume_onto_other_data_is_refused_and_names_what_differs(change: str, part: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def built(made: Recipe, what: str) -> int:
     return int(count_flops(model, (1, 3, 32, 32)).macs)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("what", ["params", "macs"])
 @pytest.mark.parametrize("mixer", mixers.names())
 def test_every_mixer_has_softmax_s_budget_within_2_percent_or_is_refused(mixer: str, what: str) -> None:

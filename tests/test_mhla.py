@@ -59,6 +59,7 @@ def test_it_equals_its_naive_form(options: dict[str, object], grid: Grid, batch:
     assert_equals_naive(made("mhla", grid, **options), tokens(batch, grid), grid)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batch", [1, 3])
 @every_case
 def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid: Grid, batch: int) -> None:

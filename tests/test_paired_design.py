@@ -49,6 +49,7 @@ def all_mixers():
     return {mixer: values(mixer=mixer) for mixer in mixers.names()}
 
 
+@pytest.mark.slow
 def test_every_pair_of_mixers_begins_equal_in_all_that_both_have(all_mixers):
     assert unequal(all_mixers.values()) == OWN_INITIALISER | OF_A_KERNEL
     with_qkv = [state for state in all_mixers.values() if state.get("blocks.0.mixer.qkv.weight", torch.empty(0)).ndim == 2]

@@ -185,7 +185,7 @@ def test_counts_of_majority_are_exact(level: float) -> None:
     assert counts[1:].max() - counts[1:].min() <= 1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_leaks(name: str) -> None:
     found = check_leak(opened(name), 2)
@@ -235,6 +235,7 @@ class Elsewhere(Needle):
         return Canvases(planes, labels)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("probe", [Leaky(), Summed(), Elsewhere()])
 def test_a_generator_that_leaks_on_purpose_is_caught(probe: Probe) -> None:
     name, settings = ("needle", ["data.probe.grids=[[12,18]]"]) if isinstance(probe, Elsewhere) else ("recall", [])

@@ -647,19 +647,27 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_of_its_own_answers_fails_dies_or_takes_too_long(tmp_path, monkeypatch):
+@pytest.fixture
+def own_process(tmp_path, monkeypatch):
     (tmp_path / "some_worker.py").write_text(WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    start = lambda payload, timeout=300.0: run.run_isolated(  # noqa: E731
+    return lambda payload, timeout=300.0: run.run_isolated(
         "some_worker", payload, timeout=timeout, environment={"SOME_VARIABLE": "yes"}
     )
-    assert start([1, 2]).result == {"got": [1, 2], "set": "yes"}
-    assert (start("die").status, "signal 9" in start("die").message) == ("oom", True)
-    raised = start("raise")
+
+
+def test_a_process_of_its_own_answers_or_dies(own_process):
+    assert own_process([1, 2]).result == {"got": [1, 2], "set": "yes"}
+    assert ((died := own_process("die")).status, "signal 9" in died.message) == ("oom", True)
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_fails_or_takes_too_long(own_process):
+    raised = own_process("raise")
     assert raised.status == "error"
     assert "ValueError: out of luck" in raised.message
     began = time.perf_counter()
-    assert start("sleep", timeout=1.0).status == "timeout"
+    assert own_process("sleep", timeout=1.0).status == "timeout"
     assert time.perf_counter() - began < 20
 
 

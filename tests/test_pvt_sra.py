@@ -100,6 +100,7 @@ def test_a_convolution_that_averages_gives_keys_and_values_of_the_means() -> Non
     near(layer(x, (4, 6)), layer.proj((weights @ v).transpose(1, 2).flatten(2)))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("grid", [(5, 7), (9, 8)])
 @with_options

@@ -49,6 +49,7 @@ def test_it_equals_its_naive_form(options: dict[str, object], grid: Grid, batch:
     assert_equals_naive(made("rala", grid, **options), tokens(batch, grid), grid)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("grid", "batch"), [((5, 7), 1), ((4, 6), 3)])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid: Grid, batch: int) -> None:
@@ -127,6 +128,7 @@ def test_each_part_is_off_where_its_weights_say_so() -> None:
     assert torch.equal(again(x, (5, 7)), off(x, (5, 7)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("options", [{}, {"key_weights": False}], ids=str)
 def test_16_bits_hold_the_sums_over_many_tokens(options: dict[str, object], dtype: torch.dtype) -> None:

@@ -192,6 +192,7 @@ def test_every_recipe_that_comes_with_the_package_loads(name: str) -> None:
     assert recipe.load(name).name == name
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("key", "value"), EVERY_KEY.items())
 def test_a_key_is_overridden_alone(key: str, value: object) -> None:
     of_probe = key.startswith("data.probe.") or key == "stop_when_solved"

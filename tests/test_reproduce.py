@@ -167,6 +167,7 @@ def table_of(place: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [

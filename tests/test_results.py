@@ -26,7 +26,7 @@ folders = [
 ]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("folder", folders)
 def test_the_records_give_the_tables(folder: Path) -> None:
     rows, torn = report.collect([folder])

@@ -111,6 +111,7 @@ def test_a_wrong_layer_does_not_pass_for_its_authors(wrong: str, monkeypatch: py
         assert_golden(name)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", [(4, 6), (5, 7), (3, 2)])
 @every_option
@@ -198,6 +199,7 @@ def test_a_layer_compiles_as_one_graph(name: str) -> None:
     near(compiled(x, (4, 6)), layer(x, (4, 6)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @every_rival
 def test_16_bits_hold_the_sums_over_many_tokens(name: str, dtype: torch.dtype) -> None:

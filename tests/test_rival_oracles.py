@@ -51,6 +51,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return mixers.create("softmax", 24, num_heads=3).naive_attend(q, k, v)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("grid", GRIDS)
 @with_options
@@ -58,7 +59,7 @@ def test_a_mixer_with_options_equals_its_naive_form(name: str, options: dict[str
     assert_equals_naive(made(name, **options), tokens(batch, grid), grid)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("grid", "batch"), [((5, 7), 1), ((9, 8), 3)])
 @with_options
 def test_the_declared_work_with_options_is_the_counted_work(

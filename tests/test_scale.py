@@ -97,6 +97,7 @@ def test_another_baseline_reads_no_file_again(
     assert {times for name, times in calls.items() if name.startswith("read ")} == {1}
 
 
+@pytest.mark.slow
 def test_bootstraps_grow_with_the_lines_and_no_faster(
     scale: ModuleType, first: Path, tmp_path: Path, calls: collections.Counter[str]
 ) -> None:

@@ -150,6 +150,7 @@ def test_two_mixers_that_are_alike_are_not_told_apart():
     assert (found.interval.low, found.interval.high) == (0.0, math.inf)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("count", [4, 5])
 def test_the_intervals_of_fewer_cells_cover_the_truth_too(count):
     """With one or two degrees of freedom they are wide; where the first order is not enough, they cover a little less."""

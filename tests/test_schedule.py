@@ -87,6 +87,7 @@ def test_a_schedule_fills_the_layers_that_it_says(build, mixer: str, schedule: d
     assert [(type(block.mixer), type(block.fc1)) for block in blocks(build(mixer, **schedule))] == expected
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("build", [vit, dit])
 @pytest.mark.parametrize("given", [CONTROL, {"every": 3}, {"every": 3, "between": "static"}, {"between": "static"}])
 def test_a_mixer_s_own_schedule_spelled_out_is_the_same_model(build, given: dict[str, object]) -> None:
@@ -157,7 +158,7 @@ def test_a_class_token_and_the_grid_are_asked_of_both_mixers() -> None:
     assert fixed == [False, True, True]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["softmax", "weightformer"])
 @pytest.mark.parametrize("between", ["static", "linear"])
 def test_the_work_of_a_schedule_is_counted_as_declared(name: str, between: str) -> None:

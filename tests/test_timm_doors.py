@@ -41,6 +41,7 @@ def deit_pair(**changes: object) -> tuple[VisionTransformer, nn.Module]:
 # --- intermediates
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("indices", [None, 2, [0, 3], [-1, 1]])
 @pytest.mark.parametrize("size", [(32, 32), ODD])
 @torch.no_grad()
@@ -317,6 +318,7 @@ class MapsOfEncoder(nn.Module):
         return self.encoder(images)[0]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("options", [{}, {"output_indices": [1, 4, 9, 16]}, {"depth": 3, "dynamic_img_size": True}])
 def test_smp_s_encoder_takes_a_step(options: dict[str, object]) -> None:
     smp_vit = pytest.importorskip("segmentation_models_pytorch.encoders.timm_vit")

@@ -33,6 +33,7 @@ def weights(state):
     return {name: p.detach().clone() for name, p in state.model.named_parameters()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", [1, 4, 5, 12, 100])
 @pytest.mark.parametrize("mixer", ["softmax", "weightformer"])
 def test_micro_batches_add_up_to_the_whole_batch(size, mixer):

@@ -66,6 +66,7 @@ def test_evaluation_every_few_epochs_leaves_the_weights_as_they_are_and_ends_wit
     assert some.best_accuracy == max(row["accuracy"] for row in rows if "accuracy" in row)
 
 
+@pytest.mark.slow
 def test_another_seed_or_no_augmentation_changes_the_weights(tmp_path):
     weights = []
     for i, more in enumerate((["seed=0"], ["seed=1"], ["seed=0", "data.crop_padding=1"], ["seed=0"])):

@@ -30,6 +30,7 @@ def refuted(report: Report) -> dict[str, str]:
     return {f.name: f.measured for f in report.refuted}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_a_registered_mixer_holds(name: str) -> None:
     report = verify(name, sizes=QUICK)
@@ -555,6 +556,7 @@ def test_the_mixer_that_the_broken_ones_come_from_holds(tmp_path: Path) -> None:
     assert [f.name for f in report.checks if f.verdict == "n.a."] == ["naive agreement", "prediction", "as a set"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", list(BROKEN))
 def test_a_broken_mixer_is_refuted_by_the_checks_meant_for_it(case: str, tmp_path: Path) -> None:
     changed, must, _ = BROKEN[case]
@@ -850,6 +852,7 @@ SEVENS = """
 """
 
 
+@pytest.mark.slow
 def test_a_mixer_that_needs_multiples_of_seven_is_measured_at_such_grids(tmp_path: Path) -> None:
     report = judge(tmp_path, SEVENS.replace("STEP", "7"))
     assert refuted(report) == {}
@@ -868,6 +871,7 @@ def test_a_mixer_that_refuses_every_large_grid_that_is_tried_is_not_refuted_by_w
     assert {"time", "growth of MACs", "growth of live memory", "float16 range"} <= told
 
 
+@pytest.mark.slow
 def test_slow_time_alone_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package.cost, "_times", lambda subject: {64: 1e-3, 256: 1e-3, 1024: 1e-3 * 4**1.7})
     assert refuted(verify("pool", sizes=QUICK)) == {"time": "N^1.70 from 256 to 1,024 tokens (10.56 ms)"}

@@ -56,6 +56,7 @@ def test_a_broken_mixer_fails_by_its_check_and_no_other(mixer: type[nn.Module]) 
     assert found.keys() - ALSO.get(mixer, set()) == {BROKEN[mixer]}, found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mixer", BROKEN, ids=lambda mixer: mixer.__name__)
 def test_the_check_meant_for_a_broken_mixer_refutes_it(mixer: type[nn.Module]) -> None:
     found = one(BROKEN[mixer], mixer)
@@ -63,6 +64,7 @@ def test_the_check_meant_for_a_broken_mixer_refutes_it(mixer: type[nn.Module]) -
     assert found.detail
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("mixer", "name"),
     [

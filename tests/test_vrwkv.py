@@ -163,7 +163,7 @@ def test_a_layer_with_options_equals_its_naive_form(options: dict[str, object], 
     assert_equals_naive(made(**options), tokens(batch, grid), grid)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("grid", "batch"), [((5, 7), 1), ((9, 16), 3), ((1, 1), 2)])
 @with_options
 def test_the_declared_work_is_the_counted_work(options: dict[str, object], grid: Grid, batch: int) -> None:

@@ -235,6 +235,7 @@ def test_two_layers_together_mix_the_whole_of_a_small_grid() -> None:
 # --- work, messages, precision
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("batch", [1, 3])
 @every_grid
 @with_options
