@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wfbench.analysis.interval import Interval
+from wfbench.analysis.lines import group
 from wfbench.analysis.seed_differences import over_seeds
 from wfbench.records import TrainRow
 
@@ -114,3 +115,25 @@ def line_result(identity: LineIdentity, name: str, seeds: Sequence[TrainRow]) ->
         data_wait_share=mean(lambda row: row.data_wait_share),
         train_seconds=mean(lambda row: row.train_seconds),
     )
+
+
+#: What distinguishes lines with the same label, in the order in which it is looked for, and the words before its value.
+_APART = {
+    "model": "in ",
+    "weights": "weights ",
+    "pretraining": "pretraining ",
+    "recipe_digest": "recipe ",
+    "steps": "steps ",
+} | {"batch": "batch ", "rate": "rate ", "mixer_digest": "code ", "model_digest": "models' code ", "parameters": "parameters "}
+
+
+def names(lines: Sequence[LineResult]) -> dict[LineResult, str]:
+    """What each line is called where its label is all that is said of it: with what differs, where labels are the same."""
+    called: dict[LineResult, str] = {}
+    for label, same in group(lines, lambda line: line.label).items():
+        apart: dict[LineResult, tuple[str, ...]] = dict.fromkeys(same, ())
+        for field, words in _APART.items():
+            if len(set(apart.values())) < len(same) > 1 and len({getattr(line.identity, field) for line in same}) > 1:
+                apart = {line: (*parts, f"{words}{getattr(line.identity, field)}") for line, parts in apart.items()}
+        called |= {line: " ".join([label, ", ".join(parts)]).strip() for line, parts in apart.items()}
+    return called

@@ -22,6 +22,7 @@ from wfbench.analysis.resolutions import ResolutionResult, resolutions
 from wfbench.analysis.seeds import AccuracyResult, accuracies
 from wfbench.analysis.segmentation import SegmentationResult, SizesResult, segmentation_sizes, segmentations
 from wfbench.analysis.tuning import TuningResult, tunings
+from wfbench.analysis.variants import with_settings
 from wfbench.records import AnyRow
 from wfbench.records.run_directory import Run
 
@@ -85,13 +86,15 @@ def analyse(rows: Iterable[AnyRow], asked: Asked | None = None, runs: Sequence[R
         InputError: for recorded claims that were changed.
     """
     rows, asked = list(rows), asked or Asked()
+    claims = claims_results(rows, asked.claims)  # which name recipes as their files are called
+    rows = with_settings(rows)
     accuracy = accuracies(rows, asked)
     cost = costs(rows)
     exports = export_lines(rows)
     probes = probe_results(rows)
     beside = overview(accuracy, cost.profiles, exports, probes, cost.crossovers)
     return Results(
-        claims=claims_results(rows, asked.claims),
+        claims=claims,
         accuracy=accuracy,
         costs=cost,
         overview=beside,

@@ -34,7 +34,7 @@ from wfbench.records.profile import (
     ThroughputRow,
 )
 from wfbench.records.reproduction import ReproductionRow
-from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now
+from wfbench.records.row import FACTORS, SCHEDULE, SCHEMA, Environment, Row, TracedRow, command_line, now, option_values
 from wfbench.records.training import BaselineRow, Chosen, EvalRow, Slot, Strength, TrainRow, TrialRow
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "append",
     "command_line",
     "now",
+    "option_values",
     "read",
     "stamp",
 ]

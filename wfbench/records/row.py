@@ -102,3 +102,15 @@ def command_line() -> str:
     """The command that runs now, as a user would type it."""
     program = {"": "python", "__main__.py": "wfbench"}.get(name := Path(sys.argv[0]).name, name)
     return shlex.join([program, *sys.argv[1:]])
+
+
+def option_values(command: str, option: str) -> list[str]:
+    """What a command gave an option, in order: as --option VALUE or --option=VALUE."""
+    words = shlex.split(command)
+    found = []
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == option and following is not None:
+            found.append(following)
+        elif word.startswith(f"{option}="):
+            found.append(word.partition("=")[2])
+    return found

@@ -15,6 +15,7 @@ from wfbench.analysis.claims import AnsweredClaim, Capability, ClaimsResult, Cro
 from wfbench.analysis.denoising import Losses
 from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
+from wfbench.analysis.line_results import names
 from wfbench.analysis.lines import label
 from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossing, Crossovers
@@ -258,9 +259,9 @@ def _seeds(price: Price) -> str:
 
 def _accuracy(result: AccuracyResult) -> Question:
     title = "How accurate is it, and is the difference real?"
-    sentences = []
+    sentences, called = [], names(result.lines)
     for line in result.lines:
-        words, comparison = f"{line.label}: {with_half_width(line.accuracy, percent)} %", result.comparison(line)
+        words, comparison = f"{called[line]}: {with_half_width(line.accuracy, percent)} %", result.comparison(line)
         words += f" ({plural(len(line.seeds), 'seed')})"
         sentences.append(f"{words}." if comparison is None else f"{words}, {_against(comparison, result.asked.baseline)}.")
     alone = " A single seed ranks nothing." if any(len(line.seeds) == 1 for line in result.lines) else ""

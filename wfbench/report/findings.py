@@ -6,9 +6,10 @@ The demo prints them, the page begins with them, and the README's come from the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from wfbench.analysis.ablation import AblationResult
 from wfbench.analysis.capability import CapabilityResult, ProbeLine, ProbeResult
@@ -17,6 +18,7 @@ from wfbench.analysis.denoising import Losses
 from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
+from wfbench.analysis.line_results import names
 from wfbench.analysis.lines import label
 from wfbench.analysis.results import Results
 from wfbench.analysis.scaling import Crossovers
@@ -94,13 +96,19 @@ def _verb(names: Sequence[str], one: str, several: str) -> str:
 # --- what can it do?
 
 
-def _can_do(capabilities: Iterable[CapabilityResult]) -> Iterable[str]:
+def _can_do(capabilities: Sequence[CapabilityResult]) -> Iterable[str]:
+    asked = Counter(probe.setting.probe for result in capabilities for probe in result.probes)
+    models = {result.setting.model for result in capabilities}
     for result in capabilities:
         gates = {id(own): gate_in_words(line) for line in result.lines for own in line.lines}
         for probe in result.probes:
             lines = [_gated(line, gates.get(id(line), "")) for line in probe.lines if not line.leaks]
+            several = asked[probe.setting.probe] > 1
+            by = f" by {probe.setting.model}" if several and len(models) > 1 else ""
+            own = {one.setting.recipe for one in result.probes if one.setting.probe == probe.setting.probe}
+            by += f" (recipe {probe.setting.recipe})" if several and len(own) > 1 else ""
             if lines:
-                yield _probed(lines, probe)
+                yield _probed(lines, probe, by)
 
 
 def _gated(line: ProbeLine, failed: str) -> ProbeLine:
@@ -108,17 +116,17 @@ def _gated(line: ProbeLine, failed: str) -> ProbeLine:
     return replace(line, label=f"{line.label} ({failed})") if failed and line.runs[0].probe != "recall" else line
 
 
-def _probed(lines: Sequence[ProbeLine], probe: ProbeResult) -> str:
-    """One probe, over all its lines."""
+def _probed(lines: Sequence[ProbeLine], probe: ProbeResult, by: str) -> str:
+    """One probe, over all its lines; ``by`` stands behind its name and says of which model or recipe they are."""
     name, seeds = probe.setting.probe, _seeds({len(line.runs) for line in lines})
     if name in _STORES:
-        return f"{name.capitalize()}, after {_steps(lines)} of training ({seeds} of each): {_capacities(lines, name)}."
+        return f"{name.capitalize()}{by}, after {_steps(lines)} of training ({seeds} of each): {_capacities(lines, name)}."
     if name == "shift":
         found = [f"{line.label} {share_in_words(line.mean)}" for line in _best_first(lines)]
-        return f"Shift, right answers in % ({seeds} of each): {_all_of(found)}."
+        return f"Shift{by}, right answers in % ({seeds} of each): {_all_of(found)}."
     if name == "hop":
         found = [f"{line.label} {_range(line.hops.values())}" for line in lines]
-        return f"Hop, steps of a chain that are followed ({seeds} of each): {_all_of(found)}."
+        return f"Hop{by}, steps of a chain that are followed ({seeds} of each): {_all_of(found)}."
     own = [place for place, cell in enumerate(probe.cells) if cell.grid == probe.setting.image_size]
     hardest = own[-1]
     values = [(line.label, line.accuracies[line.end][hardest]) for line in lines]
@@ -126,7 +134,7 @@ def _probed(lines: Sequence[ProbeLine], probe: ProbeResult) -> str:
     words = [f"{label} {share_in_words(value)}" for value, label in known]
     chance = percent(probe.cells[hardest].chance)
     where = cell_words(probe, hardest)
-    return f"{name.capitalize()}, right answers in % at {where} ({seeds} of each; guessing has {chance}): {_all_of(words)}."
+    return f"{name.capitalize()}{by}, right answers in % at {where} ({seeds} of each; guessing has {chance}): {_all_of(words)}."
 
 
 def _steps(lines: Sequence[ProbeLine]) -> str:
@@ -195,23 +203,39 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
 
 
 def _accurate(results: Results) -> Iterable[str]:
-    yield from (_accuracy(result) for result in results.accuracy if result.lines)
-    yield from (_segmentation(result) for result in results.segmentation if result.lines)
-    yield from (_losses(result) for result in results.losses if result.lines)
+    kinds: list[tuple[Sequence[Any], Callable[[Any, str], str]]] = [
+        (results.accuracy, _accuracy),
+        (results.segmentation, _segmentation),
+        (results.losses, _losses),
+    ]
+    for found, in_words in kinds:
+        shown = [result for result in found if result.lines]
+        for result in shown:
+            alike = [other.setting for other in shown if _plain(other.setting.dataset) == _plain(result.setting.dataset)]
+            yield in_words(result, _plain(result.setting.dataset) + _apart(result.setting, alike))
 
 
-def _accuracy(result: AccuracyResult) -> str:
+def _apart(setting: Any, alike: Sequence[Any]) -> str:
+    """What distinguishes a setting from others of the same data: ", recipe digits (optim.lr=1e-3)"; empty for a single one."""
+    shown = {"recipe": "recipe ", "model": "", "image_size": "", "epochs": ""}
+    differing = [name for name in shown if len({getattr(other, name, None) for other in alike}) > 1]
+    words = {"image_size": lambda size: f"{pixels(size)} px", "epochs": lambda count: plural(count, "epoch")}
+    return "".join(f", {shown[name]}{words.get(name, str)(getattr(setting, name))}" for name in differing)
+
+
+def _accuracy(result: AccuracyResult, data: str) -> str:
     lines = sorted(result.lines, key=lambda line: -line.accuracy.estimate)
     seeds = _seeds({len(line.seeds) for line in lines})
-    where = f"{_plain(result.dataset)}, accuracy in % ({seeds} of each)"
-    compared = [(line.label, comparison) for line in lines if (comparison := result.comparison(line)) is not None]
+    where = f"{data}, accuracy in % ({seeds} of each)"
+    called = names(result.lines)
+    compared = [(called[line], comparison) for line in lines if (comparison := result.comparison(line)) is not None]
     if not compared:
-        words = [f"{line.label} {with_half_width(line.accuracy, percent)}" for line in lines]
+        words = [f"{called[line]} {with_half_width(line.accuracy, percent)}" for line in lines]
         simple = [f"{row.name} has {percent(row.accuracy)}" for row in result.simple_classifiers]
         beside = f"; {_listed(simple)}" if simple else ""
         return f"{where}: {_all_of(words)}{beside}."
-    baseline = next((line for line in lines if line.label == result.asked.baseline), None)
-    begin = "" if baseline is None else f"{baseline.label} {with_half_width(baseline.accuracy, percent)}; "
+    baselines = [line for line in lines if line.label == result.asked.baseline]
+    begin = "".join(f"{called[line]} {with_half_width(line.accuracy, percent)}; " for line in baselines)
     return f"{where}: {begin}{_against(compared)}{_unpaired(result, compared)}."
 
 
@@ -234,19 +258,19 @@ def _against(compared: Sequence[tuple[str, Comparison]]) -> str:
     return "; ".join(f"{sided}: {_listed(groups[sided])}" for sided in groups)
 
 
-def _segmentation(result: SegmentationResult) -> str:
+def _segmentation(result: SegmentationResult, data: str) -> str:
     lines = sorted(result.lines, key=lambda line: -line.miou.estimate)
     words = [f"{line.label} {with_half_width(line.miou, percent)}" for line in lines]
     seeds = _seeds({len(line.runs) for line in lines})
-    where = f"{_plain(result.setting.dataset)}, mIoU in % ({seeds} of each)"
+    where = f"{data}, mIoU in % ({seeds} of each)"
     return f"{where}: {_all_of(words)}{_found(result.family, signed_points)}."
 
 
-def _losses(result: Losses) -> str:
+def _losses(result: Losses, data: str) -> str:
     lines = sorted(result.lines, key=lambda line: line.loss.estimate)
     words = [f"{line.label} {number_with_half_width(line.loss)}" for line in lines]
     seeds = _seeds({len(line.runs) for line in lines})
-    where = f"{_plain(result.setting.dataset)}, {result.setting.weights} weights, held-out loss ({seeds} of each)"
+    where = f"{data}, {result.setting.weights} weights, held-out loss ({seeds} of each)"
     return f"{where}: {_all_of(words)}{_found(result.family, signed_number)}."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from wfbench.analysis.reproduction import Spread, compare_draws, moderated
 from wfbench.errors import InputError
 from wfbench.recipe import Recipe
 from wfbench.records import FACTORS, Environment
+from wfbench.records import option_values as said
 from wfbench.records.identity import digest_text
 from wfbench.records.run_directory import Run
 from wfbench.tasks import jobs
@@ -189,18 +189,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def said(command: str, option: str) -> list[str]:
-    """What a command gave an option, in order: as --option VALUE or --option=VALUE."""
-    words = shlex.split(command)
-    found = []
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == option and following is not None:
-            found.append(following)
-        elif word.startswith(f"{option}="):
-            found.append(word.partition("=")[2])
-    return found
 
 
 def uncommitted(there: Environment, here: Environment) -> list[str]:
