@@ -382,6 +382,21 @@ def test_runs_of_several_settings_are_not_mixed(tmp_path: Path) -> None:
     assert "do not differ" in only(tmp_path, same, BETTER).why_none
 
 
+def test_claims_on_runs_of_two_widths_are_not_answered_by_the_first(tmp_path: Path) -> None:
+    """Claims name lines, and the lines of both widths have the same names."""
+
+    def of(width: int, **accuracies: float) -> list[AnyRow]:
+        return [
+            row.model_copy(update={"recipe_digest": f"of {width}", "command": f"{row.command} --set model.embed_dim={width}"})
+            for row in runs(**accuracies)
+        ]
+
+    narrow, wide = of(32, pool=0.95, softmax=0.90), of(64, pool=0.90, softmax=0.95)
+    assert only(tmp_path, narrow, BETTER).why_none == ""
+    why = only(tmp_path, [*narrow, *wide], BETTER).why_none
+    assert why.endswith("small of vit-tiny (embed_dim=32); small of vit-tiny (embed_dim=64)")
+
+
 @pytest.mark.slow
 def test_false_answers_over_a_file_are_at_most_5_percent(tmp_path: Path) -> None:
     """Eight lines that are all alike: every claim of a difference is false, and each may be wrong either way."""

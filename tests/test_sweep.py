@@ -369,6 +369,14 @@ def test_claims_that_the_sweep_cannot_answer_are_refused_before_it_runs(was: str
     assert said in str(refused.value)
 
 
+def test_claims_on_a_varied_setting_are_refused_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "claims.yaml").write_text(CLAIMS)
+    mixers = [{"mixer": "linear", "local_conv": "dwc"}, "pool"]
+    varied = request(mixers=mixers, seeds=[0, 1], vary={"model.depth": [1, 2]}, claims=str(tmp_path / "claims.yaml"))
+    with pytest.raises(InputError, match=r"recipes digits, all with model\.depth varied, of which claims say nothing"):
+        Sweep.plan(varied, tmp_path / "out")
+
+
 # --- runs
 
 

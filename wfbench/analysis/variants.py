@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from wfbench.analysis.lines import group
-from wfbench.records import FACTORS, AnyRow, option_values
+from wfbench.records import FACTORS, Row, option_values
+
+R = TypeVar("R", bound=Row)
 
 #: Settings that a line's name has, that runs of one line differ in, or that say how another setting was chosen.
 _ELSEWHERE = {"seed", *(f"model.{name}" for name in ("mixer", "mixer_options", *FACTORS))}
 
 
-def with_settings(rows: Iterable[AnyRow]) -> list[AnyRow]:
+def with_settings(rows: Iterable[R]) -> list[R]:
     """The rows, where trainings of one recipe have different settings with these behind its name: "digits (optim.lr=1e-3)".
 
     Settings of the model stand behind the model's name, without "model.": "vit-tiny (embed_dim=32)". They are those that the
@@ -33,11 +36,11 @@ def with_settings(rows: Iterable[AnyRow]) -> list[AnyRow]:
     return [_named(row, words.get(_name_and_digest(row), {})) for row in rows]
 
 
-def _name_and_digest(row: AnyRow) -> tuple[str | None, str | None]:
+def _name_and_digest(row: Row) -> tuple[str | None, str | None]:
     return getattr(row, "recipe", None), getattr(row, "recipe_digest", None)
 
 
-def _given(rows: Sequence[AnyRow]) -> Mapping[str, str] | None:
+def _given(rows: Sequence[Row]) -> Mapping[str, str] | None:
     """The settings that all trainings among the rows were given alike; None where no row is of a training."""
     found = [_settings(row.command) for row in rows if row.command.split()[1:2] == ["train"]]
     if not found:
@@ -52,7 +55,7 @@ def _settings(command: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs if key not in _ELSEWHERE and not key.startswith("chosen.")}
 
 
-def _named(row: AnyRow, settings: Mapping[str, str]) -> AnyRow:
+def _named(row: R, settings: Mapping[str, str]) -> R:
     own = {key: value for key, value in settings.items() if not key.startswith("model.")}
     model = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
     changes = {name: f"{getattr(row, name)} ({_listed(one)})" for name, one in (("recipe", own), ("model", model)) if one}

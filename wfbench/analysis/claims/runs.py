@@ -12,6 +12,7 @@ from wfbench.analysis.design import is_paired_design
 from wfbench.analysis.lines import group, label
 from wfbench.analysis.paired import Difference, paired_difference
 from wfbench.analysis.unpaired import spread_p
+from wfbench.analysis.variants import with_settings
 from wfbench.records import AnyRow, DenseRow, ProbeRow, TrainRow
 
 #: A run whose result claims speak of.
@@ -96,6 +97,8 @@ def counted_runs(file: ClaimsFile, rows: Iterable[AnyRow]) -> Runs:
     by_line, later = first_runs(counted)
     families = group((row for by_seed in by_line.values() for row in by_seed.values()), _family)
     why_none = f"the runs are of {len(families)} settings, which do not compare" if len(families) > 1 else ""
+    if len(settings := sorted({f"{row.recipe} of {row.model}" for row in with_settings(counted)})) > 1:
+        why_none = f"the runs are of {len(settings)} settings, which do not compare: {'; '.join(settings)}"
     for name, by_seed in by_line.items():
         if len({run.chosen.lr if run.chosen is not None else None for run in by_seed.values()}) > 1:
             why_none = f"the runs of {name} were tuned to several rates, so they do not make one line"

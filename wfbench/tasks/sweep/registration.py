@@ -30,7 +30,9 @@ def check(path: Path, request: SweepRequest, found: Sequence[Draft]) -> None:
     file = read_claims(path).file
     ours = [draft for draft in found if draft.recipe.name == file.recipe and not draft.varied]
     if not ours:
-        raise _unlike(path, f"recipe {file.recipe}", f"recipes {', '.join(dict.fromkeys(d.recipe.name for d in found))}")
+        varied = f", all with {' and '.join(request.vary)} varied, of which claims say nothing" if request.vary else ""
+        has = f"recipes {', '.join(dict.fromkeys(d.recipe.name for d in found))}{varied}"
+        raise _unlike(path, f"recipe {file.recipe}", has)
     names = {line_name(draft) for draft in ours}
     if missing := [name for name in file.lines if name not in names]:
         raise _unlike(path, f"the lines {', '.join(missing)}", ", ".join(sorted(names)))
@@ -39,9 +41,9 @@ def check(path: Path, request: SweepRequest, found: Sequence[Draft]) -> None:
     trials = request.tune.trials if request.tune is not None else 0
     budget = (file.budget.epochs, file.budget.match, file.budget.trials)
     for draft in ours:
-        has = (draft.recipe.epochs, request.match, trials)
-        if has != budget:
-            raise _unlike(path, "epochs {}, match {}, trials {}".format(*budget), "epochs {}, match {}, trials {}".format(*has))
+        ran = (draft.recipe.epochs, request.match, trials)
+        if ran != budget:
+            raise _unlike(path, "epochs {}, match {}, trials {}".format(*budget), "epochs {}, match {}, trials {}".format(*ran))
 
 
 class _Line(NamedTuple):
