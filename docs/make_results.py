@@ -10,6 +10,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
     "probes": ("Probes: what a mixer can do", "probe-recall.png"),
     "probes-rivals": ("Probes: rivals", "probe-majority.png"),
     "probes-zoo": ("Probes: the rest of the zoo", "probe-majority.png"),
+    "probes-width": ("Probes: by the width of the model", "probe-recall.png"),
     "cifar10": ("CIFAR-10: accuracy, the paper's claims and the sceptic's", "accuracy.png"),
     "cifar10-strategies": ("CIFAR-10: all strategies of WeightFormer, by an earlier version", "accuracy.png"),
     "scenes": ("Scenes: dense prediction by resolution", "segmentation-sizes.png"),
