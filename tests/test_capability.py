@@ -26,12 +26,14 @@ from wfbench.analysis.capability import (
 from wfbench.analysis.claims import Answer, OpenClaim, claims_results, decide, open_claims, read_claims
 from wfbench.analysis.claims.capability import BLIND, BOUNDED, UNTRAINED
 from wfbench.analysis.lines import label
+from wfbench.analysis.results import analyse
 from wfbench.analysis.seeds_needed import TOO_FEW_SAMPLES, seeds_for_share
 from wfbench.cli import app
 from wfbench.errors import InputError
 from wfbench.records import AnyRow, ProbeRow, Strength
-from wfbench.report import Asked
+from wfbench.report import Asked, make
 from wfbench.report.figures.capability import curve, places
+from wfbench.report.findings import findings, to_markdown
 from wfbench.report.page import charts
 from wfbench.tasks.probe import QUICK, ProbeRequest, known, steps_of
 from wfbench.tasks.sweep import Line, SweepRequest, registration
@@ -903,3 +905,50 @@ def test_a_layer_without_a_static_part_says_so_in_place_of_a_strength() -> None:
     assert made.frame["strength, fc1"].tolist()[0] == "no static part"
     assert made.data["strength_own_fc1"].tolist() == [math.inf]
     assert any(note.startswith("No static part: without its prediction") for note in made.notes)
+
+
+# --- what needs no looking up
+
+
+def recall(mixer: str, *twos: float) -> list[ProbeRow]:
+    """Five levels, of which the second is given by seed; the set of answers alone gives 1, 1/2, 1/4 and so on."""
+    return [probe_row("recall", mixer, seed, {100: [1.0, two, two / 2, two / 4, two / 8]}) for seed, two in enumerate(twos)]
+
+
+def test_a_capacity_that_the_set_of_answers_gives_is_named_as_that() -> None:
+    """It crosses 90 % at 2 ** 0.2 pairs, as the floor does, and shows no looking up."""
+    rows = [*recall("xca", 0.5, 0.5, 0.5), *recall("pool", 0.45, 0.6, 0.5), *recall("linear", 0.8, 0.8, 0.81)]
+    rows += [probe_row("recall", "softmax", seed) for seed in range(3)]
+    results = analyse(rows)
+    (probe,) = results.probes
+    found = {line.label: (line.set_capacity, line.is_no_more_than_the_set(line.end)) for line in probe.lines}
+    assert {name: guessed for name, (_, guessed) in found.items()} == {
+        "linear": False,
+        "pool": True,
+        "softmax": False,
+        "xca": True,
+    }
+    assert [capacity for capacity, _ in found.values()] == [pytest.approx(2**0.2)] * 4
+    said = to_markdown(findings(results))
+    assert (
+        "of pool and xca no more is shown than 1.15, which answering any value on the canvas gives, without looking up" in said
+    )
+    assert "linear 1.4" in said
+    notes = " ".join(note for table in make(rows).tables if table.kind == "probe" for note in table.notes)
+    assert (
+        "More than that is not shown (by the interval; without one, by no seed) of: pool, 100 steps; xca, 100 steps." in notes
+    )
+
+
+def test_seeds_without_an_interval_count_as_they_are_and_untrained_ones_are_called_that() -> None:
+    def guessed(*rows: ProbeRow) -> bool:
+        (probe,) = analyse(rows).probes
+        return probe.lines[0].is_no_more_than_the_set(probe.lines[0].end)
+
+    low, high = recall("xca", 0.5)[0], recall("xca", 0.95)[0]
+    untrained = probe_row("recall", "xca", 1, {100: [0.5, 0.25, 0.2, 0.1, 0.1]})
+    assert guessed(low)
+    assert not guessed(high)
+    assert guessed(low, untrained)
+    assert not guessed(untrained)
+    assert not guessed(probe_row("majority", "xca"))

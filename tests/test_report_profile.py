@@ -416,7 +416,14 @@ def test_measurements_are_in_no_table_but_among_the_sources(tmp_path: Path) -> N
     assert report.tables([measured, machine(), harness()]) == []
     assert [table.name for table in report.tables([cell(), measured])] == ["profile"]
     report.write([cell(), measured], tmp_path)
-    assert "wfbench profile --mixer softmax  # 2 rows" in (tmp_path / "tables.md").read_text()
+    text = (tmp_path / "tables.md").read_text()
+    assert "wfbench profile --mixer softmax  # 2 rows" in text
+    assert "not finished" not in text
+    report.write([measured, measured.model_copy(update={"round": 1})], tmp_path)
+    unfinished = (
+        "2 measurements of a profile that was not finished stand in no table: the same `wfbench profile` command goes on"
+    )
+    assert unfinished in (tmp_path / "tables.md").read_text()
 
 
 def test_measurements_that_other_work_disturbed_or_that_were_not_forked_are_counted_below_the_table() -> None:

@@ -464,7 +464,10 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.optim.warmup_epochs >= self.epochs and self.optim.warmup_epochs:
-            raise ValueError(f"optim.warmup_epochs ({self.optim.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+            raise ValueError(
+                f"optim.warmup_epochs ({self.optim.warmup_epochs}) must be fewer than epochs ({self.epochs}): for so few "
+                "add --set optim.warmup_epochs=0"
+            )
         if self.mix is not None and self.batch_size % 2:
             raise ValueError(f"mix pairs images, so batch_size ({self.batch_size}) must be even")
         if (self.task == "dit") != (self.diffusion is not None):

@@ -167,6 +167,30 @@ class ProbeLine:
         return self.untrained < len(self.runs)
 
     @property
+    def set_capacity(self) -> float | None:
+        """Of recall: the pairs up to which it is right in 90 % to answer any value that the canvas holds, without looking up.
+
+        None where that is so at all numbers that were asked, or at none, and for other probes.
+        """
+        trained = [cell for cell in self.runs[0].trained if cell.level == 1 or cell.set_floor is not None]
+        if self.runs[0].probe != "recall" or not trained:
+            return None
+        floors = {cell.level: 1.0 if cell.set_floor is None else cell.set_floor for cell in trained}
+        found = falls_through(sorted(floors), [floors[level] for level in sorted(floors)])
+        return None if found.censored else found.value
+
+    def is_no_more_than_the_set(self, budget: int) -> bool:
+        """Whether a capacity of recall may be that of knowing the set of answers: its interval, or no seed, lies above that."""
+        found, floor = self.capacity.get(budget), self.set_capacity
+        if found is None or floor is None or any(one.censored == "above" for one in found.by_seed.values()):
+            return False
+        if all(one.censored for one in found.by_seed.values()):
+            return False  # not trained, which is said instead
+        if found.mean is not None and found.mean.low is not None:
+            return found.mean.low <= floor
+        return max(one.value for one in found.by_seed.values()) <= floor
+
+    @property
     def is_blind(self) -> bool:
         """Whether no answer of any run can depend on what it is asked for, so that no training helps."""
         return all(run.is_blind for run in self.runs)

@@ -146,7 +146,7 @@ def _write_and_show(
 ) -> None:
     from rich.console import Console
 
-    from wfbench.report import make, write_made
+    from wfbench.report import make, unfinished, write_made
 
     made = make(rows, asked=asked, published=published, timm=timm, runs=runs)
     gc.freeze()  # for each figure Matplotlib has Python look for garbage, and it would search all rows and results
@@ -155,6 +155,6 @@ def _write_and_show(
     for table in made.tables:
         if not kinds or table.kind in kinds:
             console.print(table.to_rich())
-    for message in torn:
+    for message in [*torn, *unfinished(made.rows)]:
         typer.echo(f"warning: {message}", err=True)
     typer.echo(f"{len(written)} files in {out}: " + ", ".join(path.name for path in written))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from wfbench.records.run_directory import Run, find_runs
 from wfbench.report.columns import Table
 from wfbench.report.tables import tables, tables_of
 from wfbench.report.timm_csv import TimmResults, timm_tables
+from wfbench.report.words import plural
 
 if TYPE_CHECKING:
     from wfbench.report.answers import Question
@@ -62,6 +64,17 @@ def collect(paths: Iterable[Path]) -> tuple[list[AnyRow], list[str]]:
         for row in found[real][0]:
             unique.setdefault(row.model_dump_json(), row)
     return list(unique.values()), [message for real in sorted(found) for message in found[real][1]]
+
+
+def unfinished(rows: Sequence[AnyRow]) -> list[str]:
+    """A message for each profile that has measurements and no cell, which no table shows."""
+    finished = {row.session for row in rows if isinstance(row, records.ProfileRow)}
+    measured = Counter(row.session for row in rows if isinstance(row, records.MeasurementRow) and row.session not in finished)
+    return [
+        f"{plural(count, 'measurement')} of a profile that was not finished stand in no table: the same `wfbench profile` "
+        "command goes on where it stopped"
+        for count in measured.values()
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +189,14 @@ def _write_all(report: Report, out: Path, torn: Sequence[str], command: str) -> 
     for path, table in figures.draw(results, made, out):
         names.append(path.name)
         sections[table.name] += f"\n![{table.title}]({path.name})\n"
-    parts = ["# Tables\n", *_made_section(command), *_torn_section(torn), *sections.values(), to_markdown(found)]
+    parts = [
+        "# Tables\n",
+        *_made_section(command),
+        *_torn_section(torn),
+        *_unfinished_section(report.rows),
+        *sections.values(),
+        to_markdown(found),
+    ]
     first = {
         "tables.md": "\n".join(parts),
         "page.html": page(report.rows, results, made, report.runs, found, torn, said, shortly),
@@ -244,6 +264,10 @@ def _no_records(path: Path, torn: Sequence[str]) -> InputError:
         expected=f"at least one row in a {_NAME}",
         remedy="name a directory that `wfbench train` or `wfbench profile` wrote into",
     )
+
+
+def _unfinished_section(rows: Sequence[AnyRow]) -> list[str]:
+    return [f"**{message[0].upper()}{message[1:]}.**\n" for message in unfinished(rows)]
 
 
 def _torn_section(torn: Sequence[str]) -> list[str]:

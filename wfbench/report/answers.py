@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from wfbench.analysis.ablation import AblationLine, AblationResult
 from wfbench.analysis.capability import CapabilityLine, CapabilityResult, Crossings, ProbeLine, ProbeResult
 from wfbench.analysis.claims import AnsweredClaim, Capability, ClaimsResult, Crossover, Exponent, Price
+from wfbench.analysis.claims.answer import PER_CENT
 from wfbench.analysis.denoising import Losses
 from wfbench.analysis.differences import Comparison
 from wfbench.analysis.interval import Interval
@@ -22,7 +24,7 @@ from wfbench.analysis.scaling import Crossing, Crossovers
 from wfbench.analysis.seed_differences import SeedFamily
 from wfbench.analysis.seeds import AccuracyResult
 from wfbench.analysis.segmentation import SegmentationResult
-from wfbench.records import CrossoverRow
+from wfbench.records import CrossoverRow, ProbeRow
 from wfbench.report.ablation import FIGURES
 from wfbench.report.accuracy import accuracy_title
 from wfbench.report.capability import (
@@ -156,7 +158,10 @@ def _stored(line: ProbeLine, found: Crossings, probe: str) -> str:
         return "not trained (under 90 % at one pair)"
     if found.bound is not None and found.bound.censored == "below":
         return f"{under_in_words(found.bound.value, probe)}, the fewest that were asked,"
-    return f"{crossings_in_words(found, probe)} {_COUNTED[probe]}"
+    words = f"{crossings_in_words(found, probe)} {_COUNTED[probe]}"
+    if line.is_no_more_than_the_set(line.end) and line.set_capacity is not None:
+        words += f" (answering any value on the canvas, without looking up, gives {number(line.set_capacity)})"
+    return words
 
 
 def _what_more(line: ProbeLine, found: Crossings) -> str:
@@ -192,15 +197,31 @@ def _claim(line: AnsweredClaim) -> str:
     parts += [] if line.registration.is_before_the_runs else ["not pre-registered"]
     sure = f" ({', '.join(parts)})" if parts else ""
     what = condition(line) + (f"; found {found}" if found else "")
-    more = [first_runs_in_words(line), *([_price(line)] if answer.verdict == "undecidable" else [])]
+    more = [_needs_no_ability(line), first_runs_in_words(line), *([_price(line)] if answer.verdict == "undecidable" else [])]
     said = "".join(f" {words[0].upper()}{words[1:]}." for words in more if words)
     return f"“{line.claim.says}” {answer.verdict.capitalize()}: {what}{sure}.{said}"
+
+
+def _needs_no_ability(line: AnsweredClaim) -> str:
+    """Of a supported claim on an accuracy of recall, that answering any value on the canvas has it too; else empty."""
+    claim, rows = line.claim, [run for run in line.runs if isinstance(run, ProbeRow) and run.probe == "recall"]
+    if not isinstance(claim, Capability) or line.answer.verdict != "supported" or claim.at_least is None or not rows:
+        return ""
+    if claim.statistic == "accuracy" and claim.level is not None:
+        floors = [1.0 if cell.level == 1 else cell.set_floor for cell in rows[0].trained if cell.level == claim.level]
+        if floors and floors[0] is not None and PER_CENT * floors[0] >= claim.at_least:
+            known = "Answering any value on the canvas, without looking up, is right in"
+            return f"{known} {percent(floors[0])} % there, so it shows no more than that"
+    return ""
 
 
 def _found(line: AnsweredClaim) -> str:
     """What the records give: the estimate with its ends, the bounds that lines have instead, or where a crossover is sure."""
     answer = line.answer
     if answer.estimate is not None:
+        if (answer.low, answer.high) == (-PER_CENT, PER_CENT):  # the first looks of a plan of many allow little error
+            alone = replace(line, answer=replace(answer, low=None, high=None))
+            return f"{estimate_in_words(alone)} points, with an interval that excludes nothing at this look"
         return f"{estimate_in_words(line)}{_unit(line)}"
     if isinstance(line.claim, Capability):
         return "; ".join(bounds_in_words(line.claim, answer))

@@ -544,6 +544,18 @@ def _capacity_notes(lines: Sequence[ProbeLine]) -> list[str]:
         "the smallest number that was tried, and no number is computed from them.",
         "It is what the training reached within these steps: a limit of training, not of the mixer's formula.",
     ]
+    guessed = {
+        line.label: budgets
+        for line in lines
+        if (budgets := [budget for budget in line.capacity if line.is_no_more_than_the_set(budget)])
+    }
+    if guessed:
+        floor = next(line.set_capacity for line in lines if line.set_capacity is not None)
+        named = "; ".join(f"{label}, {', '.join(f'{n:,}' for n in budgets)} steps" for label, budgets in guessed.items())
+        notes.append(
+            f"Answering any value on the canvas, without looking up, is right in 90 % up to {number(floor)} pairs. More "
+            f"than that is not shown (by the interval; without one, by no seed) of: {named}."
+        )
     if any(crossings.bound is None and crossings.mean is None for crossings in found):
         notes.append("Where some seeds have only a bound, the cell says how many, and the range over seeds.")
     return notes

@@ -171,6 +171,7 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
     none: list[str] = []
     unknown: list[str] = []
     blind: list[str] = []
+    guessed: list[str] = []
     unit = _STORES[probe]
     for line in lines:
         found = line.capacity.get(line.end)
@@ -184,6 +185,8 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
             none.append(line.label)
         elif found.bound is not None and found.bound.censored == "below":
             under.setdefault(found.bound.value, []).append(line.label)
+        elif line.is_no_more_than_the_set(line.end):
+            guessed.append(line.label)
         else:
             order = found.mean.estimate if found.mean is not None else max(one.low for one in found.by_seed.values())
             numbers.append((-order, f"{line.label} {crossings_in_words(found, probe)}"))
@@ -193,6 +196,10 @@ def _capacities(lines: Sequence[ProbeLine], probe: str) -> str:
     ]
     parts += [f"{_all_of([words for _, words in sorted(numbers)])}{'' if beyond else f' {unit}'}"] if numbers else []
     parts += [f"{_verb(names, 'is', 'are')} {under_in_words(least, probe)}" for least, names in sorted(under.items())]
+    if guessed:
+        floor = next(line.set_capacity for line in lines if line.set_capacity is not None)
+        given = f"{number(floor)}, which answering any value on the canvas gives, without looking up"
+        parts.append(f"of {_listed(guessed)} no more is shown than {given}")
     parts += [f"{_verb(none, 'has', 'have')} not learnt it"] if none else []
     parts += [f"{_verb(blind, 'only guesses', 'only guess')}, since no layer reaches it"] if blind else []
     parts += [f"{_verb(unknown, 'was', 'were')} not evaluated then"] if unknown else []
