@@ -43,8 +43,8 @@ _LEGENDS = {
     "cost": "Click a name in the legend to pick it out. A large diamond marks the side from which a mixer is faster than "
     "the baseline.",
     "training": "Click a name in the legend to pick it out.",
-    "probes": "Where there are several probes, choose one by the horizontal axis; click a name in the legend to pick it out. Grey lines are floors: what "
-    "needs no such ability.",
+    "probes": "Where there are several probes, choose one by the horizontal axis; click a name in the legend to pick it out. "
+    "Grey lines are floors: what needs no such ability.",
 }
 #: The section of each kind of table; the other kinds are about cost.
 _SECTIONS = {
