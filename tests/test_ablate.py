@@ -344,6 +344,7 @@ def test_the_tables_of_every_task_have_the_strength(recipe: str, table: str, tra
     assert made.to_markdown().count("Strength is ") == 1
 
 
+@pytest.mark.slow
 def test_training_is_bit_equal_with_and_without_the_measurement(trained: dict[str, Path], tmp_path: Path) -> None:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())

@@ -320,6 +320,7 @@ def test_without_its_package_dpt_says_what_to_install(monkeypatch: pytest.Monkey
         create_dense("vit-tiny", num_classes=3, decoder="dpt")
 
 
+@pytest.mark.slow
 def test_the_blocks_that_dpt_reads_are_at_equal_distances() -> None:
     pytest.importorskip("segmentation_models_pytorch")
     read = {depth: DPTDecoder(vit(depth=depth).config, 2).indices for depth in (4, 12, 17)}

@@ -303,6 +303,7 @@ def test_sizes_of_scenes_share_a_table_and_evaluations_on_other_data_do_not(run:
     assert cut == ["At 128 px, images were cut into windows of 64×64 px, every 43 px down and 43 px across."]
 
 
+@pytest.mark.slow
 def test_only_settings_that_change_the_data_let_an_evaluation_pass_over_data_that_changed(tmp_path: Path) -> None:
     root = palette_folder(tmp_path / "data")
     jobs.train(folder_recipe(root), tmp_path / "run", Silent(), device=CPU)

@@ -490,6 +490,7 @@ def test_a_report_keeps_protocols_apart(trained: Path, sampled: Path, tmp_path: 
     assert (one.data["extractor_sha256"] == "f" * 64).sum() == 1
 
 
+@pytest.mark.slow
 def test_a_report_shows_losses_curves_scores_and_grids(trained: Path, sampled: Path, tmp_path: Path) -> None:
     score_samples.score(ScoreRequest(trained, sampled / "samples.npz", out=tmp_path / "eval"), device=CPU)
     run("report", trained, sampled, tmp_path, "--out", tmp_path / "report")
@@ -632,6 +633,7 @@ def test_sampling_refuses_a_classifier_an_unfinished_run_and_latents_without_a_d
     assert "no autoencoder there" in run("sample", of_latents, "--vae", tmp_path, "--device", "cpu", code=2)
 
 
+@pytest.mark.slow
 def test_guidance_and_averages_that_were_not_trained_are_refused(tmp_path: Path) -> None:
     out = train(tmp_path / "run", sets=[*SMALL[:3], *SMALL[4:6], "epochs=1", "ema=null", "diffusion.label_dropout=0"])
     assert "no averaged weights" in run("sample", out, "--device", "cpu", code=2)

@@ -138,6 +138,7 @@ def test_a_dry_run_of_several_processes_stays_one_and_tells_the_share_of_each(tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_resume_leaves_the_run_as_it_is(tmp_path):
     jobs.train(recipe_of("epochs=1", "optim.warmup_epochs=0"), tmp_path / "run", Silent(), device=CPU)
     before = listing(tmp_path)

@@ -314,6 +314,7 @@ def test_a_mixer_of_one_s_own_is_named_and_not_copied(trained, tmp_path):
         of_run(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_mixer_of_an_installed_package_is_named_with_it(trained, monkeypatch):
     point = SimpleNamespace(
         name="theirs", value="x:Y", dist=SimpleNamespace(name="their-mixers", version="1.2"), load=lambda: Branching

@@ -122,6 +122,7 @@ def test_sines_and_cosines_are_exact_at_any_resolution_and_zero_for_a_class_toke
     near(embedded[0], F.pad(table, (0, 0, int(class_token), 0)), tolerance=1e-12)
 
 
+@pytest.mark.slow
 def test_a_fixed_position_follows_the_weights_dtype_and_needs_no_graph_break() -> None:
     x = torch.randn(1, 3, 64, 48)
     model = build("softmax", pos="sincos", depth=1)
@@ -369,6 +370,7 @@ def test_a_bad_factor_is_one_message_and_exit_code_2(tmp_path: Path, words: list
     assert not (tmp_path / "out" / "records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_flags_of_train_are_shorthand_for_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = [["--local-conv", "dwc", "--pos", "rope2d"], ["--set=model.local_conv=dwc", "--set=model.pos_embed=rope2d"]]

@@ -130,6 +130,7 @@ def test_exit_codes_and_tracebacks_come_back(fork: bool) -> None:
         assert ("Traceback" in text) == (words in (("raise",), ("interrupt",)))
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_its_threads_and_not_for_the_destructors_of_libraries() -> None:
     process, origin = start("late")
     assert origin == "fork"

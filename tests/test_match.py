@@ -116,6 +116,7 @@ def stranger(folder: Path, mix: str) -> str:
     return f"{folder}/mine.py:Mine"
 
 
+@pytest.mark.slow
 def test_a_mixer_that_declares_nothing_is_matched_by_its_counted_macs(tmp_path: Path) -> None:
     own = of(stranger(tmp_path, "self.a(x)"), "model.depth=1")
     found = match(own, "macs", of("softmax", "model.depth=1"), CLASSES)

@@ -572,6 +572,7 @@ def colours(path: Path) -> dict[tuple[int, int, int], int]:
         return {colour: count for count, colour in image.convert("RGB").getcolors(maxcolors=1 << 24) or []}
 
 
+@pytest.mark.slow
 def test_plots_are_real_pictures(tmp_path: Path) -> None:
     rows = small_report()
     report.write(rows, tmp_path)
@@ -615,6 +616,7 @@ def test_no_two_mixers_look_the_same() -> None:
         assert all(styles[first][part] != styles[second][part] for part in ("color", "marker"))
 
 
+@pytest.mark.slow
 def test_each_table_has_its_plot_and_empty_plots_are_not_drawn(tmp_path: Path) -> None:
     rows = [cell(batch=1), cell(batch=8), failed().model_copy(update={"batch": 32}), train(macs=None, macs_error="odd")]
     report.write(rows, tmp_path)

@@ -124,6 +124,7 @@ def test_predictions_are_held_for_one_setting_at_a_time(
     assert next(found, None) is None
 
 
+@pytest.mark.slow
 def test_the_table_of_growth_is_complete(
     scale: ModuleType, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

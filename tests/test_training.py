@@ -147,6 +147,7 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
         evaluate_weights(EvalRequest(tmp_path / "a"), device=choose_device("cpu"))
 
 
+@pytest.mark.slow
 def test_every_predictor_learns_and_matters(tmp_path):
     recipe = recipes.load("digits", [*SMALL, "model.mixer=weightformer", "model.embed_dim=32", "epochs=3"])
     fresh = classify.prepare(recipe).model.state_dict()

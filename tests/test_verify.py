@@ -884,6 +884,7 @@ def test_a_verdict_is_a_function_of_the_seed_but_for_the_time() -> None:
     assert [f.measured for f in first.values() if f.name != "time"] != [f.measured for f in other.values() if f.name != "time"]
 
 
+@pytest.mark.slow
 def test_verifying_leaves_the_random_state_and_the_threads_alone() -> None:
     before, number = torch.get_rng_state(), torch.get_num_threads()
     verify("pool", sizes=QUICK)
@@ -971,6 +972,7 @@ def test_a_refuted_mixer_is_exit_code_1_with_the_remedy(tmp_path: Path) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_json_is_for_machines(tmp_path: Path) -> None:
     result = command(written(tmp_path, BROKEN["a parameter without a gradient"][0]), "--json", "--dim", 12, "--seed", 3)
