@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes everything in this folder, from the project's root: about ten hours on two CPU cores (estimated; not yet run). Needs no data.
+# Makes everything in this folder, from the project's root: about ten hours on two CPU cores (estimated). Needs no data.
+# Run so far: two seeds of each line on majority, and a third of some. The same command goes on.
 # Runs that are finished are not trained again; broken ones go on.
 # The tables alone, from the records: bash results/make.sh results/probes-rivals
 set -euo pipefail
