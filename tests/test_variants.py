@@ -90,8 +90,8 @@ def test_no_two_lines_of_a_sentence_are_called_alike() -> None:
     ]
     results = analyse([*rows, *narrow])
     said = to_markdown(findings(results))
-    for words in ("linear in vit-tiny 90.00", "linear in vit-tiny (embed\\_dim=32) 50.00", "softmax in vit-tiny 90.00"):
-        assert words in said.replace("embed_dim", "embed\\_dim")
+    for words in ("linear in vit-tiny 90.00", "linear in vit-tiny (embed_dim=32) 50.00", "softmax in vit-tiny 90.00"):
+        assert words in said
     (accuracy,) = results.accuracy
     assert len(set(names(accuracy.lines).values())) == 4
     versions = [row.model_copy(update={"recipe_digest": f"version {n}"}) for n in (1, 2) for row in rows]

@@ -172,10 +172,9 @@ class ProbeLine:
 
         None where that is so at all numbers that were asked, or at none, and for other probes.
         """
-        trained = [cell for cell in self.runs[0].trained if cell.level == 1 or cell.set_floor is not None]
-        if self.runs[0].probe != "recall" or not trained:
+        floors = {cell.level: floor for cell in self.runs[0].trained if (floor := set_floor(cell)) is not None}
+        if self.runs[0].probe != "recall" or not floors:
             return None
-        floors = {cell.level: 1.0 if cell.set_floor is None else cell.set_floor for cell in trained}
         found = falls_through(sorted(floors), [floors[level] for level in sorted(floors)])
         return None if found.censored else found.value
 
@@ -294,6 +293,11 @@ def falls_through(levels: Sequence[float], accuracies: Sequence[float], threshol
     after = next(place for place, value in enumerate(fit) if value < bar)
     share = max(fit[after - 1] - threshold, 0.0) / (fit[after - 1] - fit[after])
     return Crossing(2 ** (x[after - 1] + share * (x[after] - x[after - 1])))
+
+
+def set_floor(cell: ProbeCell) -> float | None:
+    """Of recall: the accuracy of answering any value on the canvas; of one pair, where rows may not have it, all."""
+    return 1.0 if cell.set_floor is None and cell.level == 1 else cell.set_floor
 
 
 def capacity(row: ProbeRow, steps: int) -> Crossing | None:

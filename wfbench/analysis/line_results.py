@@ -124,7 +124,12 @@ _APART = {
     "pretraining": "pretraining ",
     "recipe_digest": "recipe ",
     "steps": "steps ",
-} | {"batch": "batch ", "rate": "rate ", "mixer_digest": "code ", "model_digest": "models' code ", "parameters": "parameters "}
+    "batch": "batch ",
+    "rate": "rate ",
+    "mixer_digest": "code ",
+    "model_digest": "models' code ",
+    "parameters": "parameters ",
+}
 
 
 def names(lines: Sequence[LineResult]) -> dict[LineResult, str]:

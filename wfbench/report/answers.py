@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from wfbench.analysis.ablation import AblationLine, AblationResult
-from wfbench.analysis.capability import CapabilityLine, CapabilityResult, Crossings, ProbeLine, ProbeResult
+from wfbench.analysis.capability import CapabilityLine, CapabilityResult, Crossings, ProbeLine, ProbeResult, set_floor
 from wfbench.analysis.claims import AnsweredClaim, Capability, ClaimsResult, Crossover, Exponent, Price
 from wfbench.analysis.claims.answer import PER_CENT
 from wfbench.analysis.denoising import Losses
@@ -208,7 +208,7 @@ def _needs_no_ability(line: AnsweredClaim) -> str:
     if not isinstance(claim, Capability) or line.answer.verdict != "supported" or claim.at_least is None or not rows:
         return ""
     if claim.statistic == "accuracy" and claim.level is not None:
-        floors = [1.0 if cell.level == 1 else cell.set_floor for cell in rows[0].trained if cell.level == claim.level]
+        floors = [set_floor(cell) for cell in rows[0].trained if cell.level == claim.level]
         if floors and floors[0] is not None and PER_CENT * floors[0] >= claim.at_least:
             known = "Answering any value on the canvas, without looking up, is right in"
             return f"{known} {percent(floors[0])} % there, so it shows no more than that"

@@ -30,6 +30,7 @@ from wfbench.report.capability import cell_words, crossings_in_words, gate_in_wo
 from wfbench.report.columns import escape_markdown
 from wfbench.report.crossover import crossing_in_words, sure_from, sure_up_to
 from wfbench.report.differences import signed_points
+from wfbench.report.naming import differing
 from wfbench.report.seed_differences import signed_number
 from wfbench.report.words import number, number_with_half_width, percent, pixels, plural, with_half_width
 
@@ -219,15 +220,8 @@ def _accurate(results: Results) -> Iterable[str]:
         shown = [result for result in found if result.lines]
         for result in shown:
             alike = [other.setting for other in shown if _plain(other.setting.dataset) == _plain(result.setting.dataset)]
-            yield in_words(result, _plain(result.setting.dataset) + _apart(result.setting, alike))
-
-
-def _apart(setting: Any, alike: Sequence[Any]) -> str:
-    """What distinguishes a setting from others of the same data: ", recipe digits (optim.lr=1e-3)"; empty for a single one."""
-    shown = {"recipe": "recipe ", "model": "", "image_size": "", "epochs": ""}
-    differing = [name for name in shown if len({getattr(other, name, None) for other in alike}) > 1]
-    words = {"image_size": lambda size: f"{pixels(size)} px", "epochs": lambda count: plural(count, "epoch")}
-    return "".join(f", {shown[name]}{words.get(name, str)(getattr(setting, name))}" for name in differing)
+            apart = differing(result.setting, alike, ("recipe", "model", "image_size", "epochs"))
+            yield in_words(result, ", ".join([_plain(result.setting.dataset), *apart]))
 
 
 def _accuracy(result: AccuracyResult, data: str) -> str:

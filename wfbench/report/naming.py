@@ -42,6 +42,12 @@ def suffixes(tables_keys: Sequence[Sequence[Key]]) -> list[str]:
     return found
 
 
+def differing(key: Key, among: Sequence[Key], fields: Sequence[str]) -> list[str]:
+    """Those of the fields in which the keys are not all alike, in words, as one of them has them."""
+    own, others = key._asdict(), [other._asdict() for other in among]
+    return [_label(name, own[name]) for name in fields if name in own and len({other[name] for other in others}) > 1]
+
+
 def _labels(keys: Sequence[Key]) -> list[str]:
     """The fields of a table's key in words; where one table has several keys, all their values."""
     fields = [key._asdict() for key in keys]
